@@ -1,0 +1,289 @@
+"""Attention: grouped (multi-head, grouped-query, multi-query, windowed, cross) and latent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tonnage.arch import ops
+from tonnage.arch.eager import EagerStyle
+from tonnage.arch.forward import Forward
+from tonnage.arch.kernels import attend
+from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.packed import Packing, unpacked
+from tonnage.arch.pairs import rotate_pairs
+from tonnage.arch.rotate import rotate
+from tonnage.arch.tape import Value
+from tonnage.tensors import Axes, Tensor
+
+BTND = ("B", "T", "N", "D")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class GroupedQuery:
+    """Attention whose ``N`` query heads share ``K`` heads of keys and values (arXiv:2305.13245).
+
+    ``K = N`` is multi-head attention, ``K = 1`` multi-query attention.
+
+    Args:
+        name: path of the module below its layer.
+        D: residual width.
+        N: query heads.
+        K: key/value heads.
+        H: width of a query and key head.
+        VH: width of a value head; ``H`` when None.
+        q, k, v, o: names of the four matrices.
+        fused: name of one matrix for queries, keys and values; None when they are three.
+        fused_order: how its rows are laid out and taken apart, as ``arch/packed.py`` names it; any holds the same
+            elements.
+        bias: whether q, k and v have one.
+        o_bias: whether o has one.
+        transposed: matrices stored input first.
+        q_norm, k_norm: norms of queries and keys, over a head or over all heads.
+        norm_after_rotary: the norms come after the rotation.
+        window: tokens that a query sees, itself included; None for all.
+        chunked: the window is a fixed chunk.
+        rotary: which of the model's rotary tables turns queries and keys; None for none.
+        rotary_width: elements of a head that are turned; all when None.
+        interleaved: pairs are neighbours (GPT-J, Cohere) instead of halves.
+        rotary_style: how the modelled code turns them, as ``arch/rotate.py`` names it.
+        sinks: a learned logit per head that takes part in the softmax (gpt-oss).
+        softcap: scores go through a tanh (Gemma 2).
+        dropout: of the attention weights.
+        causal: whether later tokens are hidden.
+        cross: keys and values come from the encoder.
+        position_bias: a learned or fixed bias is added to the scores ("alibi", "relative"); None for none.
+        clip: queries, keys and values are clamped (OLMo, MPT).
+        eager: how eager attention makes weights of scores.
+        scaled_queries: queries are multiplied by a number before attention (OPT).
+        o_dropout: of the output.
+        bias_apart: biases are added by an operation of their own (Falcon).
+        caches_queries: keys and values are repeated for every query head before they are cached (Falcon-40B).
+        o_apart: the output matrix stands in a module behind the attention's (BERT).
+        adds: the block adds the residual itself, before it lets go of its local variables (BLOOM).
+        angles: rows of a table of angles that every layer has for itself (GPT-J).
+        buffers: tensors beside the weights that every layer has for itself (GPT-Neo's mask).
+    """
+
+    name: str
+    D: int
+    N: int
+    K: int
+    H: int
+    VH: int | None = None
+    q: str = "q_proj"
+    k: str = "k_proj"
+    v: str = "v_proj"
+    o: str = "o_proj"
+    fused: str | None = None
+    fused_order: Packing = "split"
+    bias: bool = False
+    o_bias: bool = False
+    transposed: bool = False
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+    window: int | None = None
+    chunked: bool = False
+    rotary: str | None = "default"
+    rotary_width: int | None = None
+    interleaved: bool = False
+    rotary_style: str = "plain"
+    sinks: bool = False
+    softcap: bool = False
+    dropout: float = 0.0
+    causal: bool = True
+    cross: bool = False
+    position_bias: str | None = None
+    clip: bool = False
+    eager: EagerStyle = "fp32-softmax"
+    scaled_queries: bool = False
+    o_dropout: float = 0.0
+    bias_apart: bool = False
+    caches_queries: bool = False
+    o_apart: bool = False
+    adds: bool = False
+    angles: int | None = None
+    buffers: tuple[Tensor, ...] = ()
+
+    @property
+    def value_width(self) -> int:
+        """Width of a value head."""
+        return self.H if self.VH is None else self.VH
+
+    def _path(self, name: str) -> str:
+        return f"{self.name}.{name}" if self.name else name
+
+    def matrices(self) -> tuple[Linear, ...]:
+        """The projections, in the order in which the forward pass applies them."""
+        ins: Axes = (("D", self.D),)
+        q_rows: Axes = (("N", self.N), ("H", self.H))
+        k_rows: Axes = (("K", self.K), ("H", self.H))
+        v_rows: Axes = (("K", self.K), ("H", self.value_width))
+        out = Linear(
+            self._path(self.o),
+            (("N", self.N), ("H", self.value_width)),
+            ins,
+            "attention",
+            self.o_bias,
+            self.transposed,
+            self.bias_apart,
+        )
+        if self.fused is not None:
+            # A group is one key/value head, its value head and the queries that share them.
+            rows: Axes = (("K", self.K), ("J", self.N // self.K + 2), ("H", self.H))
+            return Linear(
+                self._path(self.fused), ins, rows, "attention", self.bias, self.transposed, self.bias_apart
+            ), out
+        return (
+            Linear(self._path(self.q), ins, q_rows, "attention", self.bias, self.transposed),
+            Linear(self._path(self.k), ins, k_rows, "attention", self.bias, self.transposed),
+            Linear(self._path(self.v), ins, v_rows, "attention", self.bias, self.transposed),
+            out,
+        )
+
+    def weights(self) -> Iterator[Tensor]:
+        """Projections, norms of queries and keys, sinks."""
+        for matrix in self.matrices():
+            yield from matrix.weights()
+        for norm in (self.q_norm, self.k_norm):
+            if norm is not None:
+                yield from norm.weights()
+        if self.sinks:
+            yield Tensor(self._path("sinks"), (("N", self.N),), "attention")
+        yield from self.buffers
+
+    def state(self, B: int, S: int) -> Iterator[Tensor]:
+        """Keys and values of ``S`` tokens."""
+        yield Tensor("keys", (("B", B), ("S", S), ("K", self.K), ("H", self.H)), "cache")
+        yield Tensor("values", (("B", B), ("S", S), ("K", self.K), ("H", self.value_width)), "cache")
+
+    def expanded_state(self, B: int, S: int) -> Iterator[Tensor]:
+        """What transformers caches: as ``state``, or with a copy for every query head."""
+        if not self.caches_queries:
+            yield from self.state(B, S)
+            return
+        yield Tensor("keys", (("B", B), ("S", S), ("N", self.N), ("H", self.H)), "cache")
+        yield Tensor("values", (("B", B), ("S", S), ("N", self.N), ("H", self.value_width)), "cache")
+
+    def _projected(self, f: Forward, x: Value) -> tuple[Value | None, Value, Value, Value]:
+        """What is packed, which keeps its name to the end, and queries, keys and values."""
+        matrices = self.matrices()
+        if self.fused is None:
+            q = matrices[0].forward(f, x)
+            if self.scaled_queries:
+                q = ops.scaled(q, "scaled queries")
+            return None, q, matrices[1].forward(f, x), matrices[2].forward(f, x)
+        packed = matrices[0].forward(f, x)
+        if self.clip:
+            packed = ops.unary(packed, "clamp")
+        return packed, *unpacked(packed, self.fused_order, self.N, self.K, self.H)
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """Self-attention over ``x`` and what is cached before it."""
+        out = self._attended(f, x)
+        if self.o_apart:
+            # The caller's name is bound to the new output when the module behind has returned.
+            f.local.append(out)
+            out = self._out(f, out)
+        return out
+
+    def _attended(self, f: Forward, x: Value) -> Value:
+        packed, q, k, v = self._projected(f, x)
+        if self.clip and self.fused is None:
+            q, k, v = ops.unary(q, "clamp"), ops.unary(k, "clamp"), ops.unary(v, "clamp")
+        if self.q_norm is not None:
+            q = self.q_norm.forward(f, q)
+        if self.k_norm is not None:
+            k = self.k_norm.forward(f, k)
+        if self.rotary is not None:
+            cosine, sine = f.rotary[self.rotary]
+            width = self.rotary_width or self.H
+            style = self.rotary_style
+            q, k = rotate(q, k, cosine, sine, width, interleaved=self.interleaved, style=style, keep=f.local)
+        if self.angles is not None:
+            q, k = rotate_pairs(f, q, k, self.angles, self.rotary_width or self.H)
+        if f.store is not None:
+            k, v = f.store((k, v), self.window)
+        out = attend(f, self, q, k, v)
+        if not self.o_apart:
+            out = self._out(f, out)
+        if self.adds:
+            f.local += [v for v in (packed, q, k, v) if v is not None]
+        else:
+            f.local.clear()
+        return out
+
+    def _out(self, f: Forward, out: Value) -> Value:
+        out = self.matrices()[-1].forward(f, out)
+        return ops.dropout(out, self.o_dropout, f.training)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Latent:
+    """Multi-head latent attention (arXiv:2405.04434, section 2.1).
+
+    Args:
+        name: path of the module below its layer.
+        D: residual width.
+        N: heads.
+        q_rank: rank of the compressed query; None when queries are not compressed.
+        kv_rank: rank of the latent that keys and values are made from.
+        nope: head width without position.
+        rope: head width with position: one key shared by all heads.
+        VH: width of a value head.
+        bias: whether the two compressing matrices and the output have one.
+    """
+
+    name: str
+    D: int
+    N: int
+    q_rank: int | None
+    kv_rank: int
+    nope: int
+    rope: int
+    VH: int
+    bias: bool = False
+    dropout: float = 0.0
+    expanded: bool = False
+
+    @property
+    def window(self) -> None:
+        """A latent cache has no window."""
+        return None
+
+    @property
+    def causal(self) -> bool:
+        """Latent attention hides later tokens."""
+        return True
+
+    @property
+    def eager(self) -> EagerStyle:
+        """The usual form."""
+        return "fp32-softmax"
+
+    def weights(self) -> Iterator[Tensor]:
+        """Compression, expansion, the norms between them and the output."""
+        D: Axes = (("D", self.D),)
+        heads: Axes = (("N", self.N), ("H", self.nope + self.rope))
+        if self.q_rank is None:
+            yield from Linear(f"{self.name}.q_proj", D, heads, "attention").weights()
+        else:
+            R: Axes = (("R", self.q_rank),)
+            yield from Linear(f"{self.name}.q_a_proj", D, R, "attention", self.bias).weights()
+            yield from Norm(f"{self.name}.q_a_layernorm", R).weights()
+            yield from Linear(f"{self.name}.q_b_proj", R, heads, "attention").weights()
+        latent: Axes = (("R", self.kv_rank + self.rope),)
+        yield from Linear(f"{self.name}.kv_a_proj_with_mqa", D, latent, "attention", self.bias).weights()
+        yield from Norm(f"{self.name}.kv_a_layernorm", (("R", self.kv_rank),)).weights()
+        expanded: Axes = (("N", self.N), ("H", self.nope + self.VH))
+        yield from Linear(f"{self.name}.kv_b_proj", (("R", self.kv_rank),), expanded, "attention").weights()
+        yield from Linear(f"{self.name}.o_proj", (("N", self.N), ("H", self.VH)), D, "attention", self.bias).weights()
+
+    def state(self, B: int, S: int) -> Iterator[Tensor]:
+        """One latent and one rotary key a token for all heads: no N or K axis, so tensor parallelism cannot cut it."""
+        yield Tensor("latent", (("B", B), ("S", S), ("R", self.kv_rank + self.rope)), "cache")
+
+    def expanded_state(self, B: int, S: int) -> Iterator[Tensor]:
+        """What transformers caches before it learned to keep the latent: the heads' own keys and values."""
+        yield Tensor("keys", (("B", B), ("S", S), ("N", self.N), ("H", self.nope + self.rope)), "cache")
+        yield Tensor("values", (("B", B), ("S", S), ("N", self.N), ("H", self.VH)), "cache")

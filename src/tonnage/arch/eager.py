@@ -1,0 +1,294 @@
+"""Attention written out in Python: scores as matrices, in the arithmetic of each modelled code.
+
+Head-major tensors (axes ``B N T H``) merge batch and heads without a copy; token-major ones (``B T N H``) do not, so
+that a batched matrix product copies them first.
+
+Reference: ``eager_attention_forward`` or ``_attn`` in
+https://github.com/huggingface/transformers/tree/v5.23.0/src/transformers/models/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal, Protocol
+
+from tonnage.arch import ops
+from tonnage.arch.forward import Forward
+from tonnage.arch.tape import Grads, Value
+from tonnage.tensors import Axes, Axis
+
+EagerStyle = Literal["fp32-softmax", "native", "uncast", "fp32-scores", "fp32-where", "bloom", "mpt", "falcon", "falcon-alibi", "sinks"]
+"""How scores become weights.
+
+``fp32-softmax`` is transformers' usual form: scaled, masked, softmax in fp32, cast back. ``native`` takes the softmax
+in the format of the scores and casts it to that of the values (GPT-2); ``uncast`` leaves it (BERT, T5).
+``fp32-scores`` casts queries and keys to fp32 (GPT-J), ``fp32-where`` does so and picks by a boolean buffer (GPT-Neo).
+``sinks`` joins a learned logit a head to the scores and drops what it took (gpt-oss).
+``bloom``, ``mpt``, ``falcon`` and ``falcon-alibi`` are those families' own.
+"""
+
+
+class Attention(Protocol):
+    """What eager attention needs to know of the block that calls it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def N(self) -> int: ...
+    @property
+    def window(self) -> int | None: ...
+    @property
+    def causal(self) -> bool: ...
+    @property
+    def softcap(self) -> bool: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def eager(self) -> EagerStyle: ...
+
+
+def named(x: Value, letters: str) -> Axis:
+    """The axis of ``x`` that goes by one of these letters."""
+    return next(a for a in x.axes if a[0] in letters)
+
+
+def head_major(x: Value) -> bool:
+    """Whether batch and heads of ``x`` are one stretch of memory, or as good as that."""
+    return x.axes[1][0] in "NK" or x.axes[0][1] == 1 or named(x, "TS")[1] == 1 or named(x, "NK")[1] == 1
+
+
+def by_heads(x: Value) -> Axes:
+    """The axes of ``x`` with heads before tokens."""
+    return (x.axes[0], named(x, "NK"), named(x, "TS"), x.axes[-1])
+
+
+def batched(x: Value) -> Value:
+    """``x`` as a batched matrix product takes it: copied where batch and heads cannot be merged.
+
+    The gradient comes back head-major, and the view that split the heads copies it.
+    """
+    if head_major(x):
+        return x
+    tape, before, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("heads first", by_heads(x), dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("tokens first again", before, dtype),), ())
+    return out
+
+
+def repeated(x: Value, N: int) -> Value:
+    """``repeat_kv``: a copy for every query head, or nothing when each has its own."""
+    if named(x, "NK")[1] == N:
+        return x
+    return ops.copy(x, (x.axes[0], ("N", N), named(x, "TS"), x.axes[-1]), "repeated heads")
+
+
+def tokens_first(x: Value) -> Value:
+    """``transpose(1, 2).contiguous()`` of a head-major output."""
+    return ops.copy(x, (x.axes[0], x.axes[2], x.axes[1], x.axes[3]), "attention output, transposed")
+
+
+def eager(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    """Attention of ``q`` over ``k`` and ``v``; returns the heads' outputs, axes ``B T N H``."""
+    return _STYLES[a.eager](f, a, q, k, v)
+
+
+def _mask(f: Forward, a: Attention) -> Value | None:
+    return f.masks.get(a.window) if a.causal else None
+
+
+def _product(q: Value, k: Value) -> Value:
+    """``matmul(q, k.transpose(-1, -2))``."""
+    tokens = ("S", named(k, "TS")[1])
+    left, right = ops.lowered(q), ops.lowered(k)
+    del q, k
+    return ops.matmul(batched(left), batched(right), (left.axes[0], named(left, "N"), named(left, "T"), tokens), "scores")
+
+
+def _applied(weights: Value, v: Value) -> Value:
+    """``matmul(weights, v)``, head-major."""
+    v = ops.lowered(v)
+    return ops.matmul(weights, batched(v), (*weights.axes[:3], v.axes[-1]), "attention output")
+
+
+def _default(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    keys = repeated(k, a.N)
+    values = repeated(v, a.N)
+    weights = ops.scaled(_product(q, keys), "scaled scores")
+    if a.softcap:
+        weights = ops.scaled(weights, "scores before tanh")
+        weights = ops.unary(weights, "tanh", saves="output")
+        weights = ops.scaled(weights, "capped scores")
+    mask = _mask(f, a)
+    if mask is not None:
+        weights = ops.add(weights, mask, "masked scores")
+    weights = ops.cast(ops.softmax(weights, dtype="fp32", label="attention weights"), q.dtype)
+    weights = ops.dropout(weights, a.dropout, f.training)
+    out = _applied(weights, values)
+    out = tokens_first(out)
+    f.held.append(weights)
+    return out
+
+
+def _native(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    weights = ops.scaled(_product(q, k), "scaled scores")
+    mask = _mask(f, a)
+    if mask is not None:
+        weights = ops.add(weights, mask, "masked scores")
+    weights = ops.softmax(weights, label="attention weights")
+    if a.eager == "native":
+        weights = ops.cast(weights, v.dtype)
+    weights = ops.dropout(weights, a.dropout, f.training)
+    out = _applied(weights, v)
+    f.held.append(weights)
+    return tokens_first(out)
+
+
+def _fp32_scores(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    q = ops.cast(q, "fp32")
+    k = ops.cast(k, "fp32")
+    weights = _product(q, k)
+    smallest = f.tape.new("smallest number", (), "fp32") if a.eager == "fp32-where" else None
+    if smallest is not None:
+        weights = _where(weights)
+    else:
+        weights = ops.scaled(weights, "scaled scores")
+    mask = _mask(f, a)
+    if mask is not None:
+        weights = ops.add(weights, mask, "masked scores")
+    weights = ops.softmax(weights, label="attention weights")
+    weights = ops.cast(weights, v.dtype)
+    weights = ops.dropout(weights, a.dropout, f.training)
+    out = _applied(weights, v)
+    f.held.append(weights)
+    return tokens_first(out)
+
+
+def _bloom(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    assert f.bias is not None
+    q, k, v = batched(q), batched(k), batched(v)
+    scores = _baddbmm(ops.lowered(f.bias), q, k)
+    weights = scores
+    mask = _mask(f, a)
+    if mask is not None:
+        weights = ops.add(scores, mask, "masked scores")
+    probabilities = ops.cast(ops.softmax(weights, dtype="fp32", label="attention weights"), q.dtype)
+    probabilities = ops.dropout(probabilities, a.dropout, f.training)
+    f.held.append(probabilities)
+    f.local += [q, k, v, scores, weights]
+    return tokens_first(_applied(probabilities, v))
+
+
+def _baddbmm(bias: Value, q: Value, k: Value) -> Value:
+    """``bias.baddbmm(q, k.transpose(1, 2), alpha=...)``: either gradient is a product and its multiple."""
+    tape, dtype = q.tape, q.dtype
+    out = tape.new("scores", (*by_heads(q)[:3], ("S", named(k, "TS")[1])), dtype)
+    q_axes, k_axes = q.axes, k.axes
+
+    def back(g: Value) -> Grads:
+        product = tape.new("product before alpha", q_axes, dtype)
+        gq = tape.new("gradient of queries", q_axes, dtype)
+        product = tape.new("product before alpha", k_axes, dtype)
+        gk = tape.new("gradient of keys", k_axes, dtype)
+        del product
+        return gq, gk
+
+    tape.record((out,), (q, k), back, (q, k))
+    return out
+
+
+def _mpt(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    assert f.bias is not None
+    scores = ops.scaled(_product(q, k), "scaled scores")
+    scores = ops.add(scores, f.bias, "scores with bias")
+    mask = _mask(f, a)
+    if mask is not None:
+        scores = _masked_fill(scores, mask)
+    weights = ops.cast(ops.softmax(ops.cast(scores, "fp32"), label="attention weights"), v.dtype)
+    weights = ops.dropout(weights, a.dropout, f.training)
+    f.held.append(weights)
+    f.local.append(scores)
+    return tokens_first(_applied(weights, v))
+
+
+def _masked_fill(x: Value, mask: Value) -> Value:
+    """``x.masked_fill(mask, smallest)``: keeps the mask."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("masked scores", axes, dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of masked scores", axes, dtype),), (mask,))
+    return out
+
+
+def _falcon(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    weights = _product(q, repeated(k, a.N))
+    weights = ops.scaled(weights, "scaled scores", in_place=True)
+    mask = _mask(f, a)
+    masked = weights if mask is None else ops.add(weights, mask, "masked scores")
+    weights = ops.softmax(masked, dtype=f.tape.weights, label="attention weights")
+    del masked
+    f.held.append(weights)
+    return tokens_first(_applied(weights, repeated(v, a.N)))
+
+
+def _where(x: Value) -> Value:
+    """``torch.where(buffer, x, smallest)``: keeps a view of the buffer only."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("windowed scores", axes, dtype)
+
+    def back(g: Value) -> Grads:
+        zeros = tape.new("zero", (("X", 1),), dtype)
+        grad = tape.new("gradient of windowed scores", axes, dtype)
+        del zeros
+        return (grad,)
+
+    tape.record((out,), (x,), back, ())
+    return out
+
+
+def _sinks(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    keys = repeated(k, a.N)
+    values = repeated(v, a.N)
+    weights = ops.scaled(_product(q, keys), "scaled scores")
+    mask = _mask(f, a)
+    if mask is not None:
+        weights = ops.add(weights, mask, "masked scores")
+    combined = _with_sink(f, a, weights)
+    combined = ops.sub(combined, _highest(combined), "scores below the highest")
+    weights = ops.softmax(combined, label="attention weights")
+    weights = ops.narrow(weights, (*weights.axes[:3], ("S", weights.axes[3][1] - 1)))
+    weights = ops.cast(ops.dropout(weights, a.dropout, f.training), values.dtype)
+    out = tokens_first(_applied(weights, values))
+    f.held.append(weights)
+    return out
+
+
+def _with_sink(f: Forward, a: Attention, scores: Value) -> Value:
+    """One more column: the head's sink. Autocast widens the scores to the sink's format."""
+    tape, before = f.tape, scores.axes
+    sink = tape.parameter(f"{a.name}.sinks", (("N", a.N),))
+    scores = ops.cast(scores, ops.promoted(scores.dtype, sink.dtype))
+    out = tape.new("scores and sinks", (*before[:3], ("S", before[3][1] + 1)), scores.dtype)
+    sinks, dtype = sink.axes, sink.dtype
+    tape.record((out,), (scores, sink), lambda g: (g.view(before), tape.new("gradient of sinks", sinks, dtype)), ())
+    return out
+
+
+def _highest(x: Value) -> Value:
+    """``x.max(-1, keepdim=True).values``: saves where it was."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("highest score", (*axes[:3], ("X", 1)), dtype)
+    place = tape.new("place of the highest", out.axes, "int64")
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of highest", axes, dtype),), (place,))
+    return out
+
+
+_STYLES: Final[dict[str, Callable[[Forward, Attention, Value, Value, Value], Value]]] = {
+    "fp32-softmax": _default,
+    "native": _native,
+    "uncast": _native,
+    "fp32-scores": _fp32_scores,
+    "fp32-where": _fp32_scores,
+    "bloom": _bloom,
+    "mpt": _mpt,
+    "falcon": _falcon,
+    "sinks": _sinks,
+}

@@ -1,0 +1,180 @@
+"""What stands before the first layer and behind the last: embeddings and heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tonnage.arch import ops
+from tonnage.arch.activation import activate
+from tonnage.arch.forward import Forward
+from tonnage.arch.layers import Linear, Norm, Rotary
+from tonnage.arch.tape import Value
+from tonnage.tensors import Axes, Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Table:
+    """A learned table that is added to the embedding: positions or token types.
+
+    Args:
+        name: path of the module.
+        rows: positions or types.
+        width: of a row.
+        batched: every sequence has indices of its own (OPT).
+        buffered: the indices are part of a buffer (BERT's positions).
+    """
+
+    name: str
+    rows: int
+    width: int
+    batched: bool = False
+    buffered: bool = False
+
+    def weights(self) -> Iterator[Tensor]:
+        """One tensor."""
+        yield Tensor(f"{self.name}.weight", (("P", self.rows), ("D", self.width)), "position")
+
+    def looked_up(self, f: Forward, ids: Axes) -> Value:
+        """Rows of the table for tokens with axes ``B T``."""
+        indices = f.tape.new("positions", ids if self.batched else ids[1:], "int64")
+        weight = f.tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.width)))
+        return ops.embedding(indices, weight, (("D", self.width),), kept=not self.buffered)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Stem:
+    """The embedding and what happens before the first layer.
+
+    Args:
+        name: path of the word embedding; empty where a stack is fed by something else.
+        V: rows of the vocabulary.
+        D: residual width.
+        tables: learned tables that are added.
+        rotary: tables of rotation angles.
+        norm: of the sum (BERT, BLOOM).
+        dropout: of the sum.
+        scaled: the embedding is multiplied by a number (Gemma, Granite).
+        width: of the word embedding where it differs from ``D`` and is projected (OPT-350m).
+        project: path of that projection.
+        alias_of: the table whose storage this one shares (T5's stacks).
+        windows: windows of the layers for which the pass makes a mask of its own.
+    """
+
+    name: str
+    V: int
+    D: int
+    tables: tuple[Table, ...] = ()
+    rotary: tuple[Rotary, ...] = ()
+    norm: Norm | None = None
+    dropout: float = 0.0
+    scaled: bool = False
+    width: int | None = None
+    project: str | None = None
+    alias_of: str | None = None
+    buffers: tuple[Tensor, ...] = ()
+
+    def weights(self) -> Iterator[Tensor]:
+        """The table, what is added to it, and the rotary buffers."""
+        width = self.width or self.D
+        if self.name:
+            yield Tensor(
+                f"{self.name}.weight", (("V", self.V), ("D", width)), "embedding", alias_of=self.alias_of
+            )
+        if self.project is not None:
+            yield from Linear(self.project, (("D", width),), (("D", self.D),), "embedding").weights()
+        for table in self.tables:
+            yield from table.weights()
+        if self.norm is not None:
+            yield from self.norm.weights()
+        for rotary in self.rotary:
+            yield from rotary.weights()
+        yield from self.buffers
+
+    def forward(self, f: Forward, ids: Value) -> Value:
+        """Token ids (axes ``B T``) to the first layer's input."""
+        width: Axes = (("D", self.width or self.D),)
+        x = ops.embedding(ids, f.tape.parameter(f"{self.name}.weight", (("V", self.V), *width)), width)
+        if self.scaled:
+            x = ops.scaled(x, "scaled embedding")
+        if self.project is not None:
+            x = Linear(self.project, width, (("D", self.D),), "embedding").forward(f, x)
+        for table in self.tables:
+            x = ops.add(x, table.looked_up(f, ids.axes), "embedding and positions")
+        if self.norm is not None:
+            x = self.norm.forward(f, x)
+        x = ops.dropout(x, self.dropout, f.training)
+        for rotary in self.rotary:
+            rotary.forward(f, x)
+        return x
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Head:
+    """The matrix from the last hidden state to the vocabulary.
+
+    Args:
+        name: path of the module.
+        D: residual width.
+        V: rows of the vocabulary.
+        bias: whether there is one.
+        alias_of: the tensor whose storage it shares: a tied head.
+        dense: path of a square matrix before it, with activation and norm (BERT).
+        project: matrix from the last hidden state to the head's width (OPT-350m).
+        capped: logits go through a tanh (Gemma 2).
+        scaled: logits are multiplied by a number (Cohere, Granite).
+        wide: the hidden states are cast from the stream's format to the weights' and the logits to fp32 (Mamba).
+    """
+
+    name: str
+    D: int
+    V: int
+    bias: bool = False
+    alias_of: str | None = None
+    dense: Linear | None = None
+    project: Linear | None = None
+    act: str = "gelu"
+    norm: Norm | None = None
+    capped: bool = False
+    scaled: bool = False
+    wide: bool = False
+    extra: tuple[Tensor, ...] = ()
+
+    def weights(self) -> Iterator[Tensor]:
+        """The matrix, an alias where it is tied; and what stands before it."""
+        for matrix in (self.project, self.dense):
+            if matrix is not None:
+                yield from matrix.weights()
+        if self.norm is not None:
+            yield from self.norm.weights()
+        axes: Axes = (("V", self.V), ("D", self.D))
+        yield Tensor(f"{self.name}.weight", axes, "head", alias_of=self.alias_of)
+        if self.bias:
+            yield Tensor(f"{self.name}.bias", (("V", self.V),), "head")
+        yield from self.extra
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """Hidden states to logits, axes ``B T V``."""
+        if self.project is not None:
+            x = self.project.forward(f, x)
+        if self.dense is not None:
+            x = activate(self.dense.forward(f, x), self.act)
+        if self.norm is not None:
+            x = self.norm.forward(f, x)
+        D: Axes = (("D", self.D),)
+        V: Axes = (("V", self.V),)
+        weight = f.tape.parameter(self.alias_of or f"{self.name}.weight", V + D)
+        bias = f.tape.parameter(f"{self.name}.bias", V) if self.bias else None
+        if self.wide:
+            x = ops.cast(x, f.tape.weights)
+        f.tape.category = "logits"
+        x = ops.linear(x, weight, bias, 1, V)
+        if self.wide:
+            x = ops.cast(x, "fp32")
+        if self.scaled:
+            x = ops.scaled(x, "scaled logits")
+        if self.capped:
+            x = ops.scaled(x, "logits before tanh")
+            x = ops.unary(x, "tanh", saves="output")
+            x = ops.scaled(x, "capped logits")
+        return x

@@ -1,0 +1,303 @@
+"""Mixture of experts: a router, routed experts in fused tensors, and what every token goes through beside them.
+
+The forward pass is the grouped matrix product that transformers takes on a GPU unless told otherwise: tokens are
+sorted by expert, so that every shape is fixed by the number of tokens and of experts a token uses.
+
+References: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/integrations/moe.py,
+``grouped_mm_experts_forward``; the routers are those of the families' modeling files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tonnage.arch import ops
+from tonnage.arch.activation import activate
+from tonnage.arch.feedforward import Gated
+from tonnage.arch.forward import Forward
+from tonnage.arch.layers import Linear
+from tonnage.arch.tape import Grads, Parameter, Value
+from tonnage.errors import ConfigError
+from tonnage.tensors import Axes, Tensor, numel
+
+Routing = Literal["softmax-fp32", "softmax", "softmax-grouped", "sigmoid", "softmax-top"]
+"""How a token's experts are chosen and weighed.
+
+``softmax-fp32`` casts the logits, and the weights stay fp32 (Mixtral); ``softmax`` gives weights in the format of the
+logits (Qwen, OLMoE). ``sigmoid`` and ``softmax-grouped`` are DeepSeek's third and second: logits in fp32, experts
+chosen in groups, weights multiplied by a number. ``softmax-top`` takes the softmax of the chosen logits (gpt-oss).
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Experts:
+    """Routed experts, of which a token uses a few, and shared ones that every token uses (arXiv:2401.06066).
+
+    Args:
+        name: path of the module below its layer.
+        D: residual width.
+        E: routed experts.
+        used: routed experts that a token uses; None where the config leaves it open.
+        F: inner width of one expert.
+        act: activation function of the gate.
+        routing: how experts are chosen.
+        normalised: the chosen experts' weights are divided by their sum.
+        limited: experts are chosen in groups, which masks the others.
+        router: name of the router.
+        bias: the router and the experts have biases.
+        transposed: the experts' matrices are stored input first, gate and up interleaved (gpt-oss).
+        clamped: gate and up are clamped, and the activation is written out (gpt-oss).
+        correction: the router has a buffer that corrects its choice.
+        shared: experts that every token uses, as one block.
+        shared_gate: name of the matrix that weighs the shared expert; without one the shared expert comes last.
+    """
+
+    name: str
+    D: int
+    E: int
+    used: int | None
+    F: int
+    act: str = "silu"
+    routing: Routing = "softmax"
+    normalised: bool = True
+    limited: bool = False
+    router: str = "gate"
+    bias: bool = False
+    transposed: bool = False
+    clamped: bool = False
+    correction: bool = False
+    shared: Gated | None = None
+    shared_gate: str | None = None
+
+    def _fused(self) -> tuple[tuple[str, Axes, tuple[int, ...]], ...]:
+        """Name, axes and merged axes of the experts' matrices."""
+        E, D, F = ("E", self.E), ("D", self.D), ("F", self.F)
+        if self.transposed:
+            return (
+                (f"{self.name}.experts.gate_up_proj", (E, D, F, ("X", 2)), (1, 1, 2)),
+                (f"{self.name}.experts.down_proj", (E, F, D), (1, 1, 1)),
+            )
+        return (
+            (f"{self.name}.experts.gate_up_proj", (E, ("X", 2), F, D), (1, 2, 1)),
+            (f"{self.name}.experts.down_proj", (E, D, F), (1, 1, 1)),
+        )
+
+    def _biases(self) -> tuple[tuple[str, Axes], ...]:
+        E = ("E", self.E)
+        return (
+            (f"{self.name}.experts.gate_up_proj_bias", (E, ("F", self.F), ("X", 2))),
+            (f"{self.name}.experts.down_proj_bias", (E, ("D", self.D))),
+        )
+
+    def routed(self) -> Iterator[Tensor]:
+        """The routed experts' tensors."""
+        for name, axes, dims in self._fused():
+            yield Tensor(name, axes, "expert", dims)
+        if self.bias:
+            for name, axes in self._biases():
+                yield Tensor(name, axes, "expert", (1, len(axes) - 1))
+
+    def unused(self) -> int:
+        """Parameters of routed experts that a token does not use."""
+        return 0 if self.used is None else numel(self.routed()) // self.E * (self.E - self.used)
+
+    def weights(self) -> Iterator[Tensor]:
+        """Router, routed experts, shared experts and their gate."""
+        yield from self._router().weights()
+        if self.correction:
+            yield Tensor(f"{self.name}.{self.router}.e_score_correction_bias", (("Er", self.E),), "buffer")
+        yield from self.routed()
+        if self.shared is not None:
+            yield from self.shared.weights()
+        if self.shared_gate is not None:
+            yield from self._gate().weights()
+
+    def _router(self) -> Linear:
+        return Linear(f"{self.name}.{self.router}", (("D", self.D),), (("Er", self.E),), "router", self.bias)
+
+    def _gate(self) -> Linear:
+        return Linear(f"{self.name}.{self.shared_gate}", (("D", self.D),), (("X", 1),), "shared_expert")
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """Every token through the experts that the router chose for it, and through the shared ones."""
+        if self.used is None:
+            raise ConfigError("num_experts_per_tok is missing", key="num_experts_per_tok")
+        if self.shared is None:
+            _, weights, chosen = self._routed(f, x, self.used)
+            return self._mixed(f, x, chosen, weights)
+        if self.shared_gate is None:
+            residuals = x
+            _, weights, chosen = self._routed(f, x, self.used)
+            x = self._mixed(f, x, chosen, weights)
+            return ops.add(x, self.shared.forward(f, residuals), "routed and shared")
+        shared = self.shared.forward(f, x)
+        _, weights, chosen = self._routed(f, x, self.used)
+        out = self._mixed(f, x, chosen, weights)
+        gate = ops.unary(self._gate().forward(f, x), "sigmoid", saves="output")
+        shared = ops.mul(gate, shared, "weighed shared expert")
+        del gate
+        return ops.add(out, shared, "routed and shared")
+
+    def _routed(self, f: Forward, x: Value, used: int) -> tuple[Value, Value, Value]:
+        """The router's logits, the chosen experts' weights and the chosen experts.
+
+        Leaves out: the scores and masks by which DeepSeek's routers choose groups, which die before the experts run.
+        """
+        top: Axes = (*x.axes[:2], ("X", used))
+        if self.routing in ("sigmoid", "softmax-grouped"):
+            logits = self._wide_logits(f, x)
+            if self.routing == "sigmoid":
+                scores = ops.unary(logits, "sigmoid", saves="output")
+                chosen = f.tape.new("chosen experts", top, "int64")
+                weights = _taken(scores, chosen, top)
+            else:
+                scores = ops.softmax(logits, dtype="fp32", label="routing scores")
+                weights, chosen = _top(_masked(scores) if self.limited else scores, top)
+            if self.normalised:
+                weights = _normalised(weights, shift=True)
+            return logits, ops.scaled(weights, "scaled routing weights"), chosen
+        logits = self._router().forward(f, x)
+        if self.routing == "softmax-top":
+            highest, chosen = _top(logits, top)
+            return logits, ops.softmax(highest, label="routing weights"), chosen
+        weights, chosen = _top(ops.softmax(logits, dtype="fp32", label="routing scores"), top)
+        if self.normalised:
+            weights = _normalised(weights)
+        return logits, weights if self.routing == "softmax-fp32" else ops.cast(weights, logits.dtype), chosen
+
+    def _wide_logits(self, f: Forward, x: Value) -> Value:
+        """Logits of tokens and weight cast to fp32, unless autocast has its way."""
+        ins, outs = (("D", self.D),), (("Er", self.E),)
+        weight = f.tape.parameter(f"{self.name}.{self.router}.weight", outs + ins)
+        wide = ops.cast(x, "fp32")
+        matrix = ops.weight_in(weight, "fp32")
+        if isinstance(matrix, Parameter):
+            return ops.linear(wide, matrix, None, 1, outs)
+        return ops.matmul(wide, matrix, x.axes[:2] + outs, "router logits")
+
+    def _mixed(self, f: Forward, x: Value, chosen: Value, weights: Value) -> Value:
+        """``grouped_mm_experts_forward``: tokens by expert, two products, weighed, back in order and added up."""
+        tape, pairs = f.tape, chosen.axes
+        parameters = [tape.parameter(name, axes) for name, axes, _ in self._fused()]
+        by_expert = tape.new("experts, sorted", pairs, "int64")
+        order = tape.new("order of tokens", pairs, "int64")
+        rows = _taken(x, tape.new("tokens by expert", pairs, "int64"), (*pairs, ("D", self.D)))
+        scale = _taken(weights, order, pairs)
+        narrow = tape.new("experts, sorted, int32", pairs, "int32")
+        counts = tape.new("tokens of each expert", (("E", self.E),), "int32")
+        offsets = tape.new("ends of groups", (("E", self.E),), "int32")
+        out = self._product(f, rows, parameters[0], offsets, by_expert, 0)
+        out = self._gated(out)
+        out = self._product(f, out, parameters[1], offsets, by_expert, 1)
+        weighed = ops.mul(out, scale.view((*pairs, ("X", 1))), "weighed expert output")
+        inverse = tape.new("order restored", pairs, "int64")
+        weighed = _taken(weighed, inverse, weighed.axes)
+        total = _added(weighed, x.axes)
+        del narrow, counts
+        return ops.cast(total, x.dtype)
+
+    def _product(
+        self, f: Forward, x: Value, weight: Parameter, offsets: Value, by_expert: Value, which: int
+    ) -> Value:
+        rows = x.axes[:3]
+        outs: Axes = ((("D", self.D),), (("F", self.F), ("X", 2)))[which == 0]
+        bias = None
+        if self.bias:
+            name, axes = self._biases()[which]
+            bias = _taken(f.tape.parameter(name, axes), by_expert, (*rows, *outs))
+        out = _grouped(x, weight, offsets, (*rows, *outs))
+        return out if bias is None else ops.add(out, bias, "with bias", in_place=True)
+
+    def _gated(self, both: Value) -> Value:
+        half: Axes = (*both.axes[:3], ("F", self.F))
+        if not self.clamped:
+            gate, up = ops.split(both, (half, half))
+            return ops.mul(activate(gate, self.act), up, "gated")
+        gate, up = ops.narrow(both, half), ops.narrow(both, half)
+        gate = _clamped(gate)
+        up = _clamped(up)
+        glu = ops.mul(gate, ops.unary(ops.scaled(gate), "sigmoid", saves="output"), "swish")
+        return ops.mul(ops.shifted(up), glu, "gated")
+
+
+def _taken(x: Value | Parameter, indices: Value, axes: Axes) -> Value:
+    """``x[indices]`` or ``gather``: saves the indices; its gradient is as large as ``x``."""
+    tape, before, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("taken", axes, dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of taken", before, dtype),), (indices,))
+    return out
+
+
+def _top(x: Value, axes: Axes) -> tuple[Value, Value]:
+    """``torch.topk``: values and indices; saves the indices."""
+    tape, before, dtype = x.tape, x.axes, x.dtype
+    values = tape.new("highest", axes, dtype)
+    indices = tape.new("chosen experts", axes, "int64")
+    tape.record((values,), (x,), lambda g: (tape.new("gradient of highest", before, dtype),), (indices,))
+    return values, indices
+
+
+def _masked(x: Value) -> Value:
+    """``masked_fill``: saves the mask, a byte an element."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    mask = tape.new("mask of groups", axes, "bool")
+    out = tape.new("masked", axes, dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of masked", axes, dtype),), (mask,))
+    return out
+
+
+def _normalised(x: Value, *, shift: bool = False) -> Value:
+    """``x /= x.sum(-1, keepdim=True)``, in place: a copy of what was there is saved beside the sum."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    one: Axes = (*axes[:-1], ("X", 1))
+    total = tape.new("sum of weights", one, dtype)
+    tape.record((total,), (x,), lambda g: (g.view(axes),), ())
+    if shift:
+        total = ops.shifted(total)
+    before = tape.new("weights before", axes, dtype)
+    out = Value(x.storage, axes, dtype)
+
+    def back(g: Value) -> Grads:
+        return tape.new("gradient of quotient", axes, dtype), tape.new("gradient of divisor", one, dtype)
+
+    tape.record((out,), (x, total), back, (before, total))
+    return out
+
+
+def _grouped(x: Value, weight: Parameter, offsets: Value, axes: Axes) -> Value:
+    """``grouped_mm``: rows by their group's matrix, in the weight's format, which autocast does not touch."""
+    x = ops.cast(x, weight.dtype)
+    tape, before, whole, dtype, trained = x.tape, x.axes, weight.axes, x.dtype, weight.trained
+    out = tape.new(f"{weight.name} output", axes, dtype)
+
+    def back(g: Value) -> Grads:
+        gw = tape.new("weight gradient", whole, dtype) if trained else None
+        return tape.new("input gradient", before, dtype), gw
+
+    tape.record((out,), (x, weight), back, (x, offsets) if trained else (offsets,))
+    return out
+
+
+def _added(x: Value, axes: Axes) -> Value:
+    """``x.view(tokens, used, D).sum(1)``: the gradient is repeated for every expert."""
+    tape, before, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("sum over experts", axes, dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("gradient, repeated", before, dtype),), ())
+    return out
+
+
+def _clamped(x: Value) -> Value:
+    """``clamp``: saves its input; the backward makes a mask of a byte an element."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("clamped", axes, dtype)
+
+    def back(g: Value) -> Grads:
+        mask = tape.new("inside the clamp", axes, "bool")
+        grad = tape.new("gradient of clamped", axes, dtype)
+        del mask
+        return (grad,)
+
+    tape.record((out,), (x,), back, (x,))
+    return out

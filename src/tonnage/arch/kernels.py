@@ -1,0 +1,116 @@
+"""What computes attention: each kernel's saved tensors and passing ones.
+
+Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/transformers/ (sdp_utils.cpp,
+attention.cpp, cuda/attention.cu) and https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/
+integrations/sdpa_attention.py.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tonnage.arch import ops
+from tonnage.arch.eager import EagerStyle, by_heads, eager, named, repeated, tokens_first
+from tonnage.arch.forward import Forward
+from tonnage.arch.tape import WIDTH, Grads, Value, needs_grad
+from tonnage.tensors import Axes
+
+
+class Attention(Protocol):
+    """What a kernel needs to know of the block that calls it."""
+
+    @property
+    def N(self) -> int: ...
+    @property
+    def window(self) -> int | None: ...
+    @property
+    def causal(self) -> bool: ...
+    @property
+    def softcap(self) -> bool: ...
+    @property
+    def sinks(self) -> bool: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def eager(self) -> EagerStyle: ...
+
+
+def attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    """Attention of ``q`` over ``k`` and ``v``: axes ``B T N H`` and ``B S K H``, or heads before tokens where the
+    tensors lie so.
+
+    Returns:
+        The heads' outputs, axes ``B T N H``, contiguous.
+    """
+    if f.kernel == "eager":
+        return eager(f, a, q, k, v)
+    masked = f.masks.get(a.window) is not None
+    if f.kernel == "math" and not (masked and named(k, "NK")[1] != a.N):
+        return _math(f, a, q, k, v)
+    return _fused(f, a, q, k, v)
+
+
+def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    """The unfused path of ``scaled_dot_product_attention``."""
+    B, N, T, _ = by_heads(q)
+    scores: Axes = (B, N, T, ("S", named(k, "TS")[1]))
+    keys = repeated(k, N[1])
+    values = repeated(v, N[1])
+    left = ops.scaled(q, "scaled queries")
+    right = ops.scaled(keys, "scaled keys")
+    weights = ops.matmul(left, right, scores, "scores")
+    del left, right
+    weights = ops.softmax(weights, label="attention weights")
+    return tokens_first(ops.matmul(weights, values, (B, N, T, values.axes[3]), "attention output"))
+
+
+def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    """Flash, memory-efficient and cuDNN attention: queries, keys, values, the output and one number a row are kept."""
+    q, k, v = ops.lowered(q), ops.lowered(k), ops.lowered(v)
+    tape, kernel, mask = f.tape, f.kernel, f.masks.get(a.window)
+    B, N, T, _ = by_heads(q)
+    if mask is not None and kernel in ("flash", "math"):
+        # A window shorter than the sequence brings a mask. Flash attention takes none, and transformers then repeats
+        # the heads, for want of which the memory-efficient kernel had been passed over.
+        kernel = "efficient"
+    if kernel == "efficient":
+        k, v = repeated(k, N[1]), repeated(v, N[1])
+    # The mask is no number yet: every layer makes one of it, in the format of the queries.
+    bias = () if mask is None else (tape.new("attention bias", mask.axes, q.dtype),)
+    # The output lies as the queries do, but for the memory-efficient kernel.
+    heads_first = q.axes[1] == N and kernel != "efficient" and T[1] > 1
+    out = tape.new("attention output", (B, N, T, v.axes[3]) if heads_first else (B, T, N, v.axes[3]), q.dtype)
+    rows = ("T", -(-T[1] // 32) * 32) if kernel == "efficient" else T
+    lse = tape.new("log-sum-exp", (B, N, rows), "fp32")
+    seed = tape.new("random state", (("X", 2 if kernel == "flash" else 1),), "int64")
+    offset = tape.new("random offset", (("X", 1),), "int64")
+    saved = (q, k, v, out, lse, seed, offset, *bias)
+    q_axes, k_axes, v_axes, dtype = q.axes, k.axes, v.axes, q.dtype
+    flat = (B, T, N, q_axes[3]), (B, named(k, "TS"), named(k, "NK"), k_axes[3])
+
+    def back(g: Value) -> Grads:
+        gq = tape.new("gradient of queries", q_axes, dtype)
+        gk = tape.new("gradient of keys", k_axes, dtype)
+        gv = tape.new("gradient of values", v_axes, dtype)
+        if kernel == "flash":
+            tape.scratch("flash backward", _flash_scratch(*flat, WIDTH[dtype]))
+        return gq, gk, gv
+
+    if needs_grad(q) or needs_grad(k) or needs_grad(v):
+        tape.record((out,), (q, k, v), back, saved)
+    return tokens_first(out) if heads_first else out
+
+
+def _flash_scratch(q: Axes, k: Axes, width: int) -> int:
+    """Row sums, the fp32 gradient of queries, and gradients of keys and values for every query head. [byte]
+
+    Rows round to 128, heads to 32 (64 above 128).
+    Reference: Dao-AILab/flash-attention v2, csrc/flash_attn/flash_api.cpp, mha_bwd.
+    """
+    (_, B), (_, T), (_, N), (_, H) = q
+    heads, tokens = k[2][1], k[1][1]
+    rows = -(-T // 128) * 128
+    step = 32 if H <= 128 else 64
+    wide = -(-H // step) * step
+    expanded = 2 * width * B * tokens * N * H if heads != N else 0
+    return 4 * B * N * rows + 4 * B * rows * N * wide + expanded

@@ -1,0 +1,186 @@
+"""The plain pieces that blocks are made of: a matrix with its bias, a norm, a rotary table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tonnage.arch import ops
+from tonnage.arch.forward import Forward
+from tonnage.arch.tape import Value
+from tonnage.tensors import Axes, Role, Tensor, size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Linear:
+    """``y = x W^T + b``.
+
+    Args:
+        name: path of the module below its layer.
+        ins: axes that are contracted.
+        outs: axes that take their place.
+        role: what the weight is for.
+        bias: whether there is one.
+        transposed: stored input first, as GPT-2's Conv1D.
+        bias_apart: the bias is added by an operation of its own (Falcon).
+    """
+
+    name: str
+    ins: Axes
+    outs: Axes
+    role: Role
+    bias: bool = False
+    transposed: bool = False
+    bias_apart: bool = False
+
+    def weights(self) -> Iterator[Tensor]:
+        """The matrix, and the bias if there is one."""
+        first, last = (self.ins, self.outs) if self.transposed else (self.outs, self.ins)
+        yield Tensor(f"{self.name}.weight", first + last, self.role, (len(first), len(last)))
+        if self.bias:
+            yield Tensor(f"{self.name}.bias", self.outs, self.role, (len(self.outs),))
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """Contract the last axes of ``x``."""
+        weight = f.tape.parameter(f"{self.name}.weight", self.outs + self.ins)
+        bias = f.tape.parameter(f"{self.name}.bias", self.outs) if self.bias else None
+        if self.bias_apart and bias is not None:
+            return ops.add(ops.linear(x, weight, None, len(self.ins), self.outs), bias, "with bias")
+        return ops.linear(x, weight, bias, len(self.ins), self.outs)
+
+
+NormStyle = Literal["rms", "rms-gemma", "rms-fp32-weight", "rms-t5", "layer", "layer-fp32", "layer-cohere"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Norm:
+    """A norm over the last axes, in the arithmetic of the modelled code.
+
+    ``rms`` casts to fp32, normalises, casts back and multiplies by the weight (Llama); ``rms-gemma`` multiplies by
+    ``1 + weight`` in fp32 before it casts back; ``rms-fp32-weight`` multiplies in fp32 (OLMo 2, gpt-oss); ``rms-t5``
+    casts for the variance only; ``layer`` is ``nn.LayerNorm``; ``layer-fp32`` casts around it and has no weight
+    (OLMo); ``layer-cohere`` writes the layer norm out in fp32, over the last axis only.
+    """
+
+    name: str
+    axes: Axes
+    style: NormStyle = "rms"
+    bias: bool = False
+    weight: bool = True
+
+    def weights(self) -> Iterator[Tensor]:
+        """Scale and shift, where the norm has them."""
+        if self.weight:
+            yield Tensor(f"{self.name}.weight", self.axes, "norm")
+        if self.bias:
+            yield Tensor(f"{self.name}.bias", self.axes, "norm")
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """Normalise over this norm's axes, taken as one."""
+        tape, whole = f.tape, x.axes
+        over = 1 if self.style == "layer-cohere" else len(self.axes)
+        flat = (*whole[: len(whole) - over], ("X", size(whole[len(whole) - over :])))
+        weight = tape.parameter(f"{self.name}.weight", self.axes) if self.weight else None
+        bias = tape.parameter(f"{self.name}.bias", self.axes) if self.bias else None
+        x = x.view(flat)
+        if self.style == "layer":
+            return ops.layer_norm(x, weight, bias).view(whole)
+        if self.style == "layer-fp32":
+            before = x.dtype
+            return ops.cast(ops.layer_norm(ops.cast(x, "fp32"), None, None), before).view(whole)
+        if weight is None:
+            raise AssertionError(f"{self.name}: a norm of style {self.style} has a weight")
+        return _STYLES[self.style](x, weight).view(whole)
+
+
+def _rms(x: Value, weight: ops.Parameter) -> Value:
+    before = x.dtype
+    x = ops.cast(x, "fp32")
+    variance = ops.mean(ops.power(x, "square"))
+    x = ops.mul(x, ops.rsqrt(ops.shifted(variance)), "normalised")
+    return ops.mul_weight(weight, ops.cast(x, before), "norm output")
+
+
+def _rms_gemma(x: Value, weight: ops.Parameter) -> Value:
+    before = x.dtype
+    wide = ops.cast(x, "fp32")
+    output = ops.mul(wide, ops.rsqrt(ops.shifted(ops.mean(ops.power(wide, "square")))), "normalised")
+    del wide
+    output = ops.mul(output, ops.shifted(ops.weight_in(weight, "fp32")), "norm output")
+    return ops.cast(output, before)
+
+
+def _rms_fp32_weight(x: Value, weight: ops.Parameter) -> Value:
+    before = x.dtype
+    x = ops.cast(x, "fp32")
+    variance = ops.mean(ops.power(x, "square"))
+    x = ops.mul(x, ops.rsqrt(ops.shifted(variance)), "normalised")
+    return ops.cast(ops.mul_weight(weight, x, "norm output"), before)
+
+
+def _rms_t5(x: Value, weight: ops.Parameter) -> Value:
+    variance = ops.mean(ops.power(ops.cast(x, "fp32"), "square"))
+    x = ops.mul(x, ops.rsqrt(ops.shifted(variance)), "normalised")
+    if weight.dtype in ops.HALF:
+        x = ops.cast(x, weight.dtype)
+    return ops.mul_weight(weight, x, "norm output")
+
+
+def _layer_cohere(x: Value, weight: ops.Parameter) -> Value:
+    before = x.dtype
+    x = ops.cast(x, "fp32")
+    average = ops.mean(x)
+    variance = ops.mean(ops.power(ops.sub(x, average, "centred"), "square"))
+    x = ops.mul(ops.sub(x, average, "centred"), ops.rsqrt(ops.shifted(variance)), "normalised")
+    x = ops.mul(x, ops.weight_in(weight, "fp32"), "norm output")
+    return ops.cast(x, before)
+
+
+_STYLES = {
+    "rms": _rms,
+    "rms-gemma": _rms_gemma,
+    "rms-fp32-weight": _rms_fp32_weight,
+    "rms-t5": _rms_t5,
+    "layer-cohere": _layer_cohere,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rotary:
+    """A table of rotation angles, made anew in every pass and shared by the layers.
+
+    Args:
+        name: path of the module in the model.
+        width: rotated elements of a head.
+        key: which of the model's tables it is.
+        width_of_table: elements of a row of the cosine table: ``width``, or half of it where the code does not repeat.
+        dtype: format of the tables; that of the activations when None.
+    """
+
+    name: str
+    width: int
+    key: str = "default"
+    halves: int = 2
+    buffers: tuple[str, ...] = ("inv_freq", "original_inv_freq")
+    dtype: str | None = None
+
+    def weights(self) -> Iterator[Tensor]:
+        """Inverse frequencies: buffers in fp32, no parameters."""
+        for buffer in self.buffers:
+            yield Tensor(f"{self.name}.{buffer}", (("X", self.width // 2),), "buffer")
+
+    def forward(self, f: Forward, x: Value) -> None:
+        """Put cosine and sine, in the format of ``x``, where the layers find them."""
+        tape, T, dtype = f.tape, x.axes[1], self.dtype or x.dtype
+        half = tape.new("rotary angles", (T, ("X", self.width // 2)), "fp32")
+        table: Axes = (T, ("X", self.width // 2 * self.halves))
+        angles = ops.cat((half,), table, "rotary angles, twice") if self.halves == 2 else half
+        cosine = ops.scaled(_function(angles, "cosine"))
+        sine = ops.scaled(_function(angles, "sine"))
+        del half, angles
+        f.rotary[self.key] = (ops.cast(cosine, dtype), ops.cast(sine, dtype))
+
+
+def _function(x: Value, name: str) -> Value:
+    return x.tape.new(name, x.axes, x.dtype)

@@ -1,0 +1,349 @@
+"""A model: stacks of layers with what stands before and after them.
+
+Identical layers are one object that stands several times in a stack, so that what is derived from a layer is derived
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tonnage.arch import ops
+from tonnage.arch.ends import Head, Stem
+from tonnage.arch.forward import Forward
+from tonnage.arch.layers import Norm
+from tonnage.arch.tape import Value
+from tonnage.tensors import Inventory, Tensor, numel
+
+
+class Block(Protocol):
+    """A kind of block: it owns its weights and its forward pass; one with a state owns that as well."""
+
+    def weights(self) -> Iterator[Tensor]: ...
+
+    def forward(self, f: Forward, x: Value) -> Value: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Sublayer:
+    """A block with its norms and its residual connection.
+
+    Args:
+        block: what computes.
+        before: norm of its input (pre-norm).
+        after: norm of its output, before the residual is added (sandwich and OLMo 2 norms).
+        of_sum: norm of the sum (post-norm, BERT).
+        dropout: of the block's output.
+        scaled: the output is multiplied by a number (Granite).
+        inline: the block is written out in the layer, so that no name is left for what it was given (OPT).
+        holds: the layer keeps a name of its own for the block's output (GPT-2).
+        holds_input: the layer keeps a name of its own for the normed input (StableLM).
+        named: the output keeps its name until the sum is normed (BERT).
+    """
+
+    block: Block
+    before: Norm | None = None
+    after: Norm | None = None
+    of_sum: Norm | None = None
+    dropout: float = 0.0
+    scaled: bool = False
+    inline: bool = False
+    holds: bool = False
+    holds_input: bool = False
+    named: bool = False
+
+    def weights(self) -> Iterator[Tensor]:
+        """The block's tensors and its norms'."""
+        for part in (self.before, self.block, self.after, self.of_sum):
+            if part is not None:
+                yield from part.weights()
+
+    def output(self, f: Forward, x: Value) -> Value:
+        """What is added to the residual."""
+        if self.inline and self.before is not None:
+            x = self.block.forward(f, self.before.forward(f, x))
+        else:
+            if self.before is not None:
+                x = self.before.forward(f, x)
+            if self.holds_input:
+                f.held.append(x)
+            x = self.block.forward(f, x)
+        if self.holds:
+            f.held.append(x)
+        if self.after is not None:
+            x = self.after.forward(f, x)
+        x = ops.dropout(x, self.dropout, f.training)
+        if self.named:
+            f.local.append(x)
+        return x
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Layer:
+    """One layer of a stack.
+
+    Args:
+        sublayers: one after the other; all from the same input where ``parallel``.
+        norm: shared by parallel sublayers.
+        parallel: the sublayers' outputs are added to one residual (GPT-J, Falcon, Cohere).
+        residual_first: parallel outputs are added to the residual one by one; else they are added up before.
+        in_place: parallel outputs are added up in the last one's own storage, and ``dropout`` follows (Falcon).
+        dropout: of the sum of parallel outputs.
+        norms_first: every parallel sublayer's norm runs before the first sublayer (Falcon-40B).
+        wide: the residual stream is fp32 whatever the weights' format (Mamba); the first layer widens it.
+        kind: what the layer is called in a breakdown.
+    """
+
+    sublayers: tuple[Sublayer, ...]
+    norm: Norm | None = None
+    parallel: bool = False
+    residual_first: bool = False
+    in_place: bool = False
+    dropout: float = 0.0
+    norms_first: bool = False
+    wide: bool = False
+    kind: str = "layer"
+
+    def weights(self) -> Inventory:
+        """The layer's tensors, named below the layer."""
+        shared = tuple(self.norm.weights()) if self.norm is not None else ()
+        return shared + tuple(t for s in self.sublayers for t in s.weights())
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """The layer's output."""
+        if self.wide:
+            x = self._wide(f, x)
+        else:
+            x = self._parallel(f, x) if self.parallel else self._sequential(f, x)
+        f.held.clear()
+        f.local.clear()
+        return x
+
+    def _sequential(self, f: Forward, x: Value) -> Value:
+        for sub in self.sublayers:
+            residual = x
+            x = sub.output(f, x)
+            x = ops.add(residual, ops.scaled(x, "scaled output") if sub.scaled else x, "residual stream")
+            if sub.of_sum is not None:
+                x = sub.of_sum.forward(f, x)
+            f.local.clear()
+        return x
+
+    def _wide(self, f: Forward, x: Value) -> Value:
+        for sub in self.sublayers:
+            residual = x
+            x = ops.cast(x, f.tape.weights)
+            if sub.before is not None:
+                x = sub.before.forward(f, x)
+            residual = ops.cast(residual, "fp32")
+            x = sub.block.forward(f, x)
+            x = ops.add(residual, x, "residual stream")
+        return x
+
+    def _parallel(self, f: Forward, x: Value) -> Value:
+        residual = x
+        if self.norm is not None:
+            x = self.norm.forward(f, x)
+        # Every branch keeps its name until the layer returns.
+        inputs = [sub.before.forward(f, x) for sub in self.sublayers if sub.before is not None and self.norms_first]
+        if inputs:
+            outputs = [replace(s, before=None).output(f, y) for s, y in zip(self.sublayers, inputs, strict=True)]
+        else:
+            outputs = [sub.output(f, x) for sub in self.sublayers]
+        if self.residual_first:
+            total = residual
+            for output in outputs:
+                total = ops.add(total, output, "residual stream")
+            return total
+        total = outputs[-1]
+        for output in outputs[:-1]:
+            total = ops.add(total, output, "sum of branches", in_place=self.in_place)
+        total = ops.dropout(total, self.dropout, f.training)
+        return ops.add(total, residual, "residual stream")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Stack:
+    """Layers one after the other, with what feeds them and the norm behind them.
+
+    Args:
+        name: what the stack is: "decoder" or "encoder".
+        path: path of the list of layers in the model.
+        stem: embedding and what belongs to it.
+        layers: identical layers are one object.
+        norm: after the last layer.
+    """
+
+    name: str
+    path: str
+    stem: Stem
+    layers: tuple[Layer, ...]
+    norm: Norm | None = None
+
+    def weights(self) -> Iterator[Tensor]:
+        """Every tensor under its full name."""
+        yield from self.stem.weights()
+        inventories: dict[int, Inventory] = {}
+        for index, layer in enumerate(self.layers):
+            inventory = inventories.get(id(layer))
+            if inventory is None:
+                inventory = inventories[id(layer)] = layer.weights()
+            prefix = f"{self.path}.{index}."
+            for t in inventory:
+                yield t.placed(prefix, index)
+        if self.norm is not None:
+            yield from self.norm.weights()
+
+    def distinct(self) -> list[tuple[Layer, int]]:
+        """Different layers with how often each stands, in the order of their first appearance."""
+        counts: dict[int, int] = {}
+        first: dict[int, Layer] = {}
+        for layer in self.layers:
+            counts[id(layer)] = counts.get(id(layer), 0) + 1
+            first.setdefault(id(layer), layer)
+        return [(layer, counts[key]) for key, layer in first.items()]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Model:
+    """A whole model.
+
+    Args:
+        model_type: as its config names it.
+        name: what the user called it.
+        stacks: the last one feeds the head.
+        head: None for a bare model.
+        positions: the trained length; None where there is none.
+        table: positions are a learned or fixed table that cannot be exceeded.
+        eager_only: transformers runs its attention by no other kernel.
+        causal: the loss is over the next token; over masked tokens where not.
+        dtype: format of the checkpoint, if its config tells.
+        apart: stored with the model but not built by transformers (multi-token prediction).
+        defaulted: config keys that were absent.
+        ignored: config keys that were not understood.
+        class_name: the class that is counted.
+    """
+
+    model_type: str
+    stacks: tuple[Stack, ...]
+    head: Head | None
+    positions: int | None
+    table: bool = False
+    eager_only: bool = False
+    causal: bool = True
+    dtype: str | None = None
+    extra: tuple[Tensor, ...] = ()
+    apart: tuple[Tensor, ...] = ()
+    name: str = ""
+    class_name: str = ""
+    source: str = ""
+    defaulted: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def decoder(self) -> Stack:
+        """The stack that feeds the head."""
+        return self.stacks[-1]
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the output: tokens."""
+        return self.decoder.stem.V
+
+    @property
+    def width(self) -> int:
+        """Residual width of the stack that feeds the head."""
+        return self.decoder.stem.D
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor, buffers included, under the names that transformers gives them."""
+        for stack in self.stacks:
+            yield from stack.weights()
+        yield from self.extra
+        if self.head is not None:
+            yield from self.head.weights()
+
+    def weights(self) -> Iterator[Tensor]:
+        """Parameters: what training changes. Tied tensors are there as aliases."""
+        return (t for t in self.tensors() if t.role != "buffer")
+
+    def buffers(self) -> Iterator[Tensor]:
+        """What is resident with the weights and is no parameter."""
+        return (t for t in self.tensors() if t.role == "buffer")
+
+    def groups(self) -> Iterator[tuple[int, Inventory]]:
+        """The tensors once for each different layer, with how often they stand: fast sums."""
+        for stack in self.stacks:
+            yield 1, tuple(stack.stem.weights()) + (tuple(stack.norm.weights()) if stack.norm is not None else ())
+            for layer, times in stack.distinct():
+                yield times, layer.weights()
+        yield 1, self.extra + (tuple(self.head.weights()) if self.head is not None else ())
+
+    @property
+    def parameters(self) -> Parameters:
+        """How many, by what."""
+        return Parameters(self)
+
+
+class Parameters:
+    """Counts of a model's parameters; tied tensors count once, buffers not at all."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def _sum(self, group: str | None = None) -> int:
+        return sum(
+            times * sum(t.numel for t in inventory if t.role != "buffer" and (group is None or t.role == group))
+            for times, inventory in self._model.groups()
+        )
+
+    @property
+    def total(self) -> int:
+        """All parameters that transformers builds."""
+        return self._sum()
+
+    @property
+    def stored(self) -> int:
+        """Those, and what a checkpoint stores beside them (multi-token prediction)."""
+        return self.total + numel(self._model.apart)
+
+    def active(self, *, count_embedding: bool) -> int:
+        """Parameters that one token uses.
+
+        Papers disagree about the embedding table, so the caller chooses: DeepSeek-V3's 37.6 B count it, its 36.6 B do
+        not. The output head is a matrix product and counts either way; a tied one counts as the table does.
+        """
+        total = 0
+        for stack in self._model.stacks:
+            for layer, times in stack.distinct():
+                unused = 0
+                for sub in layer.sublayers:
+                    live = getattr(sub.block, "unused", None)
+                    unused += live() if live is not None else 0
+                total -= times * unused
+        total += self.total
+        if not count_embedding:
+            total -= sum(t.numel for stack in self._model.stacks for t in stack.stem.weights() if t.role == "embedding")
+        return total
+
+    def by_component(self) -> dict[str, int]:
+        """Parameters by role; the parts add up to the whole."""
+        parts: dict[str, int] = {}
+        for times, inventory in self._model.groups():
+            for t in inventory:
+                if t.role != "buffer" and t.alias_of is None:
+                    parts[t.role] = parts.get(t.role, 0) + times * t.numel
+        assert sum(parts.values()) == self.total
+        return parts
+
+    def by_layer_kind(self) -> dict[str, int]:
+        """Parameters by kind of layer, and outside the layers."""
+        parts: dict[str, int] = {}
+        for stack in self._model.stacks:
+            for layer, times in stack.distinct():
+                label = layer.kind if len(self._model.stacks) == 1 else f"{stack.name} {layer.kind}"
+                parts[label] = parts.get(label, 0) + times * numel(t for t in layer.weights() if t.role != "buffer")
+        parts["outside the layers"] = self.total - sum(parts.values())
+        return parts

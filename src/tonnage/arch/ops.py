@@ -1,0 +1,375 @@
+"""The operations that forward passes are written in, each with what autograd saves of it and what its backward takes.
+
+Every function does to sizes what the torch operation of the same name does to storages. ``x`` is a ``Value``; weights
+are ``Parameter``s. Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/ tools/autograd/derivatives.yaml and
+torch/csrc/autograd/FunctionsManual.cpp.
+"""
+
+from __future__ import annotations
+
+from tonnage.arch.tape import HALF, WIDTH, Grads, Parameter, Source, Tape, Value, needs_grad
+from tonnage.tensors import Axes, Axis, size
+
+
+def promoted(a: str, b: str) -> str:
+    """The wider of two floating formats, as torch promotes them."""
+    return a if WIDTH[a] >= WIDTH[b] else b
+
+
+def cast(x: Value, dtype: str) -> Value:
+    """``x.to(dtype)``: nothing when it has that format already."""
+    if x.dtype == dtype:
+        return x
+    tape, axes, before = x.tape, x.axes, x.dtype
+    out = tape.new(f"cast to {dtype}", axes, dtype)
+    tape.record((out,), (x,), lambda g: (tape.new(f"cast gradient to {before}", axes, before),), ())
+    return out
+
+
+def lowered(x: Value) -> Value:
+    """What autocast does to an operand of a matrix product."""
+    autocast = x.tape.autocast
+    return x if autocast is None else cast(x, autocast)
+
+
+def _weight(tape: Tape, weight: Parameter) -> Source:
+    """The weight as a matrix product takes it: under autocast a cached 16-bit copy."""
+    if tape.autocast is None or weight.dtype == tape.autocast:
+        return weight
+    held = tape.casts.get(weight.name)
+    if held is None:
+        axes, before = weight.axes, weight.dtype
+        held = tape.new(f"{weight.name} cast", axes, tape.autocast)
+        tape.record((held,), (weight,), lambda g: (tape.new("cast weight gradient", axes, before),), ())
+        # Autocast caches copies of leaves that are trained, and of no others.
+        if weight.trained:
+            tape.casts[weight.name] = held
+    return held
+
+
+def linear(x: Value, weight: Parameter, bias: Parameter | None, ins: int, outs: Axes, *, dtype: str | None = None) -> Value:
+    """``F.linear``: the last ``ins`` axes of ``x`` are contracted and ``outs`` take their place."""
+    x = lowered(x)
+    tape = x.tape
+    w = _weight(tape, weight)
+    b = None if bias is None else _weight(tape, bias)
+    rows, inner, form = x.axes[: len(x.axes) - ins], x.axes, x.dtype
+    out = tape.new(f"{weight.name} output", rows + outs, form)
+    grad_x, grad_w, grad_b = needs_grad(x), needs_grad(w), needs_grad(b)
+    weight_axes = weight.axes
+
+    def back(g: Value) -> Grads:
+        gb = tape.new("bias gradient", outs, form) if grad_b else None
+        gx = tape.new("input gradient", inner, form) if grad_x else None
+        gw = tape.new("weight gradient", weight_axes, form) if grad_w else None
+        return gx, gw, gb
+
+    saved = (x,) if grad_w else ()
+    if isinstance(w, Value) and grad_x:
+        saved = (*saved, w)
+    tape.record((out,), (x, w, b), back, saved)
+    return out
+
+
+def _fitted(g: Value | None, axes: Axes, dtype: str) -> Value | None:
+    """What the engine makes of a gradient once its node is done: the operand's shape first, then its format."""
+    if g is None:
+        return None
+    if size(axes) != size(g.axes):
+        g = g.tape.new(f"{g.storage.label}, summed", axes, g.dtype)
+    return _to(g, dtype)
+
+
+def mul(a: Value, b: Value | Parameter, label: str = "product", *, axes: Axes | None = None) -> Value:
+    """``a * b``, one broadcast to the other, or both to ``axes``."""
+    tape = a.tape
+    dtype = promoted(a.dtype, b.dtype)
+    axes_a, axes_b, dtype_a, dtype_b = a.axes, b.axes, a.dtype, b.dtype
+    whole = axes or (axes_a if size(axes_a) >= size(axes_b) else axes_b)
+    out = tape.new(label, whole, dtype)
+    grad_a, grad_b = needs_grad(a), needs_grad(b)
+
+    def back(g: Value) -> Grads:
+        ga = tape.new("gradient of product", whole, dtype) if grad_a else None
+        gb = tape.new("gradient of product", whole, dtype) if grad_b else None
+        ga = _fitted(ga, axes_a, dtype_a)
+        gb = _fitted(gb, axes_b, dtype_b)
+        return ga, gb
+
+    saved: tuple[Value, ...] = (b,) if grad_a and isinstance(b, Value) else ()
+    if grad_b:
+        saved = (a, *saved)
+    tape.record((out,), (a, b), back, saved)
+    return out
+
+
+def mul_weight(weight: Parameter, x: Value, label: str) -> Value:
+    """``weight * x``: as ``mul``, with the weight's gradient made first."""
+    tape, axes, before = x.tape, x.axes, x.dtype
+    dtype = promoted(weight.dtype, before)
+    out = tape.new(label, axes, dtype)
+    grad_x, grad_w, weight_axes, own = needs_grad(x), needs_grad(weight), weight.axes, weight.dtype
+
+    def back(g: Value) -> Grads:
+        gw = tape.new("gradient of norm weight", axes, dtype) if grad_w else None
+        gx = tape.new("gradient of product", axes, dtype) if grad_x else None
+        gw = _fitted(gw, weight_axes, own)
+        gx = _fitted(gx, axes, before)
+        return gw, gx
+
+    tape.record((out,), (weight, x), back, (x,) if grad_w else ())
+    return out
+
+
+def cast_weight(weight: Parameter, dtype: str) -> Value:
+    """``weight.float()``: a copy of a small weight."""
+    tape, axes, before = weight.tape, weight.axes, weight.dtype
+    out = tape.new("weight cast", axes, dtype)
+    if before != dtype:
+        tape.record((out,), (weight,), lambda g: (tape.new("cast weight gradient", axes, before),), ())
+    return out
+
+
+def weight_in(weight: Parameter, dtype: str) -> Value | Parameter:
+    """``weight.to(dtype)``: the weight itself where it has that format already."""
+    return weight if weight.dtype == dtype else cast_weight(weight, dtype)
+
+
+def _to(g: Value, dtype: str) -> Value:
+    """A gradient in the format of its tensor."""
+    return g if g.dtype == dtype else g.tape.new(f"gradient to {dtype}", g.axes, dtype)
+
+
+def add(a: Value, b: Value | Parameter, label: str = "sum", *, in_place: bool = False) -> Value:
+    """``a + b``: saves nothing, and hands one gradient to both. ``in_place`` is ``a += b``."""
+    tape = a.tape
+    dtype = promoted(a.dtype, b.dtype)
+    axes_a, axes_b, dtype_a, dtype_b = a.axes, b.axes, a.dtype, b.dtype
+    whole = axes_a if size(axes_a) >= size(axes_b) else axes_b
+    out = Value(a.storage, axes_a, dtype_a) if in_place else tape.new(label, whole, dtype)
+    grad_a, grad_b = needs_grad(a), needs_grad(b)
+
+    def share(g: Value, axes: Axes, own: str) -> Value:
+        if size(axes) != size(whole):
+            g = tape.new("gradient of sum, summed", axes, g.dtype)
+        return _to(g, own) if g.dtype != own else g.view(axes)
+
+    def back(g: Value) -> Grads:
+        return share(g, axes_a, dtype_a) if grad_a else None, share(g, axes_b, dtype_b) if grad_b else None
+
+    tape.record((out,), (a, b), back, ())
+    return out
+
+
+def sub(a: Value, b: Value, label: str = "difference") -> Value:
+    """``a - b``: saves nothing; the second operand's gradient is a tensor of its own."""
+    tape = a.tape
+    dtype = promoted(a.dtype, b.dtype)
+    axes_a, axes_b, dtype_a, dtype_b = a.axes, b.axes, a.dtype, b.dtype
+    out = tape.new(label, axes_a, dtype)
+    grad_a, grad_b = needs_grad(a), needs_grad(b)
+
+    def back(g: Value) -> Grads:
+        gb = _fitted(tape.new("negated gradient", axes_a, dtype), axes_b, dtype_b) if grad_b else None
+        return _to(g.view(axes_a), dtype_a) if grad_a else None, gb
+
+    tape.record((out,), (a, b), back, ())
+    return out
+
+
+def scaled(x: Value, label: str = "scaled", *, in_place: bool = False) -> Value:
+    """``x * 0.5`` and the like: by a number, so nothing is saved. ``in_place`` is ``x *= 0.5``."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    out = Value(x.storage, axes, dtype) if in_place else tape.new(label, axes, dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of scaled", axes, dtype),), ())
+    return out
+
+
+def shifted(x: Value | Parameter, label: str = "shifted") -> Value:
+    """``x + eps``: by a number, so its gradient passes through."""
+    tape = x.tape
+    out = tape.new(label, x.axes, x.dtype)
+    tape.record((out,), (x,), lambda g: (g,), ())
+    return out
+
+
+def power(x: Value, label: str = "power") -> Value:
+    """``x.pow(n)``: saves its input; the backward takes the power below it, its multiple and the product at once."""
+    x = _raised(x)
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    out = tape.new(label, axes, dtype)
+
+    def back(g: Value) -> Grads:
+        lower = tape.new("lower power", axes, dtype)
+        multiple = tape.new("multiple of power", axes, dtype)
+        grad = tape.new("gradient of power", axes, dtype)
+        del lower, multiple
+        return (grad,)
+
+    tape.record((out,), (x,), back, (x,))
+    return out
+
+
+def _raised(x: Value) -> Value:
+    """What autocast does to the operand of an operation that it runs in fp32."""
+    return cast(x, "fp32") if x.tape.autocast is not None and x.dtype in HALF else x
+
+
+def mean(x: Value) -> Value:
+    """``x.mean(-1, keepdim=True)``."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("mean", axes[:-1], dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of mean", axes, dtype),), ())
+    return out
+
+
+def rsqrt(x: Value) -> Value:
+    """``torch.rsqrt``: saves its result."""
+    x = _raised(x)
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("rsqrt", axes, dtype)
+
+    def back(g: Value) -> Grads:
+        half = tape.new("scaled gradient", axes, dtype)
+        cube = tape.new("cubed", axes, dtype)
+        grad = tape.new("gradient of rsqrt", axes, dtype)
+        del half, cube
+        return (grad,)
+
+    tape.record((out,), (x,), back, (out,))
+    return out
+
+
+def unary(x: Value, name: str, *, saves: str = "input", dtype: str | None = None) -> Value:
+    """An activation function with a kernel of its own: ``saves`` is "input" (silu, gelu) or "output" (relu, tanh)."""
+    tape, axes, form = x.tape, x.axes, x.dtype
+    out = tape.new(name, axes, form)
+    tape.record((out,), (x,), lambda g: (tape.new(f"gradient of {name}", axes, form),), (x if saves == "input" else out,))
+    return out
+
+
+def layer_norm(x: Value, weight: Parameter | None, bias: Parameter | None) -> Value:
+    """``F.layer_norm``: saves its input, and mean and reciprocal deviation of every row in fp32."""
+    x = _raised(x)
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("layer norm", axes, dtype)
+    average = tape.new("layer norm mean", axes[:-1], "fp32")
+    deviation = tape.new("layer norm rstd", axes[:-1], "fp32")
+    last = axes[-1:]
+    grad_x, grad_w, grad_b = needs_grad(x), needs_grad(weight), needs_grad(bias)
+
+    def back(g: Value) -> Grads:
+        gx = tape.new("gradient of layer norm", axes, dtype) if grad_x else None
+        gw = tape.new("gradient of norm weight", last, dtype) if grad_w else None
+        gb = tape.new("gradient of norm bias", last, dtype) if grad_b else None
+        return gx, gw, gb
+
+    tape.record((out,), (x, weight, bias), back, (x, average, deviation))
+    return out
+
+
+def softmax(x: Value, *, dtype: str | None = None, label: str = "softmax") -> Value:
+    """``F.softmax(x, -1, dtype)``: casts first where asked, and saves its result."""
+    x = cast(x, dtype) if dtype is not None else _raised(x)
+    tape, axes, form = x.tape, x.axes, x.dtype
+    out = tape.new(label, axes, form)
+    tape.record((out,), (x,), lambda g: (tape.new(f"gradient of {label}", axes, form),), (out,))
+    return out
+
+
+def matmul(a: Value, b: Value, axes: Axes, label: str) -> Value:
+    """A batched matrix product of two activations: saves both."""
+    a, b = lowered(a), lowered(b)
+    tape = a.tape
+    out = tape.new(label, axes, a.dtype)
+    axes_a, axes_b, dtype = a.axes, b.axes, a.dtype
+    grad_a, grad_b = needs_grad(a), needs_grad(b)
+
+    def back(g: Value) -> Grads:
+        ga = tape.new("gradient of left factor", axes_a, dtype) if grad_a else None
+        gb = tape.new("gradient of right factor", axes_b, dtype) if grad_b else None
+        return ga, gb
+
+    saved = (*((a,) if grad_b else ()), *((b,) if grad_a else ()))
+    tape.record((out,), (a, b), back, saved)
+    return out
+
+
+def dropout(x: Value, p: float, training: bool) -> Value:
+    """``F.dropout`` as CUDA runs it: one kernel that saves a mask of a byte an element; nothing at p = 0."""
+    if not p or not training:
+        return x
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("dropout", axes, dtype)
+    mask = tape.new("dropout mask", axes, "bool")
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of dropout", axes, dtype),), (mask,))
+    return out
+
+
+def split(x: Value, parts: tuple[Axes, ...]) -> tuple[Value, ...]:
+    """``x.split(...)``, ``chunk`` or ``unbind``: views; the backward joins their gradients into one."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    outs = tuple(Value(x.storage, part, dtype) for part in parts)
+    tape.record(outs, (x,), lambda *g: (tape.new("joined gradient", axes, dtype),), ())
+    return outs
+
+
+def narrow(x: Value, axes: Axes) -> Value:
+    """A slice: a view whose gradient is a whole tensor of zeros with the slice filled in."""
+    tape, whole, dtype = x.tape, x.axes, x.dtype
+    out = Value(x.storage, axes, dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of slice", whole, dtype),), ())
+    return out
+
+
+def picked(x: Value, axes: Axes) -> Value:
+    """``x[..., [i], :]``: a copy, whose gradient is a whole tensor of zeros with it put in; the index is kept."""
+    tape, whole, dtype = x.tape, x.axes, x.dtype
+    index = tape.new("index", (("X", 1),), "int64")
+    out = tape.new("picked", axes, dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of picked", whole, dtype),), (index,))
+    return out
+
+
+def cat(values: tuple[Value, ...], axes: Axes, label: str = "joined") -> Value:
+    """``torch.cat``: copies; the gradients are views of one."""
+    tape, dtype = values[0].tape, values[0].dtype
+    out = tape.new(label, axes, dtype)
+    shapes = tuple(v.axes for v in values)
+    tape.record((out,), values, lambda g: tuple(g.view(s) for s in shapes), ())
+    return out
+
+
+def copy(x: Value, axes: Axes | None = None, label: str = "copy") -> Value:
+    """``contiguous()``, ``clone()`` or a reshape that cannot be a view, with the sum over what it repeated."""
+    tape, before, dtype = x.tape, x.axes, x.dtype
+    after = before if axes is None else axes
+    out = tape.new(label, after, dtype)
+
+    def back(g: Value) -> Grads:
+        return (g.view(before) if size(after) == size(before) else tape.new("summed over repeats", before, dtype),)
+
+    tape.record((out,), (x,), back, ())
+    return out
+
+
+def embedding(indices: Value, weight: Parameter, width: Axes, *, kept: bool = True) -> Value:
+    """``F.embedding``: saves the indices; its gradient is as large as the whole table.
+
+    ``kept`` is off where the indices are part of a buffer.
+    """
+    tape, table = indices.tape, weight.axes
+    out = tape.new("embedding", indices.axes + width, weight.dtype)
+    dtype = weight.dtype
+    tape.record((out,), (weight,), lambda g: (tape.new("gradient of embedding", table, dtype),), (indices,) if kept else ())
+    return out
+
+
+def halved(x: Axes, axis: str) -> Axes:
+    """The axes of one half along ``axis``."""
+    return tuple((a, n // 2) if a == axis else (a, n) for a, n in x)
+
+
+def resized(x: Axes, new: Axis) -> Axes:
+    """The axes with one size changed."""
+    return tuple(new if a == new[0] else (a, n) for a, n in x)

@@ -1,0 +1,211 @@
+"""Recurrent mixers: state-space models whose state has one size whatever the length of the sequence.
+
+transformers runs them by the fused kernels of ``mamba_ssm`` and ``causal_conv1d`` where these are installed, and
+otherwise by operations of torch (``arch/scan.py``). The second path is modelled, the kernels' saved and working memory
+is not yet: a pass that would need it is refused.
+
+Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/cache_utils.py
+(LinearAttentionLayer), and the modeling files that the families name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tonnage.arch import scan
+from tonnage.arch.forward import Forward
+from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.tape import Value
+from tonnage.errors import UnsupportedError
+from tonnage.tensors import Axes, Tensor
+
+
+def _path(name: str, part: str) -> str:
+    return f"{name}.{part}" if name else part
+
+
+def _convolution(path: str, channels: int, C: int, bias: bool) -> Iterator[Tensor]:
+    """A causal convolution of every channel by itself."""
+    yield Tensor(f"{path}.weight", (("I", channels), ("X", 1), ("C", C)), "mixer")
+    if bias:
+        yield Tensor(f"{path}.bias", (("I", channels),), "mixer")
+
+
+def state_format(name: str, dtype: str) -> str:
+    """Format of a part of the state: the convolution's inputs in ``dtype``, the recurrence always in fp32.
+
+    >>> state_format("conv_states", "bf16"), state_format("recurrent_states", "bf16")
+    ('bf16', 'fp32')
+    """
+    return "fp32" if name == "recurrent_states" else dtype
+
+
+def _refuse_kernels(f: Forward, what: str) -> None:
+    if f.mixer == "kernels":
+        raise UnsupportedError(
+            f"what the fused kernels of {what} keep and take in a forward pass is not modelled yet",
+            key="model",
+            hint="parameters, weights and the state of sequences can be told: tonnage params, tonnage serve",
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Mamba1:
+    """Selective state space with a state of ``Z`` numbers for each of ``I`` channels (arXiv:2312.00752).
+
+    Args:
+        name: path of the module below its layer.
+        D: residual width.
+        I: inner width.
+        Z: state of a channel.
+        C: tokens that the convolution sees.
+        R: rank of the time step.
+        act: activation function behind the convolution.
+        bias: whether the projections in and out have one.
+        conv_bias: whether the convolution has one.
+        inner_norms: time step and the two state vectors are normalised (Jamba).
+    """
+
+    working_set_modelled: ClassVar[bool] = False
+    """Whether the default path's forward pass is modelled."""
+
+    name: str
+    D: int
+    I: int  # noqa: E741
+    Z: int
+    C: int
+    R: int
+    act: str = "silu"
+    bias: bool = False
+    conv_bias: bool = True
+    inner_norms: bool = False
+
+    @property
+    def in_proj(self) -> Linear:
+        """To the channels and their gates."""
+        return Linear(_path(self.name, "in_proj"), (("D", self.D),), (("X", 2), ("I", self.I)), "mixer", self.bias)
+
+    @property
+    def x_proj(self) -> Linear:
+        """To the time step's latent and the two state vectors, which all channels share."""
+        return Linear(_path(self.name, "x_proj"), (("I", self.I),), (("X", self.R + 2 * self.Z),), "mixer")
+
+    @property
+    def dt_proj(self) -> Linear:
+        """From the latent to every channel's time step."""
+        return Linear(_path(self.name, "dt_proj"), (("R", self.R),), (("I", self.I),), "mixer", True)
+
+    @property
+    def out_proj(self) -> Linear:
+        """Back to the residual width."""
+        return Linear(_path(self.name, "out_proj"), (("I", self.I),), (("D", self.D),), "mixer", self.bias)
+
+    @property
+    def norms(self) -> tuple[Norm, ...]:
+        """Of the time step's latent and the two state vectors."""
+        if not self.inner_norms:
+            return ()
+        widths: tuple[tuple[str, Axes], ...] = (("dt", (("R", self.R),)), ("b", (("Z", self.Z),)), ("c", (("Z", self.Z),)))
+        return tuple(Norm(_path(self.name, f"{part}_layernorm"), axes) for part, axes in widths)
+
+    def weights(self) -> Iterator[Tensor]:
+        """Decay and skip of every channel, convolution, projections, norms."""
+        yield Tensor(_path(self.name, "A_log"), (("I", self.I), ("Z", self.Z)), "mixer")
+        yield Tensor(_path(self.name, "D"), (("I", self.I),), "mixer")
+        yield from _convolution(_path(self.name, "conv1d"), self.I, self.C, self.conv_bias)
+        for part in (self.in_proj, self.x_proj, self.dt_proj, self.out_proj, *self.norms):
+            yield from part.weights()
+
+    def state(self, B: int, S: int) -> Iterator[Tensor]:
+        """The convolution's last inputs and the recurrence, for any ``S``."""
+        yield Tensor("conv_states", (("B", B), ("I", self.I), ("C", self.C)), "state")
+        yield Tensor("recurrent_states", (("B", B), ("I", self.I), ("Z", self.Z)), "state")
+
+    def state_format(self, name: str, dtype: str) -> str:
+        """Format of a part of the state in a model of ``dtype``."""
+        return state_format(name, dtype)
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """The path without kernels: a loop over the tokens."""
+        _refuse_kernels(f, "Mamba")
+        return scan.mamba1(f, self, x)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Mamba2:
+    """State-space duality: ``N`` heads, each with a scalar decay and a state of ``H x Z`` (arXiv:2405.21060).
+
+    Args:
+        name: path of the module below its layer.
+        D: residual width.
+        N: heads.
+        H: width of a head.
+        G: groups of heads that share the two state vectors.
+        Z: state of a channel.
+        C: tokens that the convolution sees.
+        chunk: tokens that are scanned as one block.
+        act: activation function behind the convolution.
+        bias: whether the projections in and out have one.
+        conv_bias: whether the convolution has one.
+    """
+
+    working_set_modelled: ClassVar[bool] = False
+    """Whether the default path's forward pass is modelled."""
+
+    name: str
+    D: int
+    N: int
+    H: int
+    G: int
+    Z: int
+    C: int
+    chunk: int
+    act: str = "silu"
+    bias: bool = False
+    conv_bias: bool = True
+
+    @property
+    def I(self) -> int:  # noqa: E743
+        """Inner width."""
+        return self.N * self.H
+
+    @property
+    def channels(self) -> int:
+        """What the convolution sees: the inner width and two state vectors for each group."""
+        return self.I + 2 * self.G * self.Z
+
+    @property
+    def in_proj(self) -> Linear:
+        """To gate, channels, state vectors and time steps, packed side by side; head by head, so cut as ``I`` is."""
+        rows: Axes = (("I", self.I + self.channels + self.N),)
+        return Linear(_path(self.name, "in_proj"), (("D", self.D),), rows, "mixer", self.bias)
+
+    @property
+    def out_proj(self) -> Linear:
+        """Back to the residual width."""
+        return Linear(_path(self.name, "out_proj"), (("I", self.I),), (("D", self.D),), "mixer", self.bias)
+
+    def weights(self) -> Iterator[Tensor]:
+        """Time step's bias, decay and skip of every head, convolution, projections, gated norm."""
+        for part in ("dt_bias", "A_log", "D"):
+            yield Tensor(_path(self.name, part), (("N", self.N),), "mixer")
+        yield from _convolution(_path(self.name, "conv1d"), self.channels, self.C, self.conv_bias)
+        yield from self.in_proj.weights()
+        yield Tensor(_path(self.name, "norm.weight"), (("I", self.I),), "norm")
+        yield from self.out_proj.weights()
+
+    def state(self, B: int, S: int) -> Iterator[Tensor]:
+        """The convolution's last inputs and the recurrence, for any ``S``."""
+        yield Tensor("conv_states", (("B", B), ("I", self.channels), ("C", self.C)), "state")
+        yield Tensor("recurrent_states", (("B", B), ("N", self.N), ("H", self.H), ("Z", self.Z)), "state")
+
+    def state_format(self, name: str, dtype: str) -> str:
+        """Format of a part of the state in a model of ``dtype``."""
+        return state_format(name, dtype)
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """The path without kernels: blocks of ``chunk`` tokens."""
+        _refuse_kernels(f, "Mamba 2")
+        return scan.mamba2(f, self, x)

@@ -1,0 +1,155 @@
+"""Rotary position embedding applied to queries and keys (arXiv:2104.09864)."""
+
+from __future__ import annotations
+
+from tonnage.arch import ops
+from tonnage.arch.eager import by_heads
+from tonnage.arch.tape import Value
+
+
+def rotate(
+    q: Value,
+    k: Value,
+    cosine: Value,
+    sine: Value,
+    width: int,
+    *,
+    interleaved: bool = False,
+    style: str = "plain",
+    keep: list[Value] | None = None,
+) -> tuple[Value, Value]:
+    """Turn the first ``width`` elements of every head of ``q`` and ``k``.
+
+    Args:
+        q: queries, axes ``B T N H``.
+        k: keys, axes ``B T K H``.
+        cosine: table, axes ``T X``.
+        sine: table, axes ``T X``.
+        width: elements of a head that are turned; the rest is passed on.
+        interleaved: neighbours are pairs, not halves.
+        style: how the modelled code does it: "plain" (Llama), "cut" where the rest is cut off even if it is empty
+            (Phi, StableLM), or a name in ``_STYLES``.
+        keep: where the parts go whose names stand until the block returns.
+    """
+    if style in _STYLES:
+        return _STYLES[style](q, k, cosine, sine)
+    if q.axes[-1][1] == width and style == "plain":
+        return _turned(q, cosine, sine), _turned(k, cosine, sine)
+    q_turn, q_pass = _parts(q, width)
+    k_turn, k_pass = _parts(k, width)
+    q_turn, k_turn = _turned(q_turn, cosine, sine), _turned(k_turn, cosine, sine)
+    if keep is not None:
+        keep += [q_turn, q_pass, k_turn, k_pass]
+    # A join lays heads before tokens, whatever it was given.
+    q_axes, k_axes = by_heads(q), by_heads(k)
+    q = ops.cat((q_turn, q_pass), q_axes)
+    k = ops.cat((k_turn, k_pass), k_axes)
+    return q, k
+
+
+def _turned(x: Value, cosine: Value, sine: Value) -> Value:
+    """``x * cos + rotate_half(x) * sin``."""
+    return ops.add(ops.mul(x, cosine, "turned by cosine"), ops.mul(_rotate_half(x), sine, "turned by sine"), "rotated")
+
+
+def _rotate_half(x: Value) -> Value:
+    half = ops.halved(x.axes, "H")
+    first = ops.narrow(x, half)
+    second = ops.narrow(x, half)
+    return ops.cat((ops.scaled(second, "negated half"), first), x.axes, "half turned")
+
+
+def _back(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
+    """By a table in fp32, and cast back to the format of the queries (OLMo)."""
+    q_turned, k_turned = _turned(q, cosine, sine), _turned(k, cosine, sine)
+    return ops.cast(q_turned, q.dtype), ops.cast(k_turned, k.dtype)
+
+
+def _wide(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
+    """Cast to fp32 before and back after (Cohere)."""
+    before = q.dtype
+    q = ops.cast(q, "fp32")
+    k = ops.cast(k, "fp32")
+    q_turned, k_turned = _turned(q, cosine, sine), _turned(k, cosine, sine)
+    return ops.cast(q_turned, before), ops.cast(k_turned, before)
+
+
+def _parts(x: Value, width: int) -> tuple[Value, Value]:
+    """What is turned, and the rest, which is cut off even where it is empty; a slice of everything is a view."""
+    whole = x.axes[-1][1]
+    first = x if whole == width else ops.narrow(x, (*x.axes[:-1], ("H", width)))
+    return first, ops.narrow(x, (*x.axes[:-1], ("H", whole - width)))
+
+
+def _joined(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
+    """The turned part joined with the rest, which may be empty (Phi-3)."""
+    width = cosine.axes[-1][1]
+    q_turn, q_rest = _parts(q, width)
+    k_turn, k_rest = _parts(k, width)
+    q_turned = ops.cat((_turned(q_turn, cosine, sine), q_rest), by_heads(q))
+    k_turned = ops.cat((_turned(k_turn, cosine, sine), k_rest), by_heads(k))
+    return q_turned, k_turned
+
+
+def _repeated(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
+    """Every layer repeats half of the table for itself (GLM-4)."""
+    cosine = ops.copy(cosine, label="cosine, repeated")
+    sine = ops.copy(sine, label="sine, repeated")
+    width = cosine.axes[-1][1]
+    q_turn, q_rest = _parts(q, width)
+    k_turn, k_rest = _parts(k, width)
+    q_turned = _turned(q_turn, cosine, sine)
+    k_turned = _turned(k_turn, cosine, sine)
+    q_turned = ops.cat((q_turned, q_rest), by_heads(q))
+    k_turned = ops.cat((k_turned, k_rest), by_heads(k))
+    return q_turned, k_turned
+
+
+def _rebound(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
+    """As ``_joined``, both turned before either is joined, the names bound anew (GPT-NeoX)."""
+    width = cosine.axes[-1][1]
+    q_turn, q_rest = _parts(q, width)
+    k_turn, k_rest = _parts(k, width)
+    q_turned = _turned(q_turn, cosine, sine)
+    k_turned = _turned(k_turn, cosine, sine)
+    q_turned = ops.cat((q_turned, q_rest), by_heads(q))
+    k_turned = ops.cat((k_turned, k_rest), by_heads(k))
+    return q_turned, k_turned
+
+
+def _crossed(first: Value, second: Value, cosine: Value, sine: Value, whole: Value) -> Value:
+    """``first * cos - second * sin`` and ``second * cos + first * sin``, joined."""
+    left = ops.sub(ops.mul(first, cosine, "turned by cosine"), ops.mul(second, sine, "turned by sine"), "first turned")
+    right = ops.add(ops.mul(second, cosine, "turned by cosine"), ops.mul(first, sine, "turned by sine"), "second turned")
+    return ops.cat((left, right), by_heads(whole))
+
+
+def _chunked(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
+    """Halves written out, by a table of half the width (gpt-oss)."""
+    q_half, k_half = ops.halved(q.axes, "H"), ops.halved(k.axes, "H")
+    q_turned = _crossed(*ops.split(q, (q_half, q_half)), cosine, sine, q)
+    k_turned = _crossed(*ops.split(k, (k_half, k_half)), cosine, sine, k)
+    return q_turned, k_turned
+
+
+def _neighbours(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
+    """Neighbours written out, by half of the table (DeepSeek-V3)."""
+    table = ops.halved(cosine.axes, "X")
+    cosine, sine = cosine.view(table), sine.view(table)
+    q_half, k_half = ops.halved(q.axes, "H"), ops.halved(k.axes, "H")
+    q_first, q_second = ops.narrow(q, q_half), ops.narrow(q, q_half)
+    k_first, k_second = ops.narrow(k, k_half), ops.narrow(k, k_half)
+    q_turned = _crossed(q_first, q_second, cosine, sine, q)
+    k_turned = _crossed(k_first, k_second, cosine, sine, k)
+    return q_turned, k_turned
+
+
+_STYLES = {
+    "back": _back,
+    "wide": _wide,
+    "joined": _joined,
+    "repeated": _repeated,
+    "rebound": _rebound,
+    "chunked": _chunked,
+    "neighbours": _neighbours,
+}

@@ -1,0 +1,369 @@
+"""State-space mixers as transformers runs them without ``mamba_ssm`` and ``causal_conv1d``: in operations of torch.
+
+Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/mamba/modeling_mamba.py
+(``mamba_selective_scan``) and .../mamba2/modeling_mamba2.py (``mamba2_chunk_scan``).
+
+Leaves out: what the convolution's own kernels take while they run; the sum of projections in and out with a bias.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from tonnage.arch import ops
+from tonnage.arch.activation import activate
+from tonnage.arch.forward import Forward
+from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.tape import Grads, Parameter, Tape, Value, needs_grad
+from tonnage.tensors import Axes, Axis, size
+
+
+class Mamba1(Protocol):
+    """What the scan needs to know of the block that calls it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def I(self) -> int: ...  # noqa: E743
+    @property
+    def Z(self) -> int: ...
+    @property
+    def C(self) -> int: ...
+    @property
+    def R(self) -> int: ...
+    @property
+    def act(self) -> str: ...
+    @property
+    def conv_bias(self) -> bool: ...
+    @property
+    def in_proj(self) -> Linear: ...
+    @property
+    def x_proj(self) -> Linear: ...
+    @property
+    def out_proj(self) -> Linear: ...
+    @property
+    def norms(self) -> tuple[Norm, ...]: ...
+
+
+class Mamba2(Protocol):
+    """What the blocks of a scan need to know of the mixer that calls them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def I(self) -> int: ...  # noqa: E743
+    @property
+    def N(self) -> int: ...
+    @property
+    def H(self) -> int: ...
+    @property
+    def G(self) -> int: ...
+    @property
+    def Z(self) -> int: ...
+    @property
+    def C(self) -> int: ...
+    @property
+    def chunk(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def act(self) -> str: ...
+    @property
+    def conv_bias(self) -> bool: ...
+    @property
+    def in_proj(self) -> Linear: ...
+    @property
+    def out_proj(self) -> Linear: ...
+
+
+def mamba1(f: Forward, m: Mamba1, x: Value) -> Value:
+    """Mixer of ``x`` (axes ``B T D``): every token's state from the one before it."""
+    tape, before = f.tape, x.dtype
+    B, T, _ = x.axes
+    I, Z = ("I", m.I), ("Z", m.Z)  # noqa: E741
+    channels: Axes = (B, I, T)
+    projected = _turned(m.in_proj.forward(f, x), (B, ("X", 2), I, T))
+    A = _decay(tape.parameter(f"{m.name}.A_log", (I, Z)))
+    xs, gate = ops.split(projected, (channels, channels))
+    xs = _convolution(tape, xs, m.name, m.C, m.conv_bias, m.act)
+    latent, b, c = ops.split(m.x_proj.forward(f, _rows(xs, T, I)), ((B, T, ("R", m.R)), (B, T, Z), (B, T, Z)))
+    if m.norms:
+        latent, b, c = (norm.forward(f, part) for norm, part in zip(m.norms, (latent, b, c), strict=True))
+    step = _step(latent, tape.parameter(f"{m.name}.dt_proj.weight", (I, ("R", m.R))), channels)
+    bias = to(tape.parameter(f"{m.name}.dt_proj.bias", (I,)), "fp32")
+    out = _loop(xs, step, A, b, c, to(tape.parameter(f"{m.name}.D", (I,)), "fp32"), gate, bias)
+    return m.out_proj.forward(f, _rows(to(out, before), T, I))
+
+
+def _loop(
+    xs: Value, step: Value, A: Value, b: Value, c: Value, skip: Value | Parameter, gate: Value, bias: Value | Parameter
+) -> Value:
+    """``mamba_selective_scan``: one state after the other."""
+    B, I, T = xs.axes
+    Z = A.axes[1]
+    tape, wide = xs.tape, (B, I, T, Z)
+    step = ops.add(step, to(bias, step.dtype), "time step")
+    step = _softplus(step)
+    decays = _exp(ops.mul(A, step, "decays before exp", axes=wide))
+    inputs = ops.mul(step, to(b, "fp32"), "inputs of the state", axes=wide)
+    driven = ops.mul(inputs, to(xs, "fp32"), "what drives the state", axes=wide)
+    state = tape.new("state", (B, I, Z), xs.dtype)
+    outputs = []
+    for _ in range(T[1]):
+        decayed = ops.mul(ops.narrow(decays, (B, I, Z)), state, "decayed state", axes=(B, I, Z))
+        state = ops.add(decayed, ops.narrow(driven, (B, I, Z)), "state")
+        del decayed
+        out = ops.matmul(to(state, xs.dtype), ops.narrow(c, (B, Z)), (B, I, ("X", 1)), "output of a token")
+        outputs.append(ops.narrow(out, (B, I)))
+    out = ops.cat(tuple(outputs), (B, I, T), "outputs")
+    out = ops.add(out, ops.mul(xs, skip, "skipped", axes=xs.axes), "output and skip")
+    return ops.mul(out, ops.unary(gate, "silu"), "gated output", axes=xs.axes)
+
+
+def to(x: Value | Parameter, dtype: str) -> Any:
+    """``x.to(dtype)`` of an activation or a weight: nothing where it has that format."""
+    if x.dtype == dtype:
+        return x
+    return ops.cast_weight(x, dtype) if isinstance(x, Parameter) else ops.cast(x, dtype)
+
+
+def _exp(x: Value) -> Value:
+    return ops.unary(x, "exp", saves="output")
+
+
+def _softplus(x: Value) -> Value:
+    """Autocast runs it in fp32."""
+    return ops.unary(to(x, "fp32") if x.tape.autocast is not None else x, "softplus")
+
+
+def _decay(log: Parameter) -> Value:
+    """``-exp(A_log.float())``."""
+    tape, axes, x = log.tape, log.axes, to(log, "fp32")
+    out = tape.new("exp", axes, "fp32")
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of exp", axes, "fp32"),), (out,))
+    del x
+    return ops.scaled(out, "decay")
+
+
+def _turned(x: Value, axes: Axes) -> Value:
+    """Dimensions in another order: a view, whose gradient is copied back to the first order."""
+    tape, before, dtype = x.tape, x.axes, x.dtype
+    out = Value(x.storage, axes, dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("gradient, turned", before, dtype),), ())
+    return out
+
+
+def _rows(x: Value, T: Axis, I: Axis) -> Value:  # noqa: E741
+    """A linear layer's input whose tokens lie last: copied to lie first, but for a single sequence."""
+    B = x.axes[0]
+    x = ops.lowered(x)
+    return ops.copy(x, (B, T, I)) if B[1] > 1 else x.view((B, T, I))
+
+
+def _convolution(tape: Tape, x: Value, name: str, C: int, bias: bool, act: str) -> Value:
+    """``F.conv1d`` of every channel by itself, padded on both sides, cut to the first ``T`` outputs and activated."""
+    (B, I, T), before = x.axes, x.dtype
+    weight = tape.parameter(f"{name}.conv1d.weight", (I, ("X", 1), ("C", C)))
+    shift = tape.parameter(f"{name}.conv1d.bias", (I,)) if bias else None
+    given = to(x, weight.dtype)
+    x = ops.lowered(given)
+    # Autocast does not cache its copy of the weight, which comes as a view.
+    kernel = weight if tape.autocast is None else to(weight, tape.autocast)
+    shift_in = None if shift is None else ops._weight(tape, shift)
+    out = tape.new("convolution", (B, I, ("T", T[1] + C - 1)), x.dtype)
+    axes, stored, dtype = x.axes, weight.axes, x.dtype
+    grad_x, grad_w, grad_b = needs_grad(x), needs_grad(kernel), needs_grad(shift_in)
+
+    def back(g: Value) -> Grads:
+        gx = tape.new("gradient of channels", axes, dtype) if grad_x else None
+        gw = tape.new("gradient of convolution", stored, dtype) if grad_w else None
+        gb = tape.new("gradient of convolution bias", (I,), dtype) if grad_b else None
+        return gx, gw, gb
+
+    saved = (x, kernel) if isinstance(kernel, Value) else (x,)
+    tape.record((out,), (x, kernel, shift_in), back, saved)
+    del given, x, kernel, shift_in, saved
+    out = ops.narrow(out, (B, I, T))
+    out = activate(out, act)
+    return ops.cast(out, before)
+
+
+def _step(latent: Value, weight: Parameter, channels: Axes) -> Value:
+    """``weight @ latent^T``: computed with the tokens first, then copied to have them last."""
+    return ops.copy(_turned(ops.linear(latent, weight, None, 1, channels[1:2]), channels), label="time step")
+
+
+def mamba2(f: Forward, m: Mamba2, x: Value) -> Value:
+    """Mixer of ``x`` (axes ``B T D``): blocks of tokens as matrix products, states from block to block."""
+    tape, before = f.tape, x.dtype
+    B, T, _ = x.axes
+    I, N, H = ("I", m.I), ("N", m.N), ("H", m.H)  # noqa: E741
+    shared: Axes = (B, T, ("K", m.G), ("Z", m.Z))
+    packed = m.in_proj.forward(f, x)
+    A = _decay(tape.parameter(f"{m.name}.A_log", (N,)))
+    gate, xs, step = ops.split(packed, ((B, T, I), (B, ("I", m.channels), T), (B, T, N)))
+    xs = _convolution(tape, xs, m.name, m.C, m.conv_bias, m.act)
+    parts = ops.split(xs, ((B, T, N, H), shared, shared))
+    out = _blocks(m.chunk, *parts, step, A, tape.parameter(f"{m.name}.D", (N,)), tape.parameter(f"{m.name}.dt_bias", (N,)))
+    out = _gated_norm(out.view((B, T, I)), gate, tape.parameter(f"{m.name}.norm.weight", (I,)), m.G)
+    return m.out_proj.forward(f, to(out, before))
+
+
+def _blocks(
+    chunk: int, xs: Value, b: Value, c: Value, step: Value, A: Value, skip: Parameter, bias: Parameter
+) -> Value:
+    """``mamba2_chunk_scan``: a product of matrices within each block, a recurrence over the blocks' states."""
+    B, T, N, H = xs.axes
+    Z = b.axes[-1]
+    blocks = -(-T[1] // chunk)
+    length, n = ("T", blocks * chunk), ("X", blocks)
+    several = blocks * B[1] > 1
+    inside, other, later = ("T", chunk), ("S", chunk), ("X", blocks + 1)
+    step = ops.add(step, to(bias, step.dtype), "time step")
+    step = _softplus(step)
+    step = ops.unary(step, "clamp")
+    xs = to(xs, "fp32")
+    b = _repeated(to(b, "fp32"), (B, T, N, Z))
+    c = _repeated(to(c, "fp32"), (B, T, N, Z))
+    skipped = ops.mul(_padded(xs, length), skip, "skipped", axes=(B, length, N, H))
+    xs = ops.mul(xs, to(step, "fp32"), "inputs", axes=xs.axes)
+    A = ops.mul(to(step, "fp32"), A, "decays", axes=(B, T, N))
+    A = _padded(A, length)
+    xs, b, c = (_in_blocks(_padded(x, length), blocks) for x in (xs, b, c))
+    total = _cumulated(A.view((B, N, n, inside)), (B, N, n, inside))
+
+    decay = _exp(_segments(A.view((B, N, n, inside)), (B, N, n, inside, other)))
+    scores = _contracted(c, b, (B, n, inside, other, N), several, several)
+    mixed = ops.mul(scores, decay, "decayed scores", axes=(B, n, inside, other, N))
+    diagonal = _contracted(mixed, xs, (B, n, inside, N, H), False, blocks > 1, several)
+
+    remaining = _exp(_difference(ops.narrow(total, (B, N, n)), total))
+    fading = ops.mul(b, remaining, "fading state vectors", axes=(B, n, inside, N, Z))
+    states = _contracted(fading, xs, (B, n, N, H, Z), several, blocks > 1, blocks > 1)
+
+    first = xs.tape.new("first state", (B, ("X", 1), N, H, Z), states.dtype)
+    states = ops.cat((first, states), (B, later, N, H, Z), "states")
+    across = _exp(_segments(_widened(ops.narrow(total, (B, N, n)), (B, N, later)), (B, N, later, ("S", blocks + 1))))
+    ahead = _contracted(across, states, (B, later, N, H, Z), False, B[1] > 1, B[1] > 1)
+    states = ops.narrow(ahead, (B, n, N, H, Z))
+    last = ops.narrow(ahead, (B, N, H, Z))
+
+    leaving = _exp(total)
+    read = _contracted(c, states, (B, n, inside, N, H), several, blocks > 1, several)
+    out = ops.mul(read, leaving, "output of states", axes=(B, n, inside, N, H))
+    summed = ops.copy(ops.add(diagonal, out, "output of blocks"), (B, length, N, H))
+    summed = ops.add(summed, skipped, "output and skip")
+    del last
+    return summed if length == T else ops.narrow(summed, (B, T, N, H))
+
+
+def _gated_norm(x: Value, gate: Value, weight: Parameter, G: int) -> Value:
+    """``MambaRMSNormGated``: an RMS norm over each of ``G`` groups of the gated channels."""
+    before, axes = x.dtype, x.axes
+    x = to(x, "fp32")
+    x = ops.mul(x, ops.unary(to(gate, "fp32"), "silu"), "gated", axes=axes)
+    groups = x.view((*axes[:-1], ("K", G), ("X", axes[-1][1] // G)))
+    variance = ops.mean(ops.power(groups, "square"))
+    groups = ops.mul(groups, ops.rsqrt(ops.shifted(variance)), "normalised", axes=groups.axes)
+    x = groups.view(axes)
+    return ops.mul(to(x, before), weight, "norm output", axes=axes)
+
+
+def _contracted(
+    a: Value, b: Value, axes: Axes, copy_a: bool, copy_b: bool, copy_gradient: bool = False
+) -> Value:
+    """``einsum`` as a batched product, with copies where a permuted layout does not allow a view.
+
+    Batch, block and head of the operands can be one dimension only where they lie in that order; what has a single
+    sequence or a single block often does.
+    """
+    a, b = ops.lowered(a), ops.lowered(b)
+    out = ops.matmul(ops.copy(a) if copy_a else a, ops.copy(b) if copy_b else b, axes, "contraction")
+    return _turned(out, axes) if copy_gradient else out
+
+
+def _repeated(x: Value, axes: Axes) -> Value:
+    """``repeat_interleave``: a copy for every head of a group."""
+    return ops.copy(x, axes, "repeated")
+
+
+def _padded(x: Value, length: Axis) -> Value:
+    """``F.pad`` behind the last token: a copy even where nothing is added; so is its gradient."""
+    return _widened(x, tuple(length if a[0] == "T" else a for a in x.axes))
+
+
+def _in_blocks(x: Value, blocks: int) -> Value:
+    """Tokens in blocks: a view, whose gradient comes with heads before tokens."""
+    return _turned(x, x.axes) if blocks > 1 else x
+
+
+def _widened(x: Value, axes: Axes) -> Value:
+    """``F.pad``."""
+    tape, before, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("padded", axes, dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of padding", before, dtype),), ())
+    return out
+
+
+def _cumulated(x: Value, axes: Axes) -> Value:
+    """``torch.cumsum``: its backward flips, sums and flips back."""
+    tape, dtype = x.tape, x.dtype
+    out = tape.new("cumulated", axes, dtype)
+
+    def back(g: Value) -> Grads:
+        flipped = tape.new("flipped gradient", axes, dtype)
+        added = tape.new("cumulated gradient", axes, dtype)
+        grad = tape.new("gradient of cumulated", axes, dtype)
+        del flipped, added
+        return (grad,)
+
+    tape.record((out,), (x,), back, ())
+    return out
+
+
+def _masked(x: Value, axes: Axes, mask: Value) -> Value:
+    """``masked_fill``: keeps the mask."""
+    tape, before, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("masked", axes, dtype)
+
+    def back(g: Value) -> Grads:
+        grad = tape.new("gradient of masked", axes, dtype)
+        if size(before) != size(axes):
+            grad = tape.new("gradient of masked, summed", before, dtype)
+        return (grad,)
+
+    tape.record((out,), (x,), back, (mask,))
+    return out
+
+
+def _mask(tape: Tape, square: Axes) -> Value:
+    """``torch.tril(torch.ones(...))``."""
+    ones = tape.new("ones", square, "bool")
+    mask = tape.new("triangle", square, "bool")
+    del ones
+    return mask
+
+
+def _segments(x: Value, axes: Axes) -> Value:
+    """``segment_sum``: sums of every stretch of a block, as a lower triangle."""
+    tape, square = x.tape, axes[-2:]
+    mask = _mask(tape, square)
+    x = _masked(x, axes, tape.new("not mask", square, "bool"))
+    total = _cumulated(x, axes)
+    mask = _mask(tape, square)
+    total = _masked(total, axes, tape.new("not mask", square, "bool"))
+    del mask
+    return total
+
+
+def _difference(a: Value, b: Value) -> Value:
+    """``a - b`` with ``a`` broadcast: the second gradient is negated, the first one summed."""
+    tape, whole, small, dtype = a.tape, b.axes, a.axes, b.dtype
+    out = tape.new("difference", whole, dtype)
+
+    def back(g: Value) -> Grads:
+        second = tape.new("negated gradient", whole, dtype)
+        return tape.new("gradient of difference, summed", small, dtype), second
+
+    tape.record((out,), (a, b), back, ())
+    return out

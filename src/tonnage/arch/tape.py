@@ -1,0 +1,254 @@
+"""A forward and backward pass written on tensors without data.
+
+A kind of block states its forward pass once, in the operations of ``arch/ops.py``, as the modelled library's own code
+does. Run on a ``Tape``, that gives every birth and death of a storage: what autograd saves, what lives for a moment
+only, and what the backward pass takes. Nothing is computed but sizes.
+
+Lifetimes are Python's own, as in torch: a storage dies when the last ``Value`` that shares it is dropped. A kind must
+therefore bind and rebind its local variables as the modelled code does.
+
+Leaves out: memory that kernels take internally, but where an operation names it as scratch; the rounding and caching
+of the allocator.
+
+Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/ torch/csrc/autograd/engine.cpp (order of nodes, release of
+saved tensors), torch/csrc/autograd/input_buffer.cpp (in-place accumulation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from tonnage.formats import FORMATS
+from tonnage.tensors import Axes, size
+
+WIDTH: Final = {name: f.bytes for name, f in FORMATS.items()}
+HALF: Final = ("bf16", "fp16")
+
+Grads = tuple["Value | None", ...]
+Back = Callable[..., Grads]
+
+
+class Storage:
+    """Bytes that live and die as one."""
+
+    __slots__ = ("axes", "category", "dtype", "label", "nbytes", "owners", "position", "serial", "tape")
+
+    def __init__(self, tape: Tape, label: str, axes: Axes, dtype: str, category: str) -> None:
+        self.tape = tape
+        self.label = label
+        self.axes = axes
+        self.dtype = dtype
+        self.category = category
+        self.nbytes = size(axes) * WIDTH[dtype]
+        self.owners = 0
+        self.serial = len(tape.born)
+        self.position = len(tape.events)
+        tape.born.append(self)
+        tape.events.append(self.serial)
+
+    def __repr__(self) -> str:
+        return f"<{self.label} {self.axes} {self.dtype} {self.nbytes} B>"
+
+
+class Value:
+    """A tensor as Python code holds it: a view of a storage, and where its gradient goes."""
+
+    __slots__ = ("axes", "dtype", "index", "node", "storage")
+
+    def __init__(self, storage: Storage, axes: Axes, dtype: str, node: Node | None = None, index: int = 0) -> None:
+        storage.owners += 1
+        self.storage = storage
+        self.axes = axes
+        self.dtype = dtype
+        self.node = node
+        self.index = index
+
+    def __del__(self) -> None:
+        storage = self.storage
+        storage.owners -= 1
+        if not storage.owners:
+            storage.tape.events.append(~storage.serial)
+
+    @property
+    def tape(self) -> Tape:
+        return self.storage.tape
+
+    def view(self, axes: Axes) -> Value:
+        """The same storage under other axes, on the same node."""
+        return Value(self.storage, axes, self.dtype, self.node, self.index)
+
+    def detached(self) -> Value:
+        """The same storage outside the graph: what a node saves."""
+        return Value(self.storage, self.axes, self.dtype)
+
+
+class Parameter:
+    """A weight: resident, so without a storage here; its gradient is one."""
+
+    __slots__ = ("axes", "dtype", "name", "tape", "trained")
+
+    def __init__(self, tape: Tape, name: str, axes: Axes, dtype: str, trained: bool) -> None:
+        self.tape = tape
+        self.name = name
+        self.axes = axes
+        self.dtype = dtype
+        self.trained = trained
+
+
+Source = Value | Parameter | None
+
+
+class Node:
+    """One step of the backward pass."""
+
+    __slots__ = ("back", "inputs", "pending", "saved")
+
+    def __init__(self, inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...], outputs: int) -> None:
+        # Only where gradients go is kept of the inputs: holding the values would keep their storages alive.
+        self.inputs: tuple[tuple[Node, int] | Parameter | None, ...] = tuple(
+            i if isinstance(i, Parameter) else (i.node, i.index) if i is not None and i.node is not None else None
+            for i in inputs
+        )
+        self.back = back
+        self.saved = saved
+        self.pending: list[Value | None] = [None] * outputs
+
+
+class Tape:
+    """One pass over a model, or over one of its layers.
+
+    Args:
+        grad: whether autograd records.
+        weights: format of the weights.
+        autocast: format that autocast casts to, or None.
+        trained: which parameters are trained, by name; all when None.
+    """
+
+    def __init__(
+        self,
+        *,
+        grad: bool,
+        weights: str,
+        autocast: str | None = None,
+        trained: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.grad = grad
+        self.weights = weights
+        self.autocast = autocast
+        self.trained = trained
+        self.category = "activations"
+        self.recording = grad
+        self.born: list[Storage] = []
+        self.events: list[int] = []
+        self.nodes: list[Node] = []
+        self.gradients: dict[str, Value] = {}
+        self.casts: dict[str, Value] = {}
+        self.cut = 0
+        self.accumulated = False
+        self.kept: set[str] = set()
+
+    def new(self, label: str, axes: Axes, dtype: str) -> Value:
+        """A fresh tensor."""
+        return Value(Storage(self, label, axes, dtype, self.category), axes, dtype)
+
+    def leaf(self, label: str, axes: Axes, dtype: str) -> Value:
+        """A fresh tensor whose gradient the backward pass shall deliver."""
+        value = self.new(label, axes, dtype)
+        if self.grad:
+            value.node = Node((), lambda _: (), (), 1)
+        return value
+
+    def parameter(self, name: str, axes: Axes) -> Parameter:
+        """The weight of that name."""
+        trained = self.grad and (self.trained is None or self.trained(name))
+        return Parameter(self, name, axes, self.weights, trained)
+
+    def scratch(self, label: str, nbytes: int) -> None:
+        """Memory that a kernel takes from the allocator for its own run."""
+        if nbytes:
+            storage = Storage(self, label, (("X", nbytes),), "uint8", "workspace")
+            self.events.append(~storage.serial)
+
+    def record(self, outputs: tuple[Value, ...], inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...]) -> None:
+        """Put a node on the tape if any input needs a gradient."""
+        if not self.recording or not any(needs_grad(i) for i in inputs):
+            return
+        if saved:
+            self.cut = outputs[0].storage.position
+        node = Node(inputs, back, tuple(v.detached() for v in saved), len(outputs))
+        for index, out in enumerate(outputs):
+            out.node = node
+            out.index = index
+        self.nodes.append(node)
+
+    def backward(self, root: tuple[Node, int], grad: Value, floor: int = 0) -> None:
+        """Run the backward pass: newest node first, as the engine orders them.
+
+        Args:
+            root: node and output where it starts.
+            grad: the gradient there, handed over.
+            floor: nodes below this one are left on the tape.
+        """
+        root[0].pending[root[1]] = grad
+        del root, grad
+        while len(self.nodes) > floor:
+            node = self.nodes.pop()
+            pending = node.pending
+            if any(g is not None for g in pending):
+                node.pending = []
+                targets = node.inputs
+                back = node.back
+                grads = list(back(*_moved(pending)))
+                # The incoming gradients die before what the node saved, and that before sums are made.
+                node.saved = ()
+                del node, back
+                self._deliver(targets, grads)
+            else:
+                del node
+            del pending
+
+    def _deliver(self, targets: tuple[tuple[Node, int] | Parameter | None, ...], grads: list[Value | None]) -> None:
+        grads.reverse()
+        for target in targets:
+            grad = grads.pop()
+            if grad is None or target is None:
+                continue
+            if isinstance(target, Parameter):
+                if target.trained:
+                    self._keep(target, grad)
+                continue
+            node, index = target
+            node.pending[index] = _sum(node.pending[index], grad, node.pending, index)
+
+    def _keep(self, parameter: Parameter, grad: Value) -> None:
+        """AccumulateGrad: the first gradient is kept as it is, a later one is added into it."""
+        if not (self.accumulated or parameter.name in self.gradients or parameter.name in self.kept):
+            grad.storage.category = "gradients"
+            grad.storage.label = f"{parameter.name}.grad"
+            self.gradients[parameter.name] = grad
+
+
+def needs_grad(source: Source) -> bool:
+    """Whether a gradient flows to this input."""
+    if isinstance(source, Parameter):
+        return source.trained
+    return source is not None and source.node is not None
+
+
+def _moved(pending: list[Value | None]) -> list[Value | None]:
+    """The pending gradients, handed over: the list they lay in lets go of them."""
+    handed = pending.copy()
+    pending.clear()
+    return handed
+
+
+def _sum(first: Value | None, second: Value, pending: list[Value | None], index: int) -> Value:
+    if first is None:
+        return second
+    # In place where either operand is held by nobody else.
+    if first.storage.owners == 1:
+        return first
+    if second.storage.owners == 1:
+        return second
+    return first.storage.tape.new("sum of gradients", first.axes, first.dtype)

@@ -1,0 +1,112 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DIMENSIONS: Final = {
+    "hidden": "residual width",
+    "layers": "layers",
+    "heads": "query heads",
+    "vocab": "rows of the vocabulary",
+    "ffn": "feed-forward width (default: 4 x hidden)",
+    "kv_heads": "key/value heads (default: heads)",
+    "head_dim": "width of a head (default: hidden / heads)",
+    "positions": "positions of the model",
+}
+SHAPES: Final = {
+    "gated": "gated feed-forward, RMS norms, rotary positions and no biases, as Llama",
+    "tied": "the head shares the embedding's weights",
+    "bias": "biases (default: with plain feed-forward)",
+}
+
+
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Apply options so that they are listed in the order given."""
+
+    def apply(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return apply
+
+
+def text(flag: str, help: str, metavar: str = "TEXT") -> Callable[[F], F]:
+    """An option that is checked by the core, which knows what it means."""
+    return click.option(flag, metavar=metavar, help=help)
+
+
+MODEL: Final = together(
+    click.argument("model", required=False),
+    click.option("--model", "model_flag", metavar="MODEL", help="The model, where no MODEL is given."),
+    text("--head", "Count this class: causal, masked, seq2seq, none, classify:N.", "HEAD"),
+    click.option("--ignore-key", multiple=True, metavar="KEY", help="A config key to pass over; may be repeated."),
+    click.option("--ignore-unknown", is_flag=True, help="Pass over every config key that is not understood."),
+    *(text(f"--{name.replace('_', '-')}", f"From dimensions: {what}.", "N") for name, what in DIMENSIONS.items()),
+    *(click.option(f"--{name}/--no-{name}", default=None, help=f"From dimensions: {what}.") for name, what in SHAPES.items()),
+)
+
+OUTPUT: Final = together(
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+)
+
+PLACE: Final = together(
+    text("--gpu", "A device (tonnage devices), a size such as 24GiB, or here.", "DEVICE"),
+    text("--in-use", "What others hold on it, such as 2341MiB.", "SIZE"),
+    click.option("--strict", is_flag=True, help="Exit 1 where it is uncertain as well."),
+)
+
+DEVICES: Final = together(
+    text("--gpus", "Number of devices.", "N"),
+    *(text(f"--{name}", f"Degree of {what}.", "N") for name, what in (
+        ("tp", "tensor parallelism"), ("pp", "pipeline parallelism"), ("cp", "context parallelism"),
+        ("ep", "expert parallelism"), ("dp", "data parallelism"),
+    )),
+    text("--sharding", "none, ddp, zero-1, zero-2, zero-3, fsdp, hsdp.", "KIND"),
+)  # fmt: skip
+
+
+def model_of(given: dict[str, Any]) -> Any:
+    """Take the model's options out of ``given`` and load it."""
+    from tonnage import api
+    from tonnage.errors import InputError
+
+    named, flag = given.pop("model", None), given.pop("model_flag", None)
+    name = named if named is not None else flag
+    dimensions = {key: given.pop(key) for key in DIMENSIONS}
+    shapes = {key: given.pop(key) for key in SHAPES}
+    head, keys, unknown = given.pop("head"), given.pop("ignore_key"), given.pop("ignore_unknown")
+    said = {key: value for key, value in {**dimensions, **shapes}.items() if value is not None}
+    if name is not None and said:
+        first = next(iter(said)).replace("_", "-")
+        raise InputError(f"--{first} describes a model, and {name} names one", key=first, hint="give one of the two")
+    if name is None and not said:
+        raise InputError(
+            "no model is named", key="model", hint="give a name (tonnage models), a config.json, or dimensions such as --hidden 768"
+        )
+    source = name if name is not None else plain(said)
+    return api.load(source, ignore_keys=tuple(keys), ignore_unknown=unknown, head=head)
+
+
+def plain(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The inline config that dimensions on the command line make."""
+    from tonnage.errors import InputError
+    from tonnage.units import parse_count
+
+    missing = [key for key in ("hidden", "layers", "heads", "vocab") if key not in said]
+    if missing:
+        flags = ", ".join(f"--{key}" for key in missing)
+        raise InputError(f"a model from dimensions needs {flags} too", key=missing[0])
+    sizes = {key: parse_count(value, key=key) if isinstance(value, str) else value for key, value in said.items()}
+    return {"config": {"model_type": "plain", **sizes}, "name": "plain"}
+
+
+def exit_code(verdict: str | None, strict: bool) -> int:
+    """0 it fits or may fit, 1 it does not; uncertain counts as 1 where that is asked for."""
+    return int(verdict == "does not fit" or (strict and verdict == "uncertain"))

@@ -1,0 +1,43 @@
+"""``tonnage serve``."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from tonnage.cli.options import DEVICES, MODEL, OUTPUT, PLACE, exit_code, model_of, text, together
+
+WORKLOAD: Final = together(
+    text("--context", "Tokens of one sequence (8192, or the model's positions).", "N"),
+    text("--concurrency", "Sequences of that length held at once (1).", "N"),
+    text("--prompt", "Tokens read in one pass, the rest being generated (context).", "N"),
+    text("--logits", "last or all positions of the prompt (last)."),
+    text("--dtype", "Format of the weights (the checkpoint's, else bf16)."),
+    text("--kv-dtype", "Format of the cache (dtype)."),
+    text("--attention", "eager, sdpa, flash (sdpa)."),
+    text("--engine", "transformers (transformers)."),
+    text("--engine-version", "Its release (newest known)."),
+    text("--quant", "Quantization of the weights."),
+)
+
+
+@click.command(short_help="Memory to run a model.")
+@MODEL
+@PLACE
+@WORKLOAD
+@DEVICES
+@OUTPUT
+def command(**given: Any) -> int:
+    """Memory to run MODEL; does it fit; how much context and concurrency are left.
+
+    MODEL is a catalogue name, a config.json, a folder with one, or dimensions (--hidden 768 --layers 12 ...).
+    """
+    from tonnage import api
+    from tonnage.cli.show import shown
+
+    as_json, strict = given.pop("as_json"), given.pop("strict")
+    model = model_of(given)
+    result = api.serve(model, **given)
+    shown(result, as_json=as_json)
+    return exit_code(result.fit.verdict if result.fit else None, strict)

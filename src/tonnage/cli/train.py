@@ -1,0 +1,56 @@
+"""``tonnage train``."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from tonnage.cli.options import DEVICES, MODEL, OUTPUT, PLACE, exit_code, model_of, text, together
+
+WORKLOAD: Final = together(
+    text("--batch", "Sequences in one forward pass (1).", "N"),
+    text("--seq", "Tokens of a sequence (2048, or the model's positions).", "N"),
+    text("--accumulate", "Forward passes a step (1).", "N"),
+    text("--precision", "fp32 tf32 bf16-mixed fp16-mixed bf16-autocast fp16-autocast bf16 fp16 (what the stack does)."),
+    text("--optimizer", "adamw, adamw-fused, adamw-foreach, adamw-loop, sgd, sgd-momentum (adamw)."),
+    text("--attention", "eager, sdpa, flash (sdpa)."),
+    text("--recompute", "none, full (none)."),
+    text("--loss", "full (full)."),
+    click.option("--retain", multiple=True, help="What the loop still holds: outputs, grads."),
+    text("--stack", "transformers (transformers)."),
+    text("--stack-version", "Its release (newest known)."),
+    click.option("--first-step", is_flag=True, help="The first step instead of the steady state."),
+    text("--dtype", "Format of the checkpoint's weights."),
+    text("--quant", "Quantization of the base."),
+    text("--weights-dtype", "Format of the weights, where it is not the preset's."),
+    text("--compute-dtype", "Format of the computation."),
+    text("--grad-dtype", "Format of the gradients."),
+    text("--state-dtype", "Format of the optimizer's state."),
+    click.option("--master/--no-master", default=None, help="Keep fp32 master weights."),
+    text("--lora-rank", "Rank; turns LoRA on.", "N"),
+    text("--lora-targets", "Module names, attention, all-linear."),
+    text("--lora-dropout", "Dropout of the adapters."),
+    click.option("--kbit-prepared", is_flag=True, default=None, help="As prepare_model_for_kbit_training leaves it."),
+)
+
+
+@click.command(short_help="Memory to train or fine-tune a model.")
+@MODEL
+@PLACE
+@WORKLOAD
+@DEVICES
+@OUTPUT
+def command(**given: Any) -> int:
+    """Memory to train or fine-tune MODEL, at its peak.
+
+    MODEL is a catalogue name, a config.json, a folder with one, or dimensions (--hidden 768 --layers 12 ...).
+    """
+    from tonnage import api
+    from tonnage.cli.show import shown
+
+    as_json, strict = given.pop("as_json"), given.pop("strict")
+    model = model_of(given)
+    result = api.train(model, **given)
+    shown(result, as_json=as_json)
+    return exit_code(result.fit.verdict if result.fit else None, strict)

@@ -1,0 +1,117 @@
+"""Every error a caller can act on.
+
+TonnageError
+├── InputError             the caller's flag, file or config is wrong     exit 2
+│   └── ConfigError        one or several keys of a model's config
+├── UnsupportedError       understood, and refused rather than guessed    exit 3
+└── SourceError            a file or the network failed                   exit 4
+
+"Does not fit" is a result, not an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class TonnageError(Exception):
+    """One line for a person, and the same as data for a program.
+
+    Args:
+        message: what is wrong, in one sentence without a full stop.
+        key: the flag, workload key or config key at fault.
+        value: the value that was given for it.
+        file: where it was read.
+        hint: what to do about it.
+        nearest: known names close to the one that was given.
+    """
+
+    category: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        key: str | None = None,
+        value: object = None,
+        file: str | None = None,
+        hint: str | None = None,
+        nearest: Iterable[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.key = key
+        self.value = value
+        self.file = file
+        self.hint = hint
+        self.nearest = tuple(nearest)
+
+    def __str__(self) -> str:
+        text = self.message
+        if self.file is not None and self.file not in text:
+            text += f" (in {self.file})"
+        if self.nearest:
+            text += f"; did you mean {', '.join(self.nearest)}?"
+        if self.hint:
+            text += f"; {self.hint}"
+        return " ".join(text.split())
+
+    def as_dict(self) -> dict[str, object]:
+        """The error object of the JSON contract."""
+        value = self.value
+        if not (value is None or isinstance(value, str | int | float | bool)):
+            value = repr(value)[:200]
+        return {
+            "category": self.category,
+            "key": self.key,
+            "value": value,
+            "file": self.file,
+            "message": self.message,
+            "hint": self.hint,
+            "nearest": list(self.nearest),
+        }
+
+
+class InputError(TonnageError):
+    """The caller's flag, file or config is wrong."""
+
+    category = "input"
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """Keys of a model's config are missing, mistyped, contradictory or not understood."""
+
+    category = "config"
+
+
+class UnsupportedError(TonnageError):
+    """Understood, and refused rather than guessed."""
+
+    category = "unsupported"
+    exit_code = 3
+
+
+class SourceError(TonnageError):
+    """A file or the network failed."""
+
+    category = "source"
+    exit_code = 4
+
+
+def nearest(text: str, names: Iterable[str], *, most: int = 3) -> tuple[str, ...]:
+    """Known names that look like ``text``, closest first.
+
+    >>> nearest("lama-3.1-8b", ["llama-3.1-8b", "gpt2"])
+    ('llama-3.1-8b',)
+    """
+    # Imported late: only an error pays for it.
+    from difflib import get_close_matches
+
+    pool = list(names)
+    close = get_close_matches(text.lower(), pool, n=most, cutoff=0.6)
+    if not close:
+        close = [n for n in pool if text.lower() in n.lower()][:most]
+    return tuple(close)

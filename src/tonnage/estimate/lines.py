@@ -1,0 +1,139 @@
+"""The lines of a result: what is alive at one instant, and the reserves that come on top."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tonnage.arch.tape import WIDTH, Storage
+from tonnage.estimate.moments import Held, Moment
+from tonnage.estimate.result import Component, exact
+from tonnage.evidence import ASSUMED, DERIVED, EXACT
+from tonnage.memory.overhead import (
+    CONTEXT,
+    CONTEXT_BASIS,
+    CUBLAS_REFERENCE,
+    FRAGMENTATION,
+    FRAGMENTATION_BASIS,
+)
+from tonnage.tensors import product
+from tonnage.timeline import Level
+
+ALLOCATOR = "https://github.com/pytorch/pytorch/blob/v2.13.0/c10/cuda/CUDACachingAllocator.cpp (round_size)"
+
+ORDER = (
+    "weights", "other:buffers", "gradients", "optimizer_state", "kv_cache", "recurrent_state", "activations", "logits",
+    "loss", "inputs", "workspace",
+)  # fmt: skip
+
+Terms = tuple[tuple[str, str, int], ...]
+
+
+def lines(moment: Moment, held: Iterable[Held], why: dict[str, tuple[str, str, Terms]]) -> list[Component]:
+    """What is alive at ``moment``, one line for each thing.
+
+    Args:
+        moment: the instant.
+        held: what the ledger holds at it, beside what its span holds itself.
+        why: for names whose origin is no activation: words, reference and terms.
+
+    Returns:
+        Lines of the tiers requested and allocated. They add up to the moment's level, to the byte.
+    """
+    out: list[Component] = []
+    workspace = 0
+    for h in held:
+        if not h.count:
+            continue
+        if h.name == "workspace":
+            workspace += h.unit.allocated * h.count
+            continue
+        size = h.unit.requested * h.count
+        if size and h.storages:
+            out.append(_stored(h.name, size, h.count, h.what, h.storages))
+        elif size:
+            words, reference, terms = why.get(h.what, why.get(h.name, (h.what, "", ())))
+            out.append(exact(h.name, size, words, reference, terms=terms))
+    scratch = 0
+    groups: dict[str, list[Storage]] = {}
+    for s in moment.span.alive() if moment.span is not None else ():
+        if s.category == "workspace":
+            scratch += s.nbytes
+        else:
+            groups.setdefault(s.category, []).append(s)
+    for category, storages in groups.items():
+        size = sum(s.nbytes for s in storages)
+        out.append(_stored(category, size, 1, f"at the instant {moment.name!r}", storages))
+    out = sorted(_merged(out), key=lambda c: ORDER.index(c.name) if c.name in ORDER else len(ORDER))
+    requested = sum(c.bytes for c in out)
+    assert requested == moment.level.requested, (requested, moment.level.requested)
+    if workspace:
+        words = f"matrix products: {workspace:,} B, kept by each thread that runs them"
+        out.append(exact("workspace", workspace, words, CUBLAS_REFERENCE, tier="allocated", trust=DERIVED))
+    if scratch:
+        words = f"taken by the kernel that runs at {moment.name!r}"
+        out.append(exact("workspace", scratch, words, "arch/kernels.py", tier="allocated", trust=DERIVED))
+    rounding = moment.level.allocated - requested - workspace - scratch
+    if rounding:
+        words = "every tensor takes whole blocks of 512 B"
+        out.append(exact("rounding", rounding, words, ALLOCATOR, tier="allocated", trust=DERIVED))
+    return out
+
+
+def _stored(name: str, size: int, count: int, what: str, storages: list[Storage]) -> Component:
+    """A line of tensors that a pass left alive, each of them told in the terms."""
+    single = sum(s.nbytes for s in storages)
+    plural = "tensor" if len(storages) == 1 else "tensors"
+    if count > 1:
+        words = f"{count} x {single:,} B {what}, {len(storages)} {plural} each"
+    elif len(storages) == 1:
+        words = f"{what}: {storages[0].label}, {product(storages[0].axes, WIDTH[storages[0].dtype])}"
+    else:
+        words = f"{what}: {len(storages)} tensors"
+    terms = tuple((s.label, product(s.axes, WIDTH[s.dtype]), s.nbytes) for s in storages)
+    return exact(name, size, words, "arch/: the blocks' forward passes, as transformers 5.23.0 writes them", terms=terms)
+
+
+def _merged(found: list[Component]) -> list[Component]:
+    """Lines of one name and one origin as one: gradients come from many places."""
+    gradients = [c for c in found if c.name == "gradients"]
+    if len(gradients) < 2:
+        return found
+    rest = [c for c in found if c.name != "gradients"]
+    size = sum(c.bytes for c in gradients)
+    terms: dict[str, tuple[str, str, int]] = {}
+    words = "; ".join(dict.fromkeys(c.why for c in gradients))
+    for c in gradients:
+        for symbol, meaning, value in c.terms:
+            terms[symbol] = (symbol, meaning, value)
+    return [*rest, exact("gradients", size, words, gradients[0].reference, terms=tuple(terms.values()))]
+
+
+def reserves(allocated: int, *, caching: bool) -> list[Component]:
+    """What comes on top of the tensors: fragmentation of the caching allocator, and the context of the process."""
+    out = []
+    if caching:
+        low, value, high = (round(share * allocated) for share in FRAGMENTATION)
+        words = f"{FRAGMENTATION[1]:.1%} of the allocated peak, assumed; {FRAGMENTATION_BASIS}"
+        out.append(_assumed("fragmentation", "reserved", low, value, high, words))
+    low, value, high = CONTEXT
+    out.append(_assumed("context", "device", low, value, high, CONTEXT_BASIS))
+    return out
+
+
+def _assumed(name: str, tier: str, low: int, value: int, high: int, why: str) -> Component:
+    return Component(
+        name=name, tier=tier, bytes=value, low_bytes=low, high_bytes=high, trust=ASSUMED, why=why,
+        reference="memory/overhead.py",
+    )  # fmt: skip
+
+
+def total(components: Iterable[Component]) -> Level:
+    """Requested and allocated bytes of some lines."""
+    requested = allocated = 0
+    for c in components:
+        requested += c.bytes if c.tier == "requested" else 0
+        allocated += c.bytes if c.tier in ("requested", "allocated") else 0
+    return Level(requested, allocated)
+
+
+__all__ = ["EXACT", "lines", "reserves", "total"]

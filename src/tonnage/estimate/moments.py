@@ -1,0 +1,86 @@
+"""Moments of a run and the ledger of what is alive over several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tonnage.arch.tape import Storage
+from tonnage.memory.passes import Span
+from tonnage.timeline import Instant, Level
+
+
+class Held:
+    """What is alive over several instants: ``count`` times ``unit`` under one name."""
+
+    __slots__ = ("count", "name", "storages", "unit", "what")
+
+    def __init__(self, name: str, what: str, unit: Level, storages: list[Storage]) -> None:
+        self.name = name
+        self.what = what
+        self.unit = unit
+        self.count = 0
+        self.storages = storages
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """An instant, and the span of the tape whose peak it is."""
+
+    name: str
+    level: Level
+    span: Span | None = None
+
+
+class Ledger:
+    """What is alive beside the span of the moment at hand."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, Held] = {}
+        self.now = Level()
+
+    def clear(self) -> None:
+        """Nothing is alive."""
+        self.held.clear()
+        self.now = Level()
+
+    def take(self, key: str, name: str, what: str, unit: Level, storages: list[Storage] | None = None) -> None:
+        """Something comes to life; ``name`` is the component, ``what`` says it in words."""
+        if not unit.allocated:
+            return
+        held = self.held.get(key)
+        if held is None or not held.count:
+            held = self.held[key] = Held(name, what, unit, storages or [])
+        held.count += 1
+        self.now = self.now + unit
+
+    def drop(self, key: str) -> None:
+        """One of those dies."""
+        held = self.held.get(key)
+        if held is not None:
+            held.count -= 1
+            self.now = self.now - held.unit
+
+    def drop_all(self, key: str) -> None:
+        """All of those die."""
+        while key in self.held and self.held[key].count:
+            self.drop(key)
+
+
+class Largest:
+    """The largest instant, the largest other one, and all of them in order, by the tier allocated."""
+
+    def __init__(self, moments: Iterator[Moment]) -> None:
+        best: Moment | None = None
+        second: Moment | None = None
+        instants = []
+        for m in moments:
+            instants.append(Instant(m.name, m.level.allocated))
+            if best is None or m.level.allocated > best.level.allocated:
+                best, second = m, best
+            elif second is None or m.level.allocated > second.level.allocated:
+                second = m
+        assert best is not None
+        self.best = best
+        self.runner_up = None if second is None else Instant(second.name, second.level.allocated)
+        self.instants = tuple(instants)

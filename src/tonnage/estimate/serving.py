@@ -1,0 +1,220 @@
+"""Memory to run a model with transformers: weights, state, the forward pass's working set, logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tonnage.arch.forward import AttentionKernel, Forward
+from tonnage.arch.masks import make_masks
+from tonnage.arch.model import Layer, Model
+from tonnage.arch.ops import cast
+from tonnage.arch.tape import Tape, Value
+from tonnage.errors import UnsupportedError
+from tonnage.estimate.moments import Ledger, Moment
+from tonnage.formats import FORMATS
+from tonnage.memory.cache import has_cache, layer_state, state_bytes
+from tonnage.memory.passes import Span, blocks, level, windows
+from tonnage.memory.weights import bytes_of, is_buffer, is_parameter
+from tonnage.tensors import Axes
+from tonnage.timeline import Level
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A serving workload with nothing left open.
+
+    Args:
+        dtype: format of weights and computation.
+        kernel: what computes attention.
+        sequences: held at once.
+        context: tokens of each when it is full.
+        prompt: of those, read in one pass.
+        logits: "last" or "all" positions of the prompt.
+        latent: whether a latent cache is kept as the latent.
+        workspace: of matrix products. [byte]
+    """
+
+    dtype: str
+    kernel: AttentionKernel
+    sequences: int
+    context: int
+    prompt: int
+    logits: str
+    latent: bool
+    workspace: int
+
+
+class Reading:
+    """One forward pass without autograd over ``tokens`` new tokens after ``cached`` ones.
+
+    ``layers`` holds, for each different layer, how high its pass reaches above the level at which it starts, and
+    ``stored`` what its cache then takes.
+    """
+
+    def __init__(self, model: Model, s: Session, tokens: int, cached: int) -> None:
+        self.tape = tape = Tape(grad=False, weights=s.dtype)
+        self.session = s
+        stack = model.decoder
+        f = Forward(tape, s.kernel, cached=cached)
+        B, T = ("B", s.sequences), ("T", tokens)
+        tape.category = "inputs"
+        ids = tape.new("token ids", (B, T), "int64")
+        self.inputs = level([ids.storage])
+        tape.category = "activations"
+        first, start = len(tape.born), len(tape.events)
+        x = stack.stem.forward(f, ids)
+        self.embedding = Span(tape, start, len(tape.events), first)
+        make_masks(f, windows(stack), s.sequences, tokens, cached + tokens, x.dtype)
+        self.hidden = x.storage
+        self.dtype = x.dtype
+        self.shared = [v.storage for v in f.shared()]
+        del x
+        axes = (B, T, ("D", stack.stem.D))
+        self.layers: dict[int, Span] = {id(layer): self._layer(f, layer, axes) for layer, _ in stack.distinct()}
+        self.head = self._head(model, f, axes, 1 if s.logits == "last" else tokens)
+
+    def _layer(self, f: Forward, layer: Layer, axes: Axes) -> Span:
+        tape = self.tape
+        first = len(tape.born)
+        held: list[Value] = []
+
+        def store(new: tuple[Value, ...], window: int | None) -> tuple[Value, ...]:
+            # Each part is joined with what is cached, and takes its place.
+            for part in new:
+                tape.category = "kv_cache"
+                grown = tape.new("cache", _grown(part.axes, seen(f.cached, window)), part.dtype)
+                tape.category = "activations"
+                if old:
+                    old.pop(0)
+                held.append(grown)
+            return tuple(v.view(v.axes) for v in held)
+
+        def seen(cached: int, window: int | None) -> int:
+            return cached if window is None else min(cached, window - 1)
+
+        x = tape.new("layer input", axes, self.dtype)
+        tape.category = "kv_cache"
+        old = self._cached(f, layer)
+        tape.category = "activations"
+        start = len(tape.events)
+        f.store = store
+        layer.forward(f, x)
+        span = Span(tape, start, len(tape.events), first)
+        f.store = None
+        del x
+        held.clear()
+        return span
+
+    def _cached(self, f: Forward, layer: Layer) -> list[Value]:
+        """What this layer has cached before, one value for each part."""
+        from tonnage.memory.cache import states, stored_tokens
+
+        if not f.cached:
+            return []
+        parts = []
+        for t, window in states(layer, self.session.sequences, f.cached, latent=self.session.latent):
+            if t.role == "cache":
+                axes = tuple((a, stored_tokens(n, window)) if a == "S" else (a, n) for a, n in t.axes)
+                parts.append(self.tape.new("cache", axes, self.dtype))
+        return parts
+
+    def _head(self, model: Model, f: Forward, axes: Axes, positions: int) -> Span:
+        tape = self.tape
+        first = len(tape.born)
+        x = tape.new("layer input", axes, self.dtype)
+        start = len(tape.events)
+        if model.decoder.norm is not None:
+            x = model.decoder.norm.forward(f, x)
+        if model.head is not None:
+            # Only the positions that are asked for go through the head; they are a view.
+            kept = x.view((axes[0], ("T", positions), axes[2]))
+            logits = model.head.forward(f, kept)
+            # generate() takes the last position in fp32.
+            cast(logits.view((axes[0], ("X", 1), logits.axes[2])), "fp32")
+        return Span(tape, start, len(tape.events), first)
+
+
+def _grown(axes: Axes, cached: int) -> Axes:
+    return (axes[0], ("S", axes[1][1] + cached), *axes[2:])
+
+
+class Run(Ledger):
+    """The instants of serving: load, prefill, decode."""
+
+    def __init__(self, model: Model, session: Session) -> None:
+        super().__init__()
+        self.model = model
+        self.session = session
+        self.form = form = FORMATS[session.dtype]
+        groups = list(model.groups())
+        self.weights, self.tensors = bytes_of(groups, form, is_parameter)
+        self.buffers, _ = bytes_of(groups, FORMATS["fp32"], is_buffer)
+        self.state = state_bytes(model, session.sequences, session.context, form, role="state")
+        self.missing: list[str] = []
+        self.prefill = self._reading(session.prompt, 0)
+        grows = session.prompt < session.context and has_cache(model)
+        self.decode = self._reading(1, session.context - 1) if grows else None
+
+    def _reading(self, tokens: int, cached: int) -> Reading | None:
+        try:
+            return Reading(self.model, self.session, tokens, cached)
+        except UnsupportedError as e:
+            if e.message not in self.missing:
+                self.missing.append(e.message)
+            return None
+
+    def static(self) -> Level:
+        """Begin with what is resident between requests."""
+        self.clear()
+        self.take("weights", "weights", "parameters", self.weights)
+        self.take("buffers", "other:buffers", "buffers", self.buffers)
+        return self.now
+
+    def moments(self) -> Iterator[Moment]:
+        """Every instant in order."""
+        yield Moment("load", self.static())
+        s = self.session
+        self.take("workspace", "workspace", "matrix products", Level(0, blocks(s.workspace)))
+        self.take("state", "recurrent_state", "state", self.state)
+        if self.prefill is not None:
+            yield from self._pass("prefill", self.prefill, 0, s.prompt)
+        if self.decode is not None:
+            yield from self._pass("decode", self.decode, s.context - 1, s.context)
+        if self.prefill is None and self.decode is None:
+            # The blocks' working set is not modelled: what is resident while decoding is a lower bound.
+            self.take("cache", "kv_cache", "cache", state_bytes(self.model, s.sequences, s.context, self.form, latent=s.latent))
+            yield Moment("decode", self.now)
+
+    def _pass(self, name: str, reading: Reading, cached: int, after: int) -> Iterator[Moment]:
+        """The instants of one pass: the cache of the layers that are through has grown, that of the others not yet."""
+        layers = self.model.decoder.layers
+        old = {id(layer): self._state(layer, cached, whole=False) for layer in layers}
+        new = {id(layer): self._state(layer, after, whole=not cached) for layer in layers}
+        H = level([reading.hidden])
+        there = Level()
+        for layer in layers:
+            there = there + old[id(layer)]
+        self.take("inputs", "inputs", "token ids", reading.inputs)
+        self.take("cache", "kv_cache", "cache", there)
+        yield Moment(f"{name}: embedding", self.now + reading.embedding.peak, reading.embedding)
+        self.take("shared", "activations", "shared by the layers", level(reading.shared), reading.shared)
+        for i, layer in enumerate(layers):
+            # A layer's own cache is part of its pass: it is there twice while it grows.
+            own, span = old[id(layer)], reading.layers[id(layer)]
+            self.drop_all("cache")
+            self.take("cache", "kv_cache", "cache", there - own)
+            yield Moment(f"{name}: layer {i}", self.now + own + H + span.peak, span)
+            there = there - own + new[id(layer)]
+        self.drop_all("shared")
+        self.drop_all("cache")
+        self.take("cache", "kv_cache", "cache", there)
+        yield Moment(f"{name}: logits", self.now + H + reading.head.peak, reading.head)
+        self.drop_all("cache")
+        self.drop_all("inputs")
+
+    def _state(self, layer: Layer, tokens: int, *, whole: bool) -> Level:
+        s = self.session
+        if not tokens:
+            return Level()
+        return layer_state(layer, s.sequences, tokens, self.form, latent=s.latent, whole=whole)

@@ -1,0 +1,165 @@
+"""What a workload leaves open, settled as the stack, the engine and torch would; and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tonnage.arch.attention import GroupedQuery, Latent
+from tonnage.arch.forward import AttentionKernel
+from tonnage.arch.model import Model
+from tonnage.devices import Device
+from tonnage.errors import InputError, UnsupportedError, nearest
+from tonnage.formats import storage_format
+from tonnage.registry import names, variant
+from tonnage.workload import Serve, Train
+
+FLASH_WIDEST: Final = 256
+"""Widest head that flash attention takes. torch v2.13.0 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"""
+
+KNOWN_STACKS: Final = ("torchtune", "torchtitan", "megatron", "deepspeed", "litgpt", "unsloth", "axolotl", "llama-factory")
+KNOWN_ENGINES: Final = ("vllm", "sglang", "llamacpp", "tensorrt-llm", "tgi", "mlx", "executorch", "ollama")
+
+SEVERAL: Final = ("gpus", "tp", "pp", "cp", "ep", "dp")
+HINT_ONE: Final = "answers are for one device so far; leave it out to see the whole model on one"
+
+
+def one_device(w: Train | Serve) -> dict[str, Any]:
+    """Degrees and sharding of a single device; anything else is refused."""
+    for key in SEVERAL:
+        degree = getattr(w, key)
+        if degree is not None and degree != 1:
+            raise UnsupportedError(f"{key} = {degree}: several devices are not modelled yet", key=key, value=degree, hint=HINT_ONE)
+    if w.sharding not in (None, "none"):
+        raise UnsupportedError(
+            f"sharding = {w.sharding} needs several devices, which are not modelled yet", key="sharding", value=w.sharding,
+            hint=HINT_ONE,
+        )  # fmt: skip
+    return {**dict.fromkeys(SEVERAL, 1), "sharding": "none"}
+
+
+def refuse(w: Train | Serve, key: str, why: str, *, unless: tuple[object, ...] = (None,), hint: str | None = None) -> None:
+    """Refuse a key whose value is understood and not modelled."""
+    value = getattr(w, key)
+    if value not in unless and value != ():
+        raise UnsupportedError(f"{key} = {value}: {why}", key=key, value=str(value), hint=hint)
+
+
+def release(known: tuple[str, ...], asked: str | None, *, key: str, of: str) -> str:
+    """The modelled release that a version belongs to; the newest when none is named."""
+    if asked is None:
+        return known[0]
+    for version in known:
+        if asked == version or asked.startswith(f"{version}."):
+            return version
+    raise UnsupportedError(
+        f"{key} = {asked}: that release of {of} is not modelled", key=key, value=asked, hint=f"modelled: {', '.join(known)}"
+    )
+
+
+def chosen(package: str, constant: str, kind: type[Any], name: str, *, key: str, known: tuple[str, ...]) -> Any:
+    """A stack or an engine by its name."""
+    there = names(package)
+    if name in there:
+        return variant(package, name, constant, kind)
+    if name in known:
+        raise UnsupportedError(f"{key} = {name} is not modelled yet", key=key, value=name, hint=f"one of {', '.join(there)}")
+    raise InputError(f"unknown {key} {name!r}", key=key, value=name, nearest=nearest(name, (*there, *known)))
+
+
+def tokens_within(model: Model, tokens: int, key: str) -> list[str]:
+    """Refuse lengths beyond a table of positions; a caveat beyond trained ones."""
+    limit = model.positions
+    if limit is None or tokens <= limit:
+        return []
+    if model.table:
+        raise UnsupportedError(
+            f"{key} = {tokens:,} is beyond the {limit:,} positions of {model.name or model.model_type}: its position table ends there",
+            key=key, value=tokens, hint=f"at most --{key} {limit}",
+        )  # fmt: skip
+    return [f"{key} = {tokens:,} is beyond the {limit:,} positions that the model was trained for"]
+
+
+def default_length(model: Model, longest: int) -> int:
+    """The default length: ``longest``, or the model's positions where they are fewer."""
+    return min(longest, model.positions or longest)
+
+
+def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tuple[AttentionKernel, list[str]]:
+    """What computes attention: ``sdpa`` picks as torch does on that device.
+
+    Args:
+        model: its heads decide what a kernel accepts.
+        asked: "eager", "sdpa" or "flash".
+        dtype: format in which attention is computed.
+        device: None when none is named: then one with flash attention is meant.
+
+    Returns:
+        The kernel, and caveats.
+    """
+    if asked == "eager":
+        return "eager", []
+    if model.eager_only:
+        if asked == "flash":
+            raise UnsupportedError(
+                f"attention = flash: transformers has no flash attention path without a package for {model.model_type} that is modelled",
+                key="attention", value=asked, hint="--attention eager",
+            )  # fmt: skip
+        return "eager", [f"transformers runs {model.model_type} with eager attention only"]
+    blocks = [
+        sub.block
+        for stack in model.stacks
+        for layer, _ in stack.distinct()
+        for sub in layer.sublayers
+        if isinstance(sub.block, GroupedQuery | Latent)
+    ]
+    architecture = device.architecture if device is not None else ""
+    why_not = _no_flash(blocks, dtype, architecture)
+    if why_not is None:
+        return "flash", _cudnn(architecture) if asked == "sdpa" else []
+    if asked == "flash":
+        raise InputError(f"flash attention refuses this: {why_not}", key="attention", value=asked, hint="--attention sdpa")
+    grouped = any(isinstance(b, GroupedQuery) and b.K != b.N for b in blocks)
+    if grouped:
+        return "math", [f"sdpa runs unfused here: {why_not}, and the memory-efficient kernel takes no grouped heads"]
+    return "efficient", [f"sdpa runs its memory-efficient kernel here: {why_not}"]
+
+
+def _no_flash(blocks: list[GroupedQuery | Latent], dtype: str, architecture: str) -> str | None:
+    if dtype not in ("bf16", "fp16"):
+        return f"flash attention takes 16-bit formats, not {dtype}"
+    major = architecture.removeprefix("sm_").rstrip("abcdef")[:-1]
+    if architecture.startswith("sm_") and major.isdigit() and int(major) < 8:
+        return f"flash attention needs sm_80, not {architecture}"
+    for b in blocks:
+        width, value = (b.H, b.value_width) if isinstance(b, GroupedQuery) else (b.nope + b.rope, b.VH)
+        if width != value:
+            return f"keys of width {width} and values of width {value} differ"
+        if width > FLASH_WIDEST:
+            return f"heads of width {width} exceed {FLASH_WIDEST}"
+    return None
+
+
+def _cudnn(architecture: str) -> list[str]:
+    if architecture[:5] not in ("sm_90", "sm_10"):
+        return ["sdpa runs flash attention here"]
+    return [
+        "sdpa runs flash attention here; where the runtime has cuDNN 9.15 or newer, torch prefers cuDNN's attention on this device, "
+        "which keeps 8 B a layer less"
+    ]
+
+
+def checkpoint_format(model: Model, asked: str | None) -> str:
+    """The format that a checkpoint's weights are loaded in: asked for, the config's, else bf16."""
+    return storage_format(asked or model.dtype or "bf16", key="dtype").name
+
+
+def filled(w: Train | Serve, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The workload as a result repeats it: every key, with what was settled."""
+    from dataclasses import fields
+
+    out: dict[str, Any] = {}
+    for f in fields(w):
+        value = values[f.name] if f.name in values else getattr(w, f.name)
+        out[f.name] = list(value) if isinstance(value, tuple) else value
+    return out

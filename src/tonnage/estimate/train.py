@@ -1,0 +1,222 @@
+"""The answer to ``train``: one optimizer step on one device."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tonnage.arch.model import Model
+from tonnage.devices import Device
+from tonnage.errors import UnsupportedError
+from tonnage.estimate.lines import Terms, lines, reserves
+from tonnage.estimate.moments import Largest
+from tonnage.estimate.result import Rank, Result
+from tonnage.estimate.settle import (
+    KNOWN_STACKS,
+    checkpoint_format,
+    chosen,
+    default_length,
+    filled,
+    kernel,
+    one_device,
+    refuse,
+    release,
+    tokens_within,
+)
+from tonnage.estimate.summary import caching, no_caching_caveat, summary
+from tonnage.estimate.training import Recipe, Step
+from tonnage.estimate.verdict import fit
+from tonnage.formats import FORMATS
+from tonnage.memory.optimizers import optimizer
+from tonnage.memory.overhead import cublas_workspace
+from tonnage.stacks import Stack
+from tonnage.units import parse_bytes
+from tonnage.workload import Train
+
+DEFAULT_SEQ: Final = 2048
+
+PRESETS: Final = {
+    # precision: format of weights, gradients and states; format that autocast computes in
+    "fp32": ("fp32", None),
+    "tf32": ("fp32", None),
+    "bf16": ("bf16", None),
+    "fp16": ("fp16", None),
+    "bf16-mixed": ("fp32", "bf16"),
+    "fp16-mixed": ("fp32", "fp16"),
+    "bf16-autocast": ("bf16", "bf16"),
+    "fp16-autocast": ("fp16", "fp16"),
+}
+
+NOT_MODELLED: Final = (
+    "fragmentation of the caching allocator (assumed, as a range)",
+    "scratch of kernels other than flash attention's backward pass",
+    "copies of the labels and the attention mask that a data collator adds: 8 B a token each",
+    "evaluation steps and checkpoint saving",
+)
+
+
+def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) -> Result:
+    """Memory of one training step in its steady state.
+
+    Args:
+        model: what is trained.
+        w: the workload.
+        device: where; None asks for the memory only.
+        in_use: what other processes hold there. [byte]
+
+    Raises:
+        UnsupportedError: understood, and not modelled yet.
+        InputError: contradictory.
+    """
+    degrees = one_device(w)
+    stack: Stack = chosen("tonnage.stacks", "STACK", Stack, w.stack or "transformers", key="stack", known=KNOWN_STACKS)
+    version = release(stack.versions, w.stack_version, key="stack_version", of=stack.name)
+    refuse(w, "quant", "training a quantized model is not modelled yet", unless=(None, "none"))
+    for key in ("lora_rank", "lora_targets", "lora_dropout", "kbit_prepared"):
+        refuse(w, key, "LoRA is not modelled yet", unless=(None, False))
+    refuse(w, "loss", "only the full loss is modelled so far", unless=(None, "full"), hint="--loss full")
+    if (w.recompute or "none") not in stack.recomputes:
+        raise UnsupportedError(
+            f"recompute = {w.recompute}: {stack.name} has {', '.join(stack.recomputes)}", key="recompute", value=w.recompute
+        )
+    _trainable(model)
+    precision, weights, autocast = _precision(model, w, stack, version)
+    seq = w.seq or default_length(model, DEFAULT_SEQ)
+    caveats = tokens_within(model, seq, "seq")
+    attention, told = kernel(model, w.attention or "sdpa", dtype=autocast or weights, device=device)
+    caveats += told
+    adam = stack.optimizer[version]
+    named = optimizer(adam if (w.optimizer or "adamw") == "adamw" else str(w.optimizer))
+    architecture = device.architecture if device is not None else ""
+    recipe = Recipe(
+        weights=weights,
+        autocast=autocast,
+        kernel=attention,
+        optimizer=named,
+        batch=w.batch or 1,
+        tokens=seq,
+        accumulate=w.accumulate or 1,
+        recompute=w.recompute == "full",
+        keep_logits="outputs" in w.retain,
+        keep_gradients="grads" in w.retain,
+        first_step=w.first_step,
+        workspace=cublas_workspace(architecture) if caching(device) else 0,
+    )
+    step = Step(model, recipe)
+    static = step.static().allocated
+    largest = Largest(step.moments())
+    # The walk is made once more, up to the largest instant, to see what is alive there.
+    moment = next(m for m in step.moments() if m.name == largest.best.name)
+    components = lines(moment, step.held.values(), _why(step, stack)) + reserves(
+        moment.level.allocated, caching=caching(device)
+    )
+    rank = Rank(
+        rank="pp0",
+        multiplicity=1,
+        static_bytes=static,
+        peak=next(i for i in largest.instants if i.name == moment.name),
+        runner_up=largest.runner_up,
+        components=tuple(components),
+        instants=largest.instants,
+    )
+    values: dict[str, Any] = {
+        **degrees,
+        "model": model.name or model.model_type,
+        "dtype": weights,
+        "quant": "none",
+        "attention": w.attention or ("eager" if attention == "eager" else "sdpa"),
+        "stack": stack.name,
+        "stack_version": w.stack_version or version,
+        "precision": precision,
+        "weights_dtype": weights,
+        "compute_dtype": autocast or weights,
+        "grad_dtype": weights,
+        "state_dtype": weights,
+        "master": False,
+        "optimizer": named.name,
+        "batch": recipe.batch,
+        "accumulate": recipe.accumulate,
+        "seq": seq,
+        "recompute": w.recompute or "none",
+        "loss": "full",
+        "kbit_prepared": False,
+    }
+    return Result(
+        model=summary(model, trainable=True),
+        workload={"task": "train", "model": values["model"], **filled(w, values)},
+        defaulted=model.defaulted,
+        ignored=model.ignored,
+        ranks=(rank,),
+        fit=None if device is None else fit(rank, device, in_use, doubt=model.ignored),
+        caveats=(*caveats, *no_caching_caveat(device)),
+        not_modelled=NOT_MODELLED,
+        extras={"attention_kernel": attention},
+    )
+
+
+def _trainable(model: Model) -> None:
+    if len(model.stacks) > 1:
+        raise UnsupportedError(
+            f"training memory of encoder-decoder models ({model.model_type}) is not modelled yet", key="model",
+            value=model.model_type, hint="tonnage params and tonnage serve answer for it",
+        )  # fmt: skip
+    if model.head is None:
+        raise UnsupportedError(
+            f"{model.class_name or model.model_type} has no head, so there is no loss to train on", key="model",
+            value=model.model_type, hint="--head causal or --head masked adds one",
+        )  # fmt: skip
+
+
+def _precision(model: Model, w: Train, stack: Stack, version: str) -> tuple[str, str, str | None]:
+    """The preset, the format of the weights and what autocast computes in."""
+    stored = checkpoint_format(model, w.dtype)
+    precision = w.precision or stack.precision[version] or stored
+    if precision not in PRESETS:
+        raise UnsupportedError(
+            f"precision = {precision} is not modelled yet", key="precision", value=precision, hint=f"one of {', '.join(PRESETS)}"
+        )
+    weights, autocast = PRESETS[precision]
+    wanted = {
+        "dtype": weights,
+        "weights_dtype": weights,
+        "compute_dtype": autocast or weights,
+        "grad_dtype": weights,
+        "state_dtype": weights,
+        "master": False,
+    }
+    for key, value in wanted.items():
+        said = getattr(w, key)
+        if said is None or said == value:
+            continue
+        if key != "master" and said in FORMATS or key == "master":
+            raise UnsupportedError(
+                f"{key} = {said} with precision = {precision} (which has {value}) is not modelled yet", key=key, value=said,
+                hint=f"presets: {', '.join(PRESETS)}",
+            )  # fmt: skip
+        checkpoint_format(model, str(said))
+    return precision, weights, autocast
+
+
+def _why(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
+    """Words, reference and terms of the lines that are no activations."""
+    P = sum(t.numel * times for t, times in step.parameters)
+    w, n, form = step.form.bytes, step.tensors, step.recipe.weights
+    o = step.recipe.optimizer
+    P_terms: Terms = (("P", "parameters", P), ("w", f"bytes of an element in {form}", w))
+    counters = sum(times for t, times in step.parameters for _, axes, _ in o.state(t) if not axes)
+    moments = (step.state.requested - 4 * counters) // (P * w) if P else 0
+    state = f"{moments} x {P:,} x {w} B ({form})" + (f" + {counters} counters x 4 B" if counters else "")
+    torch = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/"
+    return {
+        "weights": (f"{P:,} parameters x {w} B ({form}), {n} tensors", stack.reference, P_terms),
+        "other:buffers": ("inverse frequencies and the like, in fp32", stack.reference, ()),
+        "optimizer_state": (
+            f"{o.name}: {state}", torch, (*P_terms, ("m", "moments", moments), ("c", "counters of 4 B", counters))
+        ),  # fmt: skip
+        "the step's own": (f"{o.name}: what the step takes for a moment", torch, P_terms),
+        "gradients": (f"{P:,} parameters x {w} B ({form})", stack.reference, P_terms),
+    }
+
+
+def in_use_bytes(w: Any) -> int:
+    """What others hold on the device. [byte]"""
+    return 0 if w.in_use is None else w.in_use if isinstance(w.in_use, int) else parse_bytes(w.in_use, key="in_use")

@@ -1,0 +1,180 @@
+"""Memory of one optimizer step on one device: its instants in order, and what is alive at any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tonnage.arch.forward import AttentionKernel
+from tonnage.arch.model import Model
+from tonnage.estimate.moments import Ledger, Moment
+from tonnage.formats import FORMATS
+from tonnage.memory.optimizers import Optimizer
+from tonnage.memory.passes import Account, Pass, blocks, level
+from tonnage.memory.weights import bytes_of, is_buffer, is_parameter
+from tonnage.tensors import size
+from tonnage.timeline import Level
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A training workload with nothing left open.
+
+    Args:
+        weights: format of the weights, their gradients and optimizer states.
+        autocast: format that autocast computes in, or None.
+        kernel: what computes attention.
+        optimizer: its state and its step.
+        batch, tokens, accumulate: sequences a pass, tokens a sequence, passes a step.
+        recompute: layers are checkpointed.
+        keep_logits: the caller holds the model's output through the backward pass.
+        keep_gradients: the last step's gradients live through the next forward pass.
+        first_step: the optimizer has no state yet.
+        workspace: of one thread that multiplies matrices. [byte]
+    """
+
+    weights: str
+    autocast: str | None
+    kernel: AttentionKernel
+    optimizer: Optimizer
+    batch: int
+    tokens: int
+    accumulate: int
+    recompute: bool
+    keep_logits: bool
+    keep_gradients: bool
+    first_step: bool
+    workspace: int
+
+
+class Step(Ledger):
+    """One optimizer step.
+
+    ``moments()`` walks through it. While it stands at a moment, the ledger lists what is alive beside what the
+    moment's span itself holds.
+    """
+
+    def __init__(self, model: Model, recipe: Recipe) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+        self.form = FORMATS[recipe.weights]
+        groups = list(model.groups())
+        self.weights, self.tensors = bytes_of(groups, self.form, is_parameter)
+        self.buffers, _ = bytes_of(groups, FORMATS["fp32"], is_buffer)
+        self.parameters = [(t, n) for n, inventory in groups for t in inventory if is_parameter(t) and t.alias_of is None]
+        self.state = self._state()
+        self.passes = Pass(
+            model,
+            batch=recipe.batch,
+            tokens=recipe.tokens,
+            kernel=recipe.kernel,
+            weights=recipe.weights,
+            autocast=recipe.autocast,
+            recompute=recipe.recompute,
+            accumulated=recipe.accumulate > 1,
+            keep_logits=recipe.keep_logits,
+        )
+
+    def _state(self) -> Level:
+        requested = allocated = 0
+        for t, times in self.parameters:
+            for _, axes, form in self.recipe.optimizer.state(t):
+                n = (self.form if form is None else FORMATS[form]).nbytes(size(axes))
+                requested += times * n
+                allocated += times * blocks(n)
+        return Level(requested, allocated)
+
+    def static(self) -> Level:
+        """Begin with what is resident between steps."""
+        r = self.recipe
+        self.clear()
+        self.take("weights", "weights", "parameters", self.weights)
+        self.take("buffers", "other:buffers", "buffers", self.buffers)
+        if not r.first_step:
+            self.take("state", "optimizer_state", r.optimizer.why, self.state)
+        # Each thread that multiplies matrices keeps its workspace: the program's own and the backward pass's.
+        self.take("workspace", "workspace", "matrix products", Level(0, 2 * blocks(r.workspace)))
+        return self.now
+
+    def moments(self) -> Iterator[Moment]:
+        """Every instant in order."""
+        self.static()
+        r, p, stack = self.recipe, self.passes, self.model.decoder
+        if r.accumulate > 1 or r.keep_gradients:
+            self.take("gradients before", "gradients", "of earlier passes", self.weights)
+        self.take("inputs", "inputs", "token ids", level(p.inputs), p.inputs)
+        # A loop's variable still holds the last step's loss.
+        self.take("loss before", "loss", "of the last pass", level([p.tail.output]), [p.tail.output])
+        yield Moment("forward embedding", self.now + p.stem.forward.peak, p.stem.forward)
+        self.take("stem", "activations", "kept by the embedding", p.stem.kept(), p.stem.saved)
+        self.take("shared", "activations", "shared by the layers", level(p.shared), p.shared)
+        stages = [p.stem, *p.layers, p.tail]
+        H = [level([below.output]) for below in stages[:-1]]
+        # A layer's input outlives the layer when either of its neighbours keeps it for the backward pass.
+        kept = [below.keeps_output or above.keeps_input for below, above in zip(stages, stages[1:], strict=False)]
+        for i, layer in enumerate(stack.layers):
+            a = stages[i + 1]
+            stream = f"stream {stages[i].output.dtype}"
+            self.take(stream, "activations", "layer inputs", H[i], [stages[i].output])
+            yield Moment(f"forward layer {i}", self.now + a.forward.peak, a.forward)
+            if not kept[i]:
+                self.drop(stream)
+            if not r.recompute:
+                self.take(_key(a), "activations", f"saved by a {layer.kind}", a.kept(), a.saved)
+            self.take(f"casts {_key(a)}", "activations", "autocast's copies of weights", level(a.casts), a.casts)
+        self.drop("shared")
+        self.take("kept", "activations", "shared by the layers", level(p.kept_shared), p.kept_shared)
+        yield Moment("loss", self.now + H[-1] + p.tail.forward.peak, p.tail.forward)
+        for a in p.layers:
+            self.drop_all(f"casts {_key(a)}")
+        if r.keep_gradients and r.accumulate == 1:
+            self.drop("gradients before")
+        self.drop("loss before")
+        if kept[-1]:
+            self.take(f"stream {stages[-2].output.dtype}", "activations", "layer inputs", H[-1], [stages[-2].output])
+        yield from self._backward(stages, H)
+
+    def _backward(self, stages: list[Account], H: list[Level]) -> Iterator[Moment]:
+        r, p = self.recipe, self.passes
+        for i in range(len(stages) - 1, -1, -1):
+            a = stages[i]
+            here = a.kept()
+            # What this stage keeps of its input and output is part of its own account from now on.
+            if i < len(H) and a.keeps_output:
+                if not stages[i + 1].keeps_input:
+                    self.drop(f"stream {a.output.dtype}")
+                here = here + H[i]
+            if i and a.keeps_input:
+                self.drop(f"stream {stages[i - 1].output.dtype}")
+                here = here + H[i - 1]
+            if i == len(stages) - 1:
+                yield Moment("loss backward", self.now + here + a.backward.peak, a.backward)
+                self.take("loss", "loss", "the loss itself", level([a.output]), [a.output])
+            elif i:
+                name = f"backward layer {i - 1}"
+                if not r.recompute:
+                    self.drop(_key(a))
+                best = Moment(name, self.now + here + H[i] + a.backward.peak, a.backward)
+                if a.recompute is not None:
+                    again = self.now + H[i - 1] + H[i] + a.recompute.peak
+                    if again.allocated > best.level.allocated:
+                        best = Moment(name, again, a.recompute)
+                yield best
+            else:
+                self.drop("stem")
+                self.drop_all("kept")
+                yield Moment("backward embedding", self.now + here + H[0] + a.backward.peak, a.backward)
+            of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
+            self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
+        if r.first_step:
+            self.take("state", "optimizer_state", r.optimizer.why, self.state)
+        sizes = [(self.form.nbytes(t.numel), times) for t, times in self.parameters]
+        transient = r.optimizer.step(sizes)
+        self.take("step", "optimizer_state", "the step's own", transient)
+        yield Moment("optimizer step", self.now)
+        self.drop("step")
+
+
+def _key(account: Account) -> str:
+    return f"account {id(account)}"

@@ -1,0 +1,119 @@
+"""What decoder-only families share: windows of the layers, turned width of a head, the model around its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tonnage.arch.ends import Head, Stem
+from tonnage.arch.layers import Norm, Rotary
+from tonnage.arch.model import Layer, Model, Stack
+from tonnage.errors import ConfigError, UnsupportedError
+from tonnage.keys import Keys
+from tonnage.tensors import Tensor
+
+Windows = tuple[int | None, ...]
+
+
+def windows(k: Keys, layers: int, window: int | None, sliding: Callable[[int], bool]) -> Windows:
+    """Window of every layer: as ``layer_types`` says, else for the layers that ``sliding`` tells.
+
+    transformers caches ``min(tokens, window)`` of them in a layer that slides.
+    """
+    kinds = k.texts("layer_types", layers)
+    if kinds is None:
+        return tuple(window if window is not None and sliding(i) else None for i in range(layers))
+    for kind in kinds:
+        if kind not in ("sliding_attention", "full_attention"):
+            raise UnsupportedError(
+                f"{k.path}layer_types: {kind!r} is not modelled in this family", key=f"{k.path}layer_types", value=kind
+            )
+        if kind == "sliding_attention" and window is None:
+            raise ConfigError(
+                f"{k.path}layer_types has sliding layers but there is no sliding_window", key=f"{k.path}sliding_window"
+            )
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def used_window(k: Keys, default: int | None = 4096) -> int | None:
+    """``sliding_window``, where ``use_sliding_window`` turns it on (Qwen, SmolLM3)."""
+    used = k.want("use_sliding_window", False)
+    window = k.optional("sliding_window", int, default)
+    return window if used else None
+
+
+def sparse(k: Keys, layers: int) -> tuple[bool, ...]:
+    """Which layers have experts: every ``decoder_sparse_step``-th, but for those in ``mlp_only_layers`` (Qwen)."""
+    step = k.want("decoder_sparse_step", 1)
+    dense = set(k.optional("mlp_only_layers", list) or ())
+    return tuple(i not in dense and (i + 1) % step == 0 for i in range(layers))
+
+
+def rotary_width(k: Keys, H: int, factor: float = 1.0) -> int:
+    """Elements of a head of ``H`` that are turned: ``int(H * partial_rotary_factor)``.
+
+    The factor stands beside the other keys or among those of the rotary embedding, which win.
+    """
+    factor = k.want("partial_rotary_factor", factor)
+    for key in ("rope_parameters", "rope_scaling"):
+        inner = k.inner(key)
+        if inner is not None:
+            factor = inner.want("partial_rotary_factor", factor)
+    return int(H * factor)
+
+
+def causal(
+    k: Keys,
+    *,
+    V: int,
+    D: int,
+    layers: tuple[Layer, ...],
+    norm: Norm,
+    rotary: tuple[Rotary, ...],
+    tied: bool,
+    positions: int,
+    path: str = "model",
+    scaled: bool = False,
+    head_scaled: bool = False,
+    capped: bool = False,
+    eager_only: bool = False,
+    dropout: float = 0.0,
+    buffers: tuple[Tensor, ...] = (),
+    apart: tuple[Tensor, ...] = (),
+) -> Model:
+    """Embedding, layers, last norm and head as ``...ForCausalLM`` names them.
+
+    Args:
+        k: the config, for its model type.
+        V: rows of the vocabulary.
+        D: residual width.
+        layers: identical layers are one object.
+        norm: behind the last layer.
+        rotary: tables of rotation angles.
+        tied: the head is the embedding.
+        positions: the trained length.
+        path: of the bare model.
+        scaled: the embedding is multiplied by a number.
+        head_scaled: the logits are.
+        capped: the logits go through a tanh.
+        eager_only: transformers has no other attention for it.
+        dropout: of the embedding.
+        buffers: beside the embedding.
+        apart: stored with the model but not built.
+    """
+    table = f"{path}.embed_tokens"
+    stem = Stem(name=table, V=V, D=D, rotary=rotary, scaled=scaled, dropout=dropout, buffers=buffers)
+    return Model(
+        model_type=str(k.config.get("model_type", "")),
+        stacks=(Stack(name="decoder", path=f"{path}.layers", stem=stem, layers=layers, norm=norm),),
+        head=Head(
+            name="lm_head", D=D, V=V, alias_of=f"{table}.weight" if tied else None, scaled=head_scaled, capped=capped
+        ),
+        positions=positions,
+        eager_only=eager_only,
+        apart=apart,
+    )
+
+
+def embed_scale(path: str) -> Tensor:
+    """The number that Gemma's embedding is multiplied by: a buffer."""
+    return Tensor(f"{path}.embed_tokens.embed_scale", (), "buffer")

@@ -1,0 +1,105 @@
+"""Gemma 3: Gemma 2 with norms of query and key heads instead of caps, and five sliding layers to a full one."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.feedforward import Gated
+from tonnage.arch.layers import Norm, Rotary
+from tonnage.arch.model import Layer, Model, Sublayer
+from tonnage.families import Family
+from tonnage.families._decoder import causal, embed_scale, windows
+from tonnage.keys import Keys
+
+FULL: Final = "full_attention"
+SLIDING: Final = "sliding_attention"
+
+
+def read(k: Keys) -> Model:
+    """Build the model that ``Gemma3ForCausalLM`` builds, or the text part of ``Gemma3ForConditionalGeneration``.
+
+    The vision tower is not modelled: a config that has one is refused until the key is ignored.
+    """
+    text = k.inner("text_config")
+    if text is None:
+        return _text(k, "model", k.want("tie_word_embeddings", True))
+    k.refuse("vision_config")
+    k.skip("mm_tokens_per_image")
+    model = _text(text, "model.language_model", k.want("tie_word_embeddings", True))
+    text.skip("tie_word_embeddings")
+    text.done()
+    k.defaulted += text.defaulted
+    k.ignored += text.ignored
+    return model
+
+
+def _text(k: Keys, path: str, tied: bool) -> Model:
+    D, N, L = k.need("hidden_size"), k.want("num_attention_heads", 8), k.need("num_hidden_layers")
+    K, H = k.want("num_key_value_heads", 4), k.want("head_dim", 256)
+    bias, dropout = k.want("attention_bias", False), k.want("attention_dropout", 0.0)
+    for key in ("use_bidirectional_attention", "attn_logit_softcapping"):
+        k.refuse(key)
+    k.skip("hidden_act", "query_pre_attn_scalar", "cache_implementation", "rope_local_base_freq")
+    mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_activation", "gelu_pytorch_tanh"))
+    norm, head = (("D", D),), (("H", H),)
+    pattern = k.want("_sliding_window_pattern", k.want("sliding_window_pattern", 6))
+    seen = windows(k, L, k.optional("sliding_window", int, 4096), lambda i: (i + 1) % pattern != 0)
+
+    @cache
+    def layer(window: int | None) -> Layer:
+        attention = GroupedQuery(
+            name="self_attn",
+            D=D,
+            N=N,
+            K=K,
+            H=H,
+            bias=bias,
+            o_bias=bias,
+            q_norm=Norm("self_attn.q_norm", head, "rms-gemma"),
+            k_norm=Norm("self_attn.k_norm", head, "rms-gemma"),
+            rotary=FULL if window is None else SLIDING,
+            window=window,
+            dropout=dropout,
+        )
+        return Layer(
+            sublayers=(
+                Sublayer(
+                    block=attention,
+                    before=Norm("input_layernorm", norm, "rms-gemma"),
+                    after=Norm("post_attention_layernorm", norm, "rms-gemma"),
+                ),
+                Sublayer(
+                    block=mlp,
+                    before=Norm("pre_feedforward_layernorm", norm, "rms-gemma"),
+                    after=Norm("post_feedforward_layernorm", norm, "rms-gemma"),
+                ),
+            ),
+            kind="full layer" if window is None else "sliding layer",
+        )
+
+    kinds = {FULL if window is None else SLIDING for window in seen}
+    return causal(
+        k,
+        V=k.want("vocab_size", 262208),
+        D=D,
+        layers=tuple(map(layer, seen)),
+        norm=Norm(f"{path}.norm", norm, "rms-gemma"),
+        rotary=tuple(
+            Rotary(f"{path}.rotary_emb", H, kind, buffers=(f"{kind}_inv_freq", f"{kind}_original_inv_freq"))
+            for kind in sorted(kinds)
+        ),
+        tied=tied,
+        positions=k.want("max_position_embeddings", 131072),
+        path=path,
+        scaled=True,
+        capped=k.optional("final_logit_softcapping", float) is not None,
+        buffers=(embed_scale(path),),
+    )
+
+
+FAMILY: Final = Family(
+    read=read,
+    source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/gemma3/modeling_gemma3.py",
+)

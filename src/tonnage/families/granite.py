@@ -1,0 +1,65 @@
+"""Granite 3: Llama's structure with multipliers on the embedding, the residual branches and the logits."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.feedforward import Gated
+from tonnage.arch.layers import Norm, Rotary
+from tonnage.arch.model import Layer, Model, Sublayer
+from tonnage.families import Family
+from tonnage.families._decoder import causal
+from tonnage.keys import Keys
+
+
+def read(k: Keys) -> Model:
+    """Build the model that ``GraniteForCausalLM`` builds.
+
+    The multipliers are applied whatever their values, so those cannot change memory.
+    """
+    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
+    H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
+    bias = k.want("attention_bias", False)
+    attention = GroupedQuery(
+        name="self_attn",
+        D=D,
+        N=N,
+        K=k.optional("num_key_value_heads") or N,
+        H=H,
+        bias=bias,
+        o_bias=bias,
+        dropout=k.want("attention_dropout", 0.0),
+    )
+    mlp = Gated(
+        name="mlp",
+        D=D,
+        F=k.need("intermediate_size"),
+        act=k.want("hidden_act", "silu"),
+        bias=k.want("mlp_bias", False),
+    )
+    norm = (("D", D),)
+    layer = Layer(
+        sublayers=(
+            Sublayer(block=attention, before=Norm("input_layernorm", norm), scaled=True),
+            Sublayer(block=mlp, before=Norm("post_attention_layernorm", norm), scaled=True),
+        )
+    )
+    return causal(
+        k,
+        V=k.need("vocab_size"),
+        D=D,
+        layers=(layer,) * L,
+        norm=Norm("model.norm", norm),
+        rotary=(Rotary("model.rotary_emb", H),),
+        tied=k.want("tie_word_embeddings", False),
+        positions=k.want("max_position_embeddings", 2048),
+        scaled=True,
+        head_scaled=True,
+    )
+
+
+FAMILY: Final = Family(
+    read=read,
+    source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/granite/modeling_granite.py",
+)

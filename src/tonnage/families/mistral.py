@@ -1,0 +1,54 @@
+"""Mistral: Llama's structure with a window on every layer or on none."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.feedforward import Gated
+from tonnage.arch.layers import Norm, Rotary
+from tonnage.arch.model import Layer, Model, Sublayer
+from tonnage.families import Family
+from tonnage.families._decoder import causal
+from tonnage.keys import Keys
+
+
+def read(k: Keys) -> Model:
+    """Build the model that ``MistralForCausalLM`` builds."""
+    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
+    H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
+    window = k.optional("sliding_window", int, 4096)
+    k.refuse("layer_types")
+    attention = GroupedQuery(
+        name="self_attn",
+        D=D,
+        N=N,
+        K=k.optional("num_key_value_heads", int, 8) or N,
+        H=H,
+        window=window,
+        dropout=k.want("attention_dropout", 0.0),
+    )
+    mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "silu"))
+    norm = (("D", D),)
+    layer = Layer(
+        sublayers=(
+            Sublayer(block=attention, before=Norm("input_layernorm", norm)),
+            Sublayer(block=mlp, before=Norm("post_attention_layernorm", norm)),
+        )
+    )
+    return causal(
+        k,
+        V=k.need("vocab_size"),
+        D=D,
+        layers=(layer,) * L,
+        norm=Norm("model.norm", norm),
+        rotary=(Rotary("model.rotary_emb", H),),
+        tied=k.want("tie_word_embeddings", False),
+        positions=k.want("max_position_embeddings", 131072),
+    )
+
+
+FAMILY: Final = Family(
+    read=read,
+    source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/mistral/modeling_mistral.py",
+)

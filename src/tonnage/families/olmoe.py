@@ -1,0 +1,67 @@
+"""OLMoE: OLMo 2's norms of queries and keys, pre-norm layers, small experts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.experts import Experts
+from tonnage.arch.layers import Norm, Rotary
+from tonnage.arch.model import Layer, Model, Sublayer
+from tonnage.families import Family
+from tonnage.families._decoder import causal
+from tonnage.keys import Keys
+
+
+def read(k: Keys) -> Model:
+    """Build the model that ``OlmoeForCausalLM`` builds."""
+    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
+    K = k.optional("num_key_value_heads") or N
+    H = k.divides("hidden_size", "num_attention_heads", D, N)
+    bias = k.want("attention_bias", False)
+    attention = GroupedQuery(
+        name="self_attn",
+        D=D,
+        N=N,
+        K=K,
+        H=H,
+        bias=bias,
+        o_bias=bias,
+        q_norm=Norm("self_attn.q_norm", (("N", N), ("H", H))),
+        k_norm=Norm("self_attn.k_norm", (("K", K), ("H", H))),
+        dropout=k.want("attention_dropout", 0.0),
+        clip=k.optional("clip_qkv", float) is not None,
+    )
+    experts = Experts(
+        name="mlp",
+        D=D,
+        E=k.need("num_experts"),
+        used=k.want("num_experts_per_tok", 8),
+        F=k.need("intermediate_size"),
+        act=k.want("hidden_act", "silu"),
+        normalised=k.want("norm_topk_prob", False),
+    )
+    norm = (("D", D),)
+    layer = Layer(
+        sublayers=(
+            Sublayer(block=attention, before=Norm("input_layernorm", norm)),
+            Sublayer(block=experts, before=Norm("post_attention_layernorm", norm)),
+        )
+    )
+    return causal(
+        k,
+        V=k.need("vocab_size"),
+        D=D,
+        layers=(layer,) * L,
+        norm=Norm("model.norm", norm),
+        rotary=(Rotary("model.rotary_emb", H),),
+        tied=k.want("tie_word_embeddings", False),
+        positions=k.want("max_position_embeddings", 4096),
+    )
+
+
+FAMILY: Final = Family(
+    read=read,
+    source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/olmoe/modeling_olmoe.py",
+    attributes={"num_experts": "num_local_experts"},
+)

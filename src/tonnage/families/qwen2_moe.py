@@ -1,0 +1,73 @@
+"""Qwen1.5-MoE and Qwen2-MoE: Qwen2 with small experts and one gated expert that every token uses."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.experts import Experts
+from tonnage.arch.feedforward import Gated
+from tonnage.arch.layers import Norm, Rotary
+from tonnage.arch.model import Layer, Model, Sublayer
+from tonnage.families import Family
+from tonnage.families._decoder import causal, sparse, used_window, windows
+from tonnage.keys import Keys
+
+
+def read(k: Keys) -> Model:
+    """Build the model that ``Qwen2MoeForCausalLM`` builds."""
+    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
+    K = k.optional("num_key_value_heads", int, 16) or N
+    H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
+    bias, dropout, act = k.want("qkv_bias", True), k.want("attention_dropout", 0.0), k.want("hidden_act", "silu")
+    dense = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act)
+    shared = Gated(
+        name="mlp.shared_expert",
+        D=D,
+        F=k.want("shared_expert_intermediate_size", 5632),
+        act=act,
+        role="shared_expert",
+    )
+    experts = Experts(
+        name="mlp",
+        D=D,
+        E=k.need("num_experts"),
+        used=k.want("num_experts_per_tok", 4),
+        F=k.want("moe_intermediate_size", 1408),
+        act=act,
+        normalised=k.want("norm_topk_prob", False),
+        shared=shared,
+        shared_gate="shared_expert_gate",
+    )
+    norm = (("D", D),)
+    highest = k.want("max_window_layers", 28)
+    seen = windows(k, L, used_window(k), lambda i: i % 2 == 0 and i < highest)
+
+    @cache
+    def layer(routed: bool, window: int | None) -> Layer:
+        attention = GroupedQuery(name="self_attn", D=D, N=N, K=K, H=H, bias=bias, window=window, dropout=dropout)
+        return Layer(
+            sublayers=(
+                Sublayer(block=attention, before=Norm("input_layernorm", norm)),
+                Sublayer(block=experts if routed else dense, before=Norm("post_attention_layernorm", norm)),
+            ),
+            kind="layer with experts" if routed else "dense layer",
+        )
+
+    return causal(
+        k,
+        V=k.need("vocab_size"),
+        D=D,
+        layers=tuple(map(layer, sparse(k, L), seen)),
+        norm=Norm("model.norm", norm),
+        rotary=(Rotary("model.rotary_emb", H),),
+        tied=k.want("tie_word_embeddings", False),
+        positions=k.want("max_position_embeddings", 32768),
+    )
+
+
+FAMILY: Final = Family(
+    read=read,
+    source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/qwen2_moe/modeling_qwen2_moe.py",
+)

@@ -1,0 +1,1 @@
+"""What fills a device: one module for each thing."""

@@ -1,0 +1,123 @@
+"""Optimizer state as a map over the parameters, and what the step itself takes.
+
+Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/adamw.py, adam.py, sgd.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from tonnage.errors import InputError, UnsupportedError, nearest
+from tonnage.memory.passes import blocks
+from tonnage.tensors import Axes, Tensor, size
+from tonnage.timeline import Level
+
+Stored = tuple[str, Axes, str | None]
+"""Name of a state, its axes, and its format; None for the format of the parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """What an optimizer keeps for each parameter, and what its step takes for a moment.
+
+    Args:
+        name: as the command line takes it.
+        state: tensors on the device for one parameter.
+        step: from the parameters' sizes in their state's format [byte], in the order of the model, to the highest
+            transient of one step.
+        why: the state in words.
+    """
+
+    name: str
+    state: Callable[[Tensor], Iterator[Stored]]
+    step: Callable[[list[tuple[int, int]]], Level]
+    why: str
+
+
+def _adam(t: Tensor) -> Iterator[Stored]:
+    yield "exp_avg", t.axes, None
+    yield "exp_avg_sq", t.axes, None
+
+
+def _adam_fused(t: Tensor) -> Iterator[Stored]:
+    # Only the fused step counts on the device; the others keep their counters on the host.
+    yield "step", (), "fp32"
+    yield from _adam(t)
+
+
+def _momentum(t: Tensor) -> Iterator[Stored]:
+    yield "momentum_buffer", t.axes, None
+
+
+def _none(t: Tensor) -> Iterator[Stored]:
+    yield from ()
+
+
+def _nothing(sizes: list[tuple[int, int]]) -> Level:
+    return Level()
+
+
+def _square_roots(sizes: list[tuple[int, int]]) -> Level:
+    """``torch._foreach_sqrt`` of all second moments at once."""
+    return Level(sum(n * times for n, times in sizes), sum(blocks(n) * times for n, times in sizes))
+
+
+def _one_by_one(sizes: list[tuple[int, int]]) -> Level:
+    """A root and a quotient for each parameter in turn; the last quotient lives until the next is bound."""
+    before = requested = allocated = 0
+    for n, times in sizes:
+        for held in (before, n) if times > 1 else (before,):
+            requested = max(requested, held + 2 * n)
+            allocated = max(allocated, blocks(held) + 2 * blocks(n))
+        before = n
+    return Level(requested, allocated)
+
+
+OPTIMIZERS: Final[dict[str, Optimizer]] = {
+    o.name: o
+    for o in (
+        Optimizer("adamw-fused", _adam_fused, _nothing, "two moments in the parameters' format and a counter each"),
+        Optimizer("adamw-foreach", _adam, _square_roots, "two moments in the parameters' format"),
+        Optimizer("adamw-loop", _adam, _one_by_one, "two moments in the parameters' format"),
+        Optimizer("sgd-momentum", _momentum, _nothing, "one momentum in the parameters' format"),
+        Optimizer("sgd", _none, _nothing, "no state"),
+    )
+}
+
+NAMED_ONLY: Final = (
+    "adamw-8bit", "paged-adamw-8bit", "adafactor", "lion", "came", "lamb", "sophia", "muon", "soap", "shampoo", "adam-mini",
+    "galore", "apollo", "q-galore", "lomo", "adalomo", "schedule-free",
+)  # fmt: skip
+
+
+def optimizer(name: str) -> Optimizer:
+    """The optimizer of that name.
+
+    Raises:
+        UnsupportedError: known, and not modelled yet.
+        InputError: not known.
+    """
+    found = OPTIMIZERS.get(name)
+    if found is not None:
+        return found
+    if name in NAMED_ONLY:
+        raise UnsupportedError(
+            f"the optimizer {name} is not modelled yet", key="optimizer", value=name, hint=f"one of {', '.join(OPTIMIZERS)}"
+        )
+    raise InputError(
+        f"unknown optimizer {name!r}", key="optimizer", value=name, nearest=nearest(name, (*OPTIMIZERS, "adamw", *NAMED_ONLY))
+    )
+
+
+def state(o: Optimizer, parameters: Iterable[Tensor]) -> Iterator[tuple[Tensor, str | None]]:
+    """The optimizer's tensors for a list of parameters, with the format where it is not the parameter's."""
+    for t in parameters:
+        for name, axes, form in o.state(t):
+            yield Tensor(f"{t.name}.{name}", axes, "optimizer", layer=t.layer), form
+
+
+def numel(axes: Axes) -> int:
+    """Elements of a state."""
+    return size(axes)

@@ -1,0 +1,324 @@
+"""Accounts of a pass over one layer, or over what stands before and behind the layers.
+
+A model's layers repeat. Each different one is run once on a tape; what it leaves saved, how high it reaches above the
+level at which it started, and what its backward pass takes are then placed wherever that layer stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from tonnage.arch.forward import AttentionKernel, Forward
+from tonnage.arch.loss import cross_entropy
+from tonnage.arch.masks import make_masks
+from tonnage.arch.model import Model, Stack
+from tonnage.arch.tape import Node, Storage, Tape, Value
+from tonnage.tensors import Axes
+from tonnage.timeline import Level
+
+BLOCK = 512
+"""The caching allocator hands out multiples of this. torch v2.13.0 c10/cuda/CUDACachingAllocator.h, kMinBlockSize."""
+
+
+def blocks(nbytes: int) -> int:
+    """Bytes that the caching allocator counts for a request. [byte]
+
+    Leaves out: what a block that is not split keeps over.
+
+    >>> blocks(1), blocks(512), blocks(513)
+    (512, 512, 1024)
+    """
+    return -(-nbytes // BLOCK) * BLOCK
+
+
+def level(storages: Iterable[Storage]) -> Level:
+    """Bytes of these storages. Scratch of kernels is allocated but no tensor."""
+    requested = allocated = 0
+    for s in storages:
+        if s.category != "workspace":
+            requested += s.nbytes
+        allocated += blocks(s.nbytes)
+    return Level(requested, allocated)
+
+
+class Span:
+    """A stretch of a tape: its highest point above its start, its end, and what was alive there.
+
+    Args:
+        tape: the events.
+        start: first event.
+        stop: one past the last.
+        first: storages born before this serial do not count, even when they die here.
+    """
+
+    __slots__ = ("_at", "_first", "_tape", "end", "peak")
+
+    def __init__(self, tape: Tape, start: int, stop: int, first: int) -> None:
+        self._tape = tape
+        self._first = first
+        self._at = start
+        born = tape.born
+        requested = allocated = 0
+        top = (0, 0)
+        for position in range(start, stop):
+            event = tape.events[position]
+            storage = born[event if event >= 0 else ~event]
+            if storage.serial < first:
+                continue
+            sign = 1 if event >= 0 else -1
+            allocated += sign * blocks(storage.nbytes)
+            if storage.category != "workspace":
+                requested += sign * storage.nbytes
+            if allocated > top[1]:
+                top = (requested, allocated)
+                self._at = position + 1
+        self.peak = Level(*top)
+        self.end = Level(requested, allocated)
+
+    def alive(self) -> list[Storage]:
+        """What was born on this tape since the span's ``first`` and is alive at the peak."""
+        born = self._tape.born
+        there: dict[int, Storage] = {}
+        for event in self._tape.events[: self._at]:
+            if event >= self._first:
+                there[event] = born[event]
+            elif event < 0:
+                there.pop(~event, None)
+        return list(there.values())
+
+
+class Account:
+    """What one stretch of the model takes in a training step.
+
+    ``forward`` and ``backward`` are counted from the level at which they start; the input is not part of the first,
+    the incoming gradient and what is saved are not part of the second.
+    """
+
+    __slots__ = ("backward", "casts", "forward", "gradients", "keeps_input", "keeps_output", "output", "recompute", "saved")
+
+    def __init__(self) -> None:
+        self.forward: Span
+        self.recompute: Span | None = None
+        self.backward: Span
+        self.saved: list[Storage] = []
+        self.output: Storage
+        self.gradients: list[Storage] = []
+        self.casts: list[Storage] = []
+        self.keeps_input = False
+        self.keeps_output = False
+
+    def kept(self) -> Level:
+        """What waits for the backward pass, input and output left out."""
+        return level(self.saved)
+
+    def grown(self) -> Level:
+        """Gradients of parameters that the backward pass leaves behind."""
+        return level(self.gradients)
+
+
+Run = Callable[[Value], Value]
+
+
+def ahead(tape: Tape, run: Run, x: Value, account: Account) -> tuple[Node, int] | None:
+    """Run forward from ``x``, which the caller goes on holding; returns where the backward pass starts."""
+    first, start = len(tape.born), len(tape.events)
+    y = run(x)
+    account.forward = Span(tape, start, len(tape.events), first)
+    return _noted(tape, account, first, y, x.storage, 1)
+
+
+def _noted(
+    tape: Tape, account: Account, first: int, y: Value, source: Storage, holders: int
+) -> tuple[Node, int] | None:
+    """Note what a forward run left behind."""
+    account.output = y.storage
+    account.keeps_output = y.storage.owners > 1
+    account.keeps_input = source.owners > holders
+    casts = {v.storage for v in tape.casts.values() if v.storage.owners == 1}
+    account.saved = [
+        s for s in tape.born[first:] if s.owners and s is not y.storage and s is not source and s not in casts
+    ]
+    return None if y.node is None else (y.node, y.index)
+
+
+def back(tape: Tape, root: tuple[Node, int], grad: Value, floor: int, first: int, account: Account) -> None:
+    """Run the backward pass from ``root`` down to the ``floor`` of the tape's nodes."""
+    before = set(tape.gradients)
+    start = len(tape.events)
+    hand = [grad]
+    del grad
+    tape.backward(root, hand.pop(), floor)
+    account.backward = Span(tape, start, len(tape.events), first)
+    account.gradients = [v.storage for name, v in tape.gradients.items() if name not in before]
+
+
+def layer_account(tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: bool, grad: bool = True) -> Account:
+    """Account of one layer.
+
+    Args:
+        tape: the model's.
+        run: the layer's forward pass.
+        axes: of its input.
+        dtype: of its input.
+        recompute: nothing is saved but the input, and the forward pass runs again before the backward pass.
+        grad: whether there is a backward pass.
+    """
+    account = Account()
+    if recompute:
+        # Checkpointing runs the layer with autograd on but saves nothing, so autocast's cache still fills.
+        tape.recording = False
+        ahead(tape, run, tape.new("layer input", axes, dtype), account)
+        tape.recording = True
+        plain, account.casts = account.forward, [v.storage for v in tape.casts.values()]
+        tape.casts.clear()
+    first = len(tape.born)
+    # With recomputation the gradient is there already while the forward pass runs again.
+    waiting = [tape.new("gradient of layer output", axes, account.output.dtype)] if recompute else []
+    x = tape.leaf("layer input", axes, dtype)
+    leaf, floor, start = x.node, len(tape.nodes), len(tape.events)
+    root = ahead(tape, run, x, account)
+    tape.casts.clear()
+    if not grad or root is None:
+        return account
+    if recompute:
+        # The second forward pass stops where the last tensor is saved: what follows is not needed.
+        account.recompute = Span(tape, start, tape.cut, first)
+        account.forward = plain
+        account.keeps_input = True
+    else:
+        waiting.append(tape.new("gradient of layer output", axes, account.output.dtype))
+    del x
+    back(tape, root, waiting.pop(), floor, first, account)
+    assert leaf is not None
+    leaf.pending = []
+    tape.gradients.clear()
+    return account
+
+
+class Pass:
+    """The accounts of a model's forward and backward pass: stem, each different layer, tail.
+
+    Args:
+        model: a model with one stack.
+        batch: sequences.
+        tokens: tokens a sequence.
+        kernel: what computes attention.
+        weights: format of the weights.
+        autocast: format that autocast casts to, or None.
+        recompute: whether layers are checkpointed.
+        accumulated: gradients of an earlier pass are there, so that new ones are added into them.
+        keep_logits: the caller holds the model's output through the backward pass.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        batch: int,
+        tokens: int,
+        kernel: AttentionKernel,
+        weights: str,
+        autocast: str | None,
+        recompute: bool,
+        accumulated: bool = False,
+        keep_logits: bool = False,
+    ) -> None:
+        stack = model.decoder
+        self.stack = stack
+        self.tape = tape = Tape(grad=True, weights=weights, autocast=autocast)
+        self.head_is_tied = model.head is not None and model.head.alias_of is not None
+        tape.accumulated = accumulated
+        f = Forward(tape, kernel, training=True)
+        B, T = ("B", batch), ("T", tokens)
+        tape.category = "inputs"
+        ids = tape.new("token ids", (B, T), "int64")
+        self.inputs = [ids.storage]
+        tape.category = "activations"
+        self.stem = Account()
+        first = len(tape.born)
+        root = ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
+        make_masks(f, windows(stack), batch, tokens, tokens, self.stem.output.dtype)
+        dtype = self.stem.output.dtype
+        shared = {v.storage for v in f.shared()}
+        self.stem.saved = [s for s in self.stem.saved if s not in shared]
+        self.shared = sorted(shared, key=lambda s: s.serial)
+        owners = {s: s.owners for s in self.shared}
+        kept_shared: set[Storage] = set()
+        axes = (B, T, ("D", stack.stem.D))
+        # The residual stream may change its format in the first layer, so an account is for a layer and a format.
+        accounts: dict[tuple[int, str], Account] = {}
+        self.layers: list[Account] = []
+        for layer in stack.layers:
+            account = accounts.get((id(layer), dtype))
+            if account is None:
+                # Which shared storages a layer keeps is seen while its nodes are on the tape.
+                run = _watched(layer.forward, f, owners, kept_shared)
+                account = accounts[id(layer), dtype] = layer_account(tape, run, axes, dtype, recompute=recompute)
+            self.layers.append(account)
+            dtype = account.output.dtype
+        self.dtype = dtype
+        self.kept_shared = self.shared if recompute else [s for s in self.shared if s in kept_shared]
+        self.tail = self._tail(model, f, ids, axes, keep_logits)
+        f.rotary.clear()
+        f.masks.clear()
+        f.bias = None
+        if root is not None:
+            grad = tape.new("gradient of embedding output", axes, self.stem.output.dtype)
+            tape.kept = {model.head.alias_of} if model.head is not None and model.head.alias_of is not None else set()
+            back(tape, root, grad, 0, first, self.stem)
+
+    def _tail(self, model: Model, f: Forward, ids: Value, axes: Axes, keep_logits: bool) -> Account:
+        tape, account, held, loss = self.tape, Account(), list[Value](), list[Value]()
+
+        def run(x: Value) -> Value:
+            if self.stack.norm is not None:
+                x = self.stack.norm.forward(f, x)
+            assert model.head is not None
+            held.append(model.head.forward(f, x))
+            loss.append(cross_entropy(held[0], ids, causal=model.causal))
+            return loss[0]
+
+        first = len(tape.born)
+        hand = [tape.leaf("layer input", axes, self.dtype)]
+        source, floor, start = hand[0].storage, len(tape.nodes), len(tape.events)
+        tape.category = "activations"
+        # The model lets go of the last layer's output when the norm has taken it.
+        y = run(hand.pop())
+        account.forward = Span(tape, start, len(tape.events), first)
+        root = _noted(tape, account, first, y, source, 0)
+        del y
+        tape.casts.clear()
+        if not keep_logits:
+            held.clear()
+            account.saved = [s for s in account.saved if s.owners]
+        tape.category = "loss"
+        # The loop holds the loss, and backward() the gradient that it starts from, until the pass is over.
+        seed = tape.new("gradient of loss", account.output.axes, account.output.dtype)
+        account.saved += [account.output, seed.storage]
+        tape.category = "activations"
+        grad = seed.view(seed.axes)
+        assert root is not None
+        back(tape, root, grad, floor, first, account)
+        tape.gradients.clear()
+        return account
+
+
+def windows(stack: Stack) -> set[int | None]:
+    """The windows of a stack's attention blocks."""
+    found: set[int | None] = set()
+    for layer, _ in stack.distinct():
+        for sub in layer.sublayers:
+            if hasattr(sub.block, "window") and getattr(sub.block, "causal", True):
+                found.add(sub.block.window)
+    return found
+
+
+def _watched(
+    run: Callable[[Forward, Value], Value], f: Forward, owners: dict[Storage, int], kept: set[Storage]
+) -> Run:
+    def forward(x: Value) -> Value:
+        y = run(f, x)
+        kept.update(s for s, n in owners.items() if s.owners > n)
+        return y
+
+    return forward

@@ -1,0 +1,1 @@
+"""Search and inverse questions: what would fit."""

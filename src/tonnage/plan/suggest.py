@@ -1,0 +1,110 @@
+"""The smallest single change that would make a workload fit, re-estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from tonnage.arch.model import Model
+from tonnage.devices import Device
+from tonnage.errors import TonnageError
+from tonnage.estimate.result import Result, Suggestion
+from tonnage.workload import Serve, Train
+
+Change = tuple[Mapping[str, Any], tuple[str, ...], str]
+"""The keys that change, what they alter of the training or the answer, and the change in words."""
+
+NO_CHANGE: Final = "no single change of those that are modelled makes it fit"
+
+
+def suggested(result: Result, model: Model, w: Train | Serve, device: Device, in_use: int) -> Result:
+    """The result with a suggestion, or with a caveat that there is none.
+
+    Changes that alter nothing of what is trained or answered come first; among equals, the one that leaves least to
+    spare is the smallest.
+    """
+    best: tuple[bool, int, Suggestion] | None = None
+    for change, alters, text in _changes(result, w):
+        again = _estimate(model, w, change, device, in_use)
+        if again is None or again.fit is None or again.fit.verdict != "fits":
+            continue
+        size = again.fullest.tier("device")
+        found = Suggestion(change=change, alters=alters, verdict=again.fit.verdict, device_bytes=size, text=text)
+        if best is None or (bool(alters), again.fit.spare_bytes) < best[:2]:
+            best = (bool(alters), again.fit.spare_bytes, found)
+    assert result.fit is not None
+    if best is None:
+        return replace(result, caveats=(*result.caveats, NO_CHANGE))
+    return replace(result, fit=replace(result.fit, suggestion=best[2]))
+
+
+def _estimate(model: Model, w: Train | Serve, change: Mapping[str, Any], device: Device, in_use: int) -> Result | None:
+    """The answer to the changed workload; None where it is refused."""
+    changed = replace(w, **change)
+    try:
+        if isinstance(changed, Train):
+            from tonnage.estimate.train import answer as train
+
+            return train(model, changed, device, in_use=in_use)
+        from tonnage.estimate.serve import answer as serve
+
+        return serve(model, changed, device, in_use=in_use, capacity=False)
+    except TonnageError:
+        return None
+
+
+def _changes(result: Result, w: Train | Serve) -> Iterator[Change]:
+    eager = result.extras.get("attention_kernel") == "eager"
+    if isinstance(w, Train):
+        yield from _training(result.workload, eager)
+    else:
+        yield from _serving(result, eager)
+
+
+def _training(w: Mapping[str, Any], eager: bool) -> Iterator[Change]:
+    batch, seq = w["batch"], w["seq"]
+    if w["recompute"] == "none":
+        yield {"recompute": "full"}, (), "recompute the activations of every layer (--recompute full)"
+    if eager:
+        yield {"attention": "sdpa"}, (), "fused attention (--attention sdpa)"
+    if w["optimizer"] in ("adamw-foreach", "adamw-loop"):
+        yield {"optimizer": "adamw-fused"}, (), "the fused step of the same optimizer (--optimizer adamw-fused)"
+    for parts in _halvings(batch):
+        change = {"batch": batch // parts, "accumulate": w["accumulate"] * parts}
+        if batch % parts == 0:
+            yield change, (), f"{batch // parts} sequences a pass, {parts} times the passes (--batch {batch // parts} --accumulate {w['accumulate'] * parts})"
+    if w["precision"] in ("fp32", "tf32", "bf16-mixed"):
+        yield {"precision": "bf16"}, ("precision",), "weights, gradients and states in bf16 (--precision bf16)"
+    if w["optimizer"].startswith("adamw"):
+        for name in ("sgd-momentum", "sgd"):
+            yield {"optimizer": name}, ("optimizer",), f"another optimizer (--optimizer {name})"
+    for parts in _halvings(seq):
+        shorter = seq // parts
+        yield {"seq": shorter}, ("seq",), f"shorter sequences (--seq {shorter})"
+
+
+def _serving(result: Result, eager: bool) -> Iterator[Change]:
+    w = result.workload
+    context, concurrency, room = w["context"], w["concurrency"], result.capacity or {}
+    if w["logits"] == "all":
+        yield {"logits": "last"}, (), "logits of the last position only (--logits last)"
+    if eager:
+        yield {"attention": "sdpa"}, (), "fused attention (--attention sdpa)"
+    if w["prompt"] > 512:
+        yield {"prompt": 512}, ("prompt",), "a shorter prompt (--prompt 512)"
+    if concurrency > 1 and (room.get("max_concurrency") or 0) >= 1:
+        n = room["max_concurrency"]
+        yield {"concurrency": n}, ("concurrency",), f"fewer sequences at once (--concurrency {n})"
+    if (room.get("max_context") or 0) >= 1 and room["max_context"] < context:
+        n = room["max_context"]
+        yield {"context": n, "prompt": min(w["prompt"], n)}, ("context",), f"a shorter context (--context {n})"
+    if w["dtype"] == "fp32":
+        yield {"dtype": "bf16"}, ("dtype",), "weights in bf16 (--dtype bf16)"
+
+
+def _halvings(n: int) -> Iterator[int]:
+    parts = 2
+    while parts <= n:
+        yield parts
+        parts *= 2

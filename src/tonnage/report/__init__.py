@@ -1,0 +1,1 @@
+"""Renderers: each turns a result into one format and asks nothing else."""

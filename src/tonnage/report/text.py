@@ -1,0 +1,159 @@
+"""A result as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from tonnage.estimate.result import Component, Rank, Result
+from tonnage.units import count, gib
+
+BAR: Final = 12
+LABELS: Final = {
+    "requested": "tensors",
+    "allocated": "allocated",
+    "reserved": "reserved",
+    "device": "device",
+}
+MEANS: Final = {
+    "requested": "live tensors",
+    "allocated": "torch.cuda.max_memory_allocated",
+    "reserved": "torch.cuda.max_memory_reserved",
+    "device": "what the driver shows",
+}
+
+
+def width() -> int:
+    """Columns of the terminal; 100 where there is none."""
+    import os
+
+    try:
+        return max(60, min(os.get_terminal_size().columns, 160))
+    except OSError:
+        return 110
+
+
+def render(result: Result) -> str:
+    """The answer, its lines, the verdict, and what it leaves out."""
+    columns = width()
+    rank = result.fullest
+    parts = [_head(result), *_verdict(result), ""]
+    parts += _lines(rank, columns)
+    parts += ["", *_instants(rank, result)]
+    if result.capacity is not None:
+        parts += ["", *_capacity(result)]
+    for title, notes in (("note", result.caveats), ("not modelled", result.not_modelled)):
+        parts += wrapped(title, notes, columns)
+    return "\n".join(parts)
+
+
+def _head(result: Result) -> str:
+    m, w = result.model, result.workload
+    size = f"{count(m['parameters'])} parameters"
+    if m["active_parameters"] != m["parameters"]:
+        size += f" ({count(m['active_parameters'])} active)"
+    if w["task"] == "train":
+        sequences = "sequence" if w["batch"] == 1 else "sequences"
+        how = f"{w['precision']}, {w['optimizer']}, {w['batch']} {sequences} of {w['seq']:,} tokens"
+        how += ", recomputing" if w["recompute"] == "full" else ""
+    else:
+        sequences = "sequence" if w["concurrency"] == 1 else "sequences"
+        how = f"{w['dtype']}, {w['engine']}, {w['concurrency']} {sequences} of {w['context']:,} tokens"
+    return f"{w['task']} {m['name']}: {size}; {how}"
+
+
+def _verdict(result: Result) -> list[str]:
+    fit, rank = result.fit, result.fullest
+    device, low, high = rank.tier("device"), rank.tier("device", "low_bytes"), rank.tier("device", "high_bytes")
+    needs = f"{gib(device)} ({gib(low)} to {gib(high)})"
+    if fit is None:
+        return [f"needs {needs}; name a device with --gpu for a verdict"]
+    spare = f"{gib(fit.spare_bytes)} to spare" if fit.spare_bytes >= 0 else f"{gib(-fit.spare_bytes)} too much"
+    words = {"fits": "FITS", "does not fit": "DOES NOT FIT", "uncertain": "UNCERTAIN"}[fit.verdict]
+    out = [f"{words} on {fit.device}: {needs} of {gib(fit.capacity_bytes)}, {spare}"]
+    if fit.suggestion is not None:
+        s = fit.suggestion
+        alters = f"; changes {', '.join(s.alters)}" if s.alters else ""
+        out.append(f"it would fit with {s.text}: {gib(s.device_bytes)}{alters}")
+    return out
+
+
+def _lines(rank: Rank, columns: int) -> list[str]:
+    whole = max(rank.tier("device"), 1)
+    out = []
+    for tier in ("requested", "allocated", "reserved", "device"):
+        for c in (c for c in rank.components if c.tier == tier):
+            out.append(_line(c, whole, columns))
+        low, high = rank.tier(tier, "low_bytes"), rank.tier(tier, "high_bytes")
+        span = f" ({gib(low)} to {gib(high)})" if low != high else ""
+        out.append(f"{'= ' + LABELS[tier]:<17}{gib(rank.tier(tier)):>12}  {' ' * BAR}  {MEANS[tier]}{span}")
+    return out
+
+
+def _line(c: Component, whole: int, columns: int) -> str:
+    name = c.name.removeprefix("other:").replace("_", " ")
+    text = f"  {name:<15}{gib(c.bytes):>12}  {bar(c.bytes, whole)}  {c.trust:<8} "
+    return text + cut(c.why, columns - len(text))
+
+
+def bar(part: int, whole: int) -> str:
+    """A bar of eighths of a character, as long as ``part`` is of ``whole``."""
+    eighths = round(8 * BAR * part / whole) if part > 0 else 0
+    full, rest = divmod(min(eighths, 8 * BAR), 8)
+    return ("█" * full + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[rest]).ljust(BAR)
+
+
+def cut(text: str, columns: int) -> str:
+    """As much of a text as fits."""
+    columns = max(columns, 24)
+    return text if len(text) <= columns else text[: columns - 1].rstrip() + "…"
+
+
+def _instants(rank: Rank, result: Result) -> list[str]:
+    second = rank.runner_up
+    text = f"peak at {rank.peak.name!r}, {gib(rank.peak.bytes)} allocated"
+    if second is not None:
+        text += f"; next {second.name!r}, {gib(second.bytes)}"
+    between = "steps" if result.workload["task"] == "train" else "requests"
+    return [text, f"resident between {between}: {gib(rank.static_bytes)}"]
+
+
+def _capacity(result: Result) -> list[str]:
+    c = result.capacity or {}
+    out = [f"state of the sequences: {gib(c['kv_bytes'])}; one token more: {c['kv_bytes_per_token']:,} B"]
+    if c["max_context"] is not None:
+        out.append(f"largest context that fits: {c['max_context']:,} tokens; largest concurrency: {c['max_concurrency']:,}")
+    return out
+
+
+def wrapped(title: str, notes: Sequence[str], columns: int) -> list[str]:
+    """Notes under one title, broken at the terminal's edge."""
+    out = []
+    for i, note in enumerate(notes):
+        lead = f"{title + ':':<14}" if i == 0 else " " * 14
+        for line in _broken(note, columns - 14):
+            out.append(lead + line)
+            lead = " " * 14
+    return out
+
+
+def _broken(text: str, columns: int) -> Iterable[str]:
+    line = ""
+    for word in text.split():
+        if line and len(line) + 1 + len(word) > columns:
+            yield line
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    yield line
+
+
+def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
+    """Columns as wide as their widest cell; those in ``right`` are set right."""
+    if not rows:
+        return ""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,61 @@
+"""A ``config.json``, or a folder that holds one."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Final
+
+from tonnage.errors import InputError, SourceError
+from tonnage.sources import RawModel
+
+LARGEST: Final = 8 * 2**20
+"""No config is near this size; a file that is larger is something else. [byte]"""
+
+
+def read(path: str) -> RawModel:
+    """Read a config from a file or from a folder.
+
+    Raises:
+        SourceError: the file or the folder's ``config.json`` is not there or cannot be opened.
+        InputError: it is too large, no UTF-8, no JSON or no object.
+    """
+    file = path
+    if os.path.isdir(path):
+        file = os.path.join(path, "config.json")
+        if not os.path.isfile(file):
+            raise SourceError(f"the folder {path} has no config.json", key="model", value=path, file=path)
+    try:
+        size = os.path.getsize(file)
+        if size > LARGEST:
+            raise InputError(f"{file} has {size:,} bytes: too large for a config.json", key="model", value=path, file=file)
+        with open(file, "rb") as f:
+            data = f.read(LARGEST + 1)
+    except OSError as e:
+        raise SourceError(f"cannot read {file}: {e.strerror or e}", key="model", value=path, file=file) from None
+    return RawModel(config=parsed(data, file), name=_name(path), origin=f"file: {file}", file=file)
+
+
+def parsed(data: bytes | str, file: str | None) -> dict[str, Any]:
+    """The object that a config holds.
+
+    Raises:
+        InputError: not UTF-8, not JSON, nested beyond reason, or not an object.
+    """
+    try:
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        value = json.loads(text)
+    except UnicodeDecodeError as e:
+        raise InputError(f"not UTF-8 at byte {e.start}", key="model", file=file) from None
+    except json.JSONDecodeError as e:
+        raise InputError(f"not JSON: {e.msg} at line {e.lineno}, column {e.colno}", key="model", file=file) from None
+    except (RecursionError, ValueError) as e:
+        raise InputError(f"not a config: {type(e).__name__}", key="model", file=file) from None
+    if not isinstance(value, dict):
+        raise InputError(f"a config is a JSON object, not a {type(value).__name__}", key="model", file=file)
+    return value
+
+
+def _name(path: str) -> str:
+    whole = os.path.abspath(path)
+    return os.path.basename(whole if os.path.isdir(whole) else os.path.dirname(whole)) or os.path.basename(whole)

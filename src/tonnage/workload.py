@@ -1,0 +1,172 @@
+"""What is asked: the keys of a workload are the flags of the command line.
+
+A key that is None was not said; the stack or engine decides it, and a result repeats what it decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final, TypeVar
+
+from tonnage.errors import InputError, nearest
+from tonnage.units import parse_bytes, parse_count
+
+ATTENTION: Final = ("eager", "sdpa", "flash")
+SHARDING: Final = ("none", "ddp", "zero-1", "zero-2", "zero-3", "fsdp", "hsdp")
+PRECISION: Final = (
+    "fp32", "tf32", "bf16-mixed", "fp16-mixed", "bf16-autocast", "fp16-autocast", "bf16", "fp16", "bf16-master", "fp8",
+)  # fmt: skip
+
+CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "attention": ATTENTION,
+    "sharding": SHARDING,
+    "precision": PRECISION,
+    "recompute": ("full", "selective", "none"),
+    "loss": ("full", "chunked", "fused"),
+    "retain": ("outputs", "grads"),
+    "logits": ("last", "all"),
+    "task": ("train", "serve"),
+}
+COUNTS: Final = (
+    "batch", "accumulate", "seq", "context", "concurrency", "prompt", "gpus", "tp", "pp", "cp", "ep", "dp", "lora_rank",
+)  # fmt: skip
+SWITCHES: Final = ("first_step", "kbit_prepared", "master")
+SIZES: Final = ("in_use",)
+LISTS: Final = ("retain", "lora_targets")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Train:
+    """A training workload, for one optimizer step in its steady state."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    task: str = "train"
+    gpu: str | None = None
+    in_use: str | int | None = None
+    dtype: str | None = None
+    quant: str | None = None
+    attention: str | None = None
+    gpus: int | None = None
+    tp: int | None = None
+    pp: int | None = None
+    cp: int | None = None
+    ep: int | None = None
+    dp: int | None = None
+    sharding: str | None = None
+    stack: str | None = None
+    stack_version: str | None = None
+    precision: str | None = None
+    weights_dtype: str | None = None
+    compute_dtype: str | None = None
+    grad_dtype: str | None = None
+    state_dtype: str | None = None
+    master: bool | None = None
+    optimizer: str | None = None
+    batch: int | None = None
+    accumulate: int | None = None
+    seq: int | None = None
+    recompute: str | None = None
+    loss: str | None = None
+    retain: tuple[str, ...] = ()
+    lora_rank: int | None = None
+    lora_targets: tuple[str, ...] = ()
+    lora_dropout: float | None = None
+    kbit_prepared: bool | None = None
+    first_step: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Serve:
+    """A serving workload: sequences of one length held at once."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    task: str = "serve"
+    gpu: str | None = None
+    in_use: str | int | None = None
+    dtype: str | None = None
+    quant: str | None = None
+    attention: str | None = None
+    gpus: int | None = None
+    tp: int | None = None
+    pp: int | None = None
+    cp: int | None = None
+    ep: int | None = None
+    dp: int | None = None
+    sharding: str | None = None
+    engine: str | None = None
+    engine_version: str | None = None
+    kv_dtype: str | None = None
+    context: int | None = None
+    concurrency: int | None = None
+    prompt: int | None = None
+    logits: str | None = None
+
+
+W = TypeVar("W", Train, Serve)
+
+
+def workload(kind: type[W], said: Mapping[str, Any]) -> W:
+    """Check what was said and make a workload of it.
+
+    Args:
+        kind: ``Train`` or ``Serve``.
+        said: keys and values; None counts as not said.
+
+    Raises:
+        InputError: an unknown key, a value of the wrong type or outside its set.
+
+    >>> workload(Train, {"seq": "2k"}).seq
+    2048
+    """
+    known = [f.name for f in fields(kind)]
+    values: dict[str, Any] = {}
+    for key, value in said.items():
+        if key not in known:
+            raise InputError(f"unknown key {key!r}", key=key, value=value, nearest=nearest(key, known))
+        if value is not None:
+            values[key] = _checked(key, value)
+    return kind(**values)
+
+
+def _checked(key: str, value: Any) -> Any:
+    if key in LISTS:
+        items = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+        for item in items:
+            _one_of(key, item)
+        return items
+    if key in COUNTS:
+        return parse_count(value, key=key)
+    if key in SWITCHES:
+        if not isinstance(value, bool):
+            raise InputError(f"{key} is true or false, not {value!r}", key=key, value=value)
+        return value
+    if key in SIZES:
+        if not isinstance(value, str):
+            raise InputError(f"{key} = {value!r} has no unit", key=key, value=value, hint="write for example '2341MiB'")
+        return value if value == "here" else parse_bytes(value, key=key)
+    if key == "lora_dropout":
+        number = float(value) if isinstance(value, int | float | str) and _is_number(value) else -1.0
+        if not 0.0 <= number < 1.0:
+            raise InputError(f"lora_dropout is a number from 0 to 1, not {value!r}", key=key, value=value)
+        return number
+    if not isinstance(value, str):
+        raise InputError(f"{key} is a text, not {value!r}", key=key, value=value)
+    _one_of(key, value)
+    return value
+
+
+def _one_of(key: str, value: str) -> None:
+    choices = CHOICES.get(key)
+    if choices is not None and value not in choices:
+        raise InputError(
+            f"{key} is one of {', '.join(choices)}, not {value!r}", key=key, value=value, nearest=nearest(str(value), choices)
+        )
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return True
