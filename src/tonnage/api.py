@@ -45,10 +45,11 @@ def load(
 
     raw = _raw(source)
     model = model_from(
-        raw.config if head is None else {**raw.config, "architectures": [f"--head {head}"]},
+        raw.config,
         file=raw.file,
         ignored=frozenset(ignore_keys),
         lenient=ignore_unknown,
+        head=head,
     )
     return replace(model, name=raw.name or model.model_type)
 

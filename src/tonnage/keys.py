@@ -7,7 +7,7 @@ architectures hide.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, overload
 
 from tonnage.errors import ConfigError, UnsupportedError
 
@@ -94,15 +94,19 @@ class Keys:
             raise ConfigError(f"{key} is not a finite number", key=key, value=repr(value), file=self.file)
         return value
 
-    def need(self, key: str, kind: type[T] = int) -> T:  # type: ignore[assignment]
+    @overload
+    def need(self, key: str) -> int: ...
+    @overload
+    def need(self, key: str, kind: type[T]) -> T: ...
+    def need(self, key: str, kind: type[Any] = int) -> Any:
         """A key that every released config of the family states; a positive number where it is one."""
         name, value = self._find(key)
         if value is _MISSING or value is None:
             raise ConfigError(f"{name} is missing", key=name, file=self.file, hint=self._misspelt(key))
         value = self._typed(name, value, kind)
-        if kind is int and not 0 < value <= _LARGEST:  # type: ignore[operator]
+        if kind is int and not 0 < value <= _LARGEST:
             raise ConfigError(f"{name} = {_short(value)} is not a sensible size", key=name, value=value, file=self.file)
-        return value  # type: ignore[no-any-return]
+        return value
 
     def want(self, key: str, default: T, kind: type[T] | None = None) -> T:
         """A key with transformers' default; a default that was taken is listed."""
@@ -114,15 +118,19 @@ class Keys:
         if value is None and (kind is None or default is None):
             return default
         value = self._typed(name, value, wanted)
-        if wanted is int and not -1 <= value <= _LARGEST:
+        if isinstance(value, int) and wanted is int and not -1 <= value <= _LARGEST:
             raise ConfigError(f"{name} = {_short(value)} is not a sensible size", key=name, value=value, file=self.file)
-        return value  # type: ignore[no-any-return]
+        return value
 
     def size(self, key: str, default: int) -> int:
         """A positive number with transformers' default."""
         return self.want(key, default) if self._find(key)[1] is _MISSING else self.need(key)
 
-    def optional(self, key: str, kind: type[T] = int, default: T | None = None) -> T | None:  # type: ignore[assignment]
+    @overload
+    def optional(self, key: str) -> int | None: ...
+    @overload
+    def optional(self, key: str, kind: type[T], default: T | None = None) -> T | None: ...
+    def optional(self, key: str, kind: type[Any] = int, default: Any = None) -> Any:
         """A key that may be null."""
         name, value = self._find(key)
         if value is _MISSING:
@@ -131,9 +139,9 @@ class Keys:
         if value is None:
             return None
         value = self._typed(name, value, kind)
-        if kind is int and not -1 <= value <= _LARGEST:  # type: ignore[operator]
+        if kind is int and not -1 <= value <= _LARGEST:
             raise ConfigError(f"{name} = {_short(value)} is not a sensible size", key=name, value=value, file=self.file)
-        return value  # type: ignore[no-any-return]
+        return value
 
     def texts(self, key: str, length: int) -> list[str] | None:
         """A list of ``length`` words, such as ``layer_types``; None where it is absent or null."""

@@ -49,7 +49,7 @@ class Tensor:
         dims: how many axes each dimension of the stored array merges; empty when each axis is a dimension of its own.
         layer: index in the repeated stack; None outside it.
         alias_of: name of the tensor whose storage this one shares.
-        dtype: its format, where that is not the model's (of a buffer: not fp32).
+        dtype: its format, where that is not the one that the model is loaded in.
     """
 
     name: str
@@ -79,6 +79,10 @@ class Tensor:
             out.append(math.prod(sizes[at : at + merged]))
             at += merged
         return tuple(out)
+
+    def renamed(self, name: str) -> Tensor:
+        """The same tensor under another name."""
+        return Tensor(name, self.axes, self.role, self.dims, self.layer, self.alias_of, self.dtype)
 
     def placed(self, prefix: str, layer: int | None = None) -> Tensor:
         """The same tensor under a module's name."""

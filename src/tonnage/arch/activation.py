@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage.arch import ops
-from tonnage.arch.tape import Value
+from tonnage.arch.tape import Grads, Value
 from tonnage.errors import UnsupportedError
 
-_INPUT: Final = ("silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_python_tanh", "mish", "bloom_gelu")
+_INPUT: Final = ("silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_python_tanh", "mish")
 _OUTPUT: Final = ("relu", "tanh", "sigmoid")
 
 
@@ -23,6 +23,8 @@ def activate(x: Value, act: str) -> Value:
         return ops.unary(x, act, saves="output")
     if act in ("gelu_new", "gelu_fast"):
         return _gelu_new(x)
+    if act == "bloom_gelu":
+        return _bloom_gelu(x)
     if act == "relu2":
         return ops.power(ops.unary(x, "relu", saves="output"))
     raise UnsupportedError(
@@ -46,3 +48,24 @@ def _gelu_new(x: Value) -> Value:
         ),
         "gelu",
     )
+
+
+def _bloom_gelu(x: Value) -> Value:
+    """BLOOM's own function: only its input is kept, but both directions are written out in elementwise steps."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+
+    def step(*parts: Value) -> Value:
+        return tape.new("step of gelu", axes, dtype)
+
+    def tanh() -> Value:
+        # tanh(c * x * (1 + 0.044715 * x * x))
+        return step(step(step(), step(step(step()))))
+
+    def back(g: Value) -> Grads:
+        curve = tanh()
+        slope = step(step(step(), step(step(step(curve)), step(step(step())))), step(step(curve)))
+        return (step(slope),)
+
+    out = step(step(), step(tanh()))
+    tape.record((out,), (x,), back, (x,))
+    return out

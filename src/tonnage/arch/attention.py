@@ -9,11 +9,12 @@ from tonnage.arch import ops
 from tonnage.arch.eager import EagerStyle
 from tonnage.arch.forward import Forward
 from tonnage.arch.kernels import attend
-from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.layers import HeadNorms, Linear, Norm
 from tonnage.arch.packed import Packing, unpacked
 from tonnage.arch.pairs import rotate_pairs
 from tonnage.arch.rotate import rotate
 from tonnage.arch.tape import Value
+from tonnage.errors import UnsupportedError
 from tonnage.tensors import Axes, Tensor
 
 BTND = ("B", "T", "N", "D")
@@ -53,6 +54,7 @@ class GroupedQuery:
         causal: whether later tokens are hidden.
         cross: keys and values come from the encoder.
         position_bias: a learned or fixed bias is added to the scores ("alibi", "relative"); None for none.
+        buckets: rows of the table of relative positions that this layer holds for all (T5's first).
         clip: queries, keys and values are clamped (OLMo, MPT).
         eager: how eager attention makes weights of scores.
         scaled_queries: queries are multiplied by a number before attention (OPT).
@@ -80,8 +82,8 @@ class GroupedQuery:
     bias: bool = False
     o_bias: bool = False
     transposed: bool = False
-    q_norm: Norm | None = None
-    k_norm: Norm | None = None
+    q_norm: Norm | HeadNorms | None = None
+    k_norm: Norm | HeadNorms | None = None
     window: int | None = None
     chunked: bool = False
     rotary: str | None = "default"
@@ -94,6 +96,7 @@ class GroupedQuery:
     causal: bool = True
     cross: bool = False
     position_bias: str | None = None
+    buckets: int | None = None
     clip: bool = False
     eager: EagerStyle = "fp32-softmax"
     scaled_queries: bool = False
@@ -150,12 +153,19 @@ class GroupedQuery:
                 yield from norm.weights()
         if self.sinks:
             yield Tensor(self._path("sinks"), (("N", self.N),), "attention")
+        if self.buckets is not None:
+            yield Tensor(
+                self._path("relative_attention_bias.weight"), (("X", self.buckets), ("N", self.N)), "position"
+            )
         yield from self.buffers
 
     def state(self, B: int, S: int) -> Iterator[Tensor]:
-        """Keys and values of ``S`` tokens."""
-        yield Tensor("keys", (("B", B), ("S", S), ("K", self.K), ("H", self.H)), "cache")
-        yield Tensor("values", (("B", B), ("S", S), ("K", self.K), ("H", self.value_width)), "cache")
+        """Keys and values of ``S`` tokens, of the encoder's in cross attention. An encoder keeps none of its own."""
+        if not self.causal and not self.cross:
+            return
+        of = "encoder " if self.cross else ""
+        yield Tensor(f"{of}keys", (("B", B), ("S", S), ("K", self.K), ("H", self.H)), "cache")
+        yield Tensor(f"{of}values", (("B", B), ("S", S), ("K", self.K), ("H", self.value_width)), "cache")
 
     def expanded_state(self, B: int, S: int) -> Iterator[Tensor]:
         """What transformers caches: as ``state``, or with a copy for every query head."""
@@ -180,6 +190,12 @@ class GroupedQuery:
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Self-attention over ``x`` and what is cached before it."""
+        if self.cross or self.position_bias == "relative":
+            raise UnsupportedError(
+                "forward and backward passes of encoder-decoder models are not modelled yet",
+                key="model_type",
+                hint="parameters, weights and cache can still be told: tonnage params",
+            )
         out = self._attended(f, x)
         if self.o_apart:
             # The caller's name is bound to the new output when the module behind has returned.
@@ -232,6 +248,8 @@ class Latent:
         rope: head width with position: one key shared by all heads.
         VH: width of a value head.
         bias: whether the two compressing matrices and the output have one.
+        rotary: which of the model's rotary tables turns queries and keys.
+        rotary_style: how the modelled code turns them, as ``arch/rotate.py`` names it.
     """
 
     name: str
@@ -245,6 +263,10 @@ class Latent:
     bias: bool = False
     dropout: float = 0.0
     expanded: bool = False
+    rotary: str = "default"
+    rotary_style: str = "neighbours"
+    softcap: bool = False
+    sinks: bool = False
 
     @property
     def window(self) -> None:
@@ -261,23 +283,70 @@ class Latent:
         """The usual form."""
         return "fp32-softmax"
 
-    def weights(self) -> Iterator[Tensor]:
-        """Compression, expansion, the norms between them and the output."""
+    def _queries(self) -> tuple[Linear | Norm, ...]:
+        """What makes queries: one matrix, or two with a norm between them."""
         D: Axes = (("D", self.D),)
         heads: Axes = (("N", self.N), ("H", self.nope + self.rope))
         if self.q_rank is None:
-            yield from Linear(f"{self.name}.q_proj", D, heads, "attention").weights()
-        else:
-            R: Axes = (("R", self.q_rank),)
-            yield from Linear(f"{self.name}.q_a_proj", D, R, "attention", self.bias).weights()
-            yield from Norm(f"{self.name}.q_a_layernorm", R).weights()
-            yield from Linear(f"{self.name}.q_b_proj", R, heads, "attention").weights()
+            return (Linear(f"{self.name}.q_proj", D, heads, "attention"),)
+        R: Axes = (("R", self.q_rank),)
+        return (
+            Linear(f"{self.name}.q_a_proj", D, R, "attention", self.bias),
+            Norm(f"{self.name}.q_a_layernorm", R),
+            Linear(f"{self.name}.q_b_proj", R, heads, "attention"),
+        )
+
+    def _compress(self) -> Linear:
         latent: Axes = (("R", self.kv_rank + self.rope),)
-        yield from Linear(f"{self.name}.kv_a_proj_with_mqa", D, latent, "attention", self.bias).weights()
-        yield from Norm(f"{self.name}.kv_a_layernorm", (("R", self.kv_rank),)).weights()
-        expanded: Axes = (("N", self.N), ("H", self.nope + self.VH))
-        yield from Linear(f"{self.name}.kv_b_proj", (("R", self.kv_rank),), expanded, "attention").weights()
-        yield from Linear(f"{self.name}.o_proj", (("N", self.N), ("H", self.VH)), D, "attention", self.bias).weights()
+        return Linear(f"{self.name}.kv_a_proj_with_mqa", (("D", self.D),), latent, "attention", self.bias)
+
+    def _norm(self) -> Norm:
+        return Norm(f"{self.name}.kv_a_layernorm", (("R", self.kv_rank),))
+
+    def _expand(self) -> Linear:
+        heads: Axes = (("N", self.N), ("H", self.nope + self.VH))
+        return Linear(f"{self.name}.kv_b_proj", (("R", self.kv_rank),), heads, "attention")
+
+    def _output(self) -> Linear:
+        return Linear(f"{self.name}.o_proj", (("N", self.N), ("H", self.VH)), (("D", self.D),), "attention", self.bias)
+
+    def weights(self) -> Iterator[Tensor]:
+        """Compression, expansion, the norms between them and the output."""
+        for part in (*self._queries(), self._compress(), self._norm(), self._expand(), self._output()):
+            yield from part.weights()
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """Self-attention over ``x`` and the latents cached before it."""
+        rows, N = x.axes[:2], ("N", self.N)
+        q = self._projected(f, x)
+        q_pass, q_rot = ops.split(q, ((*rows, N, ("H", self.nope)), (*rows, N, ("H", self.rope))))
+        compressed = self._compress().forward(f, x)
+        latent, k_rot = ops.split(compressed, ((*rows, ("R", self.kv_rank)), (*rows, ("K", 1), ("H", self.rope))))
+        latent = self._norm().forward(f, latent)
+        cosine, sine = f.rotary[self.rotary]
+        q_rot, k_rot = rotate(q_rot, k_rot, cosine, sine, self.rope, style=self.rotary_style)
+        if f.store is not None:
+            latent, k_rot = f.store((latent, k_rot), None)
+        queries = ops.cat(
+            (ops.cast(q_pass, q_rot.dtype), q_rot), (rows[0], N, rows[1], ("H", self.nope + self.rope)), "queries"
+        )
+        keys, values = self._expanded(f, latent, k_rot)
+        return self._output().forward(f, attend(f, self, queries, keys, values))
+
+    def _projected(self, f: Forward, x: Value) -> Value:
+        for part in self._queries():
+            x = part.forward(f, x)
+        return x
+
+    def _expanded(self, f: Forward, latent: Value, k_rot: Value) -> tuple[Value, Value]:
+        """The heads' own keys and values: keys are filled part by part, the position's part the same for all heads."""
+        up = self._expand().forward(f, latent)
+        rows, N = up.axes[:2], ("N", self.N)
+        k_pass, values = ops.split(up, ((*rows, N, ("H", self.nope)), (*rows, N, ("H", self.VH))))
+        keys = f.tape.new("keys", (rows[0], N, rows[1], ("H", self.nope + self.rope)), up.dtype)
+        keys = ops.filled(keys, k_pass, (rows[0], N, rows[1], ("H", self.nope)))
+        keys = ops.filled(keys, k_rot, (rows[0], N, rows[1], ("H", self.rope)))
+        return keys, values
 
     def state(self, B: int, S: int) -> Iterator[Tensor]:
         """One latent and one rotary key a token for all heads: no N or K axis, so tensor parallelism cannot cut it."""

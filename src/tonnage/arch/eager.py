@@ -17,7 +17,9 @@ from tonnage.arch.forward import Forward
 from tonnage.arch.tape import Grads, Value
 from tonnage.tensors import Axes, Axis
 
-EagerStyle = Literal["fp32-softmax", "native", "uncast", "fp32-scores", "fp32-where", "bloom", "mpt", "falcon", "falcon-alibi", "sinks"]
+EagerStyle = Literal[
+    "fp32-softmax", "native", "uncast", "fp32-scores", "fp32-where", "bloom", "mpt", "falcon", "falcon-alibi", "sinks"
+]
 """How scores become weights.
 
 ``fp32-softmax`` is transformers' usual form: scaled, masked, softmax in fp32, cast back. ``native`` takes the softmax
@@ -101,7 +103,9 @@ def _product(q: Value, k: Value) -> Value:
     tokens = ("S", named(k, "TS")[1])
     left, right = ops.lowered(q), ops.lowered(k)
     del q, k
-    return ops.matmul(batched(left), batched(right), (left.axes[0], named(left, "N"), named(left, "T"), tokens), "scores")
+    return ops.matmul(
+        batched(left), batched(right), (left.axes[0], named(left, "N"), named(left, "T"), tokens), "scores"
+    )
 
 
 def _applied(weights: Value, v: Value) -> Value:
@@ -229,6 +233,21 @@ def _falcon(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     return tokens_first(_applied(weights, repeated(v, a.N)))
 
 
+def _falcon_alibi(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    assert f.bias is not None
+    scores = _product(q, repeated(k, a.N))
+    wide = ops.cast(scores, "fp32")
+    logits = ops.scaled(ops.add(wide, f.bias, "scores with alibi"), "scaled scores", in_place=True)
+    mask = _mask(f, a)
+    masked = logits if mask is None else ops.add(logits, mask, "masked scores")
+    weights = ops.softmax(masked, dtype=f.tape.weights, label="attention weights")
+    del masked
+    weights = ops.dropout(weights, a.dropout, f.training)
+    f.held.append(weights)
+    f.local += [scores, wide, logits]
+    return tokens_first(_applied(weights, repeated(v, a.N)))
+
+
 def _where(x: Value) -> Value:
     """``torch.where(buffer, x, smallest)``: keeps a view of the buffer only."""
     tape, axes, dtype = x.tape, x.axes, x.dtype
@@ -253,7 +272,7 @@ def _sinks(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         weights = ops.add(weights, mask, "masked scores")
     combined = _with_sink(f, a, weights)
     combined = ops.sub(combined, _highest(combined), "scores below the highest")
-    weights = ops.softmax(combined, label="attention weights")
+    weights = ops.softmax(combined, dtype=combined.dtype, label="attention weights")
     weights = ops.narrow(weights, (*weights.axes[:3], ("S", weights.axes[3][1] - 1)))
     weights = ops.cast(ops.dropout(weights, a.dropout, f.training), values.dtype)
     out = tokens_first(_applied(weights, values))
@@ -290,5 +309,6 @@ _STYLES: Final[dict[str, Callable[[Forward, Attention, Value, Value, Value], Val
     "bloom": _bloom,
     "mpt": _mpt,
     "falcon": _falcon,
+    "falcon-alibi": _falcon_alibi,
     "sinks": _sinks,
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
 from tonnage.arch.forward import Forward
-from tonnage.arch.layers import Linear, Norm, Rotary
+from tonnage.arch.layers import Alibi, Linear, Norm, Rotary
 from tonnage.arch.tape import Value
 from tonnage.tensors import Axes, Tensor
 
@@ -39,7 +39,10 @@ class Table:
         """Rows of the table for tokens with axes ``B T``."""
         indices = f.tape.new("positions", ids if self.batched else ids[1:], "int64")
         weight = f.tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.width)))
-        return ops.embedding(indices, weight, (("D", self.width),), kept=not self.buffered)
+        found = ops.embedding(indices, weight, (("D", self.width),), kept=not self.buffered)
+        if not self.buffered:
+            f.frame += [indices, found]
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -58,7 +61,8 @@ class Stem:
         width: of the word embedding where it differs from ``D`` and is projected (OPT-350m).
         project: path of that projection.
         alias_of: the table whose storage this one shares (T5's stacks).
-        windows: windows of the layers for which the pass makes a mask of its own.
+        alibi: bias of the scores.
+        masked: attention is handed a mask even where its kernel could do without (Falcon).
     """
 
     name: str
@@ -73,6 +77,9 @@ class Stem:
     project: str | None = None
     alias_of: str | None = None
     buffers: tuple[Tensor, ...] = ()
+    hands_positions: bool = False
+    alibi: Alibi | None = None
+    masked: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """The table, what is added to it, and the rotary buffers."""
@@ -97,6 +104,9 @@ class Stem:
         x = ops.embedding(ids, f.tape.parameter(f"{self.name}.weight", (("V", self.V), *width)), width)
         if self.scaled:
             x = ops.scaled(x, "scaled embedding")
+        if not any(table.buffered for table in self.tables):
+            # The model's code names this ``inputs_embeds`` to its end; BERT makes it in a module of its own.
+            f.frame.append(x)
         if self.project is not None:
             x = Linear(self.project, width, (("D", self.D),), "embedding").forward(f, x)
         for table in self.tables:
@@ -106,6 +116,11 @@ class Stem:
         x = ops.dropout(x, self.dropout, f.training)
         for rotary in self.rotary:
             rotary.forward(f, x)
+        if self.alibi is not None:
+            self.alibi.forward(f, x)
+        if self.masked and f.kernel != "eager" and None not in f.masks:
+            keys = ("S", f.cached + ids.axes[1][1])
+            f.masks[None] = f.tape.new("attention mask", (ids.axes[0], ("X", 1), ids.axes[1], keys), "bool")
         return x
 
 
@@ -119,6 +134,7 @@ class Head:
         V: rows of the vocabulary.
         bias: whether there is one.
         alias_of: the tensor whose storage it shares: a tied head.
+        bias_alias_of: the tensor whose storage the bias shares (BERT).
         dense: path of a square matrix before it, with activation and norm (BERT).
         project: matrix from the last hidden state to the head's width (OPT-350m).
         capped: logits go through a tanh (Gemma 2).
@@ -131,6 +147,7 @@ class Head:
     V: int
     bias: bool = False
     alias_of: str | None = None
+    bias_alias_of: str | None = None
     dense: Linear | None = None
     project: Linear | None = None
     act: str = "gelu"
@@ -150,7 +167,7 @@ class Head:
         axes: Axes = (("V", self.V), ("D", self.D))
         yield Tensor(f"{self.name}.weight", axes, "head", alias_of=self.alias_of)
         if self.bias:
-            yield Tensor(f"{self.name}.bias", (("V", self.V),), "head")
+            yield Tensor(f"{self.name}.bias", (("V", self.V),), "head", alias_of=self.bias_alias_of)
         yield from self.extra
 
     def forward(self, f: Forward, x: Value) -> Value:
@@ -164,7 +181,7 @@ class Head:
         D: Axes = (("D", self.D),)
         V: Axes = (("V", self.V),)
         weight = f.tape.parameter(self.alias_of or f"{self.name}.weight", V + D)
-        bias = f.tape.parameter(f"{self.name}.bias", V) if self.bias else None
+        bias = f.tape.parameter(self.bias_alias_of or f"{self.name}.bias", V) if self.bias else None
         if self.wide:
             x = ops.cast(x, f.tape.weights)
         f.tape.category = "logits"

@@ -22,12 +22,13 @@ from tonnage.arch.tape import Grads, Parameter, Value
 from tonnage.errors import ConfigError
 from tonnage.tensors import Axes, Tensor, numel
 
-Routing = Literal["softmax-fp32", "softmax", "softmax-grouped", "sigmoid", "softmax-top"]
+Routing = Literal["softmax-fp32", "softmax", "softmax-input", "softmax-grouped", "sigmoid", "softmax-top"]
 """How a token's experts are chosen and weighed.
 
 ``softmax-fp32`` casts the logits, and the weights stay fp32 (Mixtral); ``softmax`` gives weights in the format of the
-logits (Qwen, OLMoE). ``sigmoid`` and ``softmax-grouped`` are DeepSeek's third and second: logits in fp32, experts
-chosen in groups, weights multiplied by a number. ``softmax-top`` takes the softmax of the chosen logits (gpt-oss).
+logits (Qwen, OLMoE), ``softmax-input`` in that of the tokens (Jamba). ``sigmoid`` and ``softmax-grouped`` are
+DeepSeek's third and second: logits in fp32, experts chosen in groups, weights multiplied by a number. ``softmax-top``
+takes the softmax of the chosen logits (gpt-oss).
 """
 
 
@@ -107,7 +108,7 @@ class Experts:
         """Router, routed experts, shared experts and their gate."""
         yield from self._router().weights()
         if self.correction:
-            yield Tensor(f"{self.name}.{self.router}.e_score_correction_bias", (("Er", self.E),), "buffer")
+            yield Tensor(f"{self.name}.{self.router}.e_score_correction_bias", (("Er", self.E),), "buffer", dtype="fp32")
         yield from self.routed()
         if self.shared is not None:
             yield from self.shared.weights()
@@ -161,11 +162,13 @@ class Experts:
         logits = self._router().forward(f, x)
         if self.routing == "softmax-top":
             highest, chosen = _top(logits, top)
-            return logits, ops.softmax(highest, label="routing weights"), chosen
+            return logits, ops.softmax(highest, dtype=highest.dtype, label="routing weights"), chosen
         weights, chosen = _top(ops.softmax(logits, dtype="fp32", label="routing scores"), top)
         if self.normalised:
             weights = _normalised(weights)
-        return logits, weights if self.routing == "softmax-fp32" else ops.cast(weights, logits.dtype), chosen
+        if self.routing == "softmax-fp32":
+            return logits, weights, chosen
+        return logits, ops.cast(weights, x.dtype if self.routing == "softmax-input" else logits.dtype), chosen
 
     def _wide_logits(self, f: Forward, x: Value) -> Value:
         """Logits of tokens and weight cast to fp32, unless autocast has its way."""
@@ -188,27 +191,24 @@ class Experts:
         narrow = tape.new("experts, sorted, int32", pairs, "int32")
         counts = tape.new("tokens of each expert", (("E", self.E),), "int32")
         offsets = tape.new("ends of groups", (("E", self.E),), "int32")
-        out = self._product(f, rows, parameters[0], offsets, by_expert, 0)
+        bias = self._bias(f, by_expert, 0)
+        out = _grouped(rows, parameters[0], offsets, (*pairs, ("F", self.F), ("X", 2)), bias)
         out = self._gated(out)
-        out = self._product(f, out, parameters[1], offsets, by_expert, 1)
+        bias = self._bias(f, by_expert, 1)
+        out = _grouped(out, parameters[1], offsets, (*pairs, ("D", self.D)), bias)
         weighed = ops.mul(out, scale.view((*pairs, ("X", 1))), "weighed expert output")
         inverse = tape.new("order restored", pairs, "int64")
         weighed = _taken(weighed, inverse, weighed.axes)
         total = _added(weighed, x.axes)
-        del narrow, counts
+        del narrow, counts, bias
         return ops.cast(total, x.dtype)
 
-    def _product(
-        self, f: Forward, x: Value, weight: Parameter, offsets: Value, by_expert: Value, which: int
-    ) -> Value:
-        rows = x.axes[:3]
-        outs: Axes = ((("D", self.D),), (("F", self.F), ("X", 2)))[which == 0]
-        bias = None
-        if self.bias:
-            name, axes = self._biases()[which]
-            bias = _taken(f.tape.parameter(name, axes), by_expert, (*rows, *outs))
-        out = _grouped(x, weight, offsets, (*rows, *outs))
-        return out if bias is None else ops.add(out, bias, "with bias", in_place=True)
+    def _bias(self, f: Forward, by_expert: Value, which: int) -> Value | None:
+        """The bias of every row's expert; its name stands until the experts are done."""
+        if not self.bias:
+            return None
+        name, axes = self._biases()[which]
+        return _taken(f.tape.parameter(name, axes), by_expert, (*by_expert.axes, *axes[1:]))
 
     def _gated(self, both: Value) -> Value:
         half: Axes = (*both.axes[:3], ("F", self.F))
@@ -252,7 +252,8 @@ def _normalised(x: Value, *, shift: bool = False) -> Value:
     """``x /= x.sum(-1, keepdim=True)``, in place: a copy of what was there is saved beside the sum."""
     tape, axes, dtype = x.tape, x.axes, x.dtype
     one: Axes = (*axes[:-1], ("X", 1))
-    total = tape.new("sum of weights", one, dtype)
+    # Autocast sums in fp32.
+    total = tape.new("sum of weights", one, dtype if tape.autocast is None else "fp32")
     tape.record((total,), (x,), lambda g: (g.view(axes),), ())
     if shift:
         total = ops.shifted(total)
@@ -266,7 +267,7 @@ def _normalised(x: Value, *, shift: bool = False) -> Value:
     return out
 
 
-def _grouped(x: Value, weight: Parameter, offsets: Value, axes: Axes) -> Value:
+def _grouped(x: Value, weight: Parameter, offsets: Value, axes: Axes, bias: Value | None) -> Value:
     """``grouped_mm``: rows by their group's matrix, in the weight's format, which autocast does not touch."""
     x = ops.cast(x, weight.dtype)
     tape, before, whole, dtype, trained = x.tape, x.axes, weight.axes, x.dtype, weight.trained
@@ -277,7 +278,7 @@ def _grouped(x: Value, weight: Parameter, offsets: Value, axes: Axes) -> Value:
         return tape.new("input gradient", before, dtype), gw
 
     tape.record((out,), (x, weight), back, (x, offsets) if trained else (offsets,))
-    return out
+    return out if bias is None else ops.add(out, bias, "with bias", in_place=True)
 
 
 def _added(x: Value, axes: Axes) -> Value:

@@ -25,6 +25,7 @@ class Plain:
         up, down: names of the matrices.
         bias_apart: biases are added by an operation of their own (Falcon).
         holds: the activated tensor keeps its name until the residual is added (BERT, BLOOM).
+        inner_dropout: of the activated tensor (T5).
     """
 
     name: str
@@ -39,6 +40,7 @@ class Plain:
     role: Role = "feed_forward"
     bias_apart: bool = False
     holds: bool = False
+    inner_dropout: float = 0.0
 
     def matrices(self) -> tuple[Linear, Linear]:
         """Up and down."""
@@ -60,6 +62,7 @@ class Plain:
         up, down = self.matrices()
         x = up.forward(f, x)
         x = activate(x, self.act)
+        x = ops.dropout(x, self.inner_dropout, f.training)
         if self.holds:
             f.local.append(x)
         x = down.forward(f, x)

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
-from tonnage.arch.tape import Tape, Value
+from tonnage.arch.tape import Storage, Tape, Value
 
 AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math"]
+
+
+class Shared(dict[Any, Any]):
+    """What layers share, and which of it a layer has asked for."""
+
+    def __init__(self, taken: set[Storage]) -> None:
+        super().__init__()
+        self._taken = taken
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        self._taken.update(v.storage for v in (found if isinstance(found, tuple) else (found,)))
+        return found
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self[key] if key in self else default
 
 
 class Forward:
@@ -22,10 +38,12 @@ class Forward:
         mixer: what computes recurrent mixers: kernels of their own, or operations of torch where these are missing.
 
     ``held`` is what the modelled layer's local variables still name when it is no longer used; a layer lets go of it
-    when it returns. ``local`` is the same for a block.
+    when it returns. ``local`` is the same for a block, ``frame`` for the model, which returns when its layers are through.
     """
 
-    __slots__ = ("bias", "cached", "held", "kernel", "local", "masks", "mixer", "rotary", "store", "tape", "training")
+    __slots__ = (
+        "bias", "cached", "frame", "held", "kernel", "local", "masks", "mixer", "rotary", "store", "taken", "tape", "training",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -43,11 +61,13 @@ class Forward:
         self.cached = cached
         self.store = store
         self.mixer = mixer
-        self.rotary: dict[str, tuple[Value, Value]] = {}
-        self.masks: dict[int | None, Value] = {}
+        self.taken: set[Storage] = set()
+        self.rotary: dict[str, tuple[Value, Value]] = Shared(self.taken)
+        self.masks: dict[int | None, Value] = Shared(self.taken)
         self.bias: Value | None = None
         self.held: list[Value] = []
         self.local: list[Value] = []
+        self.frame: list[Value] = []
 
     def shared(self) -> list[Value]:
         """What the pass makes once for all layers: rotary tables, masks, the bias of positions."""

@@ -7,32 +7,11 @@ integrations/sdpa_attention.py.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from tonnage.arch import ops
-from tonnage.arch.eager import EagerStyle, by_heads, eager, named, repeated, tokens_first
+from tonnage.arch.eager import Attention, batched, by_heads, eager, named, repeated, tokens_first
 from tonnage.arch.forward import Forward
 from tonnage.arch.tape import WIDTH, Grads, Value, needs_grad
 from tonnage.tensors import Axes
-
-
-class Attention(Protocol):
-    """What a kernel needs to know of the block that calls it."""
-
-    @property
-    def N(self) -> int: ...
-    @property
-    def window(self) -> int | None: ...
-    @property
-    def causal(self) -> bool: ...
-    @property
-    def softcap(self) -> bool: ...
-    @property
-    def sinks(self) -> bool: ...
-    @property
-    def dropout(self) -> float: ...
-    @property
-    def eager(self) -> EagerStyle: ...
 
 
 def attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
@@ -51,17 +30,28 @@ def attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
 
 
 def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
-    """The unfused path of ``scaled_dot_product_attention``."""
+    """The unfused path of ``scaled_dot_product_attention``: in fp32 whatever the tensors' format."""
+    q, k, v = ops.lowered(q), ops.lowered(k), ops.lowered(v)
+    tape, before = f.tape, q.dtype
+    queries, keys, values = ops.cast(q, "fp32"), ops.cast(k, "fp32"), ops.cast(v, "fp32")
     B, N, T, _ = by_heads(q)
-    scores: Axes = (B, N, T, ("S", named(k, "TS")[1]))
-    keys = repeated(k, N[1])
-    values = repeated(v, N[1])
-    left = ops.scaled(q, "scaled queries")
-    right = ops.scaled(keys, "scaled keys")
-    weights = ops.matmul(left, right, scores, "scores")
-    del left, right
-    weights = ops.softmax(weights, label="attention weights")
-    return tokens_first(ops.matmul(weights, values, (B, N, T, values.axes[3]), "attention output"))
+    S = ("S", named(k, "TS")[1])
+    queries = ops.scaled(queries, "scaled queries")
+    mask = f.masks.get(a.window) if a.causal else None
+    axes: Axes | None = None
+    if mask is not None:
+        axes = mask.axes
+    elif a.causal and T[1] > 1:
+        axes = (T, S)
+    bias = None if axes is None else tape.new("attention bias", axes, "fp32")
+    keys, values = repeated(keys, N[1]), repeated(values, N[1])
+    weights = ops.matmul(batched(queries), batched(ops.scaled(keys, "scaled keys")), (B, N, T, S), "scores")
+    weights = ops.safe_softmax(weights)
+    weights = ops.dropout(weights, a.dropout, f.training)
+    out = ops.cast(ops.matmul(weights, batched(values), (B, N, T, values.axes[3]), "attention output"), before)
+    tape.scratch("weights, cast back", 0 if before == "fp32" else B[1] * N[1] * T[1] * S[1] * WIDTH[before])
+    del queries, keys, values, weights, bias
+    return tokens_first(out)
 
 
 def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
@@ -76,7 +66,7 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     if kernel == "efficient":
         k, v = repeated(k, N[1]), repeated(v, N[1])
     # The mask is no number yet: every layer makes one of it, in the format of the queries.
-    bias = () if mask is None else (tape.new("attention bias", mask.axes, q.dtype),)
+    bias = () if mask is None else (mask if mask.dtype == q.dtype else tape.new("attention bias", mask.axes, q.dtype),)
     # The output lies as the queries do, but for the memory-efficient kernel.
     heads_first = q.axes[1] == N and kernel != "efficient" and T[1] > 1
     out = tape.new("attention output", (B, N, T, v.axes[3]) if heads_first else (B, T, N, v.axes[3]), q.dtype)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from tonnage.arch import ops
 from tonnage.arch.forward import Forward
-from tonnage.arch.tape import Value
+from tonnage.arch.tape import HALF, Parameter, Value
 from tonnage.tensors import Axes, Role, Tensor, size
 
 
@@ -94,7 +94,7 @@ class Norm:
         return _STYLES[self.style](x, weight).view(whole)
 
 
-def _rms(x: Value, weight: ops.Parameter) -> Value:
+def _rms(x: Value, weight: Parameter) -> Value:
     before = x.dtype
     x = ops.cast(x, "fp32")
     variance = ops.mean(ops.power(x, "square"))
@@ -102,7 +102,7 @@ def _rms(x: Value, weight: ops.Parameter) -> Value:
     return ops.mul_weight(weight, ops.cast(x, before), "norm output")
 
 
-def _rms_gemma(x: Value, weight: ops.Parameter) -> Value:
+def _rms_gemma(x: Value, weight: Parameter) -> Value:
     before = x.dtype
     wide = ops.cast(x, "fp32")
     output = ops.mul(wide, ops.rsqrt(ops.shifted(ops.mean(ops.power(wide, "square")))), "normalised")
@@ -111,7 +111,7 @@ def _rms_gemma(x: Value, weight: ops.Parameter) -> Value:
     return ops.cast(output, before)
 
 
-def _rms_fp32_weight(x: Value, weight: ops.Parameter) -> Value:
+def _rms_fp32_weight(x: Value, weight: Parameter) -> Value:
     before = x.dtype
     x = ops.cast(x, "fp32")
     variance = ops.mean(ops.power(x, "square"))
@@ -119,15 +119,15 @@ def _rms_fp32_weight(x: Value, weight: ops.Parameter) -> Value:
     return ops.cast(ops.mul_weight(weight, x, "norm output"), before)
 
 
-def _rms_t5(x: Value, weight: ops.Parameter) -> Value:
+def _rms_t5(x: Value, weight: Parameter) -> Value:
     variance = ops.mean(ops.power(ops.cast(x, "fp32"), "square"))
     x = ops.mul(x, ops.rsqrt(ops.shifted(variance)), "normalised")
-    if weight.dtype in ops.HALF:
+    if weight.dtype in HALF:
         x = ops.cast(x, weight.dtype)
     return ops.mul_weight(weight, x, "norm output")
 
 
-def _layer_cohere(x: Value, weight: ops.Parameter) -> Value:
+def _layer_cohere(x: Value, weight: Parameter) -> Value:
     before = x.dtype
     x = ops.cast(x, "fp32")
     average = ops.mean(x)
@@ -156,6 +156,7 @@ class Rotary:
         key: which of the model's tables it is.
         width_of_table: elements of a row of the cosine table: ``width``, or half of it where the code does not repeat.
         dtype: format of the tables; that of the activations when None.
+        complex: one table of complex numbers (DeepSeek-V2); it counts as fp32 of twice their number.
     """
 
     name: str
@@ -164,17 +165,22 @@ class Rotary:
     halves: int = 2
     buffers: tuple[str, ...] = ("inv_freq", "original_inv_freq")
     dtype: str | None = None
+    complex: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """Inverse frequencies: buffers in fp32, no parameters."""
         for buffer in self.buffers:
-            yield Tensor(f"{self.name}.{buffer}", (("X", self.width // 2),), "buffer")
+            yield Tensor(f"{self.name}.{buffer}", (("X", self.width // 2),), "buffer", dtype="fp32")
 
     def forward(self, f: Forward, x: Value) -> None:
         """Put cosine and sine, in the format of ``x``, where the layers find them."""
         tape, T, dtype = f.tape, x.axes[1], self.dtype or x.dtype
         half = tape.new("rotary angles", (T, ("X", self.width // 2)), "fp32")
         table: Axes = (T, ("X", self.width // 2 * self.halves))
+        if self.complex:
+            whole = ops.scaled(tape.new("rotary numbers", table, "fp32"))
+            f.rotary[self.key] = (whole, whole)
+            return
         angles = ops.cat((half,), table, "rotary angles, twice") if self.halves == 2 else half
         cosine = ops.scaled(_function(angles, "cosine"))
         sine = ops.scaled(_function(angles, "sine"))
@@ -184,3 +190,65 @@ class Rotary:
 
 def _function(x: Value, name: str) -> Value:
     return x.tape.new(name, x.axes, x.dtype)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadNorms:
+    """A layer norm of its own for every head, without shift (StableLM).
+
+    Args:
+        name: path of the module below its layer.
+        heads: how many.
+        width: of a head.
+    """
+
+    name: str
+    heads: int
+    width: int
+
+    def weights(self) -> Iterator[Tensor]:
+        """One scale a head."""
+        for index in range(self.heads):
+            yield Tensor(f"{self.name}.norms.{index}.weight", (("H", self.width),), "norm")
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """Split into heads, norm each, join."""
+        B, T, (letter, _), H = x.axes
+        one = (B, (letter, 1), T, H)
+        heads = list(ops.split(x, (one,) * self.heads))
+        normed = tuple(
+            ops.layer_norm(head, f.tape.parameter(f"{self.name}.norms.{index}.weight", (("H", self.width),)), None)
+            for index, head in enumerate(heads)
+        )
+        return ops.cat(normed, (B, (letter, self.heads), T, H))
+
+
+AlibiStyle = Literal["bloom", "mpt", "falcon"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alibi:
+    """A bias of scores that grows with distance (arXiv:2108.12409), made anew in every pass and shared by the layers.
+
+    Args:
+        N: query heads.
+        style: ``bloom`` makes one row a sequence and head in the format of the hidden states; ``mpt`` one row a head
+            in fp32, as long as the model's positions; ``falcon`` is as ``bloom``, and adds the row to the mask too.
+        rows: the model's positions.
+    """
+
+    N: int
+    style: AlibiStyle
+    rows: int
+
+    def forward(self, f: Forward, x: Value) -> None:
+        """Put the bias, and the mask where it is of a form of its own, where the layers find them."""
+        tape, B, T = f.tape, x.axes[0], x.axes[1]
+        S = ("S", f.cached + T[1])
+        if self.style == "mpt":
+            f.bias = tape.new("alibi", (("N", self.N), ("S", self.rows)), "fp32")
+            f.masks[None] = tape.new("attention mask", (B, ("X", 1), T, S), "bool")
+            return
+        f.bias = tape.new("alibi", (B, ("N", self.N), S), x.dtype)
+        if self.style == "falcon":
+            f.masks[None] = tape.new("attention mask with alibi", (B, ("N", self.N), T, S), x.dtype)

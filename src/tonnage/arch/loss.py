@@ -6,7 +6,7 @@ Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transfor
 
 from __future__ import annotations
 
-from tonnage.arch.ops import cast
+from tonnage.arch.ops import cast, raised
 from tonnage.arch.tape import Grads, Value
 from tonnage.tensors import Axes
 
@@ -24,11 +24,13 @@ def _shifted(padded: Value, axes: Axes) -> Value:
 def cross_entropy(logits: Value, labels: Value, *, causal: bool) -> Value:
     """Mean cross entropy of ``logits`` (axes ``B T V``).
 
-    The logits are cast to fp32, their log-softmax is kept, and the backward pass takes two more tensors of that size.
+    The log-softmax is kept, and the backward pass takes two more tensors of that size. The causal loss casts the logits
+    to fp32 first; that of masked tokens leaves it to autocast.
     """
     tape = logits.tape
     tape.category = "loss"
-    logits = cast(logits, "fp32")
+    if causal:
+        logits = cast(logits, "fp32")
     axes = labels.axes
     if causal:
         labels = _padded(labels)
@@ -46,6 +48,7 @@ def cross_entropy(logits: Value, labels: Value, *, causal: bool) -> Value:
 
 
 def _log_softmax(x: Value) -> Value:
+    x = raised(x)
     tape, axes, dtype = x.tape, x.axes, x.dtype
     out = tape.new("log-softmax", axes, dtype)
     tape.record((out,), (x,), lambda g: (tape.new("gradient of logits", axes, dtype),), (out,))

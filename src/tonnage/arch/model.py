@@ -220,6 +220,10 @@ class Model:
         eager_only: transformers runs its attention by no other kernel.
         causal: the loss is over the next token; over masked tokens where not.
         dtype: format of the checkpoint, if its config tells.
+        quantized: the scheme of the checkpoint's weights, where they are quantized.
+        classes: labels of a classifier's head; None where the head is over the vocabulary.
+        pooler: what the bare class and the classifier build beside the layers (BERT).
+        extra: tensors outside stacks and head.
         apart: stored with the model but not built by transformers (multi-token prediction).
         defaulted: config keys that were absent.
         ignored: config keys that were not understood.
@@ -234,6 +238,9 @@ class Model:
     eager_only: bool = False
     causal: bool = True
     dtype: str | None = None
+    quantized: str | None = None
+    classes: int | None = None
+    pooler: tuple[Tensor, ...] = ()
     extra: tuple[Tensor, ...] = ()
     apart: tuple[Tensor, ...] = ()
     name: str = ""
@@ -259,9 +266,13 @@ class Model:
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor, buffers included, under the names that transformers gives them."""
+        # A bare class has its modules at the top, one with a head has them below its base model.
+        base = self.stacks[0].path.partition(".")[0] + "." if self.head is None and len(self.stacks) == 1 else ""
         for stack in self.stacks:
-            yield from stack.weights()
-        yield from self.extra
+            for t in stack.weights():
+                yield t.renamed(t.name.removeprefix(base)) if base else t
+        for t in self.extra:
+            yield t.renamed(t.name.removeprefix(base)) if base else t
         if self.head is not None:
             yield from self.head.weights()
 

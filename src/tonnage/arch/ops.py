@@ -195,7 +195,7 @@ def shifted(x: Value | Parameter, label: str = "shifted") -> Value:
 
 def power(x: Value, label: str = "power") -> Value:
     """``x.pow(n)``: saves its input; the backward takes the power below it, its multiple and the product at once."""
-    x = _raised(x)
+    x = raised(x)
     tape, axes, dtype = x.tape, x.axes, x.dtype
     out = tape.new(label, axes, dtype)
 
@@ -210,7 +210,7 @@ def power(x: Value, label: str = "power") -> Value:
     return out
 
 
-def _raised(x: Value) -> Value:
+def raised(x: Value) -> Value:
     """What autocast does to the operand of an operation that it runs in fp32."""
     return cast(x, "fp32") if x.tape.autocast is not None and x.dtype in HALF else x
 
@@ -225,7 +225,7 @@ def mean(x: Value) -> Value:
 
 def rsqrt(x: Value) -> Value:
     """``torch.rsqrt``: saves its result."""
-    x = _raised(x)
+    x = raised(x)
     tape, axes, dtype = x.tape, x.axes, x.dtype
     out = tape.new("rsqrt", axes, dtype)
 
@@ -250,7 +250,7 @@ def unary(x: Value, name: str, *, saves: str = "input", dtype: str | None = None
 
 def layer_norm(x: Value, weight: Parameter | None, bias: Parameter | None) -> Value:
     """``F.layer_norm``: saves its input, and mean and reciprocal deviation of every row in fp32."""
-    x = _raised(x)
+    x = raised(x)
     tape, axes, dtype = x.tape, x.axes, x.dtype
     out = tape.new("layer norm", axes, dtype)
     average = tape.new("layer norm mean", axes[:-1], "fp32")
@@ -270,9 +270,20 @@ def layer_norm(x: Value, weight: Parameter | None, bias: Parameter | None) -> Va
 
 def softmax(x: Value, *, dtype: str | None = None, label: str = "softmax") -> Value:
     """``F.softmax(x, -1, dtype)``: casts first where asked, and saves its result."""
-    x = cast(x, dtype) if dtype is not None else _raised(x)
+    x = cast(x, dtype) if dtype is not None else raised(x)
     tape, axes, form = x.tape, x.axes, x.dtype
     out = tape.new(label, axes, form)
+    tape.record((out,), (x,), lambda g: (tape.new(f"gradient of {label}", axes, form),), (out,))
+    return out
+
+
+def safe_softmax(x: Value, label: str = "attention weights") -> Value:
+    """``torch._safe_softmax``: as ``softmax``, with rows that are all hidden set to zero in a second tensor."""
+    tape, axes, form = x.tape, x.axes, x.dtype
+    plain = tape.new("softmax", axes, form)
+    hidden = tape.new("hidden scores", axes, "bool")
+    out = tape.new(label, axes, form)
+    del plain, hidden
     tape.record((out,), (x,), lambda g: (tape.new(f"gradient of {label}", axes, form),), (out,))
     return out
 
@@ -350,6 +361,27 @@ def copy(x: Value, axes: Axes | None = None, label: str = "copy") -> Value:
         return (g.view(before) if size(after) == size(before) else tape.new("summed over repeats", before, dtype),)
 
     tape.record((out,), (x,), back, ())
+    return out
+
+
+def filled(base: Value, part: Value, axes: Axes) -> Value:
+    """``base[...] = part``, where ``axes`` are those of the place, to which ``part`` is repeated.
+
+    Reference: torch/csrc/autograd/functions/tensor.cpp, ``CopySlices``: the gradient is copied whole, and its slice
+    once more.
+    """
+    tape, whole, dtype, before, own = base.tape, base.axes, base.dtype, part.axes, part.dtype
+    out = Value(base.storage, whole, dtype)
+    grad_base = needs_grad(base)
+
+    def back(g: Value) -> Grads:
+        rest = tape.new("gradient around the slice", whole, dtype)
+        zeros = tape.new("zeroed slice", axes, dtype) if grad_base else None
+        grad = _to(tape.new("gradient of slice", axes, dtype), own)
+        del zeros
+        return rest if grad_base else None, _fitted(grad, before, own)
+
+    tape.record((out,), (base, part), back, ())
     return out
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tonnage.arch import scan
+from tonnage.arch import ops, scan
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.tape import Value
@@ -107,16 +107,18 @@ class Mamba1:
         """Of the time step's latent and the two state vectors."""
         if not self.inner_norms:
             return ()
-        widths: tuple[tuple[str, Axes], ...] = (("dt", (("R", self.R),)), ("b", (("Z", self.Z),)), ("c", (("Z", self.Z),)))
-        return tuple(Norm(_path(self.name, f"{part}_layernorm"), axes) for part, axes in widths)
+        parts = (("dt", ("R", self.R)), ("b", ("Z", self.Z)), ("c", ("Z", self.Z)))
+        return tuple(Norm(_path(self.name, f"{part}_layernorm"), (axis,)) for part, axis in parts)
 
     def weights(self) -> Iterator[Tensor]:
         """Decay and skip of every channel, convolution, projections, norms."""
         yield Tensor(_path(self.name, "A_log"), (("I", self.I), ("Z", self.Z)), "mixer")
         yield Tensor(_path(self.name, "D"), (("I", self.I),), "mixer")
         yield from _convolution(_path(self.name, "conv1d"), self.I, self.C, self.conv_bias)
-        for part in (self.in_proj, self.x_proj, self.dt_proj, self.out_proj, *self.norms):
-            yield from part.weights()
+        for matrix in (self.in_proj, self.x_proj, self.dt_proj, self.out_proj):
+            yield from matrix.weights()
+        for norm in self.norms:
+            yield from norm.weights()
 
     def state(self, B: int, S: int) -> Iterator[Tensor]:
         """The convolution's last inputs and the recurrence, for any ``S``."""
@@ -130,7 +132,22 @@ class Mamba1:
     def forward(self, f: Forward, x: Value) -> Value:
         """The path without kernels: a loop over the tokens."""
         _refuse_kernels(f, "Mamba")
-        return scan.mamba1(f, self, x)
+        tape, before = f.tape, x.dtype
+        B, T, _ = x.axes
+        I, Z = ("I", self.I), ("Z", self.Z)  # noqa: E741
+        channels: Axes = (B, I, T)
+        projected = scan.turned(self.in_proj.forward(f, x), (B, ("X", 2), I, T))
+        A = scan.decay(tape.parameter(_path(self.name, "A_log"), (I, Z)))
+        xs, gate = ops.split(projected, (channels, channels))
+        xs = scan.convolution(tape, xs, _path(self.name, "conv1d"), self.C, self.conv_bias, self.act)
+        latent: Axes = (B, T, ("R", self.R))
+        step, b, c = ops.split(self.x_proj.forward(f, scan.rows(xs, T, I)), (latent, (B, T, Z), (B, T, Z)))
+        if self.norms:
+            step, b, c = (norm.forward(f, part) for norm, part in zip(self.norms, (step, b, c), strict=True))
+        step = scan.step(step, tape.parameter(_path(self.name, "dt_proj.weight"), (I, ("R", self.R))), channels)
+        bias = scan.to(tape.parameter(_path(self.name, "dt_proj.bias"), (I,)), "fp32")
+        out = scan.loop(xs, step, A, b, c, scan.to(tape.parameter(_path(self.name, "D"), (I,)), "fp32"), gate, bias)
+        return self.out_proj.forward(f, scan.rows(scan.to(out, before), T, I))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -167,25 +184,25 @@ class Mamba2:
     conv_bias: bool = True
 
     @property
-    def I(self) -> int:  # noqa: E743
+    def inner(self) -> int:
         """Inner width."""
         return self.N * self.H
 
     @property
     def channels(self) -> int:
         """What the convolution sees: the inner width and two state vectors for each group."""
-        return self.I + 2 * self.G * self.Z
+        return self.inner + 2 * self.G * self.Z
 
     @property
     def in_proj(self) -> Linear:
         """To gate, channels, state vectors and time steps, packed side by side; head by head, so cut as ``I`` is."""
-        rows: Axes = (("I", self.I + self.channels + self.N),)
+        rows: Axes = (("I", self.inner + self.channels + self.N),)
         return Linear(_path(self.name, "in_proj"), (("D", self.D),), rows, "mixer", self.bias)
 
     @property
     def out_proj(self) -> Linear:
         """Back to the residual width."""
-        return Linear(_path(self.name, "out_proj"), (("I", self.I),), (("D", self.D),), "mixer", self.bias)
+        return Linear(_path(self.name, "out_proj"), (("I", self.inner),), (("D", self.D),), "mixer", self.bias)
 
     def weights(self) -> Iterator[Tensor]:
         """Time step's bias, decay and skip of every head, convolution, projections, gated norm."""
@@ -193,7 +210,7 @@ class Mamba2:
             yield Tensor(_path(self.name, part), (("N", self.N),), "mixer")
         yield from _convolution(_path(self.name, "conv1d"), self.channels, self.C, self.conv_bias)
         yield from self.in_proj.weights()
-        yield Tensor(_path(self.name, "norm.weight"), (("I", self.I),), "norm")
+        yield Tensor(_path(self.name, "norm.weight"), (("I", self.inner),), "norm")
         yield from self.out_proj.weights()
 
     def state(self, B: int, S: int) -> Iterator[Tensor]:
@@ -208,4 +225,16 @@ class Mamba2:
     def forward(self, f: Forward, x: Value) -> Value:
         """The path without kernels: blocks of ``chunk`` tokens."""
         _refuse_kernels(f, "Mamba 2")
-        return scan.mamba2(f, self, x)
+        tape, before = f.tape, x.dtype
+        B, T, _ = x.axes
+        I, N, H = ("I", self.inner), ("N", self.N), ("H", self.H)  # noqa: E741
+        shared: Axes = (B, T, ("K", self.G), ("Z", self.Z))
+        packed = self.in_proj.forward(f, x)
+        A = scan.decay(tape.parameter(_path(self.name, "A_log"), (N,)))
+        gate, xs, step = ops.split(packed, ((B, T, I), (B, ("I", self.channels), T), (B, T, N)))
+        xs = scan.convolution(tape, xs, _path(self.name, "conv1d"), self.C, self.conv_bias, self.act)
+        xs, b, c = ops.split(xs, ((B, T, N, H), shared, shared))
+        skip, bias = tape.parameter(_path(self.name, "D"), (N,)), tape.parameter(_path(self.name, "dt_bias"), (N,))
+        out = scan.blocks(self.chunk, xs, b, c, step, A, skip, bias)
+        out = scan.gated_norm(out.view((B, T, I)), gate, tape.parameter(_path(self.name, "norm.weight"), (I,)), self.G)
+        return self.out_proj.forward(f, scan.to(out, before))

@@ -144,7 +144,17 @@ def _neighbours(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, 
     return q_turned, k_turned
 
 
+def _complex(q: Value, k: Value, table: Value, _: Value) -> tuple[Value, Value]:
+    """Neighbours as complex numbers times a complex table, in fp32 (DeepSeek-V2)."""
+    q_wide = ops.cast(q, "fp32")
+    k_wide = ops.cast(k, "fp32")
+    q_turned = ops.cast(ops.mul(q_wide, table, "turned"), q.dtype)
+    k_turned = ops.cast(ops.mul(k_wide, table, "turned"), k.dtype)
+    return q_turned, k_turned
+
+
 _STYLES = {
+    "complex": _complex,
     "back": _back,
     "wide": _wide,
     "joined": _joined,

@@ -8,98 +8,19 @@ Leaves out: what the convolution's own kernels take while they run; the sum of p
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
-from tonnage.arch.forward import Forward
-from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.tape import Grads, Parameter, Tape, Value, needs_grad
 from tonnage.tensors import Axes, Axis, size
 
 
-class Mamba1(Protocol):
-    """What the scan needs to know of the block that calls it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def I(self) -> int: ...  # noqa: E743
-    @property
-    def Z(self) -> int: ...
-    @property
-    def C(self) -> int: ...
-    @property
-    def R(self) -> int: ...
-    @property
-    def act(self) -> str: ...
-    @property
-    def conv_bias(self) -> bool: ...
-    @property
-    def in_proj(self) -> Linear: ...
-    @property
-    def x_proj(self) -> Linear: ...
-    @property
-    def out_proj(self) -> Linear: ...
-    @property
-    def norms(self) -> tuple[Norm, ...]: ...
-
-
-class Mamba2(Protocol):
-    """What the blocks of a scan need to know of the mixer that calls them."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def I(self) -> int: ...  # noqa: E743
-    @property
-    def N(self) -> int: ...
-    @property
-    def H(self) -> int: ...
-    @property
-    def G(self) -> int: ...
-    @property
-    def Z(self) -> int: ...
-    @property
-    def C(self) -> int: ...
-    @property
-    def chunk(self) -> int: ...
-    @property
-    def channels(self) -> int: ...
-    @property
-    def act(self) -> str: ...
-    @property
-    def conv_bias(self) -> bool: ...
-    @property
-    def in_proj(self) -> Linear: ...
-    @property
-    def out_proj(self) -> Linear: ...
-
-
-def mamba1(f: Forward, m: Mamba1, x: Value) -> Value:
-    """Mixer of ``x`` (axes ``B T D``): every token's state from the one before it."""
-    tape, before = f.tape, x.dtype
-    B, T, _ = x.axes
-    I, Z = ("I", m.I), ("Z", m.Z)  # noqa: E741
-    channels: Axes = (B, I, T)
-    projected = _turned(m.in_proj.forward(f, x), (B, ("X", 2), I, T))
-    A = _decay(tape.parameter(f"{m.name}.A_log", (I, Z)))
-    xs, gate = ops.split(projected, (channels, channels))
-    xs = _convolution(tape, xs, m.name, m.C, m.conv_bias, m.act)
-    latent, b, c = ops.split(m.x_proj.forward(f, _rows(xs, T, I)), ((B, T, ("R", m.R)), (B, T, Z), (B, T, Z)))
-    if m.norms:
-        latent, b, c = (norm.forward(f, part) for norm, part in zip(m.norms, (latent, b, c), strict=True))
-    step = _step(latent, tape.parameter(f"{m.name}.dt_proj.weight", (I, ("R", m.R))), channels)
-    bias = to(tape.parameter(f"{m.name}.dt_proj.bias", (I,)), "fp32")
-    out = _loop(xs, step, A, b, c, to(tape.parameter(f"{m.name}.D", (I,)), "fp32"), gate, bias)
-    return m.out_proj.forward(f, _rows(to(out, before), T, I))
-
-
-def _loop(
+def loop(
     xs: Value, step: Value, A: Value, b: Value, c: Value, skip: Value | Parameter, gate: Value, bias: Value | Parameter
 ) -> Value:
     """``mamba_selective_scan``: one state after the other."""
-    B, I, T = xs.axes
+    B, I, T = xs.axes  # noqa: E741
     Z = A.axes[1]
     tape, wide = xs.tape, (B, I, T, Z)
     step = ops.add(step, to(bias, step.dtype), "time step")
@@ -136,7 +57,7 @@ def _softplus(x: Value) -> Value:
     return ops.unary(to(x, "fp32") if x.tape.autocast is not None else x, "softplus")
 
 
-def _decay(log: Parameter) -> Value:
+def decay(log: Parameter) -> Value:
     """``-exp(A_log.float())``."""
     tape, axes, x = log.tape, log.axes, to(log, "fp32")
     out = tape.new("exp", axes, "fp32")
@@ -145,7 +66,7 @@ def _decay(log: Parameter) -> Value:
     return ops.scaled(out, "decay")
 
 
-def _turned(x: Value, axes: Axes) -> Value:
+def turned(x: Value, axes: Axes) -> Value:
     """Dimensions in another order: a view, whose gradient is copied back to the first order."""
     tape, before, dtype = x.tape, x.axes, x.dtype
     out = Value(x.storage, axes, dtype)
@@ -153,18 +74,18 @@ def _turned(x: Value, axes: Axes) -> Value:
     return out
 
 
-def _rows(x: Value, T: Axis, I: Axis) -> Value:  # noqa: E741
+def rows(x: Value, T: Axis, I: Axis) -> Value:  # noqa: E741
     """A linear layer's input whose tokens lie last: copied to lie first, but for a single sequence."""
     B = x.axes[0]
     x = ops.lowered(x)
     return ops.copy(x, (B, T, I)) if B[1] > 1 else x.view((B, T, I))
 
 
-def _convolution(tape: Tape, x: Value, name: str, C: int, bias: bool, act: str) -> Value:
+def convolution(tape: Tape, x: Value, path: str, C: int, bias: bool, act: str) -> Value:
     """``F.conv1d`` of every channel by itself, padded on both sides, cut to the first ``T`` outputs and activated."""
-    (B, I, T), before = x.axes, x.dtype
-    weight = tape.parameter(f"{name}.conv1d.weight", (I, ("X", 1), ("C", C)))
-    shift = tape.parameter(f"{name}.conv1d.bias", (I,)) if bias else None
+    (B, I, T), before = x.axes, x.dtype  # noqa: E741
+    weight = tape.parameter(f"{path}.weight", (I, ("X", 1), ("C", C)))
+    shift = tape.parameter(f"{path}.bias", (I,)) if bias else None
     given = to(x, weight.dtype)
     x = ops.lowered(given)
     # Autocast does not cache its copy of the weight, which comes as a view.
@@ -188,30 +109,12 @@ def _convolution(tape: Tape, x: Value, name: str, C: int, bias: bool, act: str) 
     return ops.cast(out, before)
 
 
-def _step(latent: Value, weight: Parameter, channels: Axes) -> Value:
+def step(latent: Value, weight: Parameter, channels: Axes) -> Value:
     """``weight @ latent^T``: computed with the tokens first, then copied to have them last."""
-    return ops.copy(_turned(ops.linear(latent, weight, None, 1, channels[1:2]), channels), label="time step")
+    return ops.copy(turned(ops.linear(latent, weight, None, 1, channels[1:2]), channels), label="time step")
 
 
-def mamba2(f: Forward, m: Mamba2, x: Value) -> Value:
-    """Mixer of ``x`` (axes ``B T D``): blocks of tokens as matrix products, states from block to block."""
-    tape, before = f.tape, x.dtype
-    B, T, _ = x.axes
-    I, N, H = ("I", m.I), ("N", m.N), ("H", m.H)  # noqa: E741
-    shared: Axes = (B, T, ("K", m.G), ("Z", m.Z))
-    packed = m.in_proj.forward(f, x)
-    A = _decay(tape.parameter(f"{m.name}.A_log", (N,)))
-    gate, xs, step = ops.split(packed, ((B, T, I), (B, ("I", m.channels), T), (B, T, N)))
-    xs = _convolution(tape, xs, m.name, m.C, m.conv_bias, m.act)
-    parts = ops.split(xs, ((B, T, N, H), shared, shared))
-    out = _blocks(m.chunk, *parts, step, A, tape.parameter(f"{m.name}.D", (N,)), tape.parameter(f"{m.name}.dt_bias", (N,)))
-    out = _gated_norm(out.view((B, T, I)), gate, tape.parameter(f"{m.name}.norm.weight", (I,)), m.G)
-    return m.out_proj.forward(f, to(out, before))
-
-
-def _blocks(
-    chunk: int, xs: Value, b: Value, c: Value, step: Value, A: Value, skip: Parameter, bias: Parameter
-) -> Value:
+def blocks(chunk: int, xs: Value, b: Value, c: Value, step: Value, A: Value, skip: Parameter, bias: Parameter) -> Value:
     """``mamba2_chunk_scan``: a product of matrices within each block, a recurrence over the blocks' states."""
     B, T, N, H = xs.axes
     Z = b.axes[-1]
@@ -246,18 +149,16 @@ def _blocks(
     across = _exp(_segments(_widened(ops.narrow(total, (B, N, n)), (B, N, later)), (B, N, later, ("S", blocks + 1))))
     ahead = _contracted(across, states, (B, later, N, H, Z), False, B[1] > 1, B[1] > 1)
     states = ops.narrow(ahead, (B, n, N, H, Z))
-    last = ops.narrow(ahead, (B, N, H, Z))
 
     leaving = _exp(total)
     read = _contracted(c, states, (B, n, inside, N, H), several, blocks > 1, several)
     out = ops.mul(read, leaving, "output of states", axes=(B, n, inside, N, H))
     summed = ops.copy(ops.add(diagonal, out, "output of blocks"), (B, length, N, H))
     summed = ops.add(summed, skipped, "output and skip")
-    del last
     return summed if length == T else ops.narrow(summed, (B, T, N, H))
 
 
-def _gated_norm(x: Value, gate: Value, weight: Parameter, G: int) -> Value:
+def gated_norm(x: Value, gate: Value, weight: Parameter, G: int) -> Value:
     """``MambaRMSNormGated``: an RMS norm over each of ``G`` groups of the gated channels."""
     before, axes = x.dtype, x.axes
     x = to(x, "fp32")
@@ -269,9 +170,7 @@ def _gated_norm(x: Value, gate: Value, weight: Parameter, G: int) -> Value:
     return ops.mul(to(x, before), weight, "norm output", axes=axes)
 
 
-def _contracted(
-    a: Value, b: Value, axes: Axes, copy_a: bool, copy_b: bool, copy_gradient: bool = False
-) -> Value:
+def _contracted(a: Value, b: Value, axes: Axes, copy_a: bool, copy_b: bool, copy_gradient: bool = False) -> Value:
     """``einsum`` as a batched product, with copies where a permuted layout does not allow a view.
 
     Batch, block and head of the operands can be one dimension only where they lie in that order; what has a single
@@ -279,7 +178,7 @@ def _contracted(
     """
     a, b = ops.lowered(a), ops.lowered(b)
     out = ops.matmul(ops.copy(a) if copy_a else a, ops.copy(b) if copy_b else b, axes, "contraction")
-    return _turned(out, axes) if copy_gradient else out
+    return turned(out, axes) if copy_gradient else out
 
 
 def _repeated(x: Value, axes: Axes) -> Value:
@@ -294,7 +193,7 @@ def _padded(x: Value, length: Axis) -> Value:
 
 def _in_blocks(x: Value, blocks: int) -> Value:
     """Tokens in blocks: a view, whose gradient comes with heads before tokens."""
-    return _turned(x, x.axes) if blocks > 1 else x
+    return turned(x, x.axes) if blocks > 1 else x
 
 
 def _widened(x: Value, axes: Axes) -> Value:

@@ -102,9 +102,12 @@ Source = Value | Parameter | None
 class Node:
     """One step of the backward pass."""
 
-    __slots__ = ("back", "inputs", "pending", "saved")
+    __slots__ = ("back", "category", "inputs", "pending", "saved")
 
-    def __init__(self, inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...], outputs: int) -> None:
+    def __init__(
+        self, inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...], outputs: int, category: str = ""
+    ) -> None:
+        self.category = category
         # Only where gradients go is kept of the inputs: holding the values would keep their storages alive.
         self.inputs: tuple[tuple[Node, int] | Parameter | None, ...] = tuple(
             i if isinstance(i, Parameter) else (i.node, i.index) if i is not None and i.node is not None else None
@@ -176,7 +179,7 @@ class Tape:
             return
         if saved:
             self.cut = outputs[0].storage.position
-        node = Node(inputs, back, tuple(v.detached() for v in saved), len(outputs))
+        node = Node(inputs, back, tuple(v.detached() for v in saved), len(outputs), self.category)
         for index, out in enumerate(outputs):
             out.node = node
             out.index = index
@@ -199,6 +202,8 @@ class Tape:
                 node.pending = []
                 targets = node.inputs
                 back = node.back
+                # What a step of the backward pass takes counts as what the forward step made.
+                self.category = node.category
                 grads = list(back(*_moved(pending)))
                 # The incoming gradients die before what the node saved, and that before sums are made.
                 node.saved = ()

@@ -24,7 +24,7 @@ from tonnage.estimate.settle import (
     release,
     tokens_within,
 )
-from tonnage.estimate.summary import caching, no_caching_caveat, summary
+from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
 from tonnage.estimate.verdict import fit
 from tonnage.formats import FORMATS, Format
 from tonnage.memory.cache import has_cache, state_bytes, states
@@ -109,7 +109,7 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         ranks=(rank,),
         fit=verdict,
         capacity=room,
-        caveats=(*caveats, *no_caching_caveat(device)),
+        caveats=(*caveats, *quantized_caveat(model), *no_caching_caveat(device)),
         not_modelled=(*missing, *NOT_MODELLED),
         extras={"attention_kernel": attention},
     )

@@ -13,7 +13,7 @@ from tonnage.arch.tape import Tape, Value
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.moments import Ledger, Moment
 from tonnage.formats import FORMATS
-from tonnage.memory.cache import has_cache, layer_state, state_bytes
+from tonnage.memory.cache import has_cache, layer_state, state_bytes, states, stored_tokens
 from tonnage.memory.passes import Span, blocks, level, windows
 from tonnage.memory.weights import bytes_of, is_buffer, is_parameter
 from tonnage.tensors import Axes
@@ -60,7 +60,9 @@ class Reading:
         B, T = ("B", s.sequences), ("T", tokens)
         tape.category = "inputs"
         ids = tape.new("token ids", (B, T), "int64")
-        self.inputs = level([ids.storage])
+        # generate() keeps the ids of the whole sequence beside those of the step.
+        before = [tape.new("token ids before", (B, ("S", cached)), "int64")] if cached else []
+        self.inputs = [v.storage for v in (ids, *before)]
         tape.category = "activations"
         first, start = len(tape.born), len(tape.events)
         x = stack.stem.forward(f, ids)
@@ -68,7 +70,11 @@ class Reading:
         make_masks(f, windows(stack), s.sequences, tokens, cached + tokens, x.dtype)
         self.hidden = x.storage
         self.dtype = x.dtype
-        self.shared = [v.storage for v in f.shared()]
+        places = [tape.new("position ids", (T,), "int64")] if stack.stem.rotary else []
+        framed = [v for v in f.frame if v.storage is not x.storage]
+        self.shared = [v.storage for v in (*f.shared(), *places, *framed)]
+        # The model's code names the embedding to its end: the first layer's input outlives that layer.
+        self.names_first = len(framed) < len(f.frame)
         del x
         axes = (B, T, ("D", stack.stem.D))
         self.layers: dict[int, Span] = {id(layer): self._layer(f, layer, axes) for layer, _ in stack.distinct()}
@@ -108,8 +114,6 @@ class Reading:
 
     def _cached(self, f: Forward, layer: Layer) -> list[Value]:
         """What this layer has cached before, one value for each part."""
-        from tonnage.memory.cache import states, stored_tokens
-
         if not f.cached:
             return []
         parts = []
@@ -136,7 +140,7 @@ class Reading:
 
 
 def _grown(axes: Axes, cached: int) -> Axes:
-    return (axes[0], ("S", axes[1][1] + cached), *axes[2:])
+    return tuple(("S", n + cached) if a == "T" else (a, n) for a, n in axes)
 
 
 class Run(Ledger):
@@ -149,7 +153,7 @@ class Run(Ledger):
         self.form = form = FORMATS[session.dtype]
         groups = list(model.groups())
         self.weights, self.tensors = bytes_of(groups, form, is_parameter)
-        self.buffers, _ = bytes_of(groups, FORMATS["fp32"], is_buffer)
+        self.buffers, _ = bytes_of(groups, self.form, is_buffer)
         self.state = state_bytes(model, session.sequences, session.context, form, role="state")
         self.missing: list[str] = []
         self.prefill = self._reading(session.prompt, 0)
@@ -195,7 +199,7 @@ class Run(Ledger):
         there = Level()
         for layer in layers:
             there = there + old[id(layer)]
-        self.take("inputs", "inputs", "token ids", reading.inputs)
+        self.take("inputs", "inputs", "token ids", level(reading.inputs), reading.inputs)
         self.take("cache", "kv_cache", "cache", there)
         yield Moment(f"{name}: embedding", self.now + reading.embedding.peak, reading.embedding)
         self.take("shared", "activations", "shared by the layers", level(reading.shared), reading.shared)
@@ -206,8 +210,10 @@ class Run(Ledger):
             self.take("cache", "kv_cache", "cache", there - own)
             yield Moment(f"{name}: layer {i}", self.now + own + H + span.peak, span)
             there = there - own + new[id(layer)]
-        self.drop_all("shared")
-        self.drop_all("cache")
+            if not i and reading.names_first:
+                self.take("first", "activations", "named by the model's code", H, [reading.hidden])
+        for key in ("shared", "first", "cache"):
+            self.drop_all(key)
         self.take("cache", "kv_cache", "cache", there)
         yield Moment(f"{name}: logits", self.now + H + reading.head.peak, reading.head)
         self.drop_all("cache")
@@ -217,4 +223,7 @@ class Run(Ledger):
         s = self.session
         if not tokens:
             return Level()
-        return layer_state(layer, s.sequences, tokens, self.form, latent=s.latent, whole=whole)
+        windowed = any(window is not None for _, window in states(layer, 1, 1))
+        kept = layer_state(layer, s.sequences, tokens, self.form, latent=s.latent, whole=whole)
+        # A windowed layer keeps the length of its window as a tensor, too.
+        return kept + Level(8, blocks(8)) if windowed else kept

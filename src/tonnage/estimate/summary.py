@@ -36,3 +36,10 @@ def no_caching_caveat(device: Device | None) -> tuple[str, ...]:
         return ()
     assert device is not None
     return (f"{device.title}: no caching allocator is modelled there, so reserved is allocated",)
+
+
+def quantized_caveat(model: Model) -> tuple[str, ...]:
+    """Said where the checkpoint's weights are quantized, which is not modelled yet."""
+    if model.quantized is None:
+        return ()
+    return (f"the checkpoint is quantized ({model.quantized}), which is not modelled yet: answered as if dequantized",)

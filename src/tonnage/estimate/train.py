@@ -22,7 +22,7 @@ from tonnage.estimate.settle import (
     release,
     tokens_within,
 )
-from tonnage.estimate.summary import caching, no_caching_caveat, summary
+from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
 from tonnage.estimate.training import Recipe, Step
 from tonnage.estimate.verdict import fit
 from tonnage.formats import FORMATS
@@ -147,7 +147,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         ignored=model.ignored,
         ranks=(rank,),
         fit=None if device is None else fit(rank, device, in_use, doubt=model.ignored),
-        caveats=(*caveats, *no_caching_caveat(device)),
+        caveats=(*caveats, *quantized_caveat(model), *no_caching_caveat(device)),
         not_modelled=NOT_MODELLED,
         extras={"attention_kernel": attention},
     )
@@ -159,6 +159,10 @@ def _trainable(model: Model) -> None:
             f"training memory of encoder-decoder models ({model.model_type}) is not modelled yet", key="model",
             value=model.model_type, hint="tonnage params and tonnage serve answer for it",
         )  # fmt: skip
+    if model.classes is not None:
+        raise UnsupportedError(
+            "training a classifier's head is not modelled yet", key="head", value="classify", hint="--head causal trains the language model"
+        )
     if model.head is None:
         raise UnsupportedError(
             f"{model.class_name or model.model_type} has no head, so there is no loss to train on", key="model",

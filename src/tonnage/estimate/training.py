@@ -61,7 +61,7 @@ class Step(Ledger):
         self.form = FORMATS[recipe.weights]
         groups = list(model.groups())
         self.weights, self.tensors = bytes_of(groups, self.form, is_parameter)
-        self.buffers, _ = bytes_of(groups, FORMATS["fp32"], is_buffer)
+        self.buffers, _ = bytes_of(groups, self.form, is_buffer)
         self.parameters = [(t, n) for n, inventory in groups for t in inventory if is_parameter(t) and t.alias_of is None]
         self.state = self._state()
         self.passes = Pass(
@@ -113,6 +113,8 @@ class Step(Ledger):
         H = [level([below.output]) for below in stages[:-1]]
         # A layer's input outlives the layer when either of its neighbours keeps it for the backward pass.
         kept = [below.keeps_output or above.keeps_input for below, above in zip(stages, stages[1:], strict=False)]
+        framed = [s for s in p.frame if s is not p.stem.output]
+        self.take("frame", "activations", "named by the model's code", level(framed), framed)
         for i, layer in enumerate(stack.layers):
             a = stages[i + 1]
             stream = f"stream {stages[i].output.dtype}"
@@ -120,11 +122,16 @@ class Step(Ledger):
             yield Moment(f"forward layer {i}", self.now + a.forward.peak, a.forward)
             if not kept[i]:
                 self.drop(stream)
+                if not i and p.stem.output in p.frame:
+                    self.take("first", "activations", "named by the model's code", H[0], [p.stem.output])
             if not r.recompute:
                 self.take(_key(a), "activations", f"saved by a {layer.kind}", a.kept(), a.saved)
             self.take(f"casts {_key(a)}", "activations", "autocast's copies of weights", level(a.casts), a.casts)
-        self.drop("shared")
-        self.take("kept", "activations", "shared by the layers", level(p.kept_shared), p.kept_shared)
+        for key in ("shared", "frame", "first"):
+            self.drop_all(key)
+        for s in p.shared:
+            if any(s in a.shares for a in p.layers):
+                self.take(f"shared {s.serial}", "activations", "shared by the layers", level([s]), [s])
         yield Moment("loss", self.now + H[-1] + p.tail.forward.peak, p.tail.forward)
         for a in p.layers:
             self.drop_all(f"casts {_key(a)}")
@@ -150,7 +157,7 @@ class Step(Ledger):
                 here = here + H[i - 1]
             if i == len(stages) - 1:
                 yield Moment("loss backward", self.now + here + a.backward.peak, a.backward)
-                self.take("loss", "loss", "the loss itself", level([a.output]), [a.output])
+                self.take("loss", "loss", "the loss and where its gradient starts", level(p.loss), p.loss)
             elif i:
                 name = f"backward layer {i - 1}"
                 if not r.recompute:
@@ -161,12 +168,17 @@ class Step(Ledger):
                     if again.allocated > best.level.allocated:
                         best = Moment(name, again, a.recompute)
                 yield best
+                # What is shared lives until the lowest layer that keeps it is through.
+                for s in a.shares:
+                    if not any(s in below.shares for below in p.layers[: i - 1]):
+                        self.drop_all(f"shared {s.serial}")
             else:
                 self.drop("stem")
-                self.drop_all("kept")
                 yield Moment("backward embedding", self.now + here + H[0] + a.backward.peak, a.backward)
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
+        self.drop("loss")
+        self.take("loss itself", "loss", "the loss itself", level([p.tail.output]), [p.tail.output])
         if r.first_step:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
         sizes = [(self.form.nbytes(t.numel), times) for t, times in self.parameters]

@@ -12,6 +12,7 @@ from typing import Any
 from tonnage.arch.model import Model
 from tonnage.errors import ConfigError, UnsupportedError, nearest
 from tonnage.families._aliases import ALIASES
+from tonnage.families._heads import wanted, with_head
 from tonnage.keys import Keys
 from tonnage.registry import names, variant
 
@@ -37,6 +38,7 @@ def model_from(
     file: str | None = None,
     ignored: frozenset[str] = frozenset(),
     lenient: bool = False,
+    head: str | None = None,
 ) -> Model:
     """Build the model that a config describes.
 
@@ -45,39 +47,44 @@ def model_from(
         file: where it was read, for messages.
         ignored: keys to pass over.
         lenient: report keys that are not understood instead of refusing.
+        head: the head to count instead of that of the config's class.
 
     Raises:
         ConfigError: a key is missing, mistyped or not understood.
         UnsupportedError: no family reads this ``model_type``.
     """
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or not kind:
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
         raise ConfigError(
-            "model_type is missing" if kind is None else "model_type must be a text",
+            "model_type is missing" if model_type is None else "model_type must be a text",
             key="model_type",
-            value=kind,
+            value=model_type,
             file=file,
             hint="a config.json as transformers writes it names its model_type",
         )
-    module = ALIASES.get(kind, kind)
+    module = ALIASES.get(model_type, model_type)
     if module not in names(__name__):
         raise UnsupportedError(
-            f"the architecture {kind!r} is not supported yet",
+            f"the architecture {model_type!r} is not supported yet",
             key="model_type",
-            value=kind,
+            value=model_type,
             file=file,
-            nearest=nearest(kind, (*names(__name__), *ALIASES)),
+            nearest=nearest(model_type, (*names(__name__), *ALIASES)),
             hint="dimensions alone give an answer: tonnage params --hidden ... --layers ... --heads ... --vocab ...",
         )
     family = variant(__name__, module, "FAMILY", Family)
     keys = Keys(config, file=file, aliases=family.attributes, ignored=ignored, lenient=lenient)
-    model = family.read(keys)
+    kind, labels = wanted(config, head, file=file)
+    model = with_head(family.read(keys), kind, labels)
+    scheme = keys.inner("quantization_config")
     keys.done()
     dtype = config.get("dtype", config.get("torch_dtype"))
     return replace(
         model,
         dtype=model.dtype or (dtype if isinstance(dtype, str) else None),
         source=family.source,
-        defaulted=tuple(keys.defaulted),
+        quantized=None if scheme is None else str(scheme.config.get("quant_method", "unknown")),
+        class_name=str((config.get("architectures") or [""])[0]),
+        defaulted=tuple(dict.fromkeys(keys.defaulted)),
         ignored=tuple(keys.ignored),
     )

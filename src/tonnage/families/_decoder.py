@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tonnage.arch.attention import Latent
 from tonnage.arch.ends import Head, Stem
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Stack
@@ -59,6 +60,32 @@ def rotary_width(k: Keys, H: int, factor: float = 1.0) -> int:
         if inner is not None:
             factor = inner.want("partial_rotary_factor", factor)
     return int(H * factor)
+
+
+def latent(k: Keys, D: int, *, style: str) -> Latent:
+    """Latent attention as DeepSeek's configs describe it; ``style`` is how queries and keys are turned."""
+    N = k.need("num_attention_heads")
+    heads = k.optional("num_key_value_heads") or N
+    if heads != N:
+        raise ConfigError(
+            f"num_key_value_heads = {heads}: latent attention has a key for each of its {N} heads",
+            key="num_key_value_heads",
+            value=heads,
+        )
+    k.skip("head_dim", "qk_head_dim")
+    return Latent(
+        name="self_attn",
+        D=D,
+        N=N,
+        q_rank=k.optional("q_lora_rank", int, 1536),
+        kv_rank=k.want("kv_lora_rank", 512),
+        nope=k.want("qk_nope_head_dim", 128),
+        rope=k.want("qk_rope_head_dim", 64),
+        VH=k.want("v_head_dim", 128),
+        bias=k.want("attention_bias", False),
+        dropout=k.want("attention_dropout", 0.0),
+        rotary_style=style,
+    )
 
 
 def causal(

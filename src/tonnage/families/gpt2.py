@@ -17,7 +17,7 @@ def read(k: Keys) -> Model:
     """Build the model that ``GPT2LMHeadModel`` builds."""
     D, N = k.need("hidden_size"), k.need("num_attention_heads")
     V, L = k.need("vocab_size"), k.need("num_hidden_layers")
-    P = k.want("max_position_embeddings", 1024)
+    P = k.size("max_position_embeddings", 1024)
     dropout = k.want("resid_pdrop", 0.1)
     norm = (("D", D),)
     # Cross attention is built for encoder-decoder pairs; the other switch changes eager attention in mixed precision.

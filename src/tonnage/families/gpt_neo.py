@@ -21,7 +21,7 @@ def read(k: Keys) -> Model:
     Whether a layer sees a window changes its mask only: every layer keeps all keys and values.
     """
     D, N = k.need("hidden_size"), k.need("num_attention_heads")
-    V, L, P = k.need("vocab_size"), k.need("num_hidden_layers"), k.want("max_position_embeddings", 2048)
+    V, L, P = k.need("vocab_size"), k.need("num_hidden_layers"), k.size("max_position_embeddings", 2048)
     _check_pattern(k, L)
     dropout = k.want("resid_dropout", 0.0)
     norm = (("D", D),)

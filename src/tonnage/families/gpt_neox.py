@@ -73,7 +73,7 @@ def read(k: Keys) -> Model:
             ),
         ),
         head=Head(name="lm_head", D=D, V=V, alias_of="gpt_neox.embed_in.weight" if tied else None),
-        positions=k.want("max_position_embeddings", 2048),
+        positions=k.size("max_position_embeddings", 2048),
     )
 
 

@@ -18,8 +18,8 @@ def read(k: Keys) -> Model:
     """Build the model that ``GPTJForCausalLM`` builds."""
     D, N = k.need("hidden_size"), k.need("num_attention_heads")
     V, L = k.need("vocab_size"), k.need("num_hidden_layers")
-    P = k.want("max_position_embeddings", 2048)
-    turned = k.want("rotary_dim", 64, int)
+    P = k.size("max_position_embeddings", 2048)
+    turned = k.size("rotary_dim", 64)
     dropout = k.want("resid_pdrop", 0.0)
     norm = (("D", D),)
     k.skip("n_ctx", "rotary", "scale_attn_weights")
@@ -36,7 +36,7 @@ def read(k: Keys) -> Model:
         dropout=k.want("attn_pdrop", 0.0),
         o_dropout=dropout,
         eager="fp32-scores",
-        buffers=(Tensor("attn.embed_positions", (("P", P), ("X", turned)), "buffer"),),
+        buffers=(Tensor("attn.embed_positions", (("P", P), ("X", turned)), "buffer", dtype="fp32"),),
     )
     mlp = Plain(
         name="mlp",

@@ -55,11 +55,21 @@ def read(k: Keys) -> Model:
     k.divides("num_attention_heads", "num_key_value_heads", N, attention.K)
     used = k.size("num_experts_per_tok", 2)
     if used > E:
-        raise ConfigError(f"num_experts_per_tok = {used} exceeds num_experts = {E}", key="num_experts_per_tok", value=used)
+        raise ConfigError(
+            f"num_experts_per_tok = {used} exceeds num_experts = {E}", key="num_experts_per_tok", value=used
+        )
     dense = Gated(name="feed_forward", D=D, F=F, act=act)
     sparse = Experts(
-        name="feed_forward", D=D, E=E, used=used, F=F, act=act, normalised=False, router="router"
-    )  # fmt: skip
+        name="feed_forward",
+        D=D,
+        E=E,
+        used=used,
+        F=F,
+        act=act,
+        routing="softmax-input",
+        normalised=False,
+        router="router",
+    )
     before, between = Norm("input_layernorm", (("D", D),)), Norm("pre_ff_layernorm", (("D", D),))
 
     def layer(attends: bool, routes: bool) -> Layer:

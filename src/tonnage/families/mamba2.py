@@ -30,9 +30,11 @@ def read(k: Keys) -> Model:
         conv_bias=k.want("use_conv_bias", True),
     )
     expanded = k.want("expand", 2.0) * D
-    if mixer.I != expanded:
+    if expanded != mixer.inner:
         raise ConfigError(
-            f"num_heads x head_dim = {mixer.I}, but expand x hidden_size = {expanded:g}", key="num_heads", value=mixer.N
+            f"num_heads x head_dim = {mixer.inner}, but expand x hidden_size = {expanded:g}",
+            key="num_heads",
+            value=mixer.N,
         )
     k.divides("num_heads", "n_groups", mixer.N, mixer.G)
     norm = (("D", D),)

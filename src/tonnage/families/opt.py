@@ -19,7 +19,7 @@ OFFSET: Final = 2
 def read(k: Keys) -> Model:
     """Build the model that ``OPTForCausalLM`` builds."""
     D, N = k.need("hidden_size"), k.need("num_attention_heads")
-    V, L, P = k.need("vocab_size"), k.need("num_hidden_layers"), k.want("max_position_embeddings", 2048)
+    V, L, P = k.need("vocab_size"), k.need("num_hidden_layers"), k.size("max_position_embeddings", 2048)
     width = k.optional("word_embed_proj_dim") or D
     bias = k.want("enable_bias", True)
     affine = k.want("layer_norm_elementwise_affine", True)
@@ -69,9 +69,7 @@ def read(k: Keys) -> Model:
                     name=table,
                     V=V,
                     D=D,
-                    tables=(
-                        Table(name="model.decoder.embed_positions", rows=P + OFFSET, width=D, batched=True),
-                    ),
+                    tables=(Table(name="model.decoder.embed_positions", rows=P + OFFSET, width=D, batched=True),),
                     width=width if projected else None,
                     project="model.decoder.project_in" if projected else None,
                 ),

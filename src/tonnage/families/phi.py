@@ -19,6 +19,8 @@ def read(k: Keys) -> Model:
     D, N = k.need("hidden_size"), k.need("num_attention_heads")
     V, L = k.need("vocab_size"), k.need("num_hidden_layers")
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
+    K = k.optional("num_key_value_heads") or N
+    k.divides("num_attention_heads", "num_key_value_heads", N, K)
     turned = rotary_width(k, H, 0.5)
     dropout = k.want("resid_pdrop", 0.0)
     norm = (("D", D),)
@@ -28,7 +30,7 @@ def read(k: Keys) -> Model:
         name="self_attn",
         D=D,
         N=N,
-        K=k.optional("num_key_value_heads") or N,
+        K=K,
         H=H,
         o="dense",
         bias=True,
@@ -64,7 +66,7 @@ def read(k: Keys) -> Model:
             ),
         ),
         head=Head(name="lm_head", D=D, V=V, bias=True, alias_of="model.embed_tokens.weight" if tied else None),
-        positions=k.want("max_position_embeddings", 2048),
+        positions=k.size("max_position_embeddings", 2048),
     )
 
 

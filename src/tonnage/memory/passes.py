@@ -13,7 +13,7 @@ from tonnage.arch.loss import cross_entropy
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Model, Stack
 from tonnage.arch.tape import Node, Storage, Tape, Value
-from tonnage.tensors import Axes
+from tonnage.tensors import Axes, Axis
 from tonnage.timeline import Level
 
 BLOCK = 512
@@ -94,7 +94,9 @@ class Account:
     the incoming gradient and what is saved are not part of the second.
     """
 
-    __slots__ = ("backward", "casts", "forward", "gradients", "keeps_input", "keeps_output", "output", "recompute", "saved")
+    __slots__ = (
+        "backward", "casts", "forward", "gradients", "keeps_input", "keeps_output", "output", "recompute", "saved", "shares",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.forward: Span
@@ -104,6 +106,7 @@ class Account:
         self.output: Storage
         self.gradients: list[Storage] = []
         self.casts: list[Storage] = []
+        self.shares: frozenset[Storage] = frozenset()
         self.keeps_input = False
         self.keeps_output = False
 
@@ -134,11 +137,16 @@ def _noted(
     account.output = y.storage
     account.keeps_output = y.storage.owners > 1
     account.keeps_input = source.owners > holders
-    casts = {v.storage for v in tape.casts.values() if v.storage.owners == 1}
+    casts = set(_only_cached(tape))
     account.saved = [
         s for s in tape.born[first:] if s.owners and s is not y.storage and s is not source and s not in casts
     ]
     return None if y.node is None else (y.node, y.index)
+
+
+def _only_cached(tape: Tape) -> list[Storage]:
+    """Casts of weights that autocast's cache alone still holds: until the forward pass is over."""
+    return [v.storage for v in tape.casts.values() if v.storage.owners == 1]
 
 
 def back(tape: Tape, root: tuple[Node, int], grad: Value, floor: int, first: int, account: Account) -> None:
@@ -177,6 +185,8 @@ def layer_account(tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: bo
     x = tape.leaf("layer input", axes, dtype)
     leaf, floor, start = x.node, len(tape.nodes), len(tape.events)
     root = ahead(tape, run, x, account)
+    if not recompute:
+        account.casts = _only_cached(tape)
     tape.casts.clear()
     if not grad or root is None:
         return account
@@ -226,7 +236,6 @@ class Pass:
         stack = model.decoder
         self.stack = stack
         self.tape = tape = Tape(grad=True, weights=weights, autocast=autocast)
-        self.head_is_tied = model.head is not None and model.head.alias_of is not None
         tape.accumulated = accumulated
         f = Forward(tape, kernel, training=True)
         B, T = ("B", batch), ("T", tokens)
@@ -239,11 +248,14 @@ class Pass:
         root = ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
         make_masks(f, windows(stack), batch, tokens, tokens, self.stem.output.dtype)
         dtype = self.stem.output.dtype
-        shared = {v.storage for v in f.shared()}
-        self.stem.saved = [s for s in self.stem.saved if s not in shared]
-        self.shared = sorted(shared, key=lambda s: s.serial)
-        owners = {s: s.owners for s in self.shared}
-        kept_shared: set[Storage] = set()
+        framed = {v.storage for v in f.frame if v.storage.owners == 1}
+        self.stem.saved = [s for s in self.stem.saved if s not in {*framed, *(v.storage for v in f.shared())}]
+        handed = self._positions(f, B, T)
+        self.shared = [v.storage for v in (*f.shared(), *handed)]
+        # What the model's own code names until its layers are through, and the graph does not keep.
+        saved = {*self.stem.saved, *self.shared}
+        self.frame = [v.storage for v in f.frame if v.storage not in saved]
+        always = {v.storage for v in handed} | ({f.bias.storage} if f.bias is not None else set())
         axes = (B, T, ("D", stack.stem.D))
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
         accounts: dict[tuple[int, str], Account] = {}
@@ -251,14 +263,17 @@ class Pass:
         for layer in stack.layers:
             account = accounts.get((id(layer), dtype))
             if account is None:
-                # Which shared storages a layer keeps is seen while its nodes are on the tape.
-                run = _watched(layer.forward, f, owners, kept_shared)
-                account = accounts[id(layer), dtype] = layer_account(tape, run, axes, dtype, recompute=recompute)
+                f.taken.clear()
+                watched = _Watched(layer.forward, f, self.shared)
+                account = layer_account(tape, watched, axes, dtype, recompute=recompute)
+                # A checkpoint holds all that the layer was called with; the graph, only what it saved.
+                account.shares = frozenset(f.taken | always) if recompute else frozenset(watched.kept)
+                accounts[id(layer), dtype] = account
             self.layers.append(account)
             dtype = account.output.dtype
         self.dtype = dtype
-        self.kept_shared = self.shared if recompute else [s for s in self.shared if s in kept_shared]
         self.tail = self._tail(model, f, ids, axes, keep_logits)
+        f.frame.clear()
         f.rotary.clear()
         f.masks.clear()
         f.bias = None
@@ -266,6 +281,13 @@ class Pass:
             grad = tape.new("gradient of embedding output", axes, self.stem.output.dtype)
             tape.kept = {model.head.alias_of} if model.head is not None and model.head.alias_of is not None else set()
             back(tape, root, grad, 0, first, self.stem)
+
+    def _positions(self, f: Forward, B: Axis, T: Axis) -> list[Value]:
+        """The position ids that the model hands to every layer beside the rotary tables."""
+        stem = self.stack.stem
+        if stem.hands_positions:
+            return [self.tape.new("position ids", (B, T), "int64")]
+        return [self.tape.new("position ids", (T,), "int64")] if stem.rotary else []
 
     def _tail(self, model: Model, f: Forward, ids: Value, axes: Axes, keep_logits: bool) -> Account:
         tape, account, held, loss = self.tape, Account(), list[Value](), list[Value]()
@@ -294,7 +316,8 @@ class Pass:
         tape.category = "loss"
         # The loop holds the loss, and backward() the gradient that it starts from, until the pass is over.
         seed = tape.new("gradient of loss", account.output.axes, account.output.dtype)
-        account.saved += [account.output, seed.storage]
+        self.loss = [account.output, seed.storage]
+        account.saved += self.loss
         tape.category = "activations"
         grad = seed.view(seed.axes)
         assert root is not None
@@ -313,12 +336,16 @@ def windows(stack: Stack) -> set[int | None]:
     return found
 
 
-def _watched(
-    run: Callable[[Forward, Value], Value], f: Forward, owners: dict[Storage, int], kept: set[Storage]
-) -> Run:
-    def forward(x: Value) -> Value:
-        y = run(f, x)
-        kept.update(s for s, n in owners.items() if s.owners > n)
-        return y
+class _Watched:
+    """A layer's forward pass that notes which shared storages its graph keeps."""
 
-    return forward
+    def __init__(self, run: Callable[[Forward, Value], Value], f: Forward, shared: list[Storage]) -> None:
+        self.run = run
+        self.f = f
+        self.owners = {s: s.owners for s in shared}
+        self.kept: set[Storage] = set()
+
+    def __call__(self, x: Value) -> Value:
+        y = self.run(self.f, x)
+        self.kept.update(s for s, n in self.owners.items() if s.owners > n)
+        return y

@@ -1,0 +1,87 @@
+"""Which class of a family is counted: with its language-model head, bare, or with a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from tonnage.arch.ends import Head
+from tonnage.arch.model import Model
+from tonnage.errors import ConfigError, InputError, UnsupportedError
+
+SUFFIXES: Final = {
+    "ForCausalLM": "causal",
+    "LMHeadModel": "causal",
+    "ForMaskedLM": "masked",
+    "ForConditionalGeneration": "seq2seq",
+    "ForSequenceClassification": "classify",
+    "EncoderModel": "",
+    "Model": "none",
+}
+"""Endings of class names, longest first; an empty one is refused by name."""
+
+KINDS: Final = ("causal", "masked", "seq2seq", "none", "classify")
+
+
+def wanted(config: Mapping[str, Any], asked: str | None, *, file: str | None) -> tuple[str | None, int]:
+    """The head that is asked for or that the config's class has, and a classifier's labels.
+
+    None where neither says anything: then it is the family's own.
+    """
+    labels = _labels(config)
+    if asked is not None:
+        kind, _, number = asked.partition(":")
+        if kind not in KINDS or (number and kind != "classify") or (number and not number.isdigit()):
+            raise InputError(
+                f"head is one of {', '.join(KINDS[:-1])}, classify:N, not {asked!r}", key="head", value=asked
+            )
+        return kind, int(number) if number else labels
+    classes = config.get("architectures")
+    if not classes:
+        return None, labels
+    if not isinstance(classes, list) or not isinstance(classes[0], str):
+        raise ConfigError("architectures must be a list of class names", key="architectures", value=classes, file=file)
+    for ending, kind in SUFFIXES.items():
+        if classes[0].endswith(ending):
+            if kind:
+                return kind, labels
+            break
+    raise UnsupportedError(
+        f"the class {classes[0]} is not modelled",
+        key="architectures",
+        value=classes[0],
+        file=file,
+        hint=f"--head {'|'.join(KINDS[:-1])}|classify:N counts another class of this model",
+    )
+
+
+def _labels(config: Mapping[str, Any]) -> int:
+    names, number = config.get("id2label"), config.get("num_labels")
+    if isinstance(names, Mapping) and names:
+        return len(names)
+    return number if isinstance(number, int) and number > 0 else 2
+
+
+def own(model: Model) -> str:
+    """The head that a family's model is built with."""
+    return "seq2seq" if len(model.stacks) > 1 else "causal" if model.causal else "masked"
+
+
+def with_head(model: Model, kind: str | None, labels: int) -> Model:
+    """The same model under another of its family's classes."""
+    if kind is None or kind == own(model):
+        return model
+    if kind == "none":
+        return replace(model, head=None, extra=model.extra + model.pooler)
+    if kind == "classify" and len(model.stacks) == 1:
+        name = "score" if model.causal else "classifier"
+        head = Head(name=name, D=model.width, V=labels, bias=not model.causal)
+        return replace(model, head=head, extra=model.extra + model.pooler, classes=labels)
+    if kind == "causal" and model.head is not None and len(model.stacks) == 1:
+        # An encoder's causal class (BertLMHeadModel) holds the same tensors.
+        return replace(model, causal=True)
+    raise UnsupportedError(
+        f"{model.model_type} has no class with the head {kind!r} that is modelled", key="head", value=kind,
+        hint=f"its own is {own(model)!r}",
+    )  # fmt: skip

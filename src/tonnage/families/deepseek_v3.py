@@ -1,0 +1,96 @@
+"""DeepSeek-V3 and R1: latent attention, experts chosen by corrected sigmoid scores, multi-token prediction apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Final
+
+from tonnage.arch.experts import Experts
+from tonnage.arch.feedforward import Gated
+from tonnage.arch.layers import Linear, Norm, Rotary
+from tonnage.arch.model import Layer, Model, Sublayer
+from tonnage.families import Family
+from tonnage.families._decoder import causal, latent
+from tonnage.keys import Keys
+from tonnage.tensors import Tensor
+
+
+def read(k: Keys) -> Model:
+    """Build the model that ``DeepseekV3ForCausalLM`` builds, and what its checkpoint stores beside that."""
+    D, L, V = k.need("hidden_size"), k.need("num_hidden_layers"), k.need("vocab_size")
+    attention = latent(k, D, style="neighbours" if k.want("rope_interleave", True) else "plain")
+    act, F = k.want("hidden_act", "silu"), k.want("moe_intermediate_size", 2048)
+    k.refuse("moe_layer_freq", 1)
+    k.refuse("scoring_func", "sigmoid")
+    k.refuse("topk_method", "noaux_tc")
+    k.skip("n_group", "topk_group", "routed_scaling_factor")
+    dense = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act)
+    experts = Experts(
+        name="mlp",
+        D=D,
+        E=k.want("n_routed_experts", 256),
+        used=k.want("num_experts_per_tok", 8),
+        F=F,
+        act=act,
+        routing="sigmoid",
+        normalised=k.want("norm_topk_prob", True),
+        correction=True,
+        shared=Gated(
+            name="mlp.shared_experts",
+            D=D,
+            F=F * k.want("n_shared_experts", 1),
+            act=act,
+            role="shared_expert",
+        ),
+    )
+    norm, first = (("D", D),), k.want("first_k_dense_replace", 3)
+
+    @cache
+    def layer(routed: bool) -> Layer:
+        return Layer(
+            sublayers=(
+                Sublayer(block=attention, before=Norm("input_layernorm", norm)),
+                Sublayer(block=experts if routed else dense, before=Norm("post_attention_layernorm", norm)),
+            ),
+            kind="layer with experts" if routed else "dense layer",
+        )
+
+    ahead = k.optional("num_nextn_predict_layers") or 0
+    return causal(
+        k,
+        V=V,
+        D=D,
+        layers=tuple(layer(i >= first) for i in range(L)),
+        norm=Norm("model.norm", norm),
+        rotary=(Rotary("model.rotary_emb", attention.rope),),
+        tied=k.want("tie_word_embeddings", False),
+        positions=k.want("max_position_embeddings", 4096),
+        apart=tuple(t for i in range(L, L + ahead) for t in _ahead(layer(True), i, D, V)),
+    )
+
+
+def _ahead(layer: Layer, index: int, D: int, V: int) -> Iterator[Tensor]:
+    """One layer of multi-token prediction: a layer with experts, two norms, a projection of both inputs.
+
+    A checkpoint stores embedding and head with it once more; a model that runs it shares the main ones.
+    Reference: https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md and arXiv:2412.19437,
+    section 2.2: 14 B in all, of which 11.5 B are its own.
+    """
+    width, path = (("D", D),), f"model.layers.{index}."
+    own: list[Tensor] = [t for t in layer.weights() if t.role != "buffer"]
+    own += Norm("enorm", width).weights()
+    own += Norm("hnorm", width).weights()
+    own += Linear("eh_proj", (("X", 2), ("D", D)), width, "feed_forward").weights()
+    own += Norm("shared_head.norm", width).weights()
+    own.append(Tensor("embed_tokens.weight", (("V", V), ("D", D)), "embedding"))
+    own.append(Tensor("shared_head.head.weight", (("V", V), ("D", D)), "head"))
+    for tensor in own:
+        yield tensor.placed(path, index)
+
+
+FAMILY: Final = Family(
+    read=read,
+    source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/deepseek_v3/modeling_deepseek_v3.py",
+    attributes={"n_routed_experts": "num_local_experts", "num_nextn_predict_layers": "num_mtp_layers"},
+)

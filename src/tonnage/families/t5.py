@@ -1,0 +1,141 @@
+"""T5: an encoder and a decoder with relative positions, cross attention, plain or gated feed-forward."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.ends import Head, Stem
+from tonnage.arch.feedforward import Gated, Plain
+from tonnage.arch.layers import Norm
+from tonnage.arch.model import Layer, Model, Stack, Sublayer
+from tonnage.errors import ConfigError
+from tonnage.families import Family
+from tonnage.keys import Keys
+from tonnage.tensors import Tensor
+
+
+def read(k: Keys) -> Model:
+    """Build the model that ``T5ForConditionalGeneration`` loads from a checkpoint.
+
+    The class ties the head to the embedding whatever its config says, but ``from_pretrained`` leaves them apart where
+    a checkpoint stores both. ``tie_word_embeddings = false`` marks those checkpoints (T5 1.1, Flan-T5).
+    """
+    D, V, L = k.need("hidden_size"), k.need("vocab_size"), k.need("num_hidden_layers")
+    dropout = k.want("dropout_rate", 0.1)
+    k.skip("relative_attention_max_distance", "output_past", "scale_decoder_outputs")
+    parts = _Parts(k, D, dropout)
+    tied = k.want("tie_word_embeddings", True)
+    return Model(
+        model_type="t5",
+        stacks=(
+            Stack(
+                name="encoder",
+                path="encoder.block",
+                stem=Stem(name="shared", V=V, D=D, dropout=dropout),
+                layers=parts.layers(L, decoder=False),
+                norm=parts.norm("encoder.final_layer_norm"),
+            ),
+            Stack(
+                name="decoder",
+                path="decoder.block",
+                stem=Stem(name="decoder.embed_tokens", V=V, D=D, dropout=dropout, alias_of="shared.weight"),
+                layers=parts.layers(k.optional("num_decoder_layers") or L, decoder=True),
+                norm=parts.norm("decoder.final_layer_norm"),
+            ),
+        ),
+        head=Head(name="lm_head", D=D, V=V, alias_of="shared.weight" if tied else None),
+        positions=k.size("n_positions", 512),
+        extra=(
+            Tensor("encoder.embed_tokens.weight", (("V", V), ("D", D)), "embedding", alias_of="shared.weight"),
+        ),
+        causal=False,
+    )
+
+
+class _Parts:
+    """What the layers of both stacks are made of."""
+
+    def __init__(self, k: Keys, D: int, dropout: float) -> None:
+        self.D = D
+        self.dropout = dropout
+        self.N = k.need("num_attention_heads")
+        self.H = k.size("d_kv", 64)
+        self.F = k.need("d_ff")
+        self.buckets = k.size("relative_attention_num_buckets", 32)
+        self.act, self.gated = _activation(k)
+
+    def norm(self, name: str) -> Norm:
+        return Norm(name, (("D", self.D),), "rms-t5")
+
+    def layers(self, count: int, *, decoder: bool) -> tuple[Layer, ...]:
+        """The first layer holds the table of relative positions; the others are alike."""
+        other = self._layer(decoder, None)
+        return (self._layer(decoder, self.buckets),) + (other,) * (count - 1)
+
+    def _layer(self, decoder: bool, buckets: int | None) -> Layer:
+        subs = [self._sub(0, self._attention("layer.0.SelfAttention", decoder, buckets))]
+        if decoder:
+            subs.append(self._sub(1, self._attention("layer.1.EncDecAttention", False, None, cross=True)))
+        last = len(subs)
+        subs.append(self._sub(last, self._feed_forward(f"layer.{last}.DenseReluDense")))
+        return Layer(sublayers=tuple(subs))
+
+    def _sub(self, index: int, block: GroupedQuery | Plain | Gated) -> Sublayer:
+        return Sublayer(block=block, before=self.norm(f"layer.{index}.layer_norm"), dropout=self.dropout)
+
+    def _attention(self, name: str, causal: bool, buckets: int | None, *, cross: bool = False) -> GroupedQuery:
+        return GroupedQuery(
+            name=name,
+            D=self.D,
+            N=self.N,
+            K=self.N,
+            H=self.H,
+            q="q",
+            k="k",
+            v="v",
+            o="o",
+            rotary=None,
+            causal=causal,
+            cross=cross,
+            position_bias="relative",
+            buckets=buckets,
+            dropout=self.dropout,
+            eager="uncast",
+        )
+
+    def _feed_forward(self, name: str) -> Plain | Gated:
+        if self.gated:
+            return Gated(name=name, D=self.D, F=self.F, act=self.act, gate="wi_0", up="wi_1", down="wo")
+        return Plain(
+            name=name,
+            D=self.D,
+            F=self.F,
+            act=self.act,
+            up="wi",
+            down="wo",
+            bias=False,
+            inner_dropout=self.dropout,
+        )
+
+
+def _activation(k: Keys) -> tuple[str, bool]:
+    """``feed_forward_proj`` is "relu" or "gated-silu"; "gated-gelu" stands for the written-out gelu."""
+    stated = k.want("feed_forward_proj", "relu")
+    # Written beside it by newer versions, and worked out anew when read.
+    k.skip("dense_act_fn", "is_gated_act")
+    parts = stated.split("-")
+    if len(parts) > 2 or (len(parts) == 2 and parts[0] != "gated"):
+        raise ConfigError(
+            f"feed_forward_proj = {stated!r} is neither an activation function nor gated-<one>",
+            key="feed_forward_proj",
+            value=stated,
+        )
+    return "gelu_new" if stated == "gated-gelu" else parts[-1], parts[0] == "gated"
+
+
+FAMILY: Final = Family(
+    read=read,
+    source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/t5/modeling_t5.py",
+    attributes={"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"},
+)
