@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tonnage.arch import ops
 from tonnage.arch.eager import EagerStyle
 from tonnage.arch.forward import Forward
+from tonnage.arch.inplace import clamped, filled
 from tonnage.arch.kernels import attend
 from tonnage.arch.layers import HeadNorms, Linear, Norm
 from tonnage.arch.packed import Packing, unpacked
@@ -205,12 +206,12 @@ class GroupedQuery:
 
     def _attended(self, f: Forward, x: Value) -> Value:
         packed, q, k, v = self._projected(f, x)
-        if self.clip and self.fused is None:
-            q, k, v = ops.unary(q, "clamp"), ops.unary(k, "clamp"), ops.unary(v, "clamp")
         if self.q_norm is not None:
             q = self.q_norm.forward(f, q)
         if self.k_norm is not None:
             k = self.k_norm.forward(f, k)
+        if self.clip and self.fused is None:
+            q, k, v = clamped(q), clamped(k), clamped(v)
         if self.rotary is not None:
             cosine, sine = f.rotary[self.rotary]
             width = self.rotary_width or self.H
@@ -224,7 +225,7 @@ class GroupedQuery:
         if not self.o_apart:
             out = self._out(f, out)
         if self.adds:
-            f.local += [v for v in (packed, q, k, v) if v is not None]
+            f.local += [x for x in (packed, q, k, v, out) if x is not None]
         else:
             f.local.clear()
         return out
@@ -344,8 +345,8 @@ class Latent:
         rows, N = up.axes[:2], ("N", self.N)
         k_pass, values = ops.split(up, ((*rows, N, ("H", self.nope)), (*rows, N, ("H", self.VH))))
         keys = f.tape.new("keys", (rows[0], N, rows[1], ("H", self.nope + self.rope)), up.dtype)
-        keys = ops.filled(keys, k_pass, (rows[0], N, rows[1], ("H", self.nope)))
-        keys = ops.filled(keys, k_rot, (rows[0], N, rows[1], ("H", self.rope)))
+        keys = filled(keys, k_pass, (rows[0], N, rows[1], ("H", self.nope)))
+        keys = filled(keys, k_rot, (rows[0], N, rows[1], ("H", self.rope)))
         return keys, values
 
     def state(self, B: int, S: int) -> Iterator[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
@@ -62,6 +63,8 @@ class Stem:
         project: path of that projection.
         alias_of: the table whose storage this one shares (T5's stacks).
         alibi: bias of the scores.
+        position_ids: what every layer is handed: one row of them, a row for each sequence (OPT), or a row where there
+            are rotary tables.
         masked: attention is handed a mask even where its kernel could do without (Falcon).
     """
 
@@ -77,7 +80,7 @@ class Stem:
     project: str | None = None
     alias_of: str | None = None
     buffers: tuple[Tensor, ...] = ()
-    hands_positions: bool = False
+    position_ids: Literal["rotary", "row", "batch"] = "rotary"
     alibi: Alibi | None = None
     masked: bool = False
 

@@ -70,11 +70,12 @@ class Norm:
     weight: bool = True
 
     def weights(self) -> Iterator[Tensor]:
-        """Scale and shift, where the norm has them."""
+        """Scale and shift, where the norm has them: over one dimension, but for Cohere's over heads."""
+        dims = () if self.style == "layer-cohere" else (len(self.axes),)
         if self.weight:
-            yield Tensor(f"{self.name}.weight", self.axes, "norm")
+            yield Tensor(f"{self.name}.weight", self.axes, "norm", dims)
         if self.bias:
-            yield Tensor(f"{self.name}.bias", self.axes, "norm")
+            yield Tensor(f"{self.name}.bias", self.axes, "norm", dims)
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Normalise over this norm's axes, taken as one."""

@@ -25,7 +25,7 @@ def cross_entropy(logits: Value, labels: Value, *, causal: bool) -> Value:
     """Mean cross entropy of ``logits`` (axes ``B T V``).
 
     The log-softmax is kept, and the backward pass takes two more tensors of that size. The causal loss casts the logits
-    to fp32 first; that of masked tokens leaves it to autocast.
+    to fp32 first; that of masked tokens does not.
     """
     tape = logits.tape
     tape.category = "loss"
@@ -35,7 +35,8 @@ def cross_entropy(logits: Value, labels: Value, *, causal: bool) -> Value:
     if causal:
         labels = _padded(labels)
     target = _shifted(labels, axes) if causal else labels
-    scores = _log_softmax(logits)
+    # Autocast leaves this log-softmax alone, since its format is spelt out, and casts for the likelihood.
+    scores = raised(_log_softmax(logits))
     whole, dtype = scores.axes, scores.dtype
     loss = tape.new("loss", (("X", 1),), dtype)
     weight = tape.new("total weight", (("X", 1),), dtype)
@@ -48,7 +49,6 @@ def cross_entropy(logits: Value, labels: Value, *, causal: bool) -> Value:
 
 
 def _log_softmax(x: Value) -> Value:
-    x = raised(x)
     tape, axes, dtype = x.tape, x.axes, x.dtype
     out = tape.new("log-softmax", axes, dtype)
     tape.record((out,), (x,), lambda g: (tape.new("gradient of logits", axes, dtype),), (out,))

@@ -71,7 +71,7 @@ def linear(x: Value, weight: Parameter, bias: Parameter | None, ins: int, outs: 
     return out
 
 
-def _fitted(g: Value | None, axes: Axes, dtype: str) -> Value | None:
+def fitted(g: Value | None, axes: Axes, dtype: str) -> Value | None:
     """What the engine makes of a gradient once its node is done: the operand's shape first, then its format."""
     if g is None:
         return None
@@ -92,8 +92,8 @@ def mul(a: Value, b: Value | Parameter, label: str = "product", *, axes: Axes | 
     def back(g: Value) -> Grads:
         ga = tape.new("gradient of product", whole, dtype) if grad_a else None
         gb = tape.new("gradient of product", whole, dtype) if grad_b else None
-        ga = _fitted(ga, axes_a, dtype_a)
-        gb = _fitted(gb, axes_b, dtype_b)
+        ga = fitted(ga, axes_a, dtype_a)
+        gb = fitted(gb, axes_b, dtype_b)
         return ga, gb
 
     saved: tuple[Value, ...] = (b,) if grad_a and isinstance(b, Value) else ()
@@ -113,8 +113,8 @@ def mul_weight(weight: Parameter, x: Value, label: str) -> Value:
     def back(g: Value) -> Grads:
         gw = tape.new("gradient of norm weight", axes, dtype) if grad_w else None
         gx = tape.new("gradient of product", axes, dtype) if grad_x else None
-        gw = _fitted(gw, weight_axes, own)
-        gx = _fitted(gx, axes, before)
+        gw = fitted(gw, weight_axes, own)
+        gx = fitted(gx, axes, before)
         return gw, gx
 
     tape.record((out,), (weight, x), back, (x,) if grad_w else ())
@@ -170,7 +170,7 @@ def sub(a: Value, b: Value, label: str = "difference") -> Value:
     grad_a, grad_b = needs_grad(a), needs_grad(b)
 
     def back(g: Value) -> Grads:
-        gb = _fitted(tape.new("negated gradient", axes_a, dtype), axes_b, dtype_b) if grad_b else None
+        gb = fitted(tape.new("negated gradient", axes_a, dtype), axes_b, dtype_b) if grad_b else None
         return _to(g.view(axes_a), dtype_a) if grad_a else None, gb
 
     tape.record((out,), (a, b), back, ())
@@ -361,27 +361,6 @@ def copy(x: Value, axes: Axes | None = None, label: str = "copy") -> Value:
         return (g.view(before) if size(after) == size(before) else tape.new("summed over repeats", before, dtype),)
 
     tape.record((out,), (x,), back, ())
-    return out
-
-
-def filled(base: Value, part: Value, axes: Axes) -> Value:
-    """``base[...] = part``, where ``axes`` are those of the place, to which ``part`` is repeated.
-
-    Reference: torch/csrc/autograd/functions/tensor.cpp, ``CopySlices``: the gradient is copied whole, and its slice
-    once more.
-    """
-    tape, whole, dtype, before, own = base.tape, base.axes, base.dtype, part.axes, part.dtype
-    out = Value(base.storage, whole, dtype)
-    grad_base = needs_grad(base)
-
-    def back(g: Value) -> Grads:
-        rest = tape.new("gradient around the slice", whole, dtype)
-        zeros = tape.new("zeroed slice", axes, dtype) if grad_base else None
-        grad = _to(tape.new("gradient of slice", axes, dtype), own)
-        del zeros
-        return rest if grad_base else None, _fitted(grad, before, own)
-
-    tape.record((out,), (base, part), back, ())
     return out
 
 

@@ -33,15 +33,6 @@ def _convolution(path: str, channels: int, C: int, bias: bool) -> Iterator[Tenso
         yield Tensor(f"{path}.bias", (("I", channels),), "mixer")
 
 
-def state_format(name: str, dtype: str) -> str:
-    """Format of a part of the state: the convolution's inputs in ``dtype``, the recurrence always in fp32.
-
-    >>> state_format("conv_states", "bf16"), state_format("recurrent_states", "bf16")
-    ('bf16', 'fp32')
-    """
-    return "fp32" if name == "recurrent_states" else dtype
-
-
 def _refuse_kernels(f: Forward, what: str) -> None:
     if f.mixer == "kernels":
         raise UnsupportedError(
@@ -123,11 +114,7 @@ class Mamba1:
     def state(self, B: int, S: int) -> Iterator[Tensor]:
         """The convolution's last inputs and the recurrence, for any ``S``."""
         yield Tensor("conv_states", (("B", B), ("I", self.I), ("C", self.C)), "state")
-        yield Tensor("recurrent_states", (("B", B), ("I", self.I), ("Z", self.Z)), "state")
-
-    def state_format(self, name: str, dtype: str) -> str:
-        """Format of a part of the state in a model of ``dtype``."""
-        return state_format(name, dtype)
+        yield Tensor("recurrent_states", (("B", B), ("I", self.I), ("Z", self.Z)), "state", dtype="fp32")
 
     def forward(self, f: Forward, x: Value) -> Value:
         """The path without kernels: a loop over the tokens."""
@@ -216,11 +203,7 @@ class Mamba2:
     def state(self, B: int, S: int) -> Iterator[Tensor]:
         """The convolution's last inputs and the recurrence, for any ``S``."""
         yield Tensor("conv_states", (("B", B), ("I", self.channels), ("C", self.C)), "state")
-        yield Tensor("recurrent_states", (("B", B), ("N", self.N), ("H", self.H), ("Z", self.Z)), "state")
-
-    def state_format(self, name: str, dtype: str) -> str:
-        """Format of a part of the state in a model of ``dtype``."""
-        return state_format(name, dtype)
+        yield Tensor("recurrent_states", (("B", B), ("N", self.N), ("H", self.H), ("Z", self.Z)), "state", dtype="fp32")
 
     def forward(self, f: Forward, x: Value) -> Value:
         """The path without kernels: blocks of ``chunk`` tokens."""

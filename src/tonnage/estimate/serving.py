@@ -14,7 +14,7 @@ from tonnage.errors import UnsupportedError
 from tonnage.estimate.moments import Ledger, Moment
 from tonnage.formats import FORMATS
 from tonnage.memory.cache import has_cache, layer_state, state_bytes, states, stored_tokens
-from tonnage.memory.passes import Span, blocks, level, windows
+from tonnage.memory.passes import Span, blocks, level, position_ids, windows
 from tonnage.memory.weights import bytes_of, is_buffer, is_parameter
 from tonnage.tensors import Axes
 from tonnage.timeline import Level
@@ -70,7 +70,7 @@ class Reading:
         make_masks(f, windows(stack), s.sequences, tokens, cached + tokens, x.dtype)
         self.hidden = x.storage
         self.dtype = x.dtype
-        places = [tape.new("position ids", (T,), "int64")] if stack.stem.rotary else []
+        places = position_ids(tape, stack.stem, B, T)
         framed = [v for v in f.frame if v.storage is not x.storage]
         self.shared = [v.storage for v in (*f.shared(), *places, *framed)]
         # The model's code names the embedding to its end: the first layer's input outlives that layer.
@@ -140,7 +140,11 @@ class Reading:
 
 
 def _grown(axes: Axes, cached: int) -> Axes:
-    return tuple(("S", n + cached) if a == "T" else (a, n) for a, n in axes)
+    """Axes of the cache after it has taken a part in: heads before tokens, as ``torch.cat`` lays it out."""
+    longer = [("S", n + cached) if a == "T" else (a, n) for a, n in axes]
+    if len(longer) == 4 and longer[1][0] == "S":
+        longer[1], longer[2] = longer[2], longer[1]
+    return tuple(longer)
 
 
 class Run(Ledger):

@@ -35,16 +35,52 @@ def windows(k: Keys, layers: int, window: int | None, sliding: Callable[[int], b
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
+def heads(k: Keys, default: int | None = None) -> tuple[int, int]:
+    """Query heads, and the key/value heads that they share evenly."""
+    N = k.need("num_attention_heads")
+    K = k.optional("num_key_value_heads", int, default) or N
+    k.divides("num_attention_heads", "num_key_value_heads", N, _positive(k, "num_key_value_heads", K))
+    return N, K
+
+
+def window(k: Keys, default: int | None = None) -> int | None:
+    """``sliding_window``: tokens that a query sees in a layer that slides, itself included."""
+    tokens = k.optional("sliding_window", int, default)
+    return None if tokens is None else _positive(k, "sliding_window", tokens)
+
+
 def used_window(k: Keys, default: int | None = 4096) -> int | None:
     """``sliding_window``, where ``use_sliding_window`` turns it on (Qwen, SmolLM3)."""
-    used = k.want("use_sliding_window", False)
-    window = k.optional("sliding_window", int, default)
-    return window if used else None
+    if k.want("use_sliding_window", False):
+        return window(k, default)
+    k.skip("sliding_window")
+    return None
+
+
+def every(k: Keys, key: str, default: int) -> int:
+    """A key that says which of the layers, counted from one, are of another kind."""
+    return _positive(k, key, k.want(key, default))
+
+
+def chosen(k: Keys, experts: int, default: int | None) -> int | None:
+    """``num_experts_per_tok``: routed experts that a token uses."""
+    used = k.optional("num_experts_per_tok", int, default)
+    if used is not None and not 0 < used <= experts:
+        raise ConfigError(
+            f"{k.path}num_experts_per_tok = {used} of {experts} experts", key=f"{k.path}num_experts_per_tok", value=used
+        )
+    return used
+
+
+def _positive(k: Keys, key: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"{k.path}{key} = {value} is not a sensible size", key=k.path + key, value=value, file=k.file)
+    return value
 
 
 def sparse(k: Keys, layers: int) -> tuple[bool, ...]:
     """Which layers have experts: every ``decoder_sparse_step``-th, but for those in ``mlp_only_layers`` (Qwen)."""
-    step = k.want("decoder_sparse_step", 1)
+    step = every(k, "decoder_sparse_step", 1)
     dense = set(k.optional("mlp_only_layers", list) or ())
     return tuple(i not in dense and (i + 1) % step == 0 for i in range(layers))
 

@@ -15,15 +15,14 @@ from tonnage.keys import Keys
 
 def read(k: Keys) -> Model:
     """Build the model that ``BloomForCausalLM`` builds."""
-    k.skip("n_embed")
-    D = k.want("n_embed", 0) or k.need("hidden_size")
+    D = k.need("hidden_size")
     N, V, L = k.need("num_attention_heads"), k.need("vocab_size"), k.need("num_hidden_layers")
     k.refuse("apply_residual_connection_post_layernorm")
     k.refuse("slow_but_exact")
     # The bias reaches any distance: seq_length tells what the model was trained on.
     P = k.size("seq_length", 2048)
     k.skip("attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion", "offset_alibi", "skip_bias_add")
-    k.skip("skip_bias_add_qkv", "hidden_dropout_prob", "n_inner")
+    k.skip("skip_bias_add_qkv", "n_inner")
     dropout = k.want("hidden_dropout", 0.0)
     norm = (("D", D),)
     attention = GroupedQuery(
@@ -51,6 +50,7 @@ def read(k: Keys) -> Model:
                 block=mlp,
                 before=Norm("post_attention_layernorm", norm, "layer", bias=True),
                 dropout=dropout,
+                holds=True,
                 holds_input=True,
             ),
         )
@@ -83,5 +83,5 @@ def read(k: Keys) -> Model:
 FAMILY: Final = Family(
     read=read,
     source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/bloom/modeling_bloom.py",
-    attributes={"num_attention_heads": "n_head", "num_hidden_layers": "n_layer"},
+    attributes={"hidden_size": "n_embed", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"},
 )

@@ -9,14 +9,14 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal
+from tonnage.families._decoder import causal, heads
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``CohereForCausalLM`` builds."""
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
-    K = k.optional("num_key_value_heads") or N
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k)
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
     bias, normed = k.want("attention_bias", False), k.want("use_qk_norm", False)
     k.skip("logit_scale", "model_max_length")

@@ -10,23 +10,23 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, windows
+from tonnage.families._decoder import causal, every, heads, window, windows
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``Cohere2ForCausalLM`` builds."""
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
-    K = k.optional("num_key_value_heads") or N
-    H = k.divides("hidden_size", "num_attention_heads", D, N)
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k)
+    H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
     bias, dropout = k.want("attention_bias", False), k.want("attention_dropout", 0.0)
-    k.skip("head_dim", "logit_scale", "cache_implementation", "layer_switch", "order_of_interleaved_layers")
+    k.skip("logit_scale", "cache_implementation", "layer_switch", "order_of_interleaved_layers")
     k.skip("position_embedding_type", "rotary_pct", "use_embedding_sharing", "use_gated_activation")
     k.skip("use_parallel_block", "use_parallel_embedding")
     mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "silu"))
     norm = (("D", D),)
-    pattern = k.want("sliding_window_pattern", 4)
-    seen = windows(k, L, k.optional("sliding_window", int, 4096), lambda i: (i + 1) % pattern != 0)
+    pattern = every(k, "sliding_window_pattern", 4)
+    seen = windows(k, L, window(k, 4096), lambda i: (i + 1) % pattern != 0)
 
     @cache
     def layer(window: int | None) -> Layer:

@@ -10,7 +10,7 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, latent
+from tonnage.families._decoder import causal, chosen, latent
 from tonnage.keys import Keys
 
 
@@ -25,11 +25,12 @@ def read(k: Keys) -> Model:
     k.refuse("scoring_func", "softmax")
     k.skip("norm_topk_prob", "n_group", "topk_group", "routed_scaling_factor", "use_mla")
     dense = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act, bias=bias)
+    E = k.want("n_routed_experts", 64)
     experts = Experts(
         name="mlp",
         D=D,
-        E=k.want("n_routed_experts", 64),
-        used=k.optional("num_experts_per_tok"),
+        E=E,
+        used=chosen(k, E, None),
         F=F,
         act=act,
         routing="softmax-grouped",

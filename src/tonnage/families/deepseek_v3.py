@@ -11,7 +11,7 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Linear, Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, latent
+from tonnage.families._decoder import causal, chosen, latent
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
@@ -26,11 +26,12 @@ def read(k: Keys) -> Model:
     k.refuse("topk_method", "noaux_tc")
     k.skip("n_group", "topk_group", "routed_scaling_factor")
     dense = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act)
+    E = k.want("n_routed_experts", 256)
     experts = Experts(
         name="mlp",
         D=D,
-        E=k.want("n_routed_experts", 256),
-        used=k.want("num_experts_per_tok", 8),
+        E=E,
+        used=chosen(k, E, 8),
         F=F,
         act=act,
         routing="sigmoid",

@@ -16,8 +16,8 @@ from tonnage.keys import Keys
 
 def read(k: Keys) -> Model:
     """Build the model that ``FalconForCausalLM`` builds."""
-    k.skip("n_embed")
-    D, N = k.want("n_embed", 0) or k.need("hidden_size"), k.need("num_attention_heads")
+    D, N = k.need("hidden_size"), k.need("num_attention_heads")
+    k.skip("apply_residual_connection_post_layernorm")
     V, L = k.need("vocab_size"), k.need("num_hidden_layers")
     H = k.divides("hidden_size", "num_attention_heads", D, N)
     new = bool(k.optional("new_decoder_architecture", bool, False))
@@ -106,7 +106,7 @@ def _layer(k: Keys, D: int, attention: GroupedQuery, mlp: Plain, new: bool, drop
         return Layer(
             sublayers=(
                 Sublayer(block=attention, before=_norm("input_layernorm", D), dropout=dropout, holds=True),
-                Sublayer(block=mlp, before=_norm("post_attention_layernorm", D), dropout=behind, holds_input=True),
+                Sublayer(block=mlp, before=_norm("post_attention_layernorm", D), dropout=behind, holds=True, holds_input=True),
             )
         )
     two = norms == 2
@@ -126,5 +126,5 @@ def _layer(k: Keys, D: int, attention: GroupedQuery, mlp: Plain, new: bool, drop
 FAMILY: Final = Family(
     read=read,
     source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/falcon/modeling_falcon.py",
-    attributes={},
+    attributes={"hidden_size": "n_embed"},
 )

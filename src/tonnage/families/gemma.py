@@ -9,13 +9,14 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, embed_scale
+from tonnage.families._decoder import causal, embed_scale, heads
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``GemmaForCausalLM`` builds."""
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k, 16)
     H, bias = k.want("head_dim", 256), k.want("attention_bias", False)
     k.refuse("use_bidirectional_attention")
     k.skip("hidden_activation")  # transformers reads hidden_act alone, and takes "gelu" for its tanh form
@@ -23,7 +24,7 @@ def read(k: Keys) -> Model:
         name="self_attn",
         D=D,
         N=N,
-        K=k.want("num_key_value_heads", 16),
+        K=K,
         H=H,
         bias=bias,
         o_bias=bias,

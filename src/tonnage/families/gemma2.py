@@ -10,21 +10,22 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, embed_scale, windows
+from tonnage.families._decoder import causal, embed_scale, heads, window, windows
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``Gemma2ForCausalLM`` builds."""
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
-    K, H = k.want("num_key_value_heads", 4), k.want("head_dim", 256)
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k, 4)
+    H = k.want("head_dim", 256)
     bias, dropout = k.want("attention_bias", False), k.want("attention_dropout", 0.0)
     softcap = k.optional("attn_logit_softcapping", float, 50.0) is not None
     k.refuse("use_bidirectional_attention")
     k.skip("hidden_act", "query_pre_attn_scalar", "cache_implementation")
     mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_activation", "gelu_pytorch_tanh"))
     norm = (("D", D),)
-    seen = windows(k, L, k.optional("sliding_window", int, 4096), lambda i: i % 2 == 0)
+    seen = windows(k, L, window(k, 4096), lambda i: i % 2 == 0)
 
     @cache
     def layer(window: int | None) -> Layer:

@@ -10,7 +10,7 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, embed_scale, windows
+from tonnage.families._decoder import causal, embed_scale, every, window, windows
 from tonnage.keys import Keys
 
 FULL: Final = "full_attention"
@@ -44,8 +44,8 @@ def _text(k: Keys, path: str, tied: bool) -> Model:
     k.skip("hidden_act", "query_pre_attn_scalar", "cache_implementation", "rope_local_base_freq")
     mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_activation", "gelu_pytorch_tanh"))
     norm, head = (("D", D),), (("H", H),)
-    pattern = k.want("_sliding_window_pattern", k.want("sliding_window_pattern", 6))
-    seen = windows(k, L, k.optional("sliding_window", int, 4096), lambda i: (i + 1) % pattern != 0)
+    pattern = every(k, "sliding_window_pattern", k.want("_sliding_window_pattern", 6))
+    seen = windows(k, L, window(k, 4096), lambda i: (i + 1) % pattern != 0)
 
     @cache
     def layer(window: int | None) -> Layer:

@@ -9,20 +9,21 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, rotary_width
+from tonnage.families._decoder import causal, heads, rotary_width
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``Glm4ForCausalLM`` builds."""
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k, 2)
     H = k.want("head_dim", 128)
     turned = rotary_width(k, H, 0.5)
     attention = GroupedQuery(
         name="self_attn",
         D=D,
         N=N,
-        K=k.want("num_key_value_heads", 2),
+        K=K,
         H=H,
         bias=k.want("attention_bias", True),
         rotary_width=turned,

@@ -10,21 +10,22 @@ from tonnage.arch.experts import Experts
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, windows
+from tonnage.families._decoder import causal, chosen, heads, window, windows
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``GptOssForCausalLM`` builds."""
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
-    K = k.optional("num_key_value_heads", int, 8) or N
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k, 8)
     H, bias, dropout = k.want("head_dim", 64), k.want("attention_bias", True), k.want("attention_dropout", 0.0)
     k.skip("experts_per_token", "initial_context_length", "hidden_act", "swiglu_alpha", "swiglu_limit")
+    E = k.need("num_local_experts")
     experts = Experts(
         name="mlp",
         D=D,
-        E=k.need("num_local_experts"),
-        used=k.want("num_experts_per_tok", 4),
+        E=E,
+        used=chosen(k, E, 4),
         F=k.need("intermediate_size"),
         routing="softmax-top",
         router="router",
@@ -33,7 +34,7 @@ def read(k: Keys) -> Model:
         clamped=True,
     )
     norm = (("D", D),)
-    seen = windows(k, L, k.optional("sliding_window", int, 128), lambda i: i % 2 == 0)
+    seen = windows(k, L, window(k, 128), lambda i: i % 2 == 0)
 
     @cache
     def layer(window: int | None) -> Layer:

@@ -59,7 +59,7 @@ def read(k: Keys) -> Model:
             Stack(
                 name="decoder",
                 path="transformer.h",
-                stem=Stem(name="transformer.wte", V=V, D=D, dropout=k.want("embd_pdrop", 0.0)),
+                stem=Stem(name="transformer.wte", position_ids="row", V=V, D=D, dropout=k.want("embd_pdrop", 0.0)),
                 layers=(layer,) * L,
                 norm=Norm("transformer.ln_f", norm, "layer", bias=True),
             ),

@@ -9,7 +9,7 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal
+from tonnage.families._decoder import causal, heads
 from tonnage.keys import Keys
 
 
@@ -18,14 +18,15 @@ def read(k: Keys) -> Model:
 
     The multipliers are applied whatever their values, so those cannot change memory.
     """
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k)
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
     bias = k.want("attention_bias", False)
     attention = GroupedQuery(
         name="self_attn",
         D=D,
         N=N,
-        K=k.optional("num_key_value_heads") or N,
+        K=K,
         H=H,
         bias=bias,
         o_bias=bias,

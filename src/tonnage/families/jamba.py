@@ -94,7 +94,7 @@ def read(k: Keys) -> Model:
             Stack(
                 name="decoder",
                 path="model.layers",
-                stem=Stem(name="model.embed_tokens", V=V, D=D),
+                stem=Stem(name="model.embed_tokens", V=V, D=D, position_ids="row"),
                 layers=tuple(
                     kinds[i % every == first, E > 1 and i % sparse_every == sparse_first]
                     for i in range(k.need("num_hidden_layers"))

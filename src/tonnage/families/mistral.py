@@ -9,21 +9,22 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal
+from tonnage.families._decoder import causal, heads, window
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``MistralForCausalLM`` builds."""
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k, 8)
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
-    window = k.optional("sliding_window", int, 4096)
+    window = window(k, 4096)
     k.refuse("layer_types")
     attention = GroupedQuery(
         name="self_attn",
         D=D,
         N=N,
-        K=k.optional("num_key_value_heads", int, 8) or N,
+        K=K,
         H=H,
         window=window,
         dropout=k.want("attention_dropout", 0.0),

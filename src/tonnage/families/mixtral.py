@@ -9,29 +9,31 @@ from tonnage.arch.experts import Experts
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal
+from tonnage.families._decoder import causal, chosen, heads, window
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``MixtralForCausalLM`` builds."""
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k, 8)
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
     k.refuse("layer_types")
     attention = GroupedQuery(
         name="self_attn",
         D=D,
         N=N,
-        K=k.optional("num_key_value_heads", int, 8) or N,
+        K=K,
         H=H,
-        window=k.optional("sliding_window"),
+        window=window(k),
         dropout=k.want("attention_dropout", 0.0),
     )
+    E = k.need("num_local_experts")
     experts = Experts(
         name="mlp",
         D=D,
-        E=k.need("num_local_experts"),
-        used=k.want("num_experts_per_tok", 2),
+        E=E,
+        used=chosen(k, E, 2),
         F=k.need("intermediate_size"),
         act=k.want("hidden_act", "silu"),
         routing="softmax-fp32",

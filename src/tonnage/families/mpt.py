@@ -52,7 +52,7 @@ def read(k: Keys) -> Model:
     layer = Layer(
         sublayers=(
             Sublayer(block=attention, before=Norm("norm_1", norm, "layer"), dropout=dropout, holds=True),
-            Sublayer(block=mlp, before=Norm("norm_2", norm, "layer"), dropout=dropout, holds_input=True),
+            Sublayer(block=mlp, before=Norm("norm_2", norm, "layer"), dropout=dropout, holds=True, holds_input=True),
         )
     )
     tied = k.want("tie_word_embeddings", True)

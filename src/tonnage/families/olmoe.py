@@ -9,14 +9,14 @@ from tonnage.arch.experts import Experts
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal
+from tonnage.families._decoder import causal, chosen, heads
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``OlmoeForCausalLM`` builds."""
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
-    K = k.optional("num_key_value_heads") or N
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k)
     H = k.divides("hidden_size", "num_attention_heads", D, N)
     bias = k.want("attention_bias", False)
     attention = GroupedQuery(
@@ -32,11 +32,12 @@ def read(k: Keys) -> Model:
         dropout=k.want("attention_dropout", 0.0),
         clip=k.optional("clip_qkv", float) is not None,
     )
+    E = k.need("num_experts")
     experts = Experts(
         name="mlp",
         D=D,
-        E=k.need("num_experts"),
-        used=k.want("num_experts_per_tok", 8),
+        E=E,
+        used=chosen(k, E, 8),
         F=k.need("intermediate_size"),
         act=k.want("hidden_act", "silu"),
         normalised=k.want("norm_topk_prob", False),

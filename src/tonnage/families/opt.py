@@ -26,6 +26,7 @@ def read(k: Keys) -> Model:
     first = k.want("do_layer_norm_before", True)
     dropout = k.want("dropout", 0.1)
     k.refuse("layerdrop", 0.0)
+    k.skip("activation_dropout")
     norms = [
         Norm(name, (("D", D),), "layer", bias=affine, weight=affine)
         for name in ("self_attn_layer_norm", "final_layer_norm", "model.decoder.final_layer_norm")
@@ -66,6 +67,7 @@ def read(k: Keys) -> Model:
                 name="decoder",
                 path="model.decoder.layers",
                 stem=Stem(
+                    position_ids="batch",
                     name=table,
                     V=V,
                     D=D,

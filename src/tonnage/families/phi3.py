@@ -9,7 +9,7 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, rotary_width
+from tonnage.families._decoder import causal, heads, rotary_width, window
 from tonnage.keys import Keys
 
 
@@ -18,10 +18,11 @@ def read(k: Keys) -> Model:
 
     It reads ``embd_pdrop`` and never applies it.
     """
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k)
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
     turned = rotary_width(k, H)
-    window = k.optional("sliding_window")
+    window = window(k)
     k.refuse("layer_types")
     for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
         k.refuse(key)
@@ -31,7 +32,7 @@ def read(k: Keys) -> Model:
         name="self_attn",
         D=D,
         N=N,
-        K=k.optional("num_key_value_heads") or N,
+        K=K,
         H=H,
         fused="qkv_proj",
         fused_order="sliced",

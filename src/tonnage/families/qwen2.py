@@ -10,14 +10,14 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, used_window, windows
+from tonnage.families._decoder import causal, heads, used_window, windows
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``Qwen2ForCausalLM`` builds."""
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
-    K = k.optional("num_key_value_heads", int, 32) or N
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k, 32)
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
     dropout = k.want("attention_dropout", 0.0)
     mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "silu"))

@@ -11,14 +11,14 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, sparse, used_window, windows
+from tonnage.families._decoder import causal, chosen, heads, sparse, used_window, windows
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``Qwen2MoeForCausalLM`` builds."""
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
-    K = k.optional("num_key_value_heads", int, 16) or N
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k, 16)
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
     bias, dropout, act = k.want("qkv_bias", True), k.want("attention_dropout", 0.0), k.want("hidden_act", "silu")
     dense = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act)
@@ -29,11 +29,12 @@ def read(k: Keys) -> Model:
         act=act,
         role="shared_expert",
     )
+    E = k.need("num_experts")
     experts = Experts(
         name="mlp",
         D=D,
-        E=k.need("num_experts"),
-        used=k.want("num_experts_per_tok", 4),
+        E=E,
+        used=chosen(k, E, 4),
         F=k.want("moe_intermediate_size", 1408),
         act=act,
         normalised=k.want("norm_topk_prob", False),

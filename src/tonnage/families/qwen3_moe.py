@@ -11,14 +11,14 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, sparse, used_window
+from tonnage.families._decoder import causal, chosen, heads, sparse, used_window
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``Qwen3MoeForCausalLM`` builds."""
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
-    K = k.want("num_key_value_heads", 4)
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k, 4)
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
     bias, act = k.want("attention_bias", False), k.want("hidden_act", "silu")
     norm, head = (("D", D),), (("H", H),)
@@ -38,11 +38,12 @@ def read(k: Keys) -> Model:
         dropout=k.want("attention_dropout", 0.0),
     )
     dense = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act)
+    E = k.need("num_experts")
     experts = Experts(
         name="mlp",
         D=D,
-        E=k.need("num_experts"),
-        used=k.want("num_experts_per_tok", 8),
+        E=E,
+        used=chosen(k, E, 8),
         F=k.want("moe_intermediate_size", 768),
         act=act,
         normalised=k.want("norm_topk_prob", False),

@@ -11,14 +11,14 @@ from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.errors import ConfigError
 from tonnage.families import Family
-from tonnage.families._decoder import causal, used_window, windows
+from tonnage.families._decoder import causal, every, heads, used_window, windows
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``SmolLM3ForCausalLM`` builds."""
-    D, N, L = k.need("hidden_size"), k.need("num_attention_heads"), k.need("num_hidden_layers")
-    K = k.optional("num_key_value_heads", int, 4) or N
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k, 4)
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
     bias, dropout = k.want("attention_bias", False), k.want("attention_dropout", 0.0)
     mlp = Gated(
@@ -69,7 +69,7 @@ def read(k: Keys) -> Model:
 
 def _turned(k: Keys, layers: int) -> tuple[bool, ...]:
     """Which layers turn queries and keys: 1 in ``no_rope_layers``, whatever its name says."""
-    every = k.want("no_rope_layer_interval", 4)
+    every = every(k, "no_rope_layer_interval", 4)
     marks = k.optional("no_rope_layers", list)
     if marks is None:
         return tuple((i + 1) % every != 0 for i in range(layers))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tonnage.arch.model import Layer, Model
-from tonnage.formats import Format
+from tonnage.formats import FORMATS, Format
+from tonnage.memory.passes import blocks
 from tonnage.tensors import Tensor, size
 from tonnage.timeline import Level
 
@@ -70,14 +71,13 @@ def layer_state(
     layer: Layer, B: int, S: int, fmt: Format, *, latent: bool = True, role: str = "cache", whole: bool = False
 ) -> Level:
     """State of one layer. [byte]"""
-    from tonnage.memory.passes import blocks
-
     requested = allocated = 0
     for t, window in states(layer, B, S, latent=latent):
         if t.role != role:
             continue
         kept = S if whole else stored_tokens(S, window)
-        n = fmt.nbytes(size(t.axes) // S * kept if role == "cache" else size(t.axes))
+        form = fmt if t.dtype is None else FORMATS[t.dtype]
+        n = form.nbytes(size(t.axes) // S * kept if role == "cache" else size(t.axes))
         requested += n
         allocated += blocks(n)
     return Level(requested, allocated)

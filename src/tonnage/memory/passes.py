@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.loss import cross_entropy
 from tonnage.arch.masks import make_masks
+from tonnage.arch.ends import Stem
 from tonnage.arch.model import Model, Stack
 from tonnage.arch.tape import Node, Storage, Tape, Value
 from tonnage.tensors import Axes, Axis
@@ -250,7 +251,7 @@ class Pass:
         dtype = self.stem.output.dtype
         framed = {v.storage for v in f.frame if v.storage.owners == 1}
         self.stem.saved = [s for s in self.stem.saved if s not in {*framed, *(v.storage for v in f.shared())}]
-        handed = self._positions(f, B, T)
+        handed = position_ids(tape, stack.stem, B, T)
         self.shared = [v.storage for v in (*f.shared(), *handed)]
         # What the model's own code names until its layers are through, and the graph does not keep.
         saved = {*self.stem.saved, *self.shared}
@@ -281,13 +282,6 @@ class Pass:
             grad = tape.new("gradient of embedding output", axes, self.stem.output.dtype)
             tape.kept = {model.head.alias_of} if model.head is not None and model.head.alias_of is not None else set()
             back(tape, root, grad, 0, first, self.stem)
-
-    def _positions(self, f: Forward, B: Axis, T: Axis) -> list[Value]:
-        """The position ids that the model hands to every layer beside the rotary tables."""
-        stem = self.stack.stem
-        if stem.hands_positions:
-            return [self.tape.new("position ids", (B, T), "int64")]
-        return [self.tape.new("position ids", (T,), "int64")] if stem.rotary else []
 
     def _tail(self, model: Model, f: Forward, ids: Value, axes: Axes, keep_logits: bool) -> Account:
         tape, account, held, loss = self.tape, Account(), list[Value](), list[Value]()
@@ -324,6 +318,13 @@ class Pass:
         back(tape, root, grad, floor, first, account)
         tape.gradients.clear()
         return account
+
+
+def position_ids(tape: Tape, stem: Stem, B: Axis, T: Axis) -> list[Value]:
+    """The position ids that the model hands to every layer."""
+    if stem.position_ids == "batch":
+        return [tape.new("position ids", (B, T), "int64")]
+    return [tape.new("position ids", (T,), "int64")] if stem.rotary or stem.position_ids == "row" else []
 
 
 def windows(stack: Stack) -> set[int | None]:

@@ -57,16 +57,19 @@ class Mesh:
         for key, meaning in DEGREES.items():
             degree = getattr(self, key)
             if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
-                raise InputError(f"{key} = {degree!r}: the degree of {meaning} is a whole number from 1", key=key, value=degree)
+                raise InputError(
+                    f"{key} = {degree!r}: the degree of {meaning} is a whole number from 1", key=key, value=degree
+                )
         if self.dp % self.dp_replicate:
             raise InputError(
-                f"dp_replicate = {self.dp_replicate} does not divide dp = {self.dp}", key="dp_replicate", value=self.dp_replicate
+                f"dp_replicate = {self.dp_replicate} does not divide dp = {self.dp}",
+                key="dp_replicate",
+                value=self.dp_replicate,
             )
         pool = self.dp // self.dp_replicate * self.cp * self.tp
         if pool % self.ep:
             raise InputError(
-                f"ep = {self.ep} does not divide the {pool} ranks that it is taken from (dp x cp x tp, each group of replicas "
-                "by itself)",
+                f"ep = {self.ep} does not divide the {pool} ranks that it is taken from: dp x cp x tp of a group",
                 key="ep", value=self.ep,
             )  # fmt: skip
 
@@ -104,6 +107,6 @@ class Mesh:
         pieces = (2 * self.cp if self.cp > 1 else 1) * (self.tp if self.sequence_parallel else 1)
         if tokens % pieces:
             raise InputError(
-                f"sequences of {tokens:,} tokens cannot be cut into {pieces} equal pieces (cp = {self.cp}, tp = {self.tp})",
+                f"{tokens:,} tokens cannot be cut into {pieces} equal pieces (cp = {self.cp}, tp = {self.tp})",
                 key="cp" if self.cp > 1 else "tp", value=tokens, hint=f"a multiple of {pieces}",
             )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from tonnage.errors import InputError, UnsupportedError
@@ -103,7 +104,7 @@ def stage(inventory: Iterable[Tensor], mesh: Mesh, index: int) -> Inventory:
     if mesh.pp == 1:
         return tensors
     numbers = [t.layer for t in tensors if t.layer is not None]
-    if any(after < before for before, after in zip(numbers, numbers[1:], strict=False)):
+    if any(after < before for before, after in pairwise(numbers)):
         raise UnsupportedError("pipeline stages of an encoder and a decoder are not modelled", key="pp", value=mesh.pp)
     held = stage_layers(len(set(numbers)), mesh, index)
     out: list[Tensor] = []
@@ -164,8 +165,12 @@ def check(inventory: Iterable[Tensor], mesh: Mesh) -> None:
             pieces = table.of(t).get(axis, 1)
             key = "ep" if axis == "E" else "tp"
             if axis in EVEN and n % pieces:
-                raise InputError(f"{key} = {pieces} does not divide {n} {EVEN[axis]} of {t.name}", key=key, value=pieces)
+                raise InputError(
+                    f"{key} = {pieces} does not divide {n} {EVEN[axis]} of {t.name}", key=key, value=pieces
+                )
             if axis == "K" and n % pieces and pieces % n:
                 raise InputError(
-                    f"tp = {pieces}: {n} key/value heads of {t.name} can be neither cut nor repeated evenly", key="tp", value=pieces
+                    f"tp = {pieces}: {n} key/value heads of {t.name} can be neither cut nor repeated evenly",
+                    key="tp",
+                    value=pieces,
                 )

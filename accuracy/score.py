@@ -1,0 +1,141 @@
+"""Predict a case through tonnage's public API, compare, and sum up a group."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import tonnage as tn
+from accuracy.cases import Case
+
+
+def _layer_saved(result: Any) -> int:
+    """What one layer keeps for the backward pass: the terms of the layers' line."""
+    lines = [c for c in result.components if c.name == "activations" and "saved by a" in c.why]
+    if len(lines) != 1:
+        raise LookupError(f"{len(lines)} lines tell what a layer keeps")
+    return sum(value for _, _, value in lines[0].terms)
+
+
+def _tier(name: str) -> Callable[[Any], int]:
+    return lambda result: int(result.fullest.tier(name))
+
+
+COUNTERS: Final[Mapping[str, Callable[[Any], int]]] = {
+    "parameters": lambda model: int(model.parameters.total),
+    "kv_bytes": lambda result: int(result.capacity["kv_bytes"]),
+    "kv_bytes_per_token": lambda result: int(result.capacity["kv_bytes_per_token"]),
+    "requested": _tier("requested"),
+    "allocated": _tier("allocated"),
+    "reserved": _tier("reserved"),
+    "device": _tier("device"),
+    "last_instant": lambda result: int(result.fullest.instants[-1].bytes),
+    "layer_saved": _layer_saved,
+}
+"""Field of a result (for ``parameters``, of a model) that a measured figure is compared with."""
+
+ASK: Final[Mapping[str, Callable[..., Any]]] = {"train": tn.train, "serve": tn.serve}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a case: ``predicted``, or None with the reason in ``refused`` or ``crashed``."""
+
+    case: Case
+    predicted: int | None
+    refused: str = ""
+    crashed: str = ""
+
+    @property
+    def error(self) -> float | None:
+        """Signed relative error; 0 where the prediction prints as the source's figure does."""
+        if self.predicted is None:
+            return None
+        return relative(self.predicted, self.case.measured, self.case.step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A group in figures. Errors are absolute and relative; shares are of the answered cases."""
+
+    cases: int
+    held_out: int
+    refused: int
+    median: float
+    p90: float
+    worst: float
+    too_low: float
+
+
+def relative(predicted: float, measured: float, step: float = 0.0) -> float:
+    """Signed distance to the nearest value that prints as ``measured`` does, over ``measured``.
+
+    >>> relative(99, 100), relative(104, 100, step=10)
+    (-0.01, 0.0)
+    """
+    off = predicted - measured
+    beyond = max(0.0, abs(off) - step / 2)
+    return (beyond if off > 0 else -beyond) / measured if beyond else 0.0
+
+
+def outcome(case: Case) -> Outcome:
+    """Predict one case. A refusal is an outcome; so is a crash, which is an error of the tool."""
+    try:
+        return Outcome(case=case, predicted=COUNTERS[case.counter](_answer(case)))
+    except tn.TonnageError as e:
+        return Outcome(case=case, predicted=None, refused=str(e))
+    except Exception as e:  # One crash shall not hide the other cases.
+        return Outcome(case=case, predicted=None, crashed=f"{type(e).__name__}: {e}")
+
+
+def _answer(case: Case) -> Any:
+    said = dict(case.workload)
+    task = said.pop("task")
+    model = tn.load(case.model)
+    return model if task == "params" else ASK[task](model, suggest=False, **said)
+
+
+def summary(outcomes: Iterable[Outcome]) -> Summary:
+    """Sum up a group; without an answered case every error is 0."""
+    all_of_them = list(outcomes)
+    errors = [o.error for o in all_of_them if o.error is not None]
+    sizes = sorted(abs(e) for e in errors)
+    return Summary(
+        cases=len(all_of_them),
+        held_out=sum(not o.case.seen for o in all_of_them),
+        refused=len(all_of_them) - len(errors),
+        median=statistics.median(sizes) if sizes else 0.0,
+        p90=percentile(sizes, 0.9),
+        worst=sizes[-1] if sizes else 0.0,
+        too_low=sum(e < 0 for e in errors) / len(errors) if errors else 0.0,
+    )
+
+
+def percentile(ordered: list[float], share: float) -> float:
+    """The smallest value that at least ``share`` of the values do not exceed (nearest rank).
+
+    >>> percentile([1.0, 2.0, 3.0, 4.0], 0.9), percentile([1.0, 2.0, 3.0, 4.0], 0.5)
+    (4.0, 2.0)
+    """
+    if not ordered:
+        return 0.0
+    rank = -int(-share * len(ordered) // 1)
+    return ordered[max(rank, 1) - 1]
+
+
+def row(o: Outcome) -> dict[str, Any]:
+    """One case as ``--json`` prints it."""
+    c = asdict(o.case)
+    return {
+        "id": c["id"],
+        "counter": c["counter"],
+        "measured": c["measured"],
+        "predicted": o.predicted,
+        "error": o.error,
+        "refused": o.refused or None,
+        "crashed": o.crashed or None,
+        "seen": c["seen"],
+        "source": c["source"],
+    }

@@ -1,0 +1,41 @@
+"""Operations that write into a tensor that is there already.
+
+Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/ tools/autograd/gen_variable_type.py (what is saved of a
+tensor that is overwritten) and torch/csrc/autograd/functions/tensor.cpp (``CopySlices``).
+"""
+
+from __future__ import annotations
+
+from tonnage.arch.ops import fitted
+from tonnage.arch.tape import Grads, Value, needs_grad
+from tonnage.tensors import Axes
+
+
+def clamped(x: Value) -> Value:
+    """``x.clamp_(...)``: in place, so that a copy of what was there is saved."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    out = Value(x.storage, axes, dtype)
+    if tape.grad and needs_grad(x):
+        before = tape.new("before the clamp", axes, dtype)
+        tape.record((out,), (x,), lambda g: (tape.new("gradient of clamp", axes, dtype),), (before,))
+    return out
+
+
+def filled(base: Value, part: Value, axes: Axes) -> Value:
+    """``base[...] = part``, where ``axes`` are those of the place, to which ``part`` is repeated.
+
+    The backward pass copies the gradient whole, and its slice once more.
+    """
+    tape, whole, dtype, before, own = base.tape, base.axes, base.dtype, part.axes, part.dtype
+    out = Value(base.storage, whole, dtype)
+    grad_base = needs_grad(base)
+
+    def back(g: Value) -> Grads:
+        rest = tape.new("gradient around the slice", whole, dtype)
+        zeros = tape.new("zeroed slice", axes, dtype) if grad_base else None
+        grad = tape.new("gradient of slice", axes, dtype)
+        del zeros
+        return rest if grad_base else None, fitted(grad, before, own)
+
+    tape.record((out,), (base, part), back, ())
+    return out
