@@ -12,11 +12,12 @@ from accuracy.cases import Case
 
 
 def _layer_saved(result: Any) -> int:
-    """What one layer keeps for the backward pass: the terms of the layers' line."""
-    lines = [c for c in result.components if c.name == "activations" and "saved by a" in c.why]
-    if len(lines) != 1:
-        raise LookupError(f"{len(lines)} lines tell what a layer keeps")
-    return sum(value for _, _, value in lines[0].terms)
+    """What one layer keeps for the backward pass: the terms of the lines that stand once for every layer."""
+    lines = [c for c in result.components if c.name == "activations"]
+    if sum("saved by a" in c.why for c in lines) != 1:
+        raise LookupError("no single line tells what a layer keeps")
+    # In fp32 a layer keeps its input too, which has a line of its own.
+    return sum(value for c in lines if "saved by a" in c.why or "layer inputs" in c.why for _, _, value in c.terms)
 
 
 def _tier(name: str) -> Callable[[Any], int]:

@@ -60,6 +60,8 @@ GPT2: Table = {
     "tie_word_embeddings": FLAGS,
 }
 EXPERTS: Table = {"num_experts": (4, 6), "num_experts_per_tok": (1, 2), "moe_intermediate_size": (32, 48)}
+
+
 def without(table: Table, *keys: str) -> Table:
     return {k: v for k, v in table.items() if k not in keys}
 

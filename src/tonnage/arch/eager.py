@@ -34,19 +34,39 @@ class Attention(Protocol):
     """What eager attention needs to know of the block that calls it."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Path of the module below its layer."""
+        ...
+
     @property
-    def N(self) -> int: ...
+    def N(self) -> int:  # noqa: N802
+        """Query heads."""
+        ...
+
     @property
-    def window(self) -> int | None: ...
+    def window(self) -> int | None:
+        """Tokens that a query sees; None for all."""
+        ...
+
     @property
-    def causal(self) -> bool: ...
+    def causal(self) -> bool:
+        """Whether later tokens are hidden."""
+        ...
+
     @property
-    def softcap(self) -> bool: ...
+    def softcap(self) -> bool:
+        """Whether scores go through a tanh."""
+        ...
+
     @property
-    def dropout(self) -> float: ...
+    def dropout(self) -> float:
+        """Of the attention weights."""
+        ...
+
     @property
-    def eager(self) -> EagerStyle: ...
+    def eager(self) -> EagerStyle:
+        """How scores become weights."""
+        ...
 
 
 def named(x: Value, letters: str) -> Axis:
@@ -222,12 +242,17 @@ def _masked_fill(x: Value, mask: Value) -> Value:
     return out
 
 
+def _hidden(f: Forward) -> str:
+    """Format of the block's input, which a layer norm made: fp32 under autocast."""
+    return f.tape.weights if f.tape.autocast is None else "fp32"
+
+
 def _falcon(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     weights = _product(q, repeated(k, a.N))
     weights = ops.scaled(weights, "scaled scores", in_place=True)
     mask = _mask(f, a)
     masked = weights if mask is None else ops.add(weights, mask, "masked scores")
-    weights = ops.softmax(masked, dtype=f.tape.weights, label="attention weights")
+    weights = ops.softmax(masked, dtype=_hidden(f), label="attention weights")
     del masked
     f.held.append(weights)
     return tokens_first(_applied(weights, repeated(v, a.N)))
@@ -240,7 +265,7 @@ def _falcon_alibi(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Val
     logits = ops.scaled(ops.add(wide, f.bias, "scores with alibi"), "scaled scores", in_place=True)
     mask = _mask(f, a)
     masked = logits if mask is None else ops.add(logits, mask, "masked scores")
-    weights = ops.softmax(masked, dtype=f.tape.weights, label="attention weights")
+    weights = ops.softmax(masked, dtype=_hidden(f), label="attention weights")
     del masked
     weights = ops.dropout(weights, a.dropout, f.training)
     f.held.append(weights)

@@ -108,7 +108,9 @@ class Experts:
         """Router, routed experts, shared experts and their gate."""
         yield from self._router().weights()
         if self.correction:
-            yield Tensor(f"{self.name}.{self.router}.e_score_correction_bias", (("Er", self.E),), "buffer", dtype="fp32")
+            yield Tensor(
+                f"{self.name}.{self.router}.e_score_correction_bias", (("Er", self.E),), "buffer", dtype="fp32"
+            )
         yield from self.routed()
         if self.shared is not None:
             yield from self.shared.weights()

@@ -24,33 +24,37 @@ def attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     if f.kernel == "eager":
         return eager(f, a, q, k, v)
     masked = f.masks.get(a.window) is not None
-    if f.kernel == "math" and not (masked and named(k, "NK")[1] != a.N):
-        return _math(f, a, q, k, v)
+    # Falcon's one key is neither repeated nor announced as shared: only the unfused path broadcasts it.
+    broadcast = a.eager in ("falcon", "falcon-alibi") and named(k, "NK")[1] != a.N
+    if broadcast or (f.kernel == "math" and not (masked and named(k, "NK")[1] != a.N)):
+        return _math(f, a, q, k, v, broadcast=broadcast)
     return _fused(f, a, q, k, v)
 
 
-def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, broadcast: bool = False) -> Value:
     """The unfused path of ``scaled_dot_product_attention``: in fp32 whatever the tensors' format."""
     q, k, v = ops.lowered(q), ops.lowered(k), ops.lowered(v)
     tape, before = f.tape, q.dtype
-    queries, keys, values = ops.cast(q, "fp32"), ops.cast(k, "fp32"), ops.cast(v, "fp32")
     B, N, T, _ = by_heads(q)
     S = ("S", named(k, "TS")[1])
-    queries = ops.scaled(queries, "scaled queries")
     mask = f.masks.get(a.window) if a.causal else None
-    axes: Axes | None = None
-    if mask is not None:
-        axes = mask.axes
-    elif a.causal and T[1] > 1:
-        axes = (T, S)
-    bias = None if axes is None else tape.new("attention bias", axes, "fp32")
-    keys, values = repeated(keys, N[1]), repeated(values, N[1])
-    weights = ops.matmul(batched(queries), batched(ops.scaled(keys, "scaled keys")), (B, N, T, S), "scores")
+    bias = None if mask is None or mask.dtype == before else tape.new("attention bias", mask.axes, before)
+    wide = ops.cast(q, "fp32"), ops.cast(k, "fp32"), ops.cast(v, "fp32")
+    queries, keys, values = ops.scaled(wide[0], "scaled queries"), wide[1], wide[2]
+    if mask is None and a.causal and T[1] > 1:
+        bias = tape.new("attention bias", (T, S), "fp32")
+    if not broadcast:
+        keys, values = repeated(keys, N[1]), repeated(values, N[1])
+    weights = ops.matmul(
+        batched(queries), batched(repeated(ops.scaled(keys, "scaled keys"), N[1])), (B, N, T, S), "scores"
+    )
     weights = ops.safe_softmax(weights)
     weights = ops.dropout(weights, a.dropout, f.training)
-    out = ops.cast(ops.matmul(weights, batched(values), (B, N, T, values.axes[3]), "attention output"), before)
-    tape.scratch("weights, cast back", 0 if before == "fp32" else B[1] * N[1] * T[1] * S[1] * WIDTH[before])
-    del queries, keys, values, weights, bias
+    # The weights are cast back as well, and let go of with the pair that they are returned in.
+    returned = None if before == "fp32" else tape.new("weights, cast back", (B, N, T, S), before)
+    out = ops.matmul(weights, batched(repeated(values, N[1])), (B, N, T, values.axes[3]), "attention output")
+    out = ops.cast(out, before)
+    del wide, queries, keys, values, weights, bias, returned
     return tokens_first(out)
 
 

@@ -249,14 +249,18 @@ def unary(x: Value, name: str, *, saves: str = "input", dtype: str | None = None
 
 
 def layer_norm(x: Value, weight: Parameter | None, bias: Parameter | None) -> Value:
-    """``F.layer_norm``: saves its input, and mean and reciprocal deviation of every row in fp32."""
+    """``F.layer_norm``: saves its input, and mean and reciprocal deviation of every row in fp32.
+
+    Autocast runs it in fp32, and casts weights in 16 bit as well.
+    """
     x = raised(x)
     tape, axes, dtype = x.tape, x.axes, x.dtype
+    w, b = _raised_weight(tape, weight), _raised_weight(tape, bias)
     out = tape.new("layer norm", axes, dtype)
     average = tape.new("layer norm mean", axes[:-1], "fp32")
     deviation = tape.new("layer norm rstd", axes[:-1], "fp32")
     last = axes[-1:]
-    grad_x, grad_w, grad_b = needs_grad(x), needs_grad(weight), needs_grad(bias)
+    grad_x, grad_w, grad_b = needs_grad(x), needs_grad(w), needs_grad(b)
 
     def back(g: Value) -> Grads:
         gx = tape.new("gradient of layer norm", axes, dtype) if grad_x else None
@@ -264,8 +268,16 @@ def layer_norm(x: Value, weight: Parameter | None, bias: Parameter | None) -> Va
         gb = tape.new("gradient of norm bias", last, dtype) if grad_b else None
         return gx, gw, gb
 
-    tape.record((out,), (x, weight, bias), back, (x, average, deviation))
+    casts = tuple(v for v in (w, b) if isinstance(v, Value))
+    tape.record((out,), (x, w, b), back, (x, *casts, average, deviation))
     return out
+
+
+def _raised_weight(tape: Tape, weight: Parameter | None) -> Source:
+    """What autocast does to a weight of an operation that it runs in fp32."""
+    if weight is None or tape.autocast is None or weight.dtype not in HALF:
+        return weight
+    return cast_weight(weight, "fp32")
 
 
 def softmax(x: Value, *, dtype: str | None = None, label: str = "softmax") -> Value:
@@ -372,7 +384,8 @@ def embedding(indices: Value, weight: Parameter, width: Axes, *, kept: bool = Tr
     tape, table = indices.tape, weight.axes
     out = tape.new("embedding", indices.axes + width, weight.dtype)
     dtype = weight.dtype
-    tape.record((out,), (weight,), lambda g: (tape.new("gradient of embedding", table, dtype),), (indices,) if kept else ())
+    saved = (indices,) if kept else ()
+    tape.record((out,), (weight,), lambda g: (tape.new("gradient of embedding", table, dtype),), saved)
     return out
 
 

@@ -120,15 +120,17 @@ def _rebound(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Val
 def _crossed(first: Value, second: Value, cosine: Value, sine: Value, whole: Value) -> Value:
     """``first * cos - second * sin`` and ``second * cos + first * sin``, joined."""
     left = ops.sub(ops.mul(first, cosine, "turned by cosine"), ops.mul(second, sine, "turned by sine"), "first turned")
-    right = ops.add(ops.mul(second, cosine, "turned by cosine"), ops.mul(first, sine, "turned by sine"), "second turned")
+    right = ops.add(ops.mul(second, cosine, "turned by cosine"), ops.mul(first, sine, "turned by sine"), "last turned")
     return ops.cat((left, right), by_heads(whole))
 
 
 def _chunked(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
     """Halves written out, by a table of half the width (gpt-oss)."""
     q_half, k_half = ops.halved(q.axes, "H"), ops.halved(k.axes, "H")
-    q_turned = _crossed(*ops.split(q, (q_half, q_half)), cosine, sine, q)
-    k_turned = _crossed(*ops.split(k, (k_half, k_half)), cosine, sine, k)
+    q_first, q_second = ops.split(q, (q_half, q_half))
+    k_first, k_second = ops.split(k, (k_half, k_half))
+    q_turned = _crossed(q_first, q_second, cosine, sine, q)
+    k_turned = _crossed(k_first, k_second, cosine, sine, k)
     return q_turned, k_turned
 
 

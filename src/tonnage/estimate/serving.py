@@ -185,6 +185,9 @@ class Run(Ledger):
         s = self.session
         self.take("workspace", "workspace", "matrix products", Level(0, blocks(s.workspace)))
         self.take("state", "recurrent_state", "state", self.state)
+        # A windowed layer keeps the length of its window as a tensor.
+        windowed = sum(any(w is not None for _, w in states(layer, 1, 1)) for layer in self.model.decoder.layers)
+        self.take("windows", "other:buffers", "buffers", Level(8, blocks(8)).times(windowed))
         if self.prefill is not None:
             yield from self._pass("prefill", self.prefill, 0, s.prompt)
         if self.decode is not None:
@@ -227,7 +230,4 @@ class Run(Ledger):
         s = self.session
         if not tokens:
             return Level()
-        windowed = any(window is not None for _, window in states(layer, 1, 1))
-        kept = layer_state(layer, s.sequences, tokens, self.form, latent=s.latent, whole=whole)
-        # A windowed layer keeps the length of its window as a tensor, too.
-        return kept + Level(8, blocks(8)) if windowed else kept
+        return layer_state(layer, s.sequences, tokens, self.form, latent=s.latent, whole=whole)

@@ -35,15 +35,15 @@ def windows(k: Keys, layers: int, window: int | None, sliding: Callable[[int], b
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
-def heads(k: Keys, default: int | None = None) -> tuple[int, int]:
-    """Query heads, and the key/value heads that they share evenly."""
-    N = k.need("num_attention_heads")
+def heads(k: Keys, default: int | None = None, queries: int | None = None) -> tuple[int, int]:
+    """Query heads, which every released config states but where ``queries`` is given, and the heads that they share."""
+    N = k.need("num_attention_heads") if queries is None else k.want("num_attention_heads", queries)
     K = k.optional("num_key_value_heads", int, default) or N
     k.divides("num_attention_heads", "num_key_value_heads", N, _positive(k, "num_key_value_heads", K))
     return N, K
 
 
-def window(k: Keys, default: int | None = None) -> int | None:
+def window_of(k: Keys, default: int | None = None) -> int | None:
     """``sliding_window``: tokens that a query sees in a layer that slides, itself included."""
     tokens = k.optional("sliding_window", int, default)
     return None if tokens is None else _positive(k, "sliding_window", tokens)
@@ -52,7 +52,7 @@ def window(k: Keys, default: int | None = None) -> int | None:
 def used_window(k: Keys, default: int | None = 4096) -> int | None:
     """``sliding_window``, where ``use_sliding_window`` turns it on (Qwen, SmolLM3)."""
     if k.want("use_sliding_window", False):
-        return window(k, default)
+        return window_of(k, default)
     k.skip("sliding_window")
     return None
 

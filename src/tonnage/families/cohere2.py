@@ -10,7 +10,7 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, every, heads, window, windows
+from tonnage.families._decoder import causal, every, heads, window_of, windows
 from tonnage.keys import Keys
 
 
@@ -26,7 +26,7 @@ def read(k: Keys) -> Model:
     mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "silu"))
     norm = (("D", D),)
     pattern = every(k, "sliding_window_pattern", 4)
-    seen = windows(k, L, window(k, 4096), lambda i: (i + 1) % pattern != 0)
+    seen = windows(k, L, window_of(k, 4096), lambda i: (i + 1) % pattern != 0)
 
     @cache
     def layer(window: int | None) -> Layer:

@@ -106,7 +106,9 @@ def _layer(k: Keys, D: int, attention: GroupedQuery, mlp: Plain, new: bool, drop
         return Layer(
             sublayers=(
                 Sublayer(block=attention, before=_norm("input_layernorm", D), dropout=dropout, holds=True),
-                Sublayer(block=mlp, before=_norm("post_attention_layernorm", D), dropout=behind, holds=True, holds_input=True),
+                Sublayer(
+                    block=mlp, before=_norm("post_attention_layernorm", D), dropout=behind, holds=True, holds_input=True
+                ),
             )
         )
     two = norms == 2

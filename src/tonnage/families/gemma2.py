@@ -10,7 +10,7 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, embed_scale, heads, window, windows
+from tonnage.families._decoder import causal, embed_scale, heads, window_of, windows
 from tonnage.keys import Keys
 
 
@@ -22,10 +22,10 @@ def read(k: Keys) -> Model:
     bias, dropout = k.want("attention_bias", False), k.want("attention_dropout", 0.0)
     softcap = k.optional("attn_logit_softcapping", float, 50.0) is not None
     k.refuse("use_bidirectional_attention")
-    k.skip("hidden_act", "query_pre_attn_scalar", "cache_implementation")
+    k.skip("hidden_act", "query_pre_attn_scalar", "cache_implementation", "sliding_window_size")
     mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_activation", "gelu_pytorch_tanh"))
     norm = (("D", D),)
-    seen = windows(k, L, window(k, 4096), lambda i: i % 2 == 0)
+    seen = windows(k, L, window_of(k, 4096), lambda i: i % 2 == 0)
 
     @cache
     def layer(window: int | None) -> Layer:

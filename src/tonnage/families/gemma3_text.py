@@ -10,7 +10,7 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, embed_scale, every, window, windows
+from tonnage.families._decoder import causal, embed_scale, every, heads, window_of, windows
 from tonnage.keys import Keys
 
 FULL: Final = "full_attention"
@@ -36,8 +36,8 @@ def read(k: Keys) -> Model:
 
 
 def _text(k: Keys, path: str, tied: bool) -> Model:
-    D, N, L = k.need("hidden_size"), k.want("num_attention_heads", 8), k.need("num_hidden_layers")
-    K, H = k.want("num_key_value_heads", 4), k.want("head_dim", 256)
+    D, L, H = k.need("hidden_size"), k.need("num_hidden_layers"), k.want("head_dim", 256)
+    N, K = heads(k, 4, 8)
     bias, dropout = k.want("attention_bias", False), k.want("attention_dropout", 0.0)
     for key in ("use_bidirectional_attention", "attn_logit_softcapping"):
         k.refuse(key)
@@ -45,7 +45,7 @@ def _text(k: Keys, path: str, tied: bool) -> Model:
     mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_activation", "gelu_pytorch_tanh"))
     norm, head = (("D", D),), (("H", H),)
     pattern = every(k, "sliding_window_pattern", k.want("_sliding_window_pattern", 6))
-    seen = windows(k, L, window(k, 4096), lambda i: (i + 1) % pattern != 0)
+    seen = windows(k, L, window_of(k, 4096), lambda i: (i + 1) % pattern != 0)
 
     @cache
     def layer(window: int | None) -> Layer:

@@ -30,9 +30,7 @@ def read(k: Keys) -> Model:
         rotary_style="repeated",
         dropout=k.want("attention_dropout", 0.0),
     )
-    mlp = Gated(
-        name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "silu"), fused="gate_up_proj"
-    )
+    mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "silu"), fused="gate_up_proj")
     norm = (("D", D),)
     layer = Layer(
         sublayers=(

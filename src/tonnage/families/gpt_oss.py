@@ -10,7 +10,7 @@ from tonnage.arch.experts import Experts
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, chosen, heads, window, windows
+from tonnage.families._decoder import causal, chosen, heads, window_of, windows
 from tonnage.keys import Keys
 
 
@@ -34,7 +34,7 @@ def read(k: Keys) -> Model:
         clamped=True,
     )
     norm = (("D", D),)
-    seen = windows(k, L, window(k, 128), lambda i: i % 2 == 0)
+    seen = windows(k, L, window_of(k, 128), lambda i: i % 2 == 0)
 
     @cache
     def layer(window: int | None) -> Layer:

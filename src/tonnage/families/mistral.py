@@ -9,7 +9,7 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, heads, window
+from tonnage.families._decoder import causal, heads, window_of
 from tonnage.keys import Keys
 
 
@@ -18,7 +18,7 @@ def read(k: Keys) -> Model:
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
     N, K = heads(k, 8)
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
-    window = window(k, 4096)
+    window = window_of(k, 4096)
     k.refuse("layer_types")
     attention = GroupedQuery(
         name="self_attn",

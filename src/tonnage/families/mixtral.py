@@ -9,7 +9,7 @@ from tonnage.arch.experts import Experts
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, chosen, heads, window
+from tonnage.families._decoder import causal, chosen, heads, window_of
 from tonnage.keys import Keys
 
 
@@ -25,7 +25,7 @@ def read(k: Keys) -> Model:
         N=N,
         K=K,
         H=H,
-        window=window(k),
+        window=window_of(k),
         dropout=k.want("attention_dropout", 0.0),
     )
     E = k.need("num_local_experts")

@@ -9,7 +9,7 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
-from tonnage.families._decoder import causal, heads, rotary_width, window
+from tonnage.families._decoder import causal, heads, rotary_width, window_of
 from tonnage.keys import Keys
 
 
@@ -22,7 +22,7 @@ def read(k: Keys) -> Model:
     N, K = heads(k)
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
     turned = rotary_width(k, H)
-    window = window(k)
+    window = window_of(k)
     k.refuse("layer_types")
     for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
         k.refuse(key)
@@ -41,9 +41,7 @@ def read(k: Keys) -> Model:
         window=window,
         dropout=k.want("attention_dropout", 0.0),
     )
-    mlp = Gated(
-        name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "silu"), fused="gate_up_proj"
-    )
+    mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "silu"), fused="gate_up_proj")
     norm, dropout = (("D", D),), k.want("resid_pdrop", 0.0)
     layer = Layer(
         sublayers=(

@@ -21,6 +21,7 @@ def read(k: Keys) -> Model:
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
     dropout = k.want("attention_dropout", 0.0)
     mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "silu"))
+    k.refuse("use_mrope")
     norm = (("D", D),)
     lowest = k.want("max_window_layers", 28)
     seen = windows(k, L, used_window(k), lambda i: i >= lowest)

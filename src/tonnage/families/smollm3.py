@@ -69,10 +69,10 @@ def read(k: Keys) -> Model:
 
 def _turned(k: Keys, layers: int) -> tuple[bool, ...]:
     """Which layers turn queries and keys: 1 in ``no_rope_layers``, whatever its name says."""
-    every = every(k, "no_rope_layer_interval", 4)
+    step = every(k, "no_rope_layer_interval", 4)
     marks = k.optional("no_rope_layers", list)
     if marks is None:
-        return tuple((i + 1) % every != 0 for i in range(layers))
+        return tuple((i + 1) % step != 0 for i in range(layers))
     if len(marks) != layers:
         raise ConfigError(
             f"no_rope_layers has {len(marks)} entries for {layers} layers", key="no_rope_layers", value=len(marks)

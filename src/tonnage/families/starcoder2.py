@@ -26,7 +26,9 @@ def read(k: Keys) -> Model:
     dropout = k.want("residual_dropout", 0.0)
     norm = (("D", D),)
     # Left over from the code that trained the model.
-    k.skip("activation_function", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "mlp_type", "norm_type")
+    k.skip(
+        "activation_function", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "mlp_type", "norm_type"
+    )
     k.skip("scale_attn_weights")
     attention = GroupedQuery(
         name="self_attn",

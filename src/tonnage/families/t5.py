@@ -46,9 +46,7 @@ def read(k: Keys) -> Model:
         ),
         head=Head(name="lm_head", D=D, V=V, alias_of="shared.weight" if tied else None),
         positions=k.size("n_positions", 512),
-        extra=(
-            Tensor("encoder.embed_tokens.weight", (("V", V), ("D", D)), "embedding", alias_of="shared.weight"),
-        ),
+        extra=(Tensor("encoder.embed_tokens.weight", (("V", V), ("D", D)), "embedding", alias_of="shared.weight"),),
         causal=False,
     )
 

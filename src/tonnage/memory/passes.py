@@ -198,8 +198,11 @@ def layer_account(tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: bo
         account.keeps_input = True
     else:
         waiting.append(tape.new("gradient of layer output", axes, account.output.dtype))
+    # A checkpoint holds the layer's input until its backward pass is over.
+    held = [x] if recompute else []
     del x
     back(tape, root, waiting.pop(), floor, first, account)
+    held.clear()
     assert leaf is not None
     leaf.pending = []
     tape.gradients.clear()
@@ -274,6 +277,8 @@ class Pass:
             dtype = account.output.dtype
         self.dtype = dtype
         self.tail = self._tail(model, f, ids, axes, keep_logits)
+        # What the layers shared is gone by the time the embedding's backward pass runs.
+        handed.clear()
         f.frame.clear()
         f.rotary.clear()
         f.masks.clear()

@@ -235,7 +235,7 @@ def closed_model_parameters(name: str) -> NoReturn:
 
     >>> closed_model_parameters("somebody's largest")
     Traceback (most recent call last):
-    tonnage.errors.UnsupportedError: the dimensions of somebody's largest are not published, so they are not counted; ...
+    tonnage.errors.UnsupportedError: the dimensions of somebody's largest are not published, so ...
 
     Reference: "Parameters and memory requirements, a deep dive".
     """
