@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Final
 
 from tonnage.arch.model import Model
@@ -17,6 +17,22 @@ from tonnage.workload import Serve, Train, workload
 LATER: Final = (".safetensors", ".gguf", ".index.json", ".bin", ".pt", ".pth")
 
 ModelLike = Model | str | Mapping[str, Any]
+
+
+class Answer(Result):
+    """A result that shows itself: as a table in a terminal, as HTML with bars in a notebook."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        from tonnage.report.text import render
+
+        return render(self)
+
+    def _repr_html_(self) -> str:
+        from tonnage.report.html import render
+
+        return render(self)
 
 
 def load(
@@ -109,7 +125,7 @@ def _device(gpu: str | None, in_use: str | int | None) -> tuple[Device | None, i
     return device(gpu), held
 
 
-def train(model: ModelLike, *, suggest: bool = True, **said: Any) -> Result:
+def train(model: ModelLike, *, suggest: bool = True, **said: Any) -> Answer:
     """Memory to train or fine-tune a model, at its peak.
 
     Args:
@@ -125,10 +141,10 @@ def train(model: ModelLike, *, suggest: bool = True, **said: Any) -> Result:
     m, w = load(model), workload(Train, said)
     where, held = _device(w.gpu, w.in_use)
     result = answer(m, w, where, in_use=held)
-    return _suggested(result, m, w, where, held) if suggest else result
+    return _answer(result, m, w, where, held, suggest=suggest)
 
 
-def serve(model: ModelLike, *, suggest: bool = True, **said: Any) -> Result:
+def serve(model: ModelLike, *, suggest: bool = True, **said: Any) -> Answer:
     """Memory to run a model, and how much context and concurrency are left.
 
     Args:
@@ -144,15 +160,18 @@ def serve(model: ModelLike, *, suggest: bool = True, **said: Any) -> Result:
     m, w = load(model), workload(Serve, said)
     where, held = _device(w.gpu, w.in_use)
     result = answer(m, w, where, in_use=held)
-    return _suggested(result, m, w, where, held) if suggest else result
+    return _answer(result, m, w, where, held, suggest=suggest)
 
 
-def _suggested(result: Result, model: Model, w: Train | Serve, where: Device | None, held: int) -> Result:
-    if where is None or result.fit is None or result.fit.verdict == "fits":
-        return result
-    from tonnage.plan.suggest import suggested
+def _answer(
+    result: Result, model: Model, w: Train | Serve, where: Device | None, held: int, *, suggest: bool
+) -> Answer:
+    """The result with a suggestion where it does not surely fit."""
+    if suggest and where is not None and result.fit is not None and result.fit.verdict != "fits":
+        from tonnage.plan.suggest import suggested
 
-    return suggested(result, model, w, where, held)
+        result = suggested(result, model, w, where, held)
+    return Answer(**{f.name: getattr(result, f.name) for f in fields(result)})
 
 
 def line(result: Result, name: str) -> tuple[Component, ...]:

@@ -47,7 +47,8 @@ def _scaled(number: str, factor: int) -> int | None:
     whole, dot, part = number.partition(".")
     if not (whole + part).isascii() or not (whole + part).isdigit() or (dot and not part):
         return None
-    return (int(whole + part) * factor) // 10 ** len(part)
+    scale: int = 10 ** len(part)
+    return int(whole + part) * factor // scale
 
 
 def parse_bytes(text: str, *, key: str | None = None) -> int:

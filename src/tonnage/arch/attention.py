@@ -351,7 +351,8 @@ class Latent:
 
     def state(self, B: int, S: int) -> Iterator[Tensor]:
         """One latent and one rotary key a token for all heads: no N or K axis, so tensor parallelism cannot cut it."""
-        yield Tensor("latent", (("B", B), ("S", S), ("R", self.kv_rank + self.rope)), "cache")
+        yield Tensor("latent", (("B", B), ("S", S), ("R", self.kv_rank)), "cache")
+        yield Tensor("rotary key", (("B", B), ("S", S), ("R", self.rope)), "cache")
 
     def expanded_state(self, B: int, S: int) -> Iterator[Tensor]:
         """What transformers caches before it learned to keep the latent: the heads' own keys and values."""

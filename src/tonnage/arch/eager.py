@@ -105,7 +105,9 @@ def repeated(x: Value, N: int) -> Value:
 
 
 def tokens_first(x: Value) -> Value:
-    """``transpose(1, 2).contiguous()`` of a head-major output."""
+    """``transpose(1, 2).contiguous()`` of a head-major output: a copy, but of a single token or head."""
+    if 1 in (x.axes[1][1], x.axes[2][1]):
+        return x.view((x.axes[0], x.axes[2], x.axes[1], x.axes[3]))
     return ops.copy(x, (x.axes[0], x.axes[2], x.axes[1], x.axes[3]), "attention output, transposed")
 
 
@@ -149,7 +151,7 @@ def _default(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     weights = ops.dropout(weights, a.dropout, f.training)
     out = _applied(weights, values)
     out = tokens_first(out)
-    f.held.append(weights)
+    f.weights.append(weights)
     return out
 
 
@@ -163,7 +165,7 @@ def _native(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         weights = ops.cast(weights, v.dtype)
     weights = ops.dropout(weights, a.dropout, f.training)
     out = _applied(weights, v)
-    f.held.append(weights)
+    f.weights.append(weights)
     return tokens_first(out)
 
 
@@ -183,7 +185,7 @@ def _fp32_scores(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Valu
     weights = ops.cast(weights, v.dtype)
     weights = ops.dropout(weights, a.dropout, f.training)
     out = _applied(weights, v)
-    f.held.append(weights)
+    f.weights.append(weights)
     return tokens_first(out)
 
 
@@ -197,7 +199,7 @@ def _bloom(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         weights = ops.add(scores, mask, "masked scores")
     probabilities = ops.cast(ops.softmax(weights, dtype="fp32", label="attention weights"), q.dtype)
     probabilities = ops.dropout(probabilities, a.dropout, f.training)
-    f.held.append(probabilities)
+    f.weights.append(probabilities)
     f.local += [q, k, v, scores, weights]
     return tokens_first(_applied(probabilities, v))
 
@@ -223,13 +225,13 @@ def _baddbmm(bias: Value, q: Value, k: Value) -> Value:
 def _mpt(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     assert f.bias is not None
     scores = ops.scaled(_product(q, k), "scaled scores")
-    scores = ops.add(scores, f.bias, "scores with bias")
+    scores = ops.add(scores, f.bias.view((named(scores, "N"), scores.axes[-1])), "scores with bias")
     mask = _mask(f, a)
     if mask is not None:
         scores = _masked_fill(scores, mask)
     weights = ops.cast(ops.softmax(ops.cast(scores, "fp32"), label="attention weights"), v.dtype)
     weights = ops.dropout(weights, a.dropout, f.training)
-    f.held.append(weights)
+    f.weights.append(weights)
     f.local.append(scores)
     return tokens_first(_applied(weights, v))
 
@@ -254,7 +256,7 @@ def _falcon(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     masked = weights if mask is None else ops.add(weights, mask, "masked scores")
     weights = ops.softmax(masked, dtype=_hidden(f), label="attention weights")
     del masked
-    f.held.append(weights)
+    f.weights.append(weights)
     return tokens_first(_applied(weights, repeated(v, a.N)))
 
 
@@ -268,7 +270,7 @@ def _falcon_alibi(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Val
     weights = ops.softmax(masked, dtype=_hidden(f), label="attention weights")
     del masked
     weights = ops.dropout(weights, a.dropout, f.training)
-    f.held.append(weights)
+    f.weights.append(weights)
     f.local += [scores, wide, logits]
     return tokens_first(_applied(weights, repeated(v, a.N)))
 
@@ -301,7 +303,7 @@ def _sinks(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     weights = ops.narrow(weights, (*weights.axes[:3], ("S", weights.axes[3][1] - 1)))
     weights = ops.cast(ops.dropout(weights, a.dropout, f.training), values.dtype)
     out = tokens_first(_applied(weights, values))
-    f.held.append(weights)
+    f.weights.append(weights)
     return out
 
 

@@ -38,11 +38,14 @@ class Table:
 
     def looked_up(self, f: Forward, ids: Axes) -> Value:
         """Rows of the table for tokens with axes ``B T``."""
+        if self.batched:
+            # Counted from a mask of ones over everything that is cached, which the model's code names to its end.
+            f.frame.append(f.tape.new("mask of ones", (ids[0], ("S", f.cached + ids[1][1])), "fp32"))
         indices = f.tape.new("positions", ids if self.batched else ids[1:], "int64")
         weight = f.tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.width)))
         found = ops.embedding(indices, weight, (("D", self.width),), kept=not self.buffered)
         if not self.buffered:
-            f.frame += [indices, found]
+            f.frame += [found] if self.batched else [indices, found]
         return found
 
 
@@ -123,7 +126,8 @@ class Stem:
             self.alibi.forward(f, x)
         if self.masked and f.kernel != "eager" and None not in f.masks:
             keys = ("S", f.cached + ids.axes[1][1])
-            f.masks[None] = f.tape.new("attention mask", (ids.axes[0], ("X", 1), ids.axes[1], keys), "bool")
+            # One for all sequences: it is only seen as one for each.
+            f.masks[None] = f.tape.new("attention mask", (("B", 1), ("X", 1), ids.axes[1], keys), "bool")
         return x
 
 

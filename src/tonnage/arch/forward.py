@@ -39,10 +39,12 @@ class Forward:
 
     ``held`` is what the modelled layer's local variables still name when it is no longer used; a layer lets go of it
     when it returns. ``local`` is the same for a block, ``frame`` for the model, which returns when its layers are through.
+    ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
     """
 
     __slots__ = (
         "bias", "cached", "frame", "held", "kernel", "local", "masks", "mixer", "rotary", "store", "taken", "tape", "training",
+        "carried", "weights",
     )  # fmt: skip
 
     def __init__(
@@ -68,8 +70,10 @@ class Forward:
         self.held: list[Value] = []
         self.local: list[Value] = []
         self.frame: list[Value] = []
+        self.weights: list[Value] = []
+        self.carried: list[Storage] = []
 
     def shared(self) -> list[Value]:
         """What the pass makes once for all layers: rotary tables, masks, the bias of positions."""
-        tables = [v for pair in self.rotary.values() for v in pair]
+        tables = [v for pair in self.rotary.values() for v in (pair if pair[0] is not pair[1] else pair[:1])]
         return tables + list(self.masks.values()) + ([] if self.bias is None else [self.bias])

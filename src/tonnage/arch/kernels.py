@@ -38,7 +38,7 @@ def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, broadcast: 
     B, N, T, _ = by_heads(q)
     S = ("S", named(k, "TS")[1])
     mask = f.masks.get(a.window) if a.causal else None
-    bias = None if mask is None or mask.dtype == before else tape.new("attention bias", mask.axes, before)
+    bias = None if mask is None or mask.dtype == before else tape.new("attention bias", (B, *mask.axes[1:]), before)
     wide = ops.cast(q, "fp32"), ops.cast(k, "fp32"), ops.cast(v, "fp32")
     queries, keys, values = ops.scaled(wide[0], "scaled queries"), wide[1], wide[2]
     if mask is None and a.causal and T[1] > 1:
@@ -67,14 +67,18 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         # A window shorter than the sequence brings a mask. Flash attention takes none, and transformers then repeats
         # the heads, for want of which the memory-efficient kernel had been passed over.
         kernel = "efficient"
-    if kernel == "efficient":
+    # One new token: the queries that share a head are its tokens, so that nothing is repeated.
+    packed = kernel == "efficient" and T[1] == 1 and named(k, "NK")[1] != N[1]
+    if kernel == "efficient" and not packed:
         k, v = repeated(k, N[1]), repeated(v, N[1])
     # The mask is no number yet: every layer makes one of it, in the format of the queries.
-    bias = () if mask is None else (mask if mask.dtype == q.dtype else tape.new("attention bias", mask.axes, q.dtype),)
+    bias = () if mask is None else (mask if mask.dtype == q.dtype else tape.new("attention bias", (B, *mask.axes[1:]), q.dtype),)
     # The output lies as the queries do, but for the memory-efficient kernel.
     heads_first = q.axes[1] == N and kernel != "efficient" and T[1] > 1
     out = tape.new("attention output", (B, N, T, v.axes[3]) if heads_first else (B, T, N, v.axes[3]), q.dtype)
-    rows = ("T", -(-T[1] // 32) * 32) if kernel == "efficient" else T
+    trained = needs_grad(q) or needs_grad(k) or needs_grad(v)
+    # The memory-efficient kernel makes it for a backward pass only.
+    rows = T if kernel != "efficient" else ("T", -(-T[1] // 32) * 32 if trained else 0)
     lse = tape.new("log-sum-exp", (B, N, rows), "fp32")
     seed = tape.new("random state", (("X", 2 if kernel == "flash" else 1),), "int64")
     offset = tape.new("random offset", (("X", 1),), "int64")
@@ -90,8 +94,10 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
             tape.scratch("flash backward", _flash_scratch(*flat, WIDTH[dtype]))
         return gq, gk, gv
 
-    if needs_grad(q) or needs_grad(k) or needs_grad(v):
+    if trained:
         tape.record((out,), (q, k, v), back, saved)
+    if packed:
+        return ops.copy(out, label="attention output, unpacked")
     return tokens_first(out) if heads_first else out
 
 

@@ -250,6 +250,9 @@ class Alibi:
             f.bias = tape.new("alibi", (("N", self.N), ("S", self.rows)), "fp32")
             f.masks[None] = tape.new("attention mask", (B, ("X", 1), T, S), "bool")
             return
+        if self.style == "bloom":
+            # The model's code names the slopes to its end.
+            f.frame.append(tape.new("slopes", (("N", self.N),), "fp32"))
         f.bias = tape.new("alibi", (B, ("N", self.N), S), x.dtype)
         if self.style == "falcon":
             f.masks[None] = tape.new("attention mask with alibi", (B, ("N", self.N), T, S), x.dtype)

@@ -1,7 +1,7 @@
 """Attention masks that a pass makes once and its layers share.
 
 Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/masking_utils.py: without padding,
-the fused kernels need no mask unless a window is shorter than the sequence; the eager kernel always takes one.
+the fused kernels need no mask unless a layer sees as many tokens as its window has; the eager kernel always takes one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ def make_masks(f: Forward, windows: set[int | None], batch: int, queries: int, k
     for window in windows:
         if window in f.masks:
             continue
+        # A layer that slides shows what it has cached, one less than its window, and the new tokens. A window of 0 is
+        # that of a model without such layers.
+        seen = queries + min(keys - queries, window - 1) if window else keys
         if f.kernel == "eager":
-            form = dtype
-        elif window is not None and keys > window:
-            form = "bool"
+            form, sequences = dtype, batch
+        elif window is not None and seen >= window:
+            # One for all sequences: what is boolean is only seen as one for each.
+            form, sequences = "bool", 1
         else:
             continue
-        axes: Axes = (("B", batch), ("X", 1), ("T", queries), ("S", keys))
+        axes: Axes = (("B", sequences), ("X", 1), ("T", queries), ("S", seen))
         f.masks[window] = f.tape.new("attention mask", axes, form)

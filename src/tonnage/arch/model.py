@@ -91,6 +91,7 @@ class Layer:
         residual_first: parallel outputs are added to the residual one by one; else they are added up before.
         in_place: parallel outputs are added up in the last one's own storage, and ``dropout`` follows (Falcon).
         dropout: of the sum of parallel outputs.
+        carries: eager attention's weights are handed back, and live until the next layer has returned (GPT-J, BLOOM).
         norms_first: every parallel sublayer's norm runs before the first sublayer (Falcon-40B).
         wide: the residual stream is fp32 whatever the weights' format (Mamba); the first layer widens it.
         kind: what the layer is called in a breakdown.
@@ -103,6 +104,7 @@ class Layer:
     in_place: bool = False
     dropout: float = 0.0
     norms_first: bool = False
+    carries: bool = False
     wide: bool = False
     kind: str = "layer"
 
@@ -117,6 +119,8 @@ class Layer:
             x = self._wide(f, x)
         else:
             x = self._parallel(f, x) if self.parallel else self._sequential(f, x)
+        f.carried = [v.storage for v in f.weights] if self.carries else []
+        f.weights.clear()
         f.held.clear()
         f.local.clear()
         return x
@@ -174,6 +178,7 @@ class Stack:
         stem: embedding and what belongs to it.
         layers: identical layers are one object.
         norm: after the last layer.
+        masks: windows for which the pass makes a mask whether or not a layer has them.
     """
 
     name: str
@@ -181,6 +186,7 @@ class Stack:
     stem: Stem
     layers: tuple[Layer, ...]
     norm: Norm | None = None
+    masks: tuple[int | None, ...] = ()
 
     def weights(self) -> Iterator[Tensor]:
         """Every tensor under its full name."""

@@ -58,11 +58,16 @@ def linear(x: Value, weight: Parameter, bias: Parameter | None, ins: int, outs: 
     grad_x, grad_w, grad_b = needs_grad(x), needs_grad(w), needs_grad(b)
     weight_axes = weight.axes
 
+    def bias_gradient() -> Value:
+        return tape.new("bias gradient", outs, form)
+
     def back(g: Value) -> Grads:
-        gb = tape.new("bias gradient", outs, form) if grad_b else None
         gx = tape.new("input gradient", inner, form) if grad_x else None
         gw = tape.new("weight gradient", weight_axes, form) if grad_w else None
-        return gx, gw, gb
+        if not grad_b:
+            return gx, gw, None
+        # Only a checkpoint's saved input is held by nothing else, and dies before the sum over rows is made.
+        return gx, gw, bias_gradient if tape.rerun else bias_gradient()
 
     saved = (x,) if grad_w else ()
     if isinstance(w, Value) and grad_x:

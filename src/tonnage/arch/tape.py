@@ -25,7 +25,10 @@ from tonnage.tensors import Axes, size
 WIDTH: Final = {name: f.bytes for name, f in FORMATS.items()}
 HALF: Final = ("bf16", "fp16")
 
-Grads = tuple["Value | None", ...]
+Later = Callable[[], "Value"]
+"""A gradient that is made when what the node saved is gone."""
+
+Grads = tuple["Value | Later | None", ...]
 Back = Callable[..., Grads]
 
 
@@ -148,6 +151,7 @@ class Tape:
         self.gradients: dict[str, Value] = {}
         self.casts: dict[str, Value] = {}
         self.cut = 0
+        self.rerun = False
         self.accumulated = False
         self.kept: set[str] = set()
 
@@ -204,10 +208,12 @@ class Tape:
                 back = node.back
                 # What a step of the backward pass takes counts as what the forward step made.
                 self.category = node.category
-                grads = list(back(*_moved(pending)))
+                made = list(back(*_moved(pending)))
                 # The incoming gradients die before what the node saved, and that before sums are made.
                 node.saved = ()
                 del node, back
+                grads = [g() if callable(g) else g for g in made]
+                del made
                 self._deliver(targets, grads)
             else:
                 del node

@@ -66,10 +66,12 @@ def _line(verb: str, given: dict[str, Any]) -> int:
     given.pop("strict")
     model = model_of(given)
     result = (api.train if verb == "train" else api.serve)(model, suggest=False, **given)
+    there = list(dict.fromkeys(c.name for c in result.components))
     if name is None:
-        there = ", ".join(dict.fromkeys(c.name for c in result.components))
-        raise InputError("no line is named", key="line", hint=f"--line NAME, one of {there}")
-    found = explained(api.line(result, name.strip().replace("-", "_").replace(" ", "_")))
+        raise InputError("no line is named", key="line", hint=f"--line NAME, one of {', '.join(there)}")
+    # The table prints "kv cache", the JSON "kv_cache".
+    known = name in there or f"other:{name}" in there
+    found = explained(api.line(result, name if known else name.strip().replace("-", "_").replace(" ", "_")))
     if as_json:
         dumped(found)
     else:
@@ -158,13 +160,17 @@ class Case:
         return lines_of(self.run(dtype, **said), "weights")
 
     def activations(self, **said: Any) -> int:
-        """Activations, logits and loss at the peak, with attention that holds its scores. [byte]"""
-        return lines_of(self.step(attention="eager", **said), "activations", "logits", "loss")
+        """What is alive at the loss beyond what is resident between steps, with eager attention. [byte]"""
+        rank = self.step(attention="eager", **said).fullest
+        return int(max(i.bytes for i in rank.instants if i.name in LOSS) - rank.static_bytes)
 
     def of_layer(self, *roles: str) -> int:
-        """Parameters of the first layer of the last stack, of some roles or of all but buffers."""
-        layer = self.model.decoder.layers[0]
-        return sum(t.numel for t in layer.weights() if (t.role in roles if roles else t.role != "buffer"))
+        """Parameters of some roles in the first layer that has them; of all where none is named."""
+        for layer in self.model.decoder.layers:
+            there = sum(t.numel for t in layer.weights() if (t.role in roles if roles else t.role != "buffer"))
+            if there:
+                return int(there)
+        return 0
 
     def fp32(self, parameters: int) -> int:
         """Bytes of so many fp32 values. [byte]"""
@@ -195,6 +201,8 @@ def peak(result: Any) -> int:
 
 
 STEADY: Final = ("weights", "optimizer_state", "gradients", "inputs")
+LOSS: Final = ("loss", "loss backward")
+"""Instants at which all activations are alive and no gradient is yet."""
 FEED_FORWARD: Final = ("feed_forward", "expert", "shared_expert", "router")
 
 OWN: Final[dict[str, Callable[[Case], int | float]]] = {

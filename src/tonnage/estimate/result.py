@@ -216,13 +216,3 @@ class Result:
         out["caveats"] = list(self.caveats)
         out["not_modelled"] = list(self.not_modelled)
         return out
-
-    def __repr__(self) -> str:
-        from tonnage.report.text import render
-
-        return render(self)
-
-    def _repr_html_(self) -> str:
-        from tonnage.report.html import render
-
-        return render(self)

@@ -9,7 +9,7 @@ from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Layer, Model
 from tonnage.arch.ops import cast
-from tonnage.arch.tape import Tape, Value
+from tonnage.arch.tape import Storage, Tape, Value
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.moments import Ledger, Moment
 from tonnage.formats import FORMATS
@@ -70,13 +70,14 @@ class Reading:
         make_masks(f, windows(stack), s.sequences, tokens, cached + tokens, x.dtype)
         self.hidden = x.storage
         self.dtype = x.dtype
-        places = position_ids(tape, stack.stem, B, T)
+        places = position_ids(tape, stack.stem, B, T, cached)
         framed = [v for v in f.frame if v.storage is not x.storage]
         self.shared = [v.storage for v in (*f.shared(), *places, *framed)]
         # The model's code names the embedding to its end: the first layer's input outlives that layer.
         self.names_first = len(framed) < len(f.frame)
         del x
         axes = (B, T, ("D", stack.stem.D))
+        self.carried: dict[int, list[Storage]] = {}
         self.layers: dict[int, Span] = {id(layer): self._layer(f, layer, axes) for layer, _ in stack.distinct()}
         self.head = self._head(model, f, axes, 1 if s.logits == "last" else tokens)
 
@@ -106,6 +107,7 @@ class Reading:
         start = len(tape.events)
         f.store = store
         layer.forward(f, x)
+        self.carried[id(layer)] = list(f.carried)
         span = Span(tape, start, len(tape.events), first)
         f.store = None
         del x
@@ -219,7 +221,10 @@ class Run(Ledger):
             there = there - own + new[id(layer)]
             if not i and reading.names_first:
                 self.take("first", "activations", "named by the model's code", H, [reading.hidden])
-        for key in ("shared", "first", "cache"):
+            self.drop_all("carried")
+            carried = reading.carried[id(layer)]
+            self.take("carried", "activations", "attention weights of the layer before", level(carried), carried)
+        for key in ("shared", "first", "carried", "cache"):
             self.drop_all(key)
         self.take("cache", "kv_cache", "cache", there)
         yield Moment(f"{name}: logits", self.now + H + reading.head.peak, reading.head)

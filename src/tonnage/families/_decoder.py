@@ -141,6 +141,7 @@ def causal(
     eager_only: bool = False,
     dropout: float = 0.0,
     buffers: tuple[Tensor, ...] = (),
+    masks: Windows = (),
     apart: tuple[Tensor, ...] = (),
 ) -> Model:
     """Embedding, layers, last norm and head as ``...ForCausalLM`` names them.
@@ -161,13 +162,14 @@ def causal(
         eager_only: transformers has no other attention for it.
         dropout: of the embedding.
         buffers: beside the embedding.
+        masks: windows for which the model makes a mask whether or not a layer has them.
         apart: stored with the model but not built.
     """
     table = f"{path}.embed_tokens"
     stem = Stem(name=table, V=V, D=D, rotary=rotary, scaled=scaled, dropout=dropout, buffers=buffers)
     return Model(
         model_type=str(k.config.get("model_type", "")),
-        stacks=(Stack(name="decoder", path=f"{path}.layers", stem=stem, layers=layers, norm=norm),),
+        stacks=(Stack(name="decoder", path=f"{path}.layers", stem=stem, layers=layers, norm=norm, masks=masks),),
         head=Head(
             name="lm_head", D=D, V=V, alias_of=f"{table}.weight" if tied else None, scaled=head_scaled, capped=capped
         ),

@@ -53,7 +53,8 @@ def read(k: Keys) -> Model:
                 holds=True,
                 holds_input=True,
             ),
-        )
+        ),
+        carries=True,
     )
     table = "transformer.word_embeddings"
     tied = k.want("tie_word_embeddings", True)

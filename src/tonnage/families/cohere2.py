@@ -26,7 +26,8 @@ def read(k: Keys) -> Model:
     mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "silu"))
     norm = (("D", D),)
     pattern = every(k, "sliding_window_pattern", 4)
-    seen = windows(k, L, window_of(k, 4096), lambda i: (i + 1) % pattern != 0)
+    window = window_of(k, 4096)
+    seen = windows(k, L, window, lambda i: (i + 1) % pattern != 0)
 
     @cache
     def layer(window: int | None) -> Layer:
@@ -61,6 +62,7 @@ def read(k: Keys) -> Model:
         tied=k.want("tie_word_embeddings", True),
         positions=k.want("max_position_embeddings", 8192),
         head_scaled=True,
+        masks=(None, window) if window is not None else (),
     )
 
 

@@ -76,7 +76,7 @@ def _ahead(layer: Layer, index: int, D: int, V: int) -> Iterator[Tensor]:
 
     A checkpoint stores embedding and head with it once more; a model that runs it shares the main ones. For
     DeepSeek-V3 that is 13.46 B, of which 11.61 B are its own; its authors tell 14 and 11.5.
-    Reference: https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md, arXiv:2412.19437, section 2.2.
+    References: arXiv:2412.19437, section 2.2; README_WEIGHTS.md in https://huggingface.co/deepseek-ai/DeepSeek-V3.
     """
     width, path = (("D", D),), f"model.layers.{index}."
     own: list[Tensor] = [t for t in layer.weights() if t.role != "buffer"]

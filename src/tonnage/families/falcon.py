@@ -109,7 +109,8 @@ def _layer(k: Keys, D: int, attention: GroupedQuery, mlp: Plain, new: bool, drop
                 Sublayer(
                     block=mlp, before=_norm("post_attention_layernorm", D), dropout=behind, holds=True, holds_input=True
                 ),
-            )
+            ),
+            carries=True,
         )
     two = norms == 2
     return Layer(
@@ -121,6 +122,7 @@ def _layer(k: Keys, D: int, attention: GroupedQuery, mlp: Plain, new: bool, drop
         norms_first=two,
         parallel=True,
         in_place=True,
+        carries=True,
         dropout=behind,
     )
 

@@ -25,7 +25,8 @@ def read(k: Keys) -> Model:
     k.skip("hidden_act", "query_pre_attn_scalar", "cache_implementation", "sliding_window_size")
     mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_activation", "gelu_pytorch_tanh"))
     norm = (("D", D),)
-    seen = windows(k, L, window_of(k, 4096), lambda i: i % 2 == 0)
+    window = window_of(k, 4096)
+    seen = windows(k, L, window, lambda i: i % 2 == 0)
 
     @cache
     def layer(window: int | None) -> Layer:
@@ -70,6 +71,7 @@ def read(k: Keys) -> Model:
         eager_only=True,
         capped=k.optional("final_logit_softcapping", float, 30.0) is not None,
         buffers=(embed_scale("model"),),
+        masks=(None, window) if window is not None else (),
     )
 
 

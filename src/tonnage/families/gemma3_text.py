@@ -45,7 +45,8 @@ def _text(k: Keys, path: str, tied: bool) -> Model:
     mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_activation", "gelu_pytorch_tanh"))
     norm, head = (("D", D),), (("H", H),)
     pattern = every(k, "sliding_window_pattern", k.want("_sliding_window_pattern", 6))
-    seen = windows(k, L, window_of(k, 4096), lambda i: (i + 1) % pattern != 0)
+    window = window_of(k, 4096)
+    seen = windows(k, L, window, lambda i: (i + 1) % pattern != 0)
 
     @cache
     def layer(window: int | None) -> Layer:
@@ -96,6 +97,7 @@ def _text(k: Keys, path: str, tied: bool) -> Model:
         scaled=True,
         capped=k.optional("final_logit_softcapping", float) is not None,
         buffers=(embed_scale(path),),
+        masks=(None, window) if window is not None else (),
     )
 
 

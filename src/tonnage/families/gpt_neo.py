@@ -53,7 +53,8 @@ def read(k: Keys) -> Model:
         sublayers=(
             Sublayer(block=attention, before=Norm("ln_1", norm, "layer", bias=True), holds=True),
             Sublayer(block=mlp, before=Norm("ln_2", norm, "layer", bias=True)),
-        )
+        ),
+        carries=True,
     )
     tied = k.want("tie_word_embeddings", True)
     return Model(

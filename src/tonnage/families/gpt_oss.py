@@ -34,7 +34,8 @@ def read(k: Keys) -> Model:
         clamped=True,
     )
     norm = (("D", D),)
-    seen = windows(k, L, window_of(k, 128), lambda i: i % 2 == 0)
+    window = window_of(k, 128)
+    seen = windows(k, L, window, lambda i: i % 2 == 0)
 
     @cache
     def layer(window: int | None) -> Layer:
@@ -70,6 +71,7 @@ def read(k: Keys) -> Model:
         tied=k.want("tie_word_embeddings", False),
         positions=k.want("max_position_embeddings", 131072),
         eager_only=True,
+        masks=(None, window) if window is not None else (),
     )
 
 

@@ -9,6 +9,7 @@ from tonnage.arch.ends import Head, Stem
 from tonnage.arch.feedforward import Plain
 from tonnage.arch.layers import Norm
 from tonnage.arch.model import Layer, Model, Stack, Sublayer
+from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
@@ -20,6 +21,9 @@ def read(k: Keys) -> Model:
     V, L = k.need("vocab_size"), k.need("num_hidden_layers")
     P = k.size("max_position_embeddings", 2048)
     turned = k.size("rotary_dim", 64)
+    H = k.divides("n_embd", "n_head", D, N)
+    if turned > H:
+        raise ConfigError(f"rotary_dim = {turned} is more than a head of {H}", key="rotary_dim", value=turned)
     dropout = k.want("resid_pdrop", 0.0)
     norm = (("D", D),)
     k.skip("n_ctx", "rotary", "scale_attn_weights")
@@ -28,7 +32,7 @@ def read(k: Keys) -> Model:
         D=D,
         N=N,
         K=N,
-        H=k.divides("n_embd", "n_head", D, N),
+        H=H,
         o="out_proj",
         rotary=None,
         rotary_width=turned,
@@ -51,6 +55,7 @@ def read(k: Keys) -> Model:
         sublayers=(Sublayer(block=attention), Sublayer(block=mlp)),
         norm=Norm("ln_1", norm, "layer", bias=True),
         parallel=True,
+        carries=True,
     )
     tied = k.want("tie_word_embeddings", False)
     return Model(

@@ -53,7 +53,8 @@ def read(k: Keys) -> Model:
         sublayers=(
             Sublayer(block=attention, before=Norm("norm_1", norm, "layer"), dropout=dropout, holds=True),
             Sublayer(block=mlp, before=Norm("norm_2", norm, "layer"), dropout=dropout, holds=True, holds_input=True),
-        )
+        ),
+        carries=True,
     )
     tied = k.want("tie_word_embeddings", True)
     return Model(

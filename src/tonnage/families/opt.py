@@ -67,11 +67,11 @@ def read(k: Keys) -> Model:
                 name="decoder",
                 path="model.decoder.layers",
                 stem=Stem(
-                    position_ids="batch",
                     name=table,
                     V=V,
                     D=D,
                     tables=(Table(name="model.decoder.embed_positions", rows=P + OFFSET, width=D, batched=True),),
+                    position_ids="batch",
                     width=width if projected else None,
                     project="model.decoder.project_in" if projected else None,
                 ),

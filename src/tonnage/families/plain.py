@@ -7,7 +7,7 @@ from typing import Final
 from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.ends import Head, Stem, Table
 from tonnage.arch.feedforward import Gated, Plain
-from tonnage.arch.layers import Norm, Rotary
+from tonnage.arch.layers import Norm, NormStyle, Rotary
 from tonnage.arch.model import Layer, Model, Stack, Sublayer
 from tonnage.families import Family
 from tonnage.keys import Keys
@@ -28,7 +28,7 @@ def read(k: Keys) -> Model:
     F = k.optional("ffn") or 4 * D
     positions = k.optional("positions")
     tied = k.want("tied", False)
-    style = "rms" if gated else "layer"
+    style: NormStyle = "rms" if gated else "layer"
     mlp = (
         Gated(name="mlp", D=D, F=F, act="silu", bias=bias)
         if gated

@@ -16,7 +16,10 @@ from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
-    """Build the model that ``Qwen2MoeForCausalLM`` builds."""
+    """Build the model that ``Qwen2MoeForCausalLM`` builds.
+
+    It makes a mask for sliding layers even where there are none, with a window of nothing.
+    """
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
     N, K = heads(k, 16)
     H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
@@ -43,7 +46,8 @@ def read(k: Keys) -> Model:
     )
     norm = (("D", D),)
     highest = k.want("max_window_layers", 28)
-    seen = windows(k, L, used_window(k), lambda i: i % 2 == 0 and i < highest)
+    window = used_window(k)
+    seen = windows(k, L, window, lambda i: i % 2 == 0 and i < highest)
 
     @cache
     def layer(routed: bool, window: int | None) -> Layer:
@@ -65,6 +69,7 @@ def read(k: Keys) -> Model:
         rotary=(Rotary("model.rotary_emb", H),),
         tied=k.want("tie_word_embeddings", False),
         positions=k.want("max_position_embeddings", 32768),
+        masks=(None, window or 0),
     )
 
 

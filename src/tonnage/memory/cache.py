@@ -11,7 +11,9 @@ from tonnage.tensors import Tensor, size
 from tonnage.timeline import Level
 
 
-def states(layer: Layer, B: int, S: int, *, latent: bool = True) -> Iterator[tuple[Tensor, int | None]]:
+def states(
+    layer: Layer, B: int, S: int, *, latent: bool = True, repeated: bool = True
+) -> Iterator[tuple[Tensor, int | None]]:
     """The state tensors of one layer with the window of the block that owns them.
 
     Args:
@@ -19,11 +21,14 @@ def states(layer: Layer, B: int, S: int, *, latent: bool = True) -> Iterator[tup
         B: sequences.
         S: tokens a sequence.
         latent: a latent cache is kept as the latent; as the heads' own keys and values where not.
+        repeated: keys and values that the modelled code first repeats for every query head are cached so (Falcon-40B
+            in transformers; other engines cache them once).
     """
     for sub in layer.sublayers:
         block = sub.block
         window = getattr(block, "window", None)
-        expanded = None if latent else getattr(block, "expanded_state", None)
+        repeats = repeated and getattr(block, "caches_queries", False)
+        expanded = getattr(block, "expanded_state", None) if repeats or not latent else None
         state = expanded or getattr(block, "state", None)
         if state is not None:
             for t in state(B, S):

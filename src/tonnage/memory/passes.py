@@ -201,7 +201,9 @@ def layer_account(tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: bo
     # A checkpoint holds the layer's input until its backward pass is over.
     held = [x] if recompute else []
     del x
+    tape.rerun = recompute
     back(tape, root, waiting.pop(), floor, first, account)
+    tape.rerun = False
     held.clear()
     assert leaf is not None
     leaf.pending = []
@@ -325,16 +327,16 @@ class Pass:
         return account
 
 
-def position_ids(tape: Tape, stem: Stem, B: Axis, T: Axis) -> list[Value]:
-    """The position ids that the model hands to every layer."""
+def position_ids(tape: Tape, stem: Stem, B: Axis, T: Axis, cached: int = 0) -> list[Value]:
+    """The position ids that the model hands to every layer; OPT's are a view of those of all that is cached."""
     if stem.position_ids == "batch":
-        return [tape.new("position ids", (B, T), "int64")]
+        return [tape.new("position ids", (B, ("S", cached + T[1])), "int64")]
     return [tape.new("position ids", (T,), "int64")] if stem.rotary or stem.position_ids == "row" else []
 
 
 def windows(stack: Stack) -> set[int | None]:
-    """The windows of a stack's attention blocks."""
-    found: set[int | None] = set()
+    """The windows of a stack's attention blocks, and those for which the model makes masks in any case."""
+    found: set[int | None] = set(stack.masks)
     for layer, _ in stack.distinct():
         for sub in layer.sublayers:
             if hasattr(sub.block, "window") and getattr(sub.block, "causal", True):

@@ -37,7 +37,7 @@ def render(result: Result) -> str:
     """The answer, its lines, the verdict, and what it leaves out."""
     columns = width()
     rank = result.fullest
-    parts = [_head(result), *_verdict(result), ""]
+    parts = [heading(result), *verdict_lines(result), ""]
     parts += _lines(rank, columns)
     parts += ["", *_instants(rank, result)]
     if result.capacity is not None:
@@ -47,7 +47,8 @@ def render(result: Result) -> str:
     return "\n".join(parts)
 
 
-def _head(result: Result) -> str:
+def heading(result: Result) -> str:
+    """What was asked, in one line."""
     m, w = result.model, result.workload
     size = f"{count(m['parameters'])} parameters"
     if m["active_parameters"] != m["parameters"]:
@@ -62,7 +63,8 @@ def _head(result: Result) -> str:
     return f"{w['task']} {m['name']}: {size}; {how}"
 
 
-def _verdict(result: Result) -> list[str]:
+def verdict_lines(result: Result) -> list[str]:
+    """Whether it fits, and what would make it fit."""
     fit, rank = result.fit, result.fullest
     device, low, high = rank.tier("device"), rank.tier("device", "low_bytes"), rank.tier("device", "high_bytes")
     needs = f"{gib(device)} ({gib(low)} to {gib(high)})"

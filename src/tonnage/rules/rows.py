@@ -118,11 +118,12 @@ _COUNTS: Final = (
          note="Kaplan et al. 2020 state it of the loss, with data and compute growing as well; scaling laws are not "
          "there yet",
          erratum="the text says 10^(1/alpha) = 3.7; 1.1^(1/0.07) is 3.9, and 10^(1/0.07) is 2 x 10^14"),
-    Rule(id="B13", text=B, statement="GPT-3 by hypothetical values: width 12,288, d_ff 4 x, 96 layers",
-         unit="parameter", function=counting.stack_parameters, example={**_GPT3_LAYER, "layers": 96},
+    Rule(id="B13", text=B, unit="parameter",
+         statement="layers x (B2 + B3 + B4); GPT-3 by hypothetical values: width 12,288, d_ff 4 x, 96 layers",
+         function=counting.stack_parameters, example={**_GPT3_LAYER, "layers": 96},
          case="gpt-3-175b", note="beside it: the layers of the catalogue's model, without embedding and positions",
          erratum="the text says 105.6 B in all; with B2 to B4 it is 174 B"),
-    Rule(id="B13b", text=B, statement="GPT-3 by hypothetical values: one layer", unit="parameter",
+    Rule(id="B13b", text=B, statement="one layer = B2 + B3 + B4; GPT-3 by hypothetical values", unit="parameter",
          function=counting.layer_parameters, example=_GPT3_LAYER, case="gpt-3-175b",
          note="beside it: one layer of the catalogue's model",
          erratum="the text says 1.1 B, its printed expression gives 6.04 B; with B2 to B4 it is 1.81 B"),
@@ -151,14 +152,14 @@ _BYTES: Final = (
          "and inputs of a step that accumulates, which keeps its gradients"),
     Rule(id="B9", text=B, statement="activations = L (14 E + 4 B S S) + 6 B S V, E = B S H", unit="byte",
          function=working.activation_bytes, example=_GROWN,
-         note="leaves out that each head has scores of its own; beside it: activations, logits and loss at the peak "
-         "with eager attention",
+         note="leaves out that each head has scores of its own; beside it: what is allocated at the loss beyond what "
+         "is resident between steps, with eager attention",
          erratum="the itemised list (4 E a norm, 2 E + 2 E attention, 2 E + 8 E + 2 E FFN) does not add up to 14 E: "
          "with two norms it is 24 E"),
     Rule(id="B10", text=B, statement="peak = steady + activations + 4 B S V as backward begins", unit="byte",
          function=working.peak_bytes, example={**_N, **_GROWN}, note=f"{_PEAK}, with eager attention"),
     Rule(id="B14", text=B, statement="efficiency: five knobs, each with what it saves",
-         note="rows B14a to B14e; tonnage's own suggestion when something does not fit is the last line of a verdict"),
+         note="rows B14a to B14e; where something does not fit, tonnage's own suggestion stands under the verdict"),
     Rule(id="B14a", text=B, statement="mixed precision: weights in 16 bit save", unit="byte",
          function=working.mixed_precision_saved_bytes, example={**_N, "bits": 16},
          note="autocast keeps fp32 weights and adds casted copies; beside it: what bf16-mixed saves at the peak of the "
@@ -170,7 +171,7 @@ _BYTES: Final = (
          function=working.checkpointing_saved_bytes, example={key: _GROWN[key] for key in
          ("layers", "batch", "tokens", "width")},
          note="the text has no formula: this is B9 with the fp32 input of each layer kept; beside it: what --recompute "
-         "full saves at the peak with eager attention"),
+         "full saves at the loss with eager attention"),
     Rule(id="B14d", text=B, statement="pruning to half and quantization to 8 bit save", unit="byte",
          function=working.compression_saved_bytes, example={**_N, "kept_percent": 50, "bits": 8},
          note="zeros that are stored save nothing; leaves out indices and scales"),
@@ -198,11 +199,11 @@ _C_ROWS: Final = (
          note="leaves out step counters and master weights; beside it: the optimizer_state line in fp32"),
     Rule(id="C4", text=C, statement="activations vary with the batch: twice the batch, so many times", unit="x",
          function=sizing.activation_growth, example={**_GROWN, "times_batch": 2},
-         note="by B9, since the text gives no formula; beside it: activations, logits and loss at the peak with eager "
-         "attention; checkpointing is B14c"),
+         note="by B9, since the text gives no formula; beside it: by the figure that stands beside B9; "
+         "checkpointing is B14c"),
     Rule(id="C4b", text=C, statement="activations vary with the sequence: twice the tokens, so many times", unit="x",
          function=sizing.activation_growth, example={**_GROWN, "times_tokens": 2},
-         note="as C4; with flash attention the growth is linear"),
+         note="as C4; with flash attention the growth is linear in the tokens"),
     Rule(id="C5", text=C, statement="attention stores Q, K, V and grows with the square of the sequence",
          note="flash or sparse attention reduces it: --attention eager, sdpa or flash of tonnage train and tonnage "
          "serve, and the kv_cache line"),

@@ -1,0 +1,1 @@
+"""Benchmarks that run from a clean clone, with nothing installed."""

@@ -1,0 +1,124 @@
+"""What a plain answer imports and creates: its budget without a clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tonnage
+
+ANSWER = ("train", "llama-3.1-8b", "--gpu", "h100-sxm-80gb")
+
+BANNED = frozenset(
+    {
+        *("asyncio", "difflib", "email", "http", "importlib.metadata", "importlib.resources", "logging", "numpy", "pathlib"),
+        *("pydantic", "rich", "ssl", "tomllib", "torch", "transformers", "urllib.request"),
+    }
+)
+
+ALLOWED = frozenset(
+    {
+        "tonnage",
+        *(f"tonnage.{name}" for name in ("api", "devices", "errors", "evidence", "formats", "keys", "record", "registry")),
+        *(f"tonnage.{name}" for name in ("tensors", "timeline", "units", "workload")),
+        "tonnage.arch",
+        *(f"tonnage.arch.{name}" for name in ("activation", "attention", "eager", "ends", "feedforward", "forward")),
+        *(f"tonnage.arch.{name}" for name in ("kernels", "layers", "loss", "masks", "model", "ops", "packed", "pairs")),
+        *(f"tonnage.arch.{name}" for name in ("rotate", "tape")),
+        "tonnage.cli",
+        *(f"tonnage.cli.{name}" for name in ("options", "show", "train")),
+        "tonnage.estimate",
+        *(f"tonnage.estimate.{name}" for name in ("lines", "moments", "result", "settle", "summary", "train", "training")),
+        "tonnage.estimate.verdict",
+        "tonnage.families",
+        *(f"tonnage.families.{name}" for name in ("_aliases", "_heads", "llama")),
+        "tonnage.memory",
+        *(f"tonnage.memory.{name}" for name in ("optimizers", "overhead", "passes", "weights")),
+        *("tonnage.report", "tonnage.report.text"),
+        *("tonnage.sources", "tonnage.sources.catalogue"),
+        *("tonnage.stacks", "tonnage.stacks.transformers"),
+    }
+)
+"""Modules of the package that this answer may import: one family, one stack, no engine, no search for a suggestion."""
+
+MOST_DATACLASSES = 34
+"""Each costs about a millisecond to create. May fall; raise it only for a class that every answer needs."""
+
+PROBE = """
+import sys
+before = set(sys.modules)
+import dataclasses
+made = []
+real = dataclasses._process_class
+def counted(cls, *args, **kwargs):
+    made.append(f"{cls.__module__}.{cls.__qualname__}")
+    return real(cls, *args, **kwargs)
+dataclasses._process_class = counted
+EXTRA
+from tonnage.cli import main
+code = main(sys.argv[1:])
+modules = sorted(set(sys.modules) - before)
+import json
+print(json.dumps({"code": code, "modules": modules, "dataclasses": made}), file=sys.stderr)
+"""
+
+
+def probe(folder: Path, extra: str = "") -> dict[str, Any]:
+    """A plain answer in a process of its own, which runs ``extra`` first."""
+    home = str(Path(tonnage.__file__).parent.parent)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))}
+    command = [sys.executable, "-c", PROBE.replace("EXTRA", extra), *ANSWER]
+    done = subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True, text=True)
+    assert "of 79.18 GiB" in done.stdout
+    found: dict[str, Any] = json.loads(done.stderr)
+    assert found["code"] == 0
+    return found
+
+
+def heavy(found: dict[str, Any]) -> set[str]:
+    """Banned modules, or parts of them, that were loaded."""
+    return {name for name in found["modules"] for banned in BANNED if name == banned or name.startswith(f"{banned}.")}
+
+
+def strange(found: dict[str, Any]) -> set[str]:
+    """Modules of the package that an answer has no need of."""
+    return {name for name in found["modules"] if name.partition(".")[0] == "tonnage"} - ALLOWED
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return probe(tmp_path_factory.mktemp("plain"))
+
+
+def test_an_answer_loads_nothing_heavy(plain: dict[str, Any]) -> None:
+    assert heavy(plain) == set()
+
+
+def test_an_answer_imports_what_it_uses(plain: dict[str, Any]) -> None:
+    assert strange(plain) == set()
+
+
+def test_every_allowed_module_exists() -> None:
+    assert {name for name in ALLOWED if find_spec(name) is None} == set()
+
+
+def test_an_answer_creates_few_dataclasses(plain: dict[str, Any]) -> None:
+    assert len(plain["dataclasses"]) <= MOST_DATACLASSES, sorted(plain["dataclasses"])
+
+
+def test_the_checks_can_fail(tmp_path: Path) -> None:
+    extra = (
+        "import difflib, urllib.request, tonnage.families.gemma, tonnage.plan.suggest\n"
+        "dataclasses.dataclass(type('Extra', (), {'__annotations__': {'x': int}}))"
+    )
+    found = probe(tmp_path, extra)
+    assert {"difflib", "urllib.request", "email"} <= heavy(found)
+    assert {"tonnage.families.gemma", "tonnage.plan.suggest"} <= strange(found)
+    assert "__main__.Extra" in found["dataclasses"]
