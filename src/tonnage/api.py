@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, Final
 
 from tonnage.arch.model import Model
@@ -67,7 +67,7 @@ def load(
         lenient=ignore_unknown,
         head=head,
     )
-    return replace(model, name=raw.name or model.model_type)
+    return model.but(name=raw.name or model.model_type)
 
 
 def _raw(source: str | Mapping[str, Any]) -> Any:

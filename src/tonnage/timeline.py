@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
 class Level:
     """Bytes alive at a moment, in two tiers.
 
@@ -14,8 +13,14 @@ class Level:
         allocated: blocks of the caching allocator that hold them and what kernels took for themselves. [byte]
     """
 
-    requested: int = 0
-    allocated: int = 0
+    __slots__ = ("allocated", "requested")
+
+    def __init__(self, requested: int = 0, allocated: int = 0) -> None:
+        self.requested = requested
+        self.allocated = allocated
+
+    def __repr__(self) -> str:
+        return f"Level(requested={self.requested}, allocated={self.allocated})"
 
     def __add__(self, other: Level) -> Level:
         return Level(self.requested + other.requested, self.allocated + other.allocated)

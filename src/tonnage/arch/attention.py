@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tonnage.arch import ops
 from tonnage.arch.eager import EagerStyle
@@ -16,13 +15,13 @@ from tonnage.arch.pairs import rotate_pairs
 from tonnage.arch.rotate import rotate
 from tonnage.arch.tape import Value
 from tonnage.errors import UnsupportedError
+from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
 BTND = ("B", "T", "N", "D")
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class GroupedQuery:
+class GroupedQuery(Record):
     """Attention whose ``N`` query heads share ``K`` heads of keys and values (arXiv:2305.13245).
 
     ``K = N`` is multi-head attention, ``K = 1`` multi-query attention.
@@ -235,8 +234,7 @@ class GroupedQuery:
         return ops.dropout(out, self.o_dropout, f.training)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Latent:
+class Latent(Record):
     """Multi-head latent attention (arXiv:2405.04434, section 2.1).
 
     Args:

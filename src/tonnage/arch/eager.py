@@ -174,10 +174,7 @@ def _fp32_scores(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Valu
     k = ops.cast(k, "fp32")
     weights = _product(q, k)
     smallest = f.tape.new("smallest number", (), "fp32") if a.eager == "fp32-where" else None
-    if smallest is not None:
-        weights = _where(weights)
-    else:
-        weights = ops.scaled(weights, "scaled scores")
+    weights = ops.scaled(weights, "scaled scores") if smallest is None else _where(weights)
     mask = _mask(f, a)
     if mask is not None:
         weights = ops.add(weights, mask, "masked scores")

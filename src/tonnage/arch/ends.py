@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from tonnage.arch import ops
@@ -11,11 +10,11 @@ from tonnage.arch.activation import activate
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Alibi, Linear, Norm, Rotary
 from tonnage.arch.tape import Value
+from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Table:
+class Table(Record):
     """A learned table that is added to the embedding: positions or token types.
 
     Args:
@@ -49,8 +48,7 @@ class Table:
         return found
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Stem:
+class Stem(Record):
     """The embedding and what happens before the first layer.
 
     Args:
@@ -131,8 +129,7 @@ class Stem:
         return x
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Head:
+class Head(Record):
     """The matrix from the last hidden state to the vocabulary.
 
     Args:

@@ -10,7 +10,6 @@ References: https://github.com/huggingface/transformers/blob/v5.23.0/src/transfo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from tonnage.arch import ops
@@ -20,6 +19,7 @@ from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear
 from tonnage.arch.tape import Grads, Parameter, Value
 from tonnage.errors import ConfigError
+from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor, numel
 
 Routing = Literal["softmax-fp32", "softmax", "softmax-input", "softmax-grouped", "sigmoid", "softmax-top"]
@@ -32,8 +32,7 @@ takes the softmax of the chosen logits (gpt-oss).
 """
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Experts:
+class Experts(Record):
     """Routed experts, of which a token uses a few, and shared ones that every token uses (arXiv:2401.06066).
 
     Args:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear
 from tonnage.arch.tape import Value
+from tonnage.record import Record
 from tonnage.tensors import Axes, Role, Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Plain:
+class Plain(Record):
     """Two matrices and an activation function between them.
 
     Args:
@@ -69,8 +68,7 @@ class Plain:
         return ops.dropout(x, self.dropout, f.training)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Gated:
+class Gated(Record):
     """Three matrices: the activated gate times the up projection goes down (arXiv:2002.05202).
 
     ``fused`` names one matrix that holds gate and up.

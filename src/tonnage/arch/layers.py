@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from tonnage.arch import ops
 from tonnage.arch.forward import Forward
 from tonnage.arch.tape import HALF, Parameter, Value
+from tonnage.record import Record
 from tonnage.tensors import Axes, Role, Tensor, size
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Linear:
+class Linear(Record):
     """``y = x W^T + b``.
 
     Args:
@@ -53,8 +52,7 @@ class Linear:
 NormStyle = Literal["rms", "rms-gemma", "rms-fp32-weight", "rms-t5", "layer", "layer-fp32", "layer-cohere"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Norm:
+class Norm(Record):
     """A norm over the last axes, in the arithmetic of the modelled code.
 
     ``rms`` casts to fp32, normalises, casts back and multiplies by the weight (Llama); ``rms-gemma`` multiplies by
@@ -147,8 +145,7 @@ _STYLES = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rotary:
+class Rotary(Record):
     """A table of rotation angles, made anew in every pass and shared by the layers.
 
     Args:
@@ -193,8 +190,7 @@ def _function(x: Value, name: str) -> Value:
     return x.tape.new(name, x.axes, x.dtype)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HeadNorms:
+class HeadNorms(Record):
     """A layer norm of its own for every head, without shift (StableLM).
 
     Args:
@@ -227,8 +223,7 @@ class HeadNorms:
 AlibiStyle = Literal["bloom", "mpt", "falcon"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Alibi:
+class Alibi(Record):
     """A bias of scores that grows with distance (arXiv:2108.12409), made anew in every pass and shared by the layers.
 
     Args:

@@ -7,7 +7,6 @@ once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tonnage.arch import ops
@@ -15,6 +14,7 @@ from tonnage.arch.ends import Head, Stem
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Norm
 from tonnage.arch.tape import Value
+from tonnage.record import Record
 from tonnage.tensors import Inventory, Tensor, numel
 
 
@@ -26,8 +26,7 @@ class Block(Protocol):
     def forward(self, f: Forward, x: Value) -> Value: ...
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Sublayer:
+class Sublayer(Record):
     """A block with its norms and its residual connection.
 
     Args:
@@ -80,8 +79,7 @@ class Sublayer:
         return x
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Layer:
+class Layer(Record):
     """One layer of a stack.
 
     Args:
@@ -153,7 +151,7 @@ class Layer:
         # Every branch keeps its name until the layer returns.
         inputs = [sub.before.forward(f, x) for sub in self.sublayers if sub.before is not None and self.norms_first]
         if inputs:
-            outputs = [replace(s, before=None).output(f, y) for s, y in zip(self.sublayers, inputs, strict=True)]
+            outputs = [s.but(before=None).output(f, y) for s, y in zip(self.sublayers, inputs, strict=True)]
         else:
             outputs = [sub.output(f, x) for sub in self.sublayers]
         if self.residual_first:
@@ -168,8 +166,7 @@ class Layer:
         return ops.add(total, residual, "residual stream")
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Stack:
+class Stack(Record):
     """Layers one after the other, with what feeds them and the norm behind them.
 
     Args:
@@ -212,8 +209,7 @@ class Stack:
         return [(layer, counts[key]) for key, layer in first.items()]
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Model:
+class Model(Record):
     """A whole model.
 
     Args:

@@ -11,7 +11,6 @@ Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transfor
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 from tonnage.arch import ops, scan
@@ -19,6 +18,7 @@ from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.tape import Value
 from tonnage.errors import UnsupportedError
+from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
 
@@ -42,8 +42,7 @@ def _refuse_kernels(f: Forward, what: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Mamba1:
+class Mamba1(Record):
     """Selective state space with a state of ``Z`` numbers for each of ``I`` channels (arXiv:2312.00752).
 
     Args:
@@ -137,8 +136,7 @@ class Mamba1:
         return self.out_proj.forward(f, scan.rows(scan.to(out, before), T, I))
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Mamba2:
+class Mamba2(Record):
     """State-space duality: ``N`` heads, each with a scalar decay and a state of ``H x Z`` (arXiv:2405.21060).
 
     Args:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tonnage.arch.tape import Storage
 from tonnage.memory.passes import Span
+from tonnage.record import Record
 from tonnage.timeline import Instant, Level
 
 
@@ -23,8 +23,7 @@ class Held:
         self.storages = storages
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Moment:
+class Moment(Record):
     """An instant, and the span of the tape whose peak it is."""
 
     name: str

@@ -182,11 +182,9 @@ def _room(
     model: Model, s: Session, device: Device, engine: Engine, in_use: int, doubt: tuple[str, ...]
 ) -> dict[str, int]:
     """Largest context at this concurrency and largest concurrency at this context that still fit."""
-    from dataclasses import replace
-
     def fits(sequences: int, tokens: int) -> bool:
         prompt = tokens if s.prompt == s.context else min(s.prompt, tokens)
-        rank, _ = _rank(model, replace(s, sequences=sequences, context=tokens, prompt=prompt), device, engine)
+        rank, _ = _rank(model, s.but(sequences=sequences, context=tokens, prompt=prompt), device, engine)
         verdict: Fit = fit(rank, device, in_use)
         return verdict.verdict == "fits"
 

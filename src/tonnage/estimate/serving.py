@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.masks import make_masks
@@ -16,12 +15,12 @@ from tonnage.formats import FORMATS
 from tonnage.memory.cache import has_cache, layer_state, state_bytes, states, stored_tokens
 from tonnage.memory.passes import Span, blocks, level, position_ids, windows
 from tonnage.memory.weights import bytes_of, is_buffer, is_parameter
+from tonnage.record import Record
 from tonnage.tensors import Axes
 from tonnage.timeline import Level
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Session(Record):
     """A serving workload with nothing left open.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tonnage.arch.forward import AttentionKernel
 from tonnage.arch.model import Model
@@ -12,12 +11,12 @@ from tonnage.formats import FORMATS
 from tonnage.memory.optimizers import Optimizer
 from tonnage.memory.passes import Account, Pass, blocks, level
 from tonnage.memory.weights import bytes_of, is_buffer, is_parameter
+from tonnage.record import Record
 from tonnage.tensors import size
 from tonnage.timeline import Level
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class Recipe(Record):
     """A training workload with nothing left open.
 
     Args:

@@ -6,7 +6,6 @@ A module carries the name of its ``model_type``; ``_aliases.py`` names further t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tonnage.arch.model import Model
@@ -14,11 +13,11 @@ from tonnage.errors import ConfigError, UnsupportedError, nearest
 from tonnage.families._aliases import ALIASES
 from tonnage.families._heads import wanted, with_head
 from tonnage.keys import Keys
+from tonnage.record import Record
 from tonnage.registry import names, variant
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
+class Family(Record):
     """How one family's configs are read.
 
     Args:
@@ -29,7 +28,7 @@ class Family:
 
     read: Callable[[Keys], Model]
     source: str
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = {}
 
 
 def model_from(
@@ -79,8 +78,7 @@ def model_from(
     scheme = keys.inner("quantization_config")
     keys.done()
     dtype = config.get("dtype", config.get("torch_dtype"))
-    return replace(
-        model,
+    return model.but(
         dtype=model.dtype or (dtype if isinstance(dtype, str) else None),
         source=family.source,
         quantized=None if scheme is None else str(scheme.config.get("quant_method", "unknown")),

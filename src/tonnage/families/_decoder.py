@@ -95,6 +95,12 @@ def rotary_width(k: Keys, H: int, factor: float = 1.0) -> int:
         inner = k.inner(key)
         if inner is not None:
             factor = inner.want("partial_rotary_factor", factor)
+    if not 0 < int(H * factor) <= H:
+        raise ConfigError(
+            f"{k.path}partial_rotary_factor = {factor} turns {int(H * factor)} elements of a head of {H}",
+            key=f"{k.path}partial_rotary_factor",
+            value=factor,
+        )
     return int(H * factor)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from tonnage.arch.ends import Head
@@ -73,14 +72,14 @@ def with_head(model: Model, kind: str | None, labels: int) -> Model:
     if kind is None or kind == own(model):
         return model
     if kind == "none":
-        return replace(model, head=None, extra=model.extra + model.pooler)
+        return model.but(head=None, extra=model.extra + model.pooler)
     if kind == "classify" and len(model.stacks) == 1:
         name = "score" if model.causal else "classifier"
         head = Head(name=name, D=model.width, V=labels, bias=not model.causal)
-        return replace(model, head=head, extra=model.extra + model.pooler, classes=labels)
+        return model.but(head=head, extra=model.extra + model.pooler, classes=labels)
     if kind == "causal" and model.head is not None and len(model.stacks) == 1:
         # An encoder's causal class (BertLMHeadModel) holds the same tensors.
-        return replace(model, causal=True)
+        return model.but(causal=True)
     raise UnsupportedError(
         f"{model.model_type} has no class with the head {kind!r} that is modelled", key="head", value=kind,
         hint=f"its own is {own(model)!r}",

@@ -105,7 +105,13 @@ def _layer(k: Keys, D: int, attention: GroupedQuery, mlp: Plain, new: bool, drop
             k.refuse("new_decoder_architecture")
         return Layer(
             sublayers=(
-                Sublayer(block=attention, before=_norm("input_layernorm", D), dropout=dropout, holds=True),
+                Sublayer(
+                    block=attention,
+                    before=_norm("input_layernorm", D),
+                    dropout=dropout,
+                    holds=True,
+                    holds_input=True,
+                ),
                 Sublayer(
                     block=mlp, before=_norm("post_attention_layernorm", D), dropout=behind, holds=True, holds_input=True
                 ),

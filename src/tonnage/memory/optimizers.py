@@ -6,11 +6,11 @@ Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/adamw.py,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.memory.passes import blocks
+from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor, size
 from tonnage.timeline import Level
 
@@ -18,8 +18,7 @@ Stored = tuple[str, Axes, str | None]
 """Name of a state, its axes, and its format; None for the format of the parameter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Optimizer:
+class Optimizer(Record):
     """What an optimizer keeps for each parameter, and what its step takes for a moment.
 
     Args:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from tonnage.arch.ends import Stem
 from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.loss import cross_entropy
 from tonnage.arch.masks import make_masks
-from tonnage.arch.ends import Stem
 from tonnage.arch.model import Model, Stack
 from tonnage.arch.tape import Node, Storage, Tape, Value
 from tonnage.tensors import Axes, Axis

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from tonnage.record import Record
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawModel:
+
+class RawModel(Record):
     """A config as written, and where it was found.
 
     Args:
