@@ -13,8 +13,8 @@ from typing import Any
 # This checkout is measured, whatever is installed.
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "src"))
 
-from accuracy import cases, record  # noqa: E402
-from accuracy.score import Outcome, Summary, outcome, row, summary  # noqa: E402
+from accuracy import cases, record
+from accuracy.score import Outcome, Summary, outcome, row, summary
 
 HEAD = f"{'group':<10}{'cases':>7}{'held out':>10}{'refused':>9}{'median':>11}{'90th':>11}{'worst':>11}{'too low':>9}"
 
@@ -44,7 +44,9 @@ def _asked(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", action="store_true", help="print every case with its prediction and error")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--record", action="store_true", help="record groups that are new or not worse")
-    parser.add_argument("--accept", metavar="REASON", help="with --record: record worse groups too, and keep the reason")
+    parser.add_argument(
+        "--accept", metavar="REASON", help="with --record: record worse groups too, and keep the reason"
+    )
     parser.add_argument("--recorded", metavar="FILE", default=record.PATH, help="the record (accuracy/recorded.json)")
     asked = parser.parse_args(argv)
     unknown = sorted(set(asked.group) - set(cases.groups()))

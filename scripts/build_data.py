@@ -21,7 +21,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DATA = os.path.join(ROOT, "src", "tonnage", "data")
 sys.path.insert(0, os.path.join(ROOT, "src"))
 
-from tonnage.units import parse_bytes  # noqa: E402  the package need not be installed to build its data
+from tonnage.devices import plain  # noqa: E402  the package need not be installed to build its data
+from tonnage.units import parse_bytes  # noqa: E402
 
 SIZES = {
     "memory": "memory_bytes",
@@ -48,64 +49,72 @@ def flops(text: str) -> int:
     return int(Decimal(number) * 10**12)
 
 
-def devices(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes as integers, and each text once: rows name their sources by position in ``texts``."""
-    texts: dict[str, int] = {}
-    unused = set(table["sources"])
-
-    def position(text: str) -> int:
-        unused.discard(text)
-        return texts.setdefault(table["sources"].get(text, text), len(texts))
-
+def devices(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sizes as integers, sources in full, and one map from every spelling to the names that it may mean."""
+    used: set[str] = set()
     rows: dict[str, dict[str, Any]] = {}
+    spelled: dict[str, list[str]] = {}
     for name, given in table["device"].items():
-        row: dict[str, Any] = {}
-        for key, value in given.items():
-            if key in SIZES:
-                row[SIZES[key]] = parse_bytes(value)
-            elif key == "bandwidth":
-                row[key] = per_second(value)
-            elif key == "rates":
-                row[key] = {precision: flops(rate) for precision, rate in value.items()}
-            elif key == "links":
-                row[key] = {link["kind"]: per_second(link["per_direction"]) for link in value}
-            elif key in TEXTS:
-                row[key] = position(value)
-            else:
-                row[key] = value
         if given["source"] not in table["sources"]:
             raise ValueError(f"{name}: source {given['source']!r} is not in [sources]")
-        rows[name] = row
-    if unused:
+        used |= {given[key] for key in TEXTS if key in given}
+        rows[name] = {key: value for pair in given.items() for key, value in converted(table["sources"], *pair)}
+        for alias in given.get("aliases", ()):
+            meant = spelled.setdefault(plain(alias), [])
+            if name not in meant:
+                meant.append(name)
+    # A name means itself, whatever else is called so.
+    spelled |= {plain(name): [name] for name in rows}
+    if unused := set(table["sources"]) - used:
         raise ValueError(f"sources that no row names: {', '.join(sorted(unused))}")
-    return {"texts": list(texts), "devices": rows, "refused": table["refused"]}
+    return {"spelled": spelled, "refused": table["refused"]}, rows
 
 
-def catalogue(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Models with their null keys written out, and one map from every alias to its name."""
+def converted(sources: Mapping[str, str], key: str, value: Any) -> list[tuple[str, Any]]:
+    """One entry of a device's row as the JSON holds it."""
+    if key in SIZES:
+        return [(SIZES[key], parse_bytes(value))]
+    if key == "bandwidth":
+        return [(key, per_second(value))]
+    if key == "rates":
+        return [(key, {precision: flops(rate) for precision, rate in value.items()})]
+    if key == "links":
+        return [(key, {link["kind"]: per_second(link["per_direction"]) for link in value})]
+    return [(key, sources.get(value, value) if key in TEXTS else value)]
+
+
+def catalogue(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Models with their null keys written out, and one map from every alias, in lower case, to its name."""
     models: dict[str, Any] = {}
     aliases: dict[str, str] = {}
     for name, row in table.items():
         config = row["config"] | dict.fromkeys(row.get("nulls", ()))
         models[name] = {"config": config} | {key: row[key] for key in ("parameters", "hub", "source")}
         for alias in row["aliases"]:
-            if alias in table or aliases.setdefault(alias, name) != name:
+            if alias in table or aliases.setdefault(alias.lower(), name) != name:
                 raise ValueError(f"{name}: alias {alias!r} is taken")
-    return {"models": models, "aliases": aliases}
+    return {"aliases": aliases}, models
 
 
-CONVERTERS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+CONVERTERS: Mapping[str, Callable[[Mapping[str, Any]], tuple[dict[str, Any], dict[str, Any]]]] = {
     "catalogue": catalogue,
     "devices": devices,
 }
-"""One function for each table: what the TOML says, to what the JSON holds."""
+"""One function for each table: what the TOML says, to the head and the rows of the JSON."""
 
 
 def rendered(name: str) -> str:
     """The JSON text that belongs beside ``<name>.toml``."""
     with open(os.path.join(DATA, f"{name}.toml"), "rb") as file:
         table = tomllib.load(file)
-    return json.dumps(CONVERTERS[name](table), separators=(",", ":"), ensure_ascii=False) + "\n"
+    head, rows = CONVERTERS[name](table)
+    lines = ",\n".join(f"{dumped(key)}:{dumped(row)}" for key, row in rows.items())
+    return f'{{"head":{dumped(head)},\n"rows":{{\n{lines}\n}}}}\n'
+
+
+def dumped(value: Any) -> str:
+    """Compact JSON."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def stale(name: str) -> bool:

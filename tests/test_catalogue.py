@@ -35,16 +35,16 @@ WITHOUT_HEADS = {"mamba"}
 def test_json_equals_toml() -> None:
     models = {
         name: {
-            "config": row["config"] | {key: None for key in row.get("nulls", [])},
+            "config": row["config"] | dict.fromkeys(row.get("nulls", [])),
             "parameters": row["parameters"],
             "hub": row["hub"],
             "source": row["source"],
         }
         for name, row in TOML.items()
     }
-    assert JSON["models"] == models
-    assert JSON["aliases"] == {alias: name for name, row in TOML.items() for alias in row["aliases"]}
-    assert set(JSON) == {"models", "aliases"}
+    assert JSON["rows"] == models
+    assert JSON["head"]["aliases"] == {alias.lower(): name for name, row in TOML.items() for alias in row["aliases"]}
+    assert set(JSON) == {"head", "rows"}
 
 
 @pytest.mark.parametrize("name", TOML)
@@ -94,4 +94,4 @@ def test_counts_that_others_published() -> None:
         "olmoe-1b-7b": 6_919_161_856,
         "mamba-370m": 371_516_416,
     }
-    assert {name: JSON["models"][name]["parameters"] for name in published} == published
+    assert {name: JSON["rows"][name]["parameters"] for name in published} == published

@@ -27,7 +27,8 @@ NAMES = devices.names()
 
 def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("build_data", os.path.join(ROOT, "scripts", "build_data.py"))
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -93,8 +94,11 @@ def test_there_are_enough_rows() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=NAMES)
 def test_a_row_is_whole(row: devices.Device) -> None:
-    assert len(row.source) > 8 and row.title and row.vendor
-    assert row.name == row.name.lower() and " " not in row.name
+    assert len(row.source) > 8
+    assert row.title
+    assert row.vendor
+    assert row.name == row.name.lower()
+    assert " " not in row.name
     assert (row.driver_bytes is None) == (row.driver_source is None)
     assert (row.usable_bytes is None) == (row.usable_source is None)
     assert (row.host_share is None) == (row.host_share_source is None)
@@ -117,11 +121,11 @@ def test_each_figure_of_memory_is_smaller_than_the_one_before(row: devices.Devic
 
 
 def test_no_spelling_of_one_device_is_the_name_of_another() -> None:
-    plain = {devices._plain(name): name for name in NAMES}
+    plain = {devices.plain(name): name for name in NAMES}
     assert len(plain) == len(NAMES)
     for row in ROWS:
         for alias in row.aliases:
-            assert plain.get(devices._plain(alias), row.name) == row.name, f"{alias} of {row.name}"
+            assert plain.get(devices.plain(alias), row.name) == row.name, f"{alias} of {row.name}"
 
 
 def test_every_alias_means_its_row_or_several() -> None:
@@ -161,7 +165,8 @@ def test_the_share_of_the_vendor_figure_is_the_range_that_capacity_assumes() -> 
     assert devices.USABLE_SHARE[0] <= min(shares) + 1e-6 < devices.USABLE_SHARE[0] + 0.001
     assert max(shares) <= devices.USABLE_SHARE[2]
     unified = [r.capacity.bytes / r.memory_bytes for r in ROWS if r.usable_bytes is not None and r.unified]
-    assert devices.UNIFIED_SHARE[0] < min(unified) and max(unified) < devices.UNIFIED_SHARE[2]
+    assert devices.UNIFIED_SHARE[0] < min(unified)
+    assert max(unified) < devices.UNIFIED_SHARE[2]
 
 
 # Published and measured figures
@@ -266,7 +271,8 @@ def test_mi325x_has_256_gb() -> None:
 
 def test_one_die_is_half_of_an_mi250x() -> None:
     whole, die = devices.device("mi250x"), devices.device("mi250x-gcd")
-    assert whole.bandwidth is not None and die.bandwidth is not None
+    assert whole.bandwidth is not None
+    assert die.bandwidth is not None
     assert (2 * die.memory_bytes, 2 * die.bandwidth) == (whole.memory_bytes, whole.bandwidth)
     assert die.slice_of == "mi250x"
 
@@ -299,7 +305,8 @@ def test_mig_slices_have_what_nvidia_smi_lists() -> None:
 def test_metal_working_set_that_was_printed_lies_in_the_range(name: str, megabytes: float) -> None:
     """recommendedMaxWorkingSetSize in start-up logs of llama.cpp; it grew with newer systems."""
     capacity = devices.device(name).capacity
-    assert capacity.low <= megabytes * 10**6 + 10**4 and megabytes * 10**6 - 10**4 <= capacity.high
+    assert capacity.low <= megabytes * 10**6 + 10**4
+    assert megabytes * 10**6 - 10**4 <= capacity.high
 
 
 # Capacity
@@ -307,7 +314,8 @@ def test_metal_working_set_that_was_printed_lies_in_the_range(name: str, megabyt
 
 def test_capacity_of_a_driver_total_alone_is_a_range_that_holds_the_point() -> None:
     row = devices.device("l4")
-    assert row.usable_bytes is None and row.driver_bytes is not None
+    assert row.usable_bytes is None
+    assert row.driver_bytes is not None
     assert row.capacity.low < row.capacity.bytes < row.capacity.high < row.driver_bytes
     # 22.03 to 22.07 GiB were printed on cards of 23,034 MiB
     assert row.capacity.low < 22.03 * GiB < 22.07 * GiB < row.capacity.high
@@ -316,7 +324,8 @@ def test_capacity_of_a_driver_total_alone_is_a_range_that_holds_the_point() -> N
 
 def test_capacity_of_a_vendor_figure_alone_is_wider() -> None:
     row = devices.device("b100")
-    assert row.usable_bytes is None and row.driver_bytes is None
+    assert row.usable_bytes is None
+    assert row.driver_bytes is None
     assert (row.capacity.high - row.capacity.low) / row.memory_bytes > 0.1
     assert row.capacity.basis.startswith("assumed")
 
@@ -388,7 +397,8 @@ def test_a_bare_name_of_several_products_lists_them(text: str, candidates: set[s
     with pytest.raises(InputError, match="names several devices") as caught:
         devices.device(text)
     assert set(caught.value.nearest) == candidates
-    assert caught.value.key == "gpu" and caught.value.value == text
+    assert caught.value.key == "gpu"
+    assert caught.value.value == text
 
 
 @pytest.mark.parametrize(
@@ -415,7 +425,8 @@ def test_anything_else_is_an_input_error_of_one_short_line(text: str) -> None:
 def test_neuromorphic_hardware_is_refused_by_name(text: str) -> None:
     with pytest.raises(UnsupportedError, match="no device memory to fill") as caught:
         devices.device(text)
-    assert caught.value.exit_code == 3 and caught.value.key == "gpu"
+    assert caught.value.exit_code == 3
+    assert caught.value.key == "gpu"
 
 
 def test_every_refusal_has_a_reason_and_a_source() -> None:

@@ -75,28 +75,32 @@ def test_another_total_than_the_rows_wins_over_the_rows_figures(tmp_path: Path) 
     """ECC on takes a sixteenth of an RTX A6000: the row's 48,676 MiB would be too much."""
     smi(tmp_path, "NVIDIA RTX A6000, 46068, 0")
     found = here(sysfs=nowhere(tmp_path), system="linux").device
-    assert found.name == "rtx-a6000" and found.driver_bytes == 46068 * MiB
+    assert found.name == "rtx-a6000"
+    assert found.driver_bytes == 46068 * MiB
     assert found.capacity.high < 46068 * MiB
 
 
 def test_a_modified_card_is_not_taken_for_the_product(tmp_path: Path) -> None:
     smi(tmp_path, "NVIDIA GeForce RTX 4090, 49140, 0")
     found = here(sysfs=nowhere(tmp_path), system="linux").device
-    assert found.name == "here" and found.title == "NVIDIA GeForce RTX 4090"
+    assert found.name == "here"
+    assert found.title == "NVIDIA GeForce RTX 4090"
     assert 47 * GiB < found.capacity.bytes < 49140 * MiB
 
 
 def test_a_product_that_the_table_lacks_is_its_total(tmp_path: Path) -> None:
     smi(tmp_path, "NVIDIA Future 9000, 100000, 17")
     found = here(sysfs=nowhere(tmp_path), system="linux")
-    assert found.device.driver_bytes == 100000 * MiB and found.in_use == 17 * MiB
+    assert found.device.driver_bytes == 100000 * MiB
+    assert found.in_use == 17 * MiB
     assert found.device.capacity.low < found.device.capacity.bytes < 100000 * MiB
 
 
 def test_shared_memory_prints_no_total_and_is_known_by_name(tmp_path: Path) -> None:
     smi(tmp_path, "NVIDIA GB10, [N/A], [N/A]")
     found = here(sysfs=nowhere(tmp_path), system="linux")
-    assert found.device.name == "gb10" and found.in_use is None
+    assert found.device.name == "gb10"
+    assert found.in_use is None
 
 
 @pytest.mark.parametrize(
@@ -191,7 +195,8 @@ def test_connectors_and_cards_without_memory_are_no_devices(tmp_path: Path) -> N
     card(root, "card2", 12 * GiB)
     assert here(sysfs=str(root), system="linux").device.driver_bytes == 12 * GiB
     second = here(index=1, sysfs=str(root), system="linux")
-    assert second.device.driver_bytes == 16 * GiB and second.found == 2
+    assert second.device.driver_bytes == 16 * GiB
+    assert second.found == 2
 
 
 def test_an_unnamed_amd_card_gives_all_that_its_driver_prints(tmp_path: Path) -> None:
@@ -216,7 +221,8 @@ def sysctl(tmp_path: Path, memory: int, chip: str, wired: int) -> None:
 def test_apple_is_the_row_of_chip_and_memory(tmp_path: Path) -> None:
     sysctl(tmp_path, 128 * GiB, "Apple M4 Max", 0)
     found = here(sysfs=nowhere(tmp_path), system="darwin")
-    assert found.device.name == "m4-max-128gb" and found.in_use is None
+    assert found.device.name == "m4-max-128gb"
+    assert found.in_use is None
     assert found.device.capacity.bytes == 96 * GiB
 
 
@@ -228,7 +234,8 @@ def test_a_limit_that_the_owner_set_is_exact(tmp_path: Path) -> None:
 def test_a_chip_that_the_table_lacks_gets_the_share_of_its_memory(tmp_path: Path) -> None:
     sysctl(tmp_path, 16 * GiB, "Apple M9", 0)
     found = here(sysfs=nowhere(tmp_path), system="darwin").device
-    assert found.title == "Apple M9" and found.memory_bytes == 16 * GiB
+    assert found.title == "Apple M9"
+    assert found.memory_bytes == 16 * GiB
     assert found.capacity.low <= 11_453_250_000
     assert found.capacity.high >= 12_713_120_000
 
@@ -246,7 +253,8 @@ def test_nothing_found_says_what_was_looked_for_and_what_to_write(tmp_path: Path
     with pytest.raises(SourceError) as caught:
         here(sysfs=nowhere(tmp_path), system="linux")
     said = str(caught.value)
-    assert caught.value.exit_code == 4 and caught.value.key == "gpu"
+    assert caught.value.exit_code == 4
+    assert caught.value.key == "gpu"
     assert all(word in said for word in ("nvidia-ml-py", "nvidia-smi", "mem_info_vram_total", "--gpu 24GiB"))
 
 

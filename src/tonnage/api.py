@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device, device
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.result import Component, Result
 from tonnage.units import parse_bytes
-from tonnage.workload import Serve, Train, workload
+from tonnage.workload import workload
 
 LATER: Final = (".safetensors", ".gguf", ".index.json", ".bin", ".pt", ".pth")
+
+if TYPE_CHECKING:
+    from tonnage.workload.serving import Serve
+    from tonnage.workload.training import Train
 
 ModelLike = Model | str | Mapping[str, Any]
 
@@ -137,6 +141,7 @@ def train(model: ModelLike, *, suggest: bool = True, **said: Any) -> Answer:
     True
     """
     from tonnage.estimate.train import answer
+    from tonnage.workload.training import Train
 
     m, w = load(model), workload(Train, said)
     where, held = _device(w.gpu, w.in_use)
@@ -156,6 +161,7 @@ def serve(model: ModelLike, *, suggest: bool = True, **said: Any) -> Answer:
     131072
     """
     from tonnage.estimate.serve import answer
+    from tonnage.workload.serving import Serve
 
     m, w = load(model), workload(Serve, said)
     where, held = _device(w.gpu, w.in_use)

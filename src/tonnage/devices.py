@@ -7,16 +7,13 @@ prints, and what a process is given. ``Device.capacity`` picks the last one that
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from tonnage import units
 from tonnage.errors import InputError, UnsupportedError, nearest
-
-_DATA: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "devices.json")
+from tonnage.rows import Rows
 
 KEPT_BACK_LOW: Final = 224 * units.MiB
 """Least that CUDA was seen to keep of the driver's total (V100 16GB). [byte]"""
@@ -49,7 +46,7 @@ class Capacity(NamedTuple):
     """Where the figure comes from, for a person."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Device:
     """One accelerator, one slice of one, or a bare size."""
 
@@ -132,44 +129,24 @@ class Device:
         )
 
 
-class _Table:
-    """The rows as read, built into devices only when asked for."""
-
-    def __init__(self) -> None:
-        with open(_DATA, encoding="utf-8") as file:
-            data = json.load(file)
-        self.texts: list[str] = data["texts"]
-        self.rows: dict[str, dict[str, Any]] = data["devices"]
-        self.refused: dict[str, dict[str, Any]] = data["refused"]
-        self.spellings: dict[str, list[str]] = {}
-        for name, row in self.rows.items():
-            for alias in row.get("aliases", ()):
-                meant = self.spellings.setdefault(_plain(alias), [])
-                if name not in meant:
-                    meant.append(name)
-        # A name means itself, whatever else is called so.
-        self.spellings.update({_plain(name): [name] for name in self.rows})
-
-    def device(self, name: str) -> Device:
-        row = dict(self.rows[name], name=name)
-        for key in ("source", "driver_source", "usable_source", "host_share_source"):
-            if key in row:
-                row[key] = self.texts[row[key]]
-        row["aliases"] = tuple(row.get("aliases", ()))
-        return Device(**row)
+_table: Rows | None = None
 
 
-_table: _Table | None = None
-
-
-def _read() -> _Table:
-    global _table  # noqa: PLW0603  read once, and only by an answer that names a device
+def _read() -> Rows:
+    global _table
     if _table is None:
-        _table = _Table()
+        _table = Rows("devices")
     return _table
 
 
-def _plain(text: str) -> str:
+def _device(name: str) -> Device:
+    row = _read().row(name)
+    assert row is not None, name
+    row["aliases"] = tuple(row.get("aliases", ()))
+    return Device(name=name, **row)
+
+
+def plain(text: str) -> str:
     """A spelling without case, punctuation and maker: ``NVIDIA GeForce RTX 4090`` is ``rtx4090``."""
     key = "".join(letter for letter in text.lower() if letter.isalnum())
     stripped = True
@@ -183,19 +160,17 @@ def _plain(text: str) -> str:
 
 def names() -> tuple[str, ...]:
     """The names of all rows, in the order of the table."""
-    return tuple(_read().rows)
+    return _read().names()
 
 
 def rows() -> tuple[Device, ...]:
     """All devices, in the order of the table."""
-    table = _read()
-    return tuple(table.device(name) for name in table.rows)
+    return tuple(_device(name) for name in names())
 
 
 def spelled(text: str) -> tuple[Device, ...]:
     """The devices that a spelling may mean: none, one, or several where a product name covers several memories."""
-    table = _read()
-    return tuple(table.device(name) for name in table.spellings.get(_plain(text), ()))
+    return tuple(_device(name) for name in _read().head["spelled"].get(plain(text), ()))
 
 
 def sized(size: int, text: str) -> Device:
@@ -210,7 +185,7 @@ def sized(size: int, text: str) -> Device:
 
 def _refuse(key: str, text: str, refused: Mapping[str, Mapping[str, Any]]) -> None:
     for name, row in refused.items():
-        if any(key.startswith(_plain(word)) for word in (name, *row["aliases"])):
+        if any(key.startswith(plain(word)) for word in (name, *row["aliases"])):
             raise UnsupportedError(
                 f"{text!r} has no device memory to fill: {row['why']}",
                 key="gpu",
@@ -237,17 +212,17 @@ def device(text: str) -> Device:
     """
     text = text.strip()
     shown = text[:60]
-    key = _plain(text)
-    table = _read()
-    meant = table.spellings.get(key, [])
+    key = plain(text)
+    head = _read().head
+    meant = head["spelled"].get(key, [])
     if len(meant) == 1:
-        return table.device(meant[0])
+        return _device(meant[0])
     if meant:
         raise InputError(
             f"{shown!r} names several devices", key="gpu", value=shown, nearest=meant, hint="write one of them"
         )
     if key:
-        _refuse(key, shown, table.refused)
+        _refuse(key, shown, head["refused"])
     if text[:1] in tuple("0123456789.-+"):
         try:
             return sized(units.parse_bytes(text, key="gpu"), text)
@@ -255,12 +230,12 @@ def device(text: str) -> Device:
             unit = key.lstrip("0123456789")
             # "80" and "5GiB" are sizes gone wrong; "4091" and "4060ti17gb" are names gone wrong.
             if len(unit) > 3 or (not unit and len(key) > 3):
-                error.nearest = _near(text, key, table.spellings)
+                error.nearest = _near(text, key, head["spelled"])
             raise
     raise InputError(
         f"unknown device {shown!r}",
         key="gpu",
         value=shown,
-        nearest=_near(text, key, table.spellings) if key else (),
+        nearest=_near(text, key, head["spelled"]) if key else (),
         hint="tonnage devices lists them; a size such as 24GiB is accepted too",
     )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from tonnage.errors import InputError, nearest
+from tonnage.record import Record
 
 _IEEE: Final = "IEEE 754-2019"
 _C: Final = "two's complement, as torch stores it"
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(Record):
     """A storage format: ``bytes`` for every ``elements`` elements."""
 
     name: str

@@ -18,25 +18,109 @@ _LARGEST: Final = 10**12
 
 INERT_ENDINGS: Final = ("_token_id", "_version", "_token_index", "_token_ids")
 INERT: Final = frozenset(
-    """
-    architectures auto_map model_type torch_dtype dtype name_or_path tokenizer_class prefix processor_class
-    transformers_version task_specific_params finetuning_task id2label label2id num_labels problem_type return_dict
-    return_dict_in_generate output_attentions output_hidden_states output_scores output_router_logits torchscript
-    tf_legacy_loss use_bfloat16 use_cache pruned_heads is_decoder is_encoder_decoder cross_attention_hidden_size
-    chunk_size_feed_forward bad_words_ids begin_suppress_tokens suppress_tokens decoder_start_token_id
-    forced_bos_token_id forced_eos_token_id do_sample early_stopping diversity_penalty encoder_no_repeat_ngram_size
-    exponential_decay_length_penalty length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams
-    num_return_sequences remove_invalid_values repetition_penalty temperature top_k top_p typical_p
-    initializer_range initializer_factor init_std attn_implementation attention_implementation experts_implementation
-    rope_theta rope_scaling rope_parameters rope_interleaved default_theta rms_norm_eps layer_norm_eps
-    layer_norm_epsilon norm_eps norm_epsilon layernorm_epsilon router_aux_loss_coef aux_loss_alpha seq_aux
-    router_jitter_noise router_z_loss_coef classifier_dropout summary_type summary_use_proj summary_activation
-    summary_first_dropout summary_proj_to_labels pretraining_tp use_flash_attn unsloth_fixed unsloth_version
-    gradient_checkpointing max_window_layers_note base_model_tp_plan base_model_pp_plan ep_size tensor_parallel
-    use_return_dict sep_token_id logits_scaling embedding_multiplier residual_multiplier attention_multiplier
-    """.split()
+    [
+        "architectures",
+        "auto_map",
+        "model_type",
+        "torch_dtype",
+        "dtype",
+        "name_or_path",
+        "tokenizer_class",
+        "prefix",
+        "processor_class",
+        "transformers_version",
+        "task_specific_params",
+        "finetuning_task",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "problem_type",
+        "return_dict",
+        "return_dict_in_generate",
+        "output_attentions",
+        "output_hidden_states",
+        "output_scores",
+        "output_router_logits",
+        "torchscript",
+        "tf_legacy_loss",
+        "use_bfloat16",
+        "use_cache",
+        "pruned_heads",
+        "is_decoder",
+        "is_encoder_decoder",
+        "cross_attention_hidden_size",
+        "chunk_size_feed_forward",
+        "bad_words_ids",
+        "begin_suppress_tokens",
+        "suppress_tokens",
+        "decoder_start_token_id",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "do_sample",
+        "early_stopping",
+        "diversity_penalty",
+        "encoder_no_repeat_ngram_size",
+        "exponential_decay_length_penalty",
+        "length_penalty",
+        "max_length",
+        "min_length",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "initializer_range",
+        "initializer_factor",
+        "init_std",
+        "attn_implementation",
+        "attention_implementation",
+        "experts_implementation",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "rope_interleaved",
+        "default_theta",
+        "rms_norm_eps",
+        "layer_norm_eps",
+        "layer_norm_epsilon",
+        "norm_eps",
+        "norm_epsilon",
+        "layernorm_epsilon",
+        "router_aux_loss_coef",
+        "aux_loss_alpha",
+        "seq_aux",
+        "router_jitter_noise",
+        "router_z_loss_coef",
+        "classifier_dropout",
+        "summary_type",
+        "summary_use_proj",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "pretraining_tp",
+        "use_flash_attn",
+        "unsloth_fixed",
+        "unsloth_version",
+        "gradient_checkpointing",
+        "max_window_layers_note",
+        "base_model_tp_plan",
+        "base_model_pp_plan",
+        "ep_size",
+        "tensor_parallel",
+        "use_return_dict",
+        "sep_token_id",
+        "logits_scaling",
+        "embedding_multiplier",
+        "residual_multiplier",
+        "attention_multiplier",
+    ]
 )
-"""Keys that cannot change memory in any family. ``auto_map`` names code, but the ``model_type`` decides what is read."""
+"""Keys that cannot change memory in any family. ``auto_map`` names code; the ``model_type`` decides what is read."""
 
 
 class Keys:

@@ -33,7 +33,7 @@ class Level:
         return Level(self.requested * n, self.allocated * n)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Instant:
     """A named moment and what is alive at it. [byte]"""
 

@@ -75,7 +75,9 @@ def parse_bytes(text: str, *, key: str | None = None) -> int:
         )
     size = _scaled(number, factor) if number and factor else None
     if size is None:
-        raise InputError(f"not a size: {text.strip()[:60]!r}", key=key, value=text, hint="write for example 80GiB or 80GB")
+        raise InputError(
+            f"not a size: {text.strip()[:60]!r}", key=key, value=text, hint="write for example 80GiB or 80GB"
+        )
     if not 0 < size <= _LARGEST_SIZE:
         raise InputError(f"not a sensible size: {text.strip()[:60]!r}", key=key, value=text)
     return size

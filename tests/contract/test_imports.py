@@ -18,7 +18,17 @@ ANSWER = ("train", "llama-3.1-8b", "--gpu", "h100-sxm-80gb")
 
 BANNED = frozenset(
     {
-        *("asyncio", "difflib", "email", "http", "importlib.metadata", "importlib.resources", "logging", "numpy", "pathlib"),
+        *(
+            "asyncio",
+            "difflib",
+            "email",
+            "http",
+            "importlib.metadata",
+            "importlib.resources",
+            "logging",
+            "numpy",
+            "pathlib",
+        ),
         *("pydantic", "rich", "ssl", "tomllib", "torch", "transformers", "urllib.request"),
     }
 )
@@ -26,7 +36,10 @@ BANNED = frozenset(
 ALLOWED = frozenset(
     {
         "tonnage",
-        *(f"tonnage.{name}" for name in ("api", "devices", "errors", "evidence", "formats", "keys", "record", "registry")),
+        *(
+            f"tonnage.{name}"
+            for name in ("api", "devices", "errors", "evidence", "formats", "keys", "record", "registry")
+        ),
         *(f"tonnage.{name}" for name in ("tensors", "timeline", "units", "workload")),
         "tonnage.arch",
         *(f"tonnage.arch.{name}" for name in ("activation", "attention", "eager", "ends", "feedforward", "forward")),
@@ -35,7 +48,10 @@ ALLOWED = frozenset(
         "tonnage.cli",
         *(f"tonnage.cli.{name}" for name in ("options", "show", "train")),
         "tonnage.estimate",
-        *(f"tonnage.estimate.{name}" for name in ("lines", "moments", "result", "settle", "summary", "train", "training")),
+        *(
+            f"tonnage.estimate.{name}"
+            for name in ("lines", "moments", "result", "settle", "summary", "train", "training")
+        ),
         "tonnage.estimate.verdict",
         "tonnage.families",
         *(f"tonnage.families.{name}" for name in ("_aliases", "_heads", "llama")),

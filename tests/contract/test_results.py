@@ -11,7 +11,8 @@ import pytest
 import tonnage as tn
 from tonnage.estimate.result import COMPONENTS, TIERS
 from tonnage.evidence import TRUSTS
-from tonnage.workload import Serve, Train
+from tonnage.workload.serving import Serve
+from tonnage.workload.training import Train
 
 TRAIN: list[tuple[str, dict[str, Any]]] = [
     ("llama-3.1-8b", {"gpu": "h100-sxm-80gb"}),
@@ -97,7 +98,12 @@ def test_a_result_s_workload_is_a_workload(verb: Any, kind: Any) -> None:
 def test_defaults() -> None:
     w = tn.train("llama-3.1-8b").workload
     assert (w["batch"], w["accumulate"], w["seq"], w["recompute"], w["loss"]) == (1, 1, 2048, "none", "full")
-    assert (w["stack"], w["precision"], w["optimizer"], w["attention"]) == ("transformers", "bf16", "adamw-fused", "sdpa")
+    assert (w["stack"], w["precision"], w["optimizer"], w["attention"]) == (
+        "transformers",
+        "bf16",
+        "adamw-fused",
+        "sdpa",
+    )
     assert tn.train("llama-3.1-8b", stack_version="4.57.6").workload["precision"] == "fp32"
     assert tn.train("gpt2").workload["seq"] == 1024
     s = tn.serve("llama-3.1-8b").workload

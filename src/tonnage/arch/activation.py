@@ -42,9 +42,7 @@ def _gelu_new(x: Value) -> Value:
     return ops.mul(
         half,
         ops.shifted(
-            ops.unary(
-                ops.scaled(ops.add(x, ops.scaled(ops.power(x, "cube")), "x + cube")), "tanh", saves="output"
-            )
+            ops.unary(ops.scaled(ops.add(x, ops.scaled(ops.power(x, "cube")), "x + cube")), "tanh", saves="output")
         ),
         "gelu",
     )

@@ -154,9 +154,7 @@ class GroupedQuery(Record):
         if self.sinks:
             yield Tensor(self._path("sinks"), (("N", self.N),), "attention")
         if self.buckets is not None:
-            yield Tensor(
-                self._path("relative_attention_bias.weight"), (("X", self.buckets), ("N", self.N)), "position"
-            )
+            yield Tensor(self._path("relative_attention_bias.weight"), (("X", self.buckets), ("N", self.N)), "position")
         yield from self.buffers
 
     def state(self, B: int, S: int) -> Iterator[Tensor]:

@@ -89,9 +89,7 @@ class Stem(Record):
         """The table, what is added to it, and the rotary buffers."""
         width = self.width or self.D
         if self.name:
-            yield Tensor(
-                f"{self.name}.weight", (("V", self.V), ("D", width)), "embedding", alias_of=self.alias_of
-            )
+            yield Tensor(f"{self.name}.weight", (("V", self.V), ("D", width)), "embedding", alias_of=self.alias_of)
         if self.project is not None:
             yield from Linear(self.project, (("D", width),), (("D", self.D),), "embedding").weights()
         for table in self.tables:

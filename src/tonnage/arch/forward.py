@@ -23,7 +23,11 @@ class Shared(dict[Any, Any]):
         return found
 
     def get(self, key: Any, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        """As a dictionary's, but noted."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
 
 class Forward:
@@ -34,17 +38,33 @@ class Forward:
         kernel: what computes attention.
         training: whether dropout is on.
         cached: tokens already in the cache.
-        store: called with a layer's new keys and values (or other state) when a cache is kept; returns what is attended.
+        store: called with a layer's new keys and values (or other state) when a cache is kept; returns what is
+            attended.
         mixer: what computes recurrent mixers: kernels of their own, or operations of torch where these are missing.
 
     ``held`` is what the modelled layer's local variables still name when it is no longer used; a layer lets go of it
-    when it returns. ``local`` is the same for a block, ``frame`` for the model, which returns when its layers are through.
+    when it returns. ``local`` is the same for a block, ``frame`` for the model, which returns when its
+    layers are through.
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
     """
 
     __slots__ = (
-        "bias", "cached", "frame", "held", "kernel", "local", "masks", "mixer", "rotary", "store", "taken", "tape", "training",
-        "carried", "weights",
+        "bias",
+        "cached",
+        "carried",
+        "frame",
+        "held",
+        "kernel",
+        "local",
+        "masks",
+        "mixer",
+        "ran",
+        "rotary",
+        "store",
+        "taken",
+        "tape",
+        "training",
+        "weights",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +84,7 @@ class Forward:
         self.store = store
         self.mixer = mixer
         self.taken: set[Storage] = set()
+        self.ran: set[str] = set()
         self.rotary: dict[str, tuple[Value, Value]] = Shared(self.taken)
         self.masks: dict[int | None, Value] = Shared(self.taken)
         self.bias: Value | None = None

@@ -22,12 +22,15 @@ def attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         The heads' outputs, axes ``B T N H``, contiguous.
     """
     if f.kernel == "eager":
+        f.ran.add("eager")
         return eager(f, a, q, k, v)
     masked = f.masks.get(a.window) is not None
     # Falcon's one key is neither repeated nor announced as shared: only the unfused path broadcasts it.
     broadcast = a.eager in ("falcon", "falcon-alibi") and named(k, "NK")[1] != a.N
     if broadcast or (f.kernel == "math" and not (masked and named(k, "NK")[1] != a.N)):
+        f.ran.add("math")
         return _math(f, a, q, k, v, broadcast=broadcast)
+    f.ran.add("efficient" if masked else f.kernel)
     return _fused(f, a, q, k, v)
 
 
@@ -72,7 +75,11 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     if kernel == "efficient" and not packed:
         k, v = repeated(k, N[1]), repeated(v, N[1])
     # The mask is no number yet: every layer makes one of it, in the format of the queries.
-    bias = () if mask is None else (mask if mask.dtype == q.dtype else tape.new("attention bias", (B, *mask.axes[1:]), q.dtype),)
+    bias = (
+        ()
+        if mask is None
+        else (mask if mask.dtype == q.dtype else tape.new("attention bias", (B, *mask.axes[1:]), q.dtype),)
+    )
     # The output lies as the queries do, but for the memory-efficient kernel.
     heads_first = q.axes[1] == N and kernel != "efficient" and T[1] > 1
     out = tape.new("attention output", (B, N, T, v.axes[3]) if heads_first else (B, T, N, v.axes[3]), q.dtype)

@@ -21,9 +21,13 @@ from tonnage.tensors import Inventory, Tensor, numel
 class Block(Protocol):
     """A kind of block: it owns its weights and its forward pass; one with a state owns that as well."""
 
-    def weights(self) -> Iterator[Tensor]: ...
+    def weights(self) -> Iterator[Tensor]:
+        """The tensors, named below the layer."""
+        ...
 
-    def forward(self, f: Forward, x: Value) -> Value: ...
+    def forward(self, f: Forward, x: Value) -> Value:
+        """The block's output."""
+        ...
 
 
 class Sublayer(Record):
@@ -113,10 +117,8 @@ class Layer(Record):
 
     def forward(self, f: Forward, x: Value) -> Value:
         """The layer's output."""
-        if self.wide:
-            x = self._wide(f, x)
-        else:
-            x = self._parallel(f, x) if self.parallel else self._sequential(f, x)
+        run = self._wide if self.wide else self._parallel if self.parallel else self._sequential
+        x = run(f, x)
         f.carried = [v.storage for v in f.weights] if self.carries else []
         f.weights.clear()
         f.held.clear()

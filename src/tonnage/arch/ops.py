@@ -47,7 +47,9 @@ def _weight(tape: Tape, weight: Parameter) -> Source:
     return held
 
 
-def linear(x: Value, weight: Parameter, bias: Parameter | None, ins: int, outs: Axes, *, dtype: str | None = None) -> Value:
+def linear(
+    x: Value, weight: Parameter, bias: Parameter | None, ins: int, outs: Axes, *, dtype: str | None = None
+) -> Value:
     """``F.linear``: the last ``ins`` axes of ``x`` are contracted and ``outs`` take their place."""
     x = lowered(x)
     tape = x.tape
@@ -249,7 +251,9 @@ def unary(x: Value, name: str, *, saves: str = "input", dtype: str | None = None
     """An activation function with a kernel of its own: ``saves`` is "input" (silu, gelu) or "output" (relu, tanh)."""
     tape, axes, form = x.tape, x.axes, x.dtype
     out = tape.new(name, axes, form)
-    tape.record((out,), (x,), lambda g: (tape.new(f"gradient of {name}", axes, form),), (x if saves == "input" else out,))
+    tape.record(
+        (out,), (x,), lambda g: (tape.new(f"gradient of {name}", axes, form),), (x if saves == "input" else out,)
+    )
     return out
 
 
@@ -287,9 +291,11 @@ def _raised_weight(tape: Tape, weight: Parameter | None) -> Source:
 
 def softmax(x: Value, *, dtype: str | None = None, label: str = "softmax") -> Value:
     """``F.softmax(x, -1, dtype)``: casts first where asked, and saves its result."""
-    x = cast(x, dtype) if dtype is not None else raised(x)
+    if (x.dtype, dtype) != ("fp16", "fp32"):
+        x = cast(x, dtype) if dtype is not None else raised(x)
+    # CUDA's kernel reads fp16 and writes fp32 by itself (SoftMax.cpp, half_to_float); bf16 is cast before.
     tape, axes, form = x.tape, x.axes, x.dtype
-    out = tape.new(label, axes, form)
+    out = tape.new(label, axes, dtype or form)
     tape.record((out,), (x,), lambda g: (tape.new(f"gradient of {label}", axes, form),), (out,))
     return out
 

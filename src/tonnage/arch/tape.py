@@ -75,6 +75,7 @@ class Value:
 
     @property
     def tape(self) -> Tape:
+        """Where its storage was born."""
         return self.storage.tape
 
     def view(self, axes: Axes) -> Value:
@@ -177,7 +178,9 @@ class Tape:
             storage = Storage(self, label, (("X", nbytes),), "uint8", "workspace")
             self.events.append(~storage.serial)
 
-    def record(self, outputs: tuple[Value, ...], inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...]) -> None:
+    def record(
+        self, outputs: tuple[Value, ...], inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...]
+    ) -> None:
         """Put a node on the tape if any input needs a gradient."""
         if not self.recording or not any(needs_grad(i) for i in inputs):
             return

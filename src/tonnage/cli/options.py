@@ -49,7 +49,10 @@ MODEL: Final = together(
     click.option("--ignore-key", multiple=True, metavar="KEY", help="A config key to pass over; may be repeated."),
     click.option("--ignore-unknown", is_flag=True, help="Pass over every config key that is not understood."),
     *(text(f"--{name.replace('_', '-')}", f"From dimensions: {what}.", "N") for name, what in DIMENSIONS.items()),
-    *(click.option(f"--{name}/--no-{name}", default=None, help=f"From dimensions: {what}.") for name, what in SHAPES.items()),
+    *(
+        click.option(f"--{name}/--no-{name}", default=None, help=f"From dimensions: {what}.")
+        for name, what in SHAPES.items()
+    ),
 )
 
 OUTPUT: Final = together(
@@ -88,7 +91,9 @@ def model_of(given: dict[str, Any]) -> Any:
         raise InputError(f"--{first} describes a model, and {name} names one", key=first, hint="give one of the two")
     if name is None and not said:
         raise InputError(
-            "no model is named", key="model", hint="give a name (tonnage models), a config.json, or dimensions such as --hidden 768"
+            "no model is named",
+            key="model",
+            hint="give a name (tonnage models), a config.json, or dimensions such as --hidden 768",
         )
     source = name if name is not None else plain(said)
     return api.load(source, ignore_keys=tuple(keys), ignore_unknown=unknown, head=head)

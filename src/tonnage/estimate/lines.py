@@ -90,7 +90,9 @@ def _stored(name: str, size: int, count: int, what: str, storages: list[Storage]
     else:
         words = f"{what}: {len(storages)} tensors"
     terms = tuple((s.label, product(s.axes, WIDTH[s.dtype]), s.nbytes) for s in storages)
-    return exact(name, size, words, "arch/: the blocks' forward passes, as transformers 5.23.0 writes them", terms=terms)
+    return exact(
+        name, size, words, "arch/: the blocks' forward passes, as transformers 5.23.0 writes them", terms=terms
+    )
 
 
 def _merged(found: list[Component]) -> list[Component]:

@@ -21,7 +21,7 @@ COMPONENTS: Final = (
 """Names of components; besides them only ``other:<what>``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Component:
     """One line of a result.
 
@@ -64,7 +64,7 @@ def exact(
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Rank:
     """One device's share; ``multiplicity`` devices are alike."""
 
@@ -115,7 +115,7 @@ class Rank:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Suggestion:
     """The smallest single change that would fit, re-estimated."""
 
@@ -126,7 +126,7 @@ class Suggestion:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Fit:
     """Does it fit: ``fits``, ``uncertain`` or ``does not fit``."""
 
@@ -164,7 +164,7 @@ class Fit:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Result:
     """An answer to ``train`` or ``serve``."""
 

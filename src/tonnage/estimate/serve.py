@@ -14,6 +14,7 @@ from tonnage.estimate.result import Fit, Rank, Result
 from tonnage.estimate.serving import Run, Session
 from tonnage.estimate.settle import (
     KNOWN_ENGINES,
+    attention_told,
     checkpoint_format,
     chosen,
     default_length,
@@ -30,7 +31,7 @@ from tonnage.formats import FORMATS, Format
 from tonnage.memory.cache import has_cache, state_bytes, states
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.tensors import product
-from tonnage.workload import Serve
+from tonnage.workload.serving import Serve
 
 DEFAULT_CONTEXT: Final = 8192
 MOST_SEQUENCES: Final = 1 << 20
@@ -58,7 +59,9 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         InputError: contradictory.
     """
     degrees = one_device(w)
-    engine: Engine = chosen("tonnage.engines", "ENGINE", Engine, w.engine or "transformers", key="engine", known=KNOWN_ENGINES)
+    engine: Engine = chosen(
+        "tonnage.engines", "ENGINE", Engine, w.engine or "transformers", key="engine", known=KNOWN_ENGINES
+    )
     version = release(engine.versions, w.engine_version, key="engine_version", of=engine.name)
     refuse(w, "quant", "quantized weights are not modelled yet", unless=(None, "none"))
     dtype = checkpoint_format(model, w.dtype)
@@ -82,7 +85,7 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         latent=engine.latent[version],
         workspace=cublas_workspace(architecture) if caching(device) else 0,
     )
-    rank, missing = _rank(model, session, device, engine)
+    rank, missing, ran = _rank(model, session, device, engine)
     doubt = (*model.ignored, *missing)
     verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
     values: dict[str, Any] = {
@@ -109,13 +112,18 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         ranks=(rank,),
         fit=verdict,
         capacity=room,
-        caveats=(*caveats, *quantized_caveat(model), *no_caching_caveat(device)),
+        caveats=(
+            *caveats,
+            *attention_told(ran, w.attention or "sdpa", device),
+            *quantized_caveat(model),
+            *no_caching_caveat(device),
+        ),
         not_modelled=(*missing, *NOT_MODELLED),
         extras={"attention_kernel": attention},
     )
 
 
-def _rank(model: Model, s: Session, device: Device | None, engine: Engine) -> tuple[Rank, tuple[str, ...]]:
+def _rank(model: Model, s: Session, device: Device | None, engine: Engine) -> tuple[Rank, tuple[str, ...], set[str]]:
     run = Run(model, s)
     largest = Largest(run.moments())
     moment = next(m for m in run.moments() if m.name == largest.best.name)
@@ -131,7 +139,8 @@ def _rank(model: Model, s: Session, device: Device | None, engine: Engine) -> tu
         components=tuple(components),
         instants=largest.instants,
     )
-    return rank, tuple(run.missing)
+    ran = {name for reading in (run.prefill, run.decode) if reading is not None for name in reading.kernels}
+    return rank, tuple(run.missing), ran
 
 
 def _why(run: Run, engine: Engine) -> dict[str, tuple[str, str, Terms]]:
@@ -155,8 +164,11 @@ def _why(run: Run, engine: Engine) -> dict[str, tuple[str, str, Terms]]:
                     (("P", "parameters", P), ("w", f"bytes of an element in {s.dtype}", w))),
         "other:buffers": ("inverse frequencies and the like, in fp32", engine.reference, ()),
         "kv_cache": (f"{many}S tokens x ({cache})", engine.reference, terms),
-        "recurrent_state": (f"{many}" + "; ".join(f"{n} layers x {label}" for label, n in fixed.items()), engine.reference,
-                            tuple((label, "layers", n) for label, n in fixed.items())),
+        "recurrent_state": (
+            many + "; ".join(f"{n} layers x {label}" for label, n in fixed.items()),
+            engine.reference,
+            tuple((label, "layers", n) for label, n in fixed.items()),
+        ),
     }  # fmt: skip
 
 
@@ -182,9 +194,10 @@ def _room(
     model: Model, s: Session, device: Device, engine: Engine, in_use: int, doubt: tuple[str, ...]
 ) -> dict[str, int]:
     """Largest context at this concurrency and largest concurrency at this context that still fit."""
+
     def fits(sequences: int, tokens: int) -> bool:
         prompt = tokens if s.prompt == s.context else min(s.prompt, tokens)
-        rank, _ = _rank(model, s.but(sequences=sequences, context=tokens, prompt=prompt), device, engine)
+        rank, _, _ = _rank(model, s.but(sequences=sequences, context=tokens, prompt=prompt), device, engine)
         verdict: Fit = fit(rank, device, in_use)
         return verdict.verdict == "fits"
 
@@ -210,5 +223,3 @@ def _largest(holds: Any, most: int) -> int:
         else:
             high = middle
     return low
-
-

@@ -78,6 +78,7 @@ class Reading:
         axes = (B, T, ("D", stack.stem.D))
         self.carried: dict[int, list[Storage]] = {}
         self.layers: dict[int, Span] = {id(layer): self._layer(f, layer, axes) for layer, _ in stack.distinct()}
+        self.kernels = f.ran
         self.head = self._head(model, f, axes, 1 if s.logits == "last" else tokens)
 
     def _layer(self, f: Forward, layer: Layer, axes: Axes) -> Span:
@@ -195,7 +196,12 @@ class Run(Ledger):
             yield from self._pass("decode", self.decode, s.context - 1, s.context)
         if self.prefill is None and self.decode is None:
             # The blocks' working set is not modelled: what is resident while decoding is a lower bound.
-            self.take("cache", "kv_cache", "cache", state_bytes(self.model, s.sequences, s.context, self.form, latent=s.latent))
+            self.take(
+                "cache",
+                "kv_cache",
+                "cache",
+                state_bytes(self.model, s.sequences, s.context, self.form, latent=s.latent),
+            )
             yield Moment("decode", self.now)
 
     def _pass(self, name: str, reading: Reading, cached: int, after: int) -> Iterator[Moment]:

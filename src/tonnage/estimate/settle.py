@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.attention import GroupedQuery, Latent
 from tonnage.arch.forward import AttentionKernel
@@ -12,12 +12,24 @@ from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.formats import storage_format
 from tonnage.registry import names, variant
-from tonnage.workload import Serve, Train
+
+if TYPE_CHECKING:
+    from tonnage.workload.serving import Serve
+    from tonnage.workload.training import Train
 
 FLASH_WIDEST: Final = 256
 """Widest head that flash attention takes. torch v2.13.0 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"""
 
-KNOWN_STACKS: Final = ("torchtune", "torchtitan", "megatron", "deepspeed", "litgpt", "unsloth", "axolotl", "llama-factory")
+KNOWN_STACKS: Final = (
+    "torchtune",
+    "torchtitan",
+    "megatron",
+    "deepspeed",
+    "litgpt",
+    "unsloth",
+    "axolotl",
+    "llama-factory",
+)
 KNOWN_ENGINES: Final = ("vllm", "sglang", "llamacpp", "tensorrt-llm", "tgi", "mlx", "executorch", "ollama")
 
 SEVERAL: Final = ("gpus", "tp", "pp", "cp", "ep", "dp")
@@ -29,16 +41,20 @@ def one_device(w: Train | Serve) -> dict[str, Any]:
     for key in SEVERAL:
         degree = getattr(w, key)
         if degree is not None and degree != 1:
-            raise UnsupportedError(f"{key} = {degree}: several devices are not modelled yet", key=key, value=degree, hint=HINT_ONE)
+            raise UnsupportedError(
+                f"{key} = {degree}: several devices are not modelled yet", key=key, value=degree, hint=HINT_ONE
+            )
     if w.sharding not in (None, "none"):
         raise UnsupportedError(
-            f"sharding = {w.sharding} needs several devices, which are not modelled yet", key="sharding", value=w.sharding,
+            f"sharding = {w.sharding}: several devices are not modelled yet", key="sharding", value=w.sharding,
             hint=HINT_ONE,
         )  # fmt: skip
     return {**dict.fromkeys(SEVERAL, 1), "sharding": "none"}
 
 
-def refuse(w: Train | Serve, key: str, why: str, *, unless: tuple[object, ...] = (None,), hint: str | None = None) -> None:
+def refuse(
+    w: Train | Serve, key: str, why: str, *, unless: tuple[object, ...] = (None,), hint: str | None = None
+) -> None:
     """Refuse a key whose value is understood and not modelled."""
     value = getattr(w, key)
     if value not in unless and value != ():
@@ -53,7 +69,10 @@ def release(known: tuple[str, ...], asked: str | None, *, key: str, of: str) -> 
         if asked == version or asked.startswith(f"{version}."):
             return version
     raise UnsupportedError(
-        f"{key} = {asked}: that release of {of} is not modelled", key=key, value=asked, hint=f"modelled: {', '.join(known)}"
+        f"{key} = {asked}: that release of {of} is not modelled",
+        key=key,
+        value=asked,
+        hint=f"modelled: {', '.join(known)}",
     )
 
 
@@ -63,7 +82,9 @@ def chosen(package: str, constant: str, kind: type[Any], name: str, *, key: str,
     if name in there:
         return variant(package, name, constant, kind)
     if name in known:
-        raise UnsupportedError(f"{key} = {name} is not modelled yet", key=key, value=name, hint=f"one of {', '.join(there)}")
+        raise UnsupportedError(
+            f"{key} = {name} is not modelled yet", key=key, value=name, hint=f"one of {', '.join(there)}"
+        )
     raise InputError(f"unknown {key} {name!r}", key=key, value=name, nearest=nearest(name, (*there, *known)))
 
 
@@ -74,7 +95,7 @@ def tokens_within(model: Model, tokens: int, key: str) -> list[str]:
         return []
     if model.table:
         raise UnsupportedError(
-            f"{key} = {tokens:,} is beyond the {limit:,} positions of {model.name or model.model_type}: its position table ends there",
+            f"{key} = {tokens:,} is beyond the {limit:,} positions of {model.name}: its position table ends there",
             key=key, value=tokens, hint=f"at most --{key} {limit}",
         )  # fmt: skip
     return [f"{key} = {tokens:,} is beyond the {limit:,} positions that the model was trained for"]
@@ -102,7 +123,7 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
     if model.eager_only:
         if asked == "flash":
             raise UnsupportedError(
-                f"attention = flash: transformers has no flash attention path without a package for {model.model_type} that is modelled",
+                f"attention = flash is not modelled for {model.model_type}, which sdpa does not run",
                 key="attention", value=asked, hint="--attention eager",
             )  # fmt: skip
         return "eager", [f"transformers runs {model.model_type} with eager attention only"]
@@ -116,13 +137,15 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
     architecture = device.architecture if device is not None else ""
     why_not = _no_flash(blocks, dtype, architecture)
     if why_not is None:
-        return "flash", _cudnn(architecture) if asked == "sdpa" else []
+        return "flash", []
     if asked == "flash":
-        raise InputError(f"flash attention refuses this: {why_not}", key="attention", value=asked, hint="--attention sdpa")
+        raise InputError(
+            f"flash attention refuses this: {why_not}", key="attention", value=asked, hint="--attention sdpa"
+        )
     grouped = any(isinstance(b, GroupedQuery) and b.K != b.N for b in blocks)
     if grouped:
-        return "math", [f"sdpa runs unfused here: {why_not}, and the memory-efficient kernel takes no grouped heads"]
-    return "efficient", [f"sdpa runs its memory-efficient kernel here: {why_not}"]
+        return "math", [f"{why_not}, and the memory-efficient kernel takes no grouped heads"]
+    return "efficient", [why_not]
 
 
 def _no_flash(blocks: list[GroupedQuery | Latent], dtype: str, architecture: str) -> str | None:
@@ -140,13 +163,28 @@ def _no_flash(blocks: list[GroupedQuery | Latent], dtype: str, architecture: str
     return None
 
 
-def _cudnn(architecture: str) -> list[str]:
-    if architecture[:5] not in ("sm_90", "sm_10"):
-        return ["sdpa runs flash attention here"]
-    return [
-        "sdpa runs flash attention here; where the runtime has cuDNN 9.15 or newer, torch prefers cuDNN's attention on this device, "
-        "which keeps 8 B a layer less"
+KERNELS: Final = {
+    "flash": "flash attention",
+    "efficient": "the memory-efficient kernel",
+    "math": "the unfused path",
+    "eager": "transformers' own code",
+}
+
+
+def attention_told(ran: set[str], asked: str, device: Device | None) -> list[str]:
+    """What computed attention, in words: ``sdpa`` may run another kernel where a mask is handed."""
+    if asked == "eager" or not ran:
+        return []
+    names = [words for name, words in KERNELS.items() if name in ran]
+    told = [
+        f"attention runs as {' and, where a mask is handed, '.join(names) if len(names) == 2 else ', '.join(names)}"
     ]
+    if "flash" in ran and device is not None and device.architecture[:5] in ("sm_90", "sm_10"):
+        told.append(
+            "where the runtime has cuDNN 9.15 or newer, torch prefers cuDNN's attention on this device, which keeps "
+            "8 B a layer less"
+        )
+    return told
 
 
 def checkpoint_format(model: Model, asked: str | None) -> str:

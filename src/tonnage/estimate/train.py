@@ -12,6 +12,7 @@ from tonnage.estimate.moments import Largest
 from tonnage.estimate.result import Rank, Result
 from tonnage.estimate.settle import (
     KNOWN_STACKS,
+    attention_told,
     checkpoint_format,
     chosen,
     default_length,
@@ -29,8 +30,7 @@ from tonnage.formats import FORMATS
 from tonnage.memory.optimizers import optimizer
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.stacks import Stack
-from tonnage.units import parse_bytes
-from tonnage.workload import Train
+from tonnage.workload.training import Train
 
 DEFAULT_SEQ: Final = 2048
 
@@ -76,7 +76,9 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     refuse(w, "loss", "only the full loss is modelled so far", unless=(None, "full"), hint="--loss full")
     if (w.recompute or "none") not in stack.recomputes:
         raise UnsupportedError(
-            f"recompute = {w.recompute}: {stack.name} has {', '.join(stack.recomputes)}", key="recompute", value=w.recompute
+            f"recompute = {w.recompute}: {stack.name} has {', '.join(stack.recomputes)}",
+            key="recompute",
+            value=w.recompute,
         )
     _trainable(model)
     precision, weights, autocast = _precision(model, w, stack, version)
@@ -147,7 +149,12 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         ignored=model.ignored,
         ranks=(rank,),
         fit=None if device is None else fit(rank, device, in_use, doubt=model.ignored),
-        caveats=(*caveats, *quantized_caveat(model), *no_caching_caveat(device)),
+        caveats=(
+            *caveats,
+            *attention_told(step.passes.kernels, w.attention or "sdpa", device),
+            *quantized_caveat(model),
+            *no_caching_caveat(device),
+        ),
         not_modelled=NOT_MODELLED,
         extras={"attention_kernel": attention},
     )
@@ -161,7 +168,10 @@ def _trainable(model: Model) -> None:
         )  # fmt: skip
     if model.classes is not None:
         raise UnsupportedError(
-            "training a classifier's head is not modelled yet", key="head", value="classify", hint="--head causal trains the language model"
+            "training a classifier's head is not modelled yet",
+            key="head",
+            value="classify",
+            hint="--head causal trains the language model",
         )
     if model.head is None:
         raise UnsupportedError(
@@ -176,7 +186,10 @@ def _precision(model: Model, w: Train, stack: Stack, version: str) -> tuple[str,
     precision = w.precision or stack.precision[version] or stored
     if precision not in PRESETS:
         raise UnsupportedError(
-            f"precision = {precision} is not modelled yet", key="precision", value=precision, hint=f"one of {', '.join(PRESETS)}"
+            f"precision = {precision} is not modelled yet",
+            key="precision",
+            value=precision,
+            hint=f"one of {', '.join(PRESETS)}",
         )
     weights, autocast = PRESETS[precision]
     wanted = {
@@ -191,9 +204,9 @@ def _precision(model: Model, w: Train, stack: Stack, version: str) -> tuple[str,
         said = getattr(w, key)
         if said is None or said == value:
             continue
-        if key != "master" and said in FORMATS or key == "master":
+        if (key != "master" and said in FORMATS) or key == "master":
             raise UnsupportedError(
-                f"{key} = {said} with precision = {precision} (which has {value}) is not modelled yet", key=key, value=said,
+                f"{key} = {said} is not modelled with precision = {precision}, which has {value}", key=key, value=said,
                 hint=f"presets: {', '.join(PRESETS)}",
             )  # fmt: skip
         checkpoint_format(model, str(said))
@@ -214,13 +227,10 @@ def _why(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
         "weights": (f"{P:,} parameters x {w} B ({form}), {n} tensors", stack.reference, P_terms),
         "other:buffers": ("inverse frequencies and the like, in fp32", stack.reference, ()),
         "optimizer_state": (
-            f"{o.name}: {state}", torch, (*P_terms, ("m", "moments", moments), ("c", "counters of 4 B", counters))
-        ),  # fmt: skip
+            f"{o.name}: {state}",
+            torch,
+            (*P_terms, ("m", "moments", moments), ("c", "counters of 4 B", counters)),
+        ),
         "the step's own": (f"{o.name}: what the step takes for a moment", torch, P_terms),
         "gradients": (f"{P:,} parameters x {w} B ({form})", stack.reference, P_terms),
     }
-
-
-def in_use_bytes(w: Any) -> int:
-    """What others hold on the device. [byte]"""
-    return 0 if w.in_use is None else w.in_use if isinstance(w.in_use, int) else parse_bytes(w.in_use, key="in_use")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from tonnage.arch.forward import AttentionKernel
 from tonnage.arch.model import Model
@@ -61,7 +62,9 @@ class Step(Ledger):
         groups = list(model.groups())
         self.weights, self.tensors = bytes_of(groups, self.form, is_parameter)
         self.buffers, _ = bytes_of(groups, self.form, is_buffer)
-        self.parameters = [(t, n) for n, inventory in groups for t in inventory if is_parameter(t) and t.alias_of is None]
+        self.parameters = [
+            (t, n) for n, inventory in groups for t in inventory if is_parameter(t) and t.alias_of is None
+        ]
         self.state = self._state()
         self.passes = Pass(
             model,
@@ -111,7 +114,7 @@ class Step(Ledger):
         stages = [p.stem, *p.layers, p.tail]
         H = [level([below.output]) for below in stages[:-1]]
         # A layer's input outlives the layer when either of its neighbours keeps it for the backward pass.
-        kept = [below.keeps_output or above.keeps_input for below, above in zip(stages, stages[1:], strict=False)]
+        kept = [below.keeps_output or above.keeps_input for below, above in pairwise(stages)]
         framed = [s for s in p.frame if s is not p.stem.output]
         self.take("frame", "activations", "named by the model's code", level(framed), framed)
         for i, layer in enumerate(stack.layers):

@@ -90,4 +90,6 @@ def layer_state(
 
 def has_cache(model: Model) -> bool:
     """Whether decoding keeps anything for each token."""
-    return any(t.role == "cache" for stack in model.stacks for layer, _ in stack.distinct() for t, _ in states(layer, 1, 1))
+    return any(
+        t.role == "cache" for stack in model.stacks for layer, _ in stack.distinct() for t, _ in states(layer, 1, 1)
+    )

@@ -86,8 +86,8 @@ OPTIMIZERS: Final[dict[str, Optimizer]] = {
 }
 
 NAMED_ONLY: Final = (
-    "adamw-8bit", "paged-adamw-8bit", "adafactor", "lion", "came", "lamb", "sophia", "muon", "soap", "shampoo", "adam-mini",
-    "galore", "apollo", "q-galore", "lomo", "adalomo", "schedule-free",
+    "adamw-8bit", "paged-adamw-8bit", "adafactor", "lion", "came", "lamb", "sophia", "muon", "soap", "shampoo",
+    "adam-mini",     "galore", "apollo", "q-galore", "lomo", "adalomo", "schedule-free",
 )  # fmt: skip
 
 
@@ -103,10 +103,16 @@ def optimizer(name: str) -> Optimizer:
         return found
     if name in NAMED_ONLY:
         raise UnsupportedError(
-            f"the optimizer {name} is not modelled yet", key="optimizer", value=name, hint=f"one of {', '.join(OPTIMIZERS)}"
+            f"the optimizer {name} is not modelled yet",
+            key="optimizer",
+            value=name,
+            hint=f"one of {', '.join(OPTIMIZERS)}",
         )
     raise InputError(
-        f"unknown optimizer {name!r}", key="optimizer", value=name, nearest=nearest(name, (*OPTIMIZERS, "adamw", *NAMED_ONLY))
+        f"unknown optimizer {name!r}",
+        key="optimizer",
+        value=name,
+        nearest=nearest(name, (*OPTIMIZERS, "adamw", *NAMED_ONLY)),
     )
 
 

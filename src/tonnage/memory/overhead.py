@@ -16,8 +16,8 @@ CUBLAS_REFERENCE: Final = (
 
 FRAGMENTATION: Final = (0.0, 0.045, 0.20)
 FRAGMENTATION_BASIS: Final = (
-    "reserved over allocated peak: 1.02 to 1.08, median 1.045, on 12 Megatron runs on B200 (SimuMax, docs of v1.1); 1.04 to "
-    "1.20 on 10 LoRA runs on a T4 (fitcheck-llm 0.3.1)"
+    "reserved over allocated peak: 1.02 to 1.08, median 1.045, on 12 Megatron runs on B200 (SimuMax, docs of v1.1); "
+    "1.04 to 1.20 on 10 LoRA runs on a T4 (fitcheck-llm 0.3.1)"
 )
 
 CONTEXT: Final = (140 * MiB, 500 * MiB, 1024 * MiB)

@@ -96,7 +96,8 @@ class Account:
     """
 
     __slots__ = (
-        "backward", "casts", "forward", "gradients", "keeps_input", "keeps_output", "output", "recompute", "saved", "shares",
+        "backward", "casts", "forward", "gradients", "keeps_input", "keeps_output", "output", "recompute", "saved",
+        "shares",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -281,6 +282,7 @@ class Pass:
         self.tail = self._tail(model, f, ids, axes, keep_logits)
         # What the layers shared is gone by the time the embedding's backward pass runs.
         handed.clear()
+        self.kernels = f.ran
         f.frame.clear()
         f.rotary.clear()
         f.masks.clear()

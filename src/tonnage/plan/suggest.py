@@ -10,7 +10,8 @@ from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.errors import TonnageError
 from tonnage.estimate.result import Result, Suggestion
-from tonnage.workload import Serve, Train
+from tonnage.workload.serving import Serve
+from tonnage.workload.training import Train
 
 Change = tuple[Mapping[str, Any], tuple[str, ...], str]
 """The keys that change, what they alter of the training or the answer, and the change in words."""
@@ -73,7 +74,12 @@ def _training(w: Mapping[str, Any], eager: bool) -> Iterator[Change]:
     for parts in _halvings(batch):
         change = {"batch": batch // parts, "accumulate": w["accumulate"] * parts}
         if batch % parts == 0:
-            yield change, (), f"{batch // parts} sequences a pass, {parts} times the passes (--batch {batch // parts} --accumulate {w['accumulate'] * parts})"
+            yield (
+                change,
+                (),
+                f"{batch // parts} sequences a pass, {parts} times the passes "
+                f"(--batch {change['batch']} --accumulate {change['accumulate']})",
+            )
     if w["precision"] in ("fp32", "tf32", "bf16-mixed"):
         yield {"precision": "bf16"}, ("precision",), "weights, gradients and states in bf16 (--precision bf16)"
     if w["optimizer"].startswith("adamw"):

@@ -69,6 +69,7 @@ def models_table(models: Mapping[str, Mapping[str, Any]]) -> str:
     """Name, parameters, architecture, Hub id."""
     rows = [("name", "parameters", "architecture", "Hub")]
     rows += [
-        (name, count(row["parameters"]), row["config"]["model_type"], row.get("hub") or "") for name, row in models.items()
+        (name, count(row["parameters"]), row["config"]["model_type"], row.get("hub") or "")
+        for name, row in models.items()
     ]
     return table(rows, right=frozenset({1}))

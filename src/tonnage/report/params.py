@@ -72,7 +72,9 @@ def render(model: Model) -> str:
         out += ["", *(f"  {name:<24}{n:>19,}" for name, n in kinds.items())]
     rows = [("format", "parameters", "on disk", "loading, host", "loading, device")]
     for row in storage(model):
-        rows.append((row["format"], *(gib(row[k]) for k in ("bytes", "disk_bytes", "host_load_bytes", "device_load_bytes"))))
+        rows.append(
+            (row["format"], *(gib(row[k]) for k in ("bytes", "disk_bytes", "host_load_bytes", "device_load_bytes")))
+        )
     out += ["", table(rows, right=frozenset({1, 2, 3, 4}))]
     if model.defaulted:
         out += ["", *wrapped("defaulted", [", ".join(dict.fromkeys(model.defaulted))], columns)]

@@ -124,7 +124,9 @@ def _capacity(result: Result) -> list[str]:
     c = result.capacity or {}
     out = [f"state of the sequences: {gib(c['kv_bytes'])}; one token more: {c['kv_bytes_per_token']:,} B"]
     if c["max_context"] is not None:
-        out.append(f"largest context that fits: {c['max_context']:,} tokens; largest concurrency: {c['max_concurrency']:,}")
+        out.append(
+            f"largest context that fits: {c['max_context']:,} tokens; largest concurrency: {c['max_concurrency']:,}"
+        )
     return out
 
 
@@ -156,6 +158,8 @@ def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset())
         return ""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     )

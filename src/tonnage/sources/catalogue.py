@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import os
-from typing import Any, Final
+from typing import Any
 
 from tonnage.errors import InputError, nearest
+from tonnage.rows import Rows
 from tonnage.sources import RawModel
-
-_DATA: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "data", "catalogue.json")
-
-
-def _table() -> dict[str, Any]:
-    with open(_DATA, encoding="utf-8") as file:
-        table: dict[str, Any] = json.load(file)
-    return table
 
 
 def rows() -> dict[str, dict[str, Any]]:
     """Every model of the catalogue: name to config, parameters, Hub id and source."""
-    found: dict[str, dict[str, Any]] = _table()["models"]
-    return found
+    return Rows("catalogue").all()
 
 
 def aliases() -> dict[str, str]:
-    """Other spellings of the names."""
-    found: dict[str, str] = _table()["aliases"]
+    """Other spellings of the names, in lower case."""
+    found: dict[str, str] = Rows("catalogue").head["aliases"]
     return found
 
 
 def find(name: str) -> RawModel | None:
     """The model of that name or alias, case ignored; None where there is none."""
-    table = _table()
-    models = table["models"]
+    table = Rows("catalogue")
     plain = name.lower()
-    key = plain if plain in models else table["aliases"].get(name)
-    if key is None:
-        key = next((target for alias, target in table["aliases"].items() if alias.lower() == plain), None)
-    if key is None:
+    key = table.head["aliases"].get(plain, plain)
+    row = table.row(key)
+    if row is None:
         return None
-    return RawModel(config=models[key]["config"], name=key, origin=f"catalogue: {models[key]['source']}")
+    return RawModel(config=row["config"], name=key, origin=f"catalogue: {row['source']}")
 
 
 def unknown(name: str) -> InputError:
     """The error for a name that nothing knows."""
-    table = _table()
-    close = nearest(name.lower().rpartition("/")[2], table["models"])
+    close = nearest(name.lower().rpartition("/")[2], Rows("catalogue").names())
     return InputError(
         f"unknown model {name!r}",
         key="model",

@@ -28,7 +28,9 @@ def read(path: str) -> RawModel:
     try:
         size = os.path.getsize(file)
         if size > LARGEST:
-            raise InputError(f"{file} has {size:,} bytes: too large for a config.json", key="model", value=path, file=file)
+            raise InputError(
+                f"{file} has {size:,} bytes: too large for a config.json", key="model", value=path, file=file
+            )
         with open(file, "rb") as f:
             data = f.read(LARGEST + 1)
     except OSError as e:

@@ -6,11 +6,15 @@ A key that is None was not said; the stack or engine decides it, and a result re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Final, TypeVar
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tonnage.errors import InputError, nearest
 from tonnage.units import parse_bytes, parse_count
+
+if TYPE_CHECKING:
+    from tonnage.workload.serving import Serve
+    from tonnage.workload.training import Train
 
 ATTENTION: Final = ("eager", "sdpa", "flash")
 SHARDING: Final = ("none", "ddp", "zero-1", "zero-2", "zero-3", "fsdp", "hsdp")
@@ -35,75 +39,7 @@ SWITCHES: Final = ("first_step", "kbit_prepared", "master")
 SIZES: Final = ("in_use",)
 LISTS: Final = ("retain", "lora_targets")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Train:
-    """A training workload, for one optimizer step in its steady state."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-    task: str = "train"
-    gpu: str | None = None
-    in_use: str | int | None = None
-    dtype: str | None = None
-    quant: str | None = None
-    attention: str | None = None
-    gpus: int | None = None
-    tp: int | None = None
-    pp: int | None = None
-    cp: int | None = None
-    ep: int | None = None
-    dp: int | None = None
-    sharding: str | None = None
-    stack: str | None = None
-    stack_version: str | None = None
-    precision: str | None = None
-    weights_dtype: str | None = None
-    compute_dtype: str | None = None
-    grad_dtype: str | None = None
-    state_dtype: str | None = None
-    master: bool | None = None
-    optimizer: str | None = None
-    batch: int | None = None
-    accumulate: int | None = None
-    seq: int | None = None
-    recompute: str | None = None
-    loss: str | None = None
-    retain: tuple[str, ...] = ()
-    lora_rank: int | None = None
-    lora_targets: tuple[str, ...] = ()
-    lora_dropout: float | None = None
-    kbit_prepared: bool | None = None
-    first_step: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Serve:
-    """A serving workload: sequences of one length held at once."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-    task: str = "serve"
-    gpu: str | None = None
-    in_use: str | int | None = None
-    dtype: str | None = None
-    quant: str | None = None
-    attention: str | None = None
-    gpus: int | None = None
-    tp: int | None = None
-    pp: int | None = None
-    cp: int | None = None
-    ep: int | None = None
-    dp: int | None = None
-    sharding: str | None = None
-    engine: str | None = None
-    engine_version: str | None = None
-    kv_dtype: str | None = None
-    context: int | None = None
-    concurrency: int | None = None
-    prompt: int | None = None
-    logits: str | None = None
-
-
-W = TypeVar("W", Train, Serve)
+W = TypeVar("W", "Train", "Serve")
 
 
 def workload(kind: type[W], said: Mapping[str, Any]) -> W:
@@ -116,6 +52,7 @@ def workload(kind: type[W], said: Mapping[str, Any]) -> W:
     Raises:
         InputError: an unknown key, a value of the wrong type or outside its set.
 
+    >>> from tonnage.workload.training import Train
     >>> workload(Train, {"seq": "2k"}).seq
     2048
     """
@@ -160,7 +97,10 @@ def _one_of(key: str, value: str) -> None:
     choices = CHOICES.get(key)
     if choices is not None and value not in choices:
         raise InputError(
-            f"{key} is one of {', '.join(choices)}, not {value!r}", key=key, value=value, nearest=nearest(str(value), choices)
+            f"{key} is one of {', '.join(choices)}, not {value!r}",
+            key=key,
+            value=value,
+            nearest=nearest(str(value), choices),
         )
 
 

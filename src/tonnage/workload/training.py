@@ -1,0 +1,46 @@
+"""What is asked of ``train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
+class Train:
+    """A training workload, for one optimizer step in its steady state."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    task: str = "train"
+    gpu: str | None = None
+    in_use: str | int | None = None
+    dtype: str | None = None
+    quant: str | None = None
+    attention: str | None = None
+    gpus: int | None = None
+    tp: int | None = None
+    pp: int | None = None
+    cp: int | None = None
+    ep: int | None = None
+    dp: int | None = None
+    sharding: str | None = None
+    stack: str | None = None
+    stack_version: str | None = None
+    precision: str | None = None
+    weights_dtype: str | None = None
+    compute_dtype: str | None = None
+    grad_dtype: str | None = None
+    state_dtype: str | None = None
+    master: bool | None = None
+    optimizer: str | None = None
+    batch: int | None = None
+    accumulate: int | None = None
+    seq: int | None = None
+    recompute: str | None = None
+    loss: str | None = None
+    retain: tuple[str, ...] = ()
+    lora_rank: int | None = None
+    lora_targets: tuple[str, ...] = ()
+    lora_dropout: float | None = None
+    kbit_prepared: bool | None = None
+    first_step: bool = False
