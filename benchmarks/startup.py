@@ -13,12 +13,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 ROOT: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-CATALOGUE: Final = os.path.join(ROOT, "src", "tonnage", "data", "catalogue.json")
+CATALOGUE: Final = os.path.join(ROOT, "src", "tonnage", "data", "catalogue.toml")
 MODEL: Final = "llama-3.1-8b"
 
 RATIO: Final = 6.0
@@ -115,8 +116,8 @@ def run(command: Sequence[str]) -> Run:
 def prepared(folder: str, *, peers: bool) -> tuple[dict[str, list[str]], list[str]]:
     """Install the programs: the command of each, and the names of those that cannot be installed."""
     config = os.path.join(folder, "config.json")
-    with open(CATALOGUE, encoding="utf-8") as table, open(config, "w", encoding="utf-8") as out:
-        json.dump(json.load(table)["models"][MODEL]["config"], out)
+    with open(CATALOGUE, "rb") as table, open(config, "w", encoding="utf-8") as out:
+        json.dump(tomllib.load(table)[MODEL]["config"], out)
     homes: dict[str, str | None] = {}
     commands: dict[str, list[str]] = {}
     for p in PROGRAMS:

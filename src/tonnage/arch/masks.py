@@ -10,8 +10,13 @@ from tonnage.arch.forward import Forward
 from tonnage.tensors import Axes
 
 
-def make_masks(f: Forward, windows: set[int | None], batch: int, queries: int, keys: int, dtype: str) -> None:
-    """Put a mask for each kind of window where the layers find it, but for those that the stem has made."""
+def make_masks(
+    f: Forward, windows: set[int | None], batch: int, queries: int, keys: int, dtype: str, *, always: bool = False
+) -> None:
+    """Put a mask for each kind of window where the layers find it, but for those that the stem has made.
+
+    ``always``: also where a kernel could do without.
+    """
     for window in windows:
         if window in f.masks:
             continue
@@ -22,7 +27,9 @@ def make_masks(f: Forward, windows: set[int | None], batch: int, queries: int, k
             form, sequences = dtype, batch
         elif window is not None and seen >= window:
             # One for all sequences: what is boolean is only seen as one for each.
-            form, sequences = "bool", 1
+            form, sequences = "bool", batch if always else 1
+        elif always:
+            form, sequences = "bool", batch
         else:
             continue
         axes: Axes = (("B", sequences), ("X", 1), ("T", queries), ("S", seen))

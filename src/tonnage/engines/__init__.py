@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from tonnage.record import Record
+from tonnage.releases import Releases, Since
 
 
 class Engine(Record):
@@ -12,16 +11,16 @@ class Engine(Record):
 
     Args:
         name: as the command line takes it.
-        versions: releases that are modelled, newest first; a version belongs to the first entry that begins it.
-        latent: by version, whether a latent cache is kept as the latent or as the heads' own keys and values.
+        releases: which are modelled.
+        latent: a latent cache is kept as the latent; as the heads' own keys and values where not.
         pool: whether the cache is a pool of fixed size.
         logits: positions for which the prefill makes logits.
         reference: the code.
     """
 
     name: str
-    versions: tuple[str, ...]
-    latent: Mapping[str, bool]
+    releases: Releases
+    latent: Since[bool]
     pool: bool
     logits: str
     reference: str

@@ -13,6 +13,7 @@ from tonnage.estimate.moments import Largest
 from tonnage.estimate.result import Fit, Rank, Result
 from tonnage.estimate.serving import Run, Session
 from tonnage.estimate.settle import (
+    AS_NEWEST,
     KNOWN_ENGINES,
     attention_told,
     checkpoint_format,
@@ -22,7 +23,6 @@ from tonnage.estimate.settle import (
     kernel,
     one_device,
     refuse,
-    release,
     tokens_within,
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
@@ -30,6 +30,7 @@ from tonnage.estimate.verdict import fit
 from tonnage.formats import FORMATS, Format
 from tonnage.memory.cache import has_cache, state_bytes, states
 from tonnage.memory.overhead import cublas_workspace
+from tonnage.releases import shown, since
 from tonnage.tensors import product
 from tonnage.workload.serving import Serve
 
@@ -62,7 +63,7 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
     engine: Engine = chosen(
         "tonnage.engines", "ENGINE", Engine, w.engine or "transformers", key="engine", known=KNOWN_ENGINES
     )
-    version = release(engine.versions, w.engine_version, key="engine_version", of=engine.name)
+    version, newer = engine.releases.read(w.engine_version, key="engine_version")
     refuse(w, "quant", "quantized weights are not modelled yet", unless=(None, "none"))
     dtype = checkpoint_format(model, w.dtype)
     if w.kv_dtype is not None and checkpoint_format(model, w.kv_dtype) != dtype:
@@ -71,7 +72,8 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
     prompt = w.prompt or context
     if prompt > context:
         raise InputError(f"prompt = {prompt:,} is longer than context = {context:,}", key="prompt", value=prompt)
-    caveats = tokens_within(model, context, "context")
+    caveats = [*tokens_within(model, context, "context"), *([newer] if newer else [])]
+    caveats += [AS_NEWEST] if version[0] < engine.releases.newest[0] else []
     attention, told = kernel(model, w.attention or "sdpa", dtype=dtype, device=device)
     caveats += told
     architecture = device.architecture if device is not None else ""
@@ -82,7 +84,7 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         context=context,
         prompt=prompt,
         logits=w.logits or engine.logits,
-        latent=engine.latent[version],
+        latent=since(version, engine.latent),
         workspace=cublas_workspace(architecture) if caching(device) else 0,
     )
     rank, missing, ran = _rank(model, session, device, engine)
@@ -94,7 +96,7 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         "quant": "none",
         "attention": w.attention or ("eager" if attention == "eager" else "sdpa"),
         "engine": engine.name,
-        "engine_version": w.engine_version or version,
+        "engine_version": w.engine_version or shown(version),
         "kv_dtype": dtype,
         "context": context,
         "concurrency": session.sequences,

@@ -61,21 +61,6 @@ def refuse(
         raise UnsupportedError(f"{key} = {value}: {why}", key=key, value=str(value), hint=hint)
 
 
-def release(known: tuple[str, ...], asked: str | None, *, key: str, of: str) -> str:
-    """The modelled release that a version belongs to; the newest when none is named."""
-    if asked is None:
-        return known[0]
-    for version in known:
-        if asked == version or asked.startswith(f"{version}."):
-            return version
-    raise UnsupportedError(
-        f"{key} = {asked}: that release of {of} is not modelled",
-        key=key,
-        value=asked,
-        hint=f"modelled: {', '.join(known)}",
-    )
-
-
 def chosen(package: str, constant: str, kind: type[Any], name: str, *, key: str, known: tuple[str, ...]) -> Any:
     """A stack or an engine by its name."""
     there = names(package)
@@ -161,6 +146,9 @@ def _no_flash(blocks: list[GroupedQuery | Latent], dtype: str, architecture: str
         if width > FLASH_WIDEST:
             return f"heads of width {width} exceed {FLASH_WIDEST}"
     return None
+
+
+AS_NEWEST: Final = "the blocks' forward passes are those of transformers 5.23"
 
 
 KERNELS: Final = {

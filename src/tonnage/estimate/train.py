@@ -11,6 +11,7 @@ from tonnage.estimate.lines import Terms, lines, reserves
 from tonnage.estimate.moments import Largest
 from tonnage.estimate.result import Rank, Result
 from tonnage.estimate.settle import (
+    AS_NEWEST,
     KNOWN_STACKS,
     attention_told,
     checkpoint_format,
@@ -20,7 +21,6 @@ from tonnage.estimate.settle import (
     kernel,
     one_device,
     refuse,
-    release,
     tokens_within,
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
@@ -29,6 +29,7 @@ from tonnage.estimate.verdict import fit
 from tonnage.formats import FORMATS
 from tonnage.memory.optimizers import optimizer
 from tonnage.memory.overhead import cublas_workspace
+from tonnage.releases import shown, since
 from tonnage.stacks import Stack
 from tonnage.workload.training import Train
 
@@ -69,7 +70,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     """
     degrees = one_device(w)
     stack: Stack = chosen("tonnage.stacks", "STACK", Stack, w.stack or "transformers", key="stack", known=KNOWN_STACKS)
-    version = release(stack.versions, w.stack_version, key="stack_version", of=stack.name)
+    version, newer = stack.releases.read(w.stack_version, key="stack_version")
     refuse(w, "quant", "training a quantized model is not modelled yet", unless=(None, "none"))
     for key in ("lora_rank", "lora_targets", "lora_dropout", "kbit_prepared"):
         refuse(w, key, "LoRA is not modelled yet", unless=(None, False))
@@ -81,12 +82,13 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
             value=w.recompute,
         )
     _trainable(model)
-    precision, weights, autocast = _precision(model, w, stack, version)
+    precision, weights, autocast = _precision(model, w, since(version, stack.precision))
     seq = w.seq or default_length(model, DEFAULT_SEQ)
-    caveats = tokens_within(model, seq, "seq")
+    caveats = [*tokens_within(model, seq, "seq"), *([newer] if newer else [])]
+    caveats += [AS_NEWEST] if version[0] < stack.releases.newest[0] else []
     attention, told = kernel(model, w.attention or "sdpa", dtype=autocast or weights, device=device)
     caveats += told
-    adam = stack.optimizer[version]
+    adam = since(version, stack.optimizer)
     named = optimizer(adam if (w.optimizer or "adamw") == "adamw" else str(w.optimizer))
     architecture = device.architecture if device is not None else ""
     recipe = Recipe(
@@ -101,6 +103,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         keep_logits="outputs" in w.retain,
         keep_gradients="grads" in w.retain,
         first_step=w.first_step,
+        makes_mask=since(version, stack.makes_mask),
         workspace=cublas_workspace(architecture) if caching(device) else 0,
     )
     step = Step(model, recipe)
@@ -127,7 +130,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         "quant": "none",
         "attention": w.attention or ("eager" if attention == "eager" else "sdpa"),
         "stack": stack.name,
-        "stack_version": w.stack_version or version,
+        "stack_version": w.stack_version or shown(version),
         "precision": precision,
         "weights_dtype": weights,
         "compute_dtype": autocast or weights,
@@ -180,10 +183,10 @@ def _trainable(model: Model) -> None:
         )  # fmt: skip
 
 
-def _precision(model: Model, w: Train, stack: Stack, version: str) -> tuple[str, str, str | None]:
+def _precision(model: Model, w: Train, default: str) -> tuple[str, str, str | None]:
     """The preset, the format of the weights and what autocast computes in."""
     stored = checkpoint_format(model, w.dtype)
-    precision = w.precision or stack.precision[version] or stored
+    precision = w.precision or default or stored
     if precision not in PRESETS:
         raise UnsupportedError(
             f"precision = {precision} is not modelled yet",

@@ -28,8 +28,9 @@ class Recipe(Record):
         batch, tokens, accumulate: sequences a pass, tokens a sequence, passes a step.
         recompute: layers are checkpointed.
         keep_logits: the caller holds the model's output through the backward pass.
-        keep_gradients: the last step's gradients live through the next forward pass.
+        keep_gradients: the last step's gradients stay, and the next ones are added into them.
         first_step: the optimizer has no state yet.
+        makes_mask: attention is handed a mask although the batch has none.
         workspace: of one thread that multiplies matrices. [byte]
     """
 
@@ -45,6 +46,7 @@ class Recipe(Record):
     keep_gradients: bool
     first_step: bool
     workspace: int
+    makes_mask: bool = False
 
 
 class Step(Ledger):
@@ -74,7 +76,8 @@ class Step(Ledger):
             weights=recipe.weights,
             autocast=recipe.autocast,
             recompute=recipe.recompute,
-            accumulated=recipe.accumulate > 1,
+            accumulated=recipe.accumulate > 1 or recipe.keep_gradients,
+            makes_mask=recipe.makes_mask,
             keep_logits=recipe.keep_logits,
         )
 
@@ -137,8 +140,6 @@ class Step(Ledger):
         yield Moment("loss", self.now + H[-1] + p.tail.forward.peak, p.tail.forward)
         for a in p.layers:
             self.drop_all(f"casts {_key(a)}")
-        if r.keep_gradients and r.accumulate == 1:
-            self.drop("gradients before")
         self.drop("loss before")
         if kept[-1]:
             self.take(f"stream {stages[-2].output.dtype}", "activations", "layer inputs", H[-1], [stages[-2].output])

@@ -225,6 +225,7 @@ class Pass:
         recompute: whether layers are checkpointed.
         accumulated: gradients of an earlier pass are there, so that new ones are added into them.
         keep_logits: the caller holds the model's output through the backward pass.
+        makes_mask: attention is handed a mask even where its kernel could do without.
     """
 
     def __init__(
@@ -239,6 +240,7 @@ class Pass:
         recompute: bool,
         accumulated: bool = False,
         keep_logits: bool = False,
+        makes_mask: bool = False,
     ) -> None:
         stack = model.decoder
         self.stack = stack
@@ -253,7 +255,7 @@ class Pass:
         self.stem = Account()
         first = len(tape.born)
         root = ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
-        make_masks(f, windows(stack), batch, tokens, tokens, self.stem.output.dtype)
+        make_masks(f, windows(stack), batch, tokens, tokens, self.stem.output.dtype, always=makes_mask)
         dtype = self.stem.output.dtype
         framed = {v.storage for v in f.frame if v.storage.owners == 1}
         self.stem.saved = [s for s in self.stem.saved if s not in {*framed, *(v.storage for v in f.shared())}]

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from tonnage.record import Record
+from tonnage.releases import Releases, Since
 
 
 class Stack(Record):
-    """One stack's defaults, newest release first.
+    """One stack's defaults.
 
     Args:
         name: as the command line takes it.
-        versions: releases that are modelled, newest first; a version belongs to the first entry that begins it.
-        precision: by version, when nothing is said; empty for the checkpoint's own format.
-        optimizer: by version, the implementation that ``adamw`` means.
+        releases: which are modelled.
+        precision: when nothing is said; empty for the checkpoint's own format.
+        optimizer: the implementation that ``adamw`` means.
+        makes_mask: a mask is handed to ``sdpa`` although none was given.
         shards: what ``sharding`` means on several devices.
         recomputes: values of ``recompute`` that the stack has.
         reference: the code.
     """
 
     name: str
-    versions: tuple[str, ...]
-    precision: Mapping[str, str]
-    optimizer: Mapping[str, str]
+    releases: Releases
+    precision: Since[str]
+    optimizer: Since[str]
+    makes_mask: Since[bool]
     shards: str
     recomputes: tuple[str, ...]
     reference: str

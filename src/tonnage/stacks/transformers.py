@@ -1,18 +1,21 @@
-"""transformers' Trainer."""
+"""transformers' Trainer, and plain loops over its models."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from tonnage.releases import Releases
 from tonnage.stacks import Stack
 
 STACK: Final = Stack(
     name="transformers",
-    versions=("5", "4"),
-    # Release 5 loads a checkpoint in its own format, release 4 in fp32 (from_pretrained's dtype).
-    precision={"5": "", "4": "fp32"},
-    # TrainingArguments.optim: the fused step with torch 2.8 and newer, foreach before.
-    optimizer={"5": "adamw-fused", "4": "adamw-foreach"},
+    releases=Releases("transformers", newest=(5, 23), oldest=(4, 45), last={4: 57}),
+    # Release 5 loads a checkpoint in its own format, release 4 in fp32 (the dtype of from_pretrained).
+    precision=(((5, 0), ""), ((0, 0), "fp32")),
+    # TrainingArguments.optim, with torch 2.8 or newer.
+    optimizer=(((4, 54), "adamw-fused"), ((0, 0), "adamw-foreach")),
+    # masking_utils.find_packed_sequence_indices of 4.53 to 4.57 finds packing in every batch that comes without a mask.
+    makes_mask=(((5, 0), False), ((4, 53), True), ((0, 0), False)),
     shards="ddp",
     recomputes=("none", "full"),
     reference="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/training_args.py",
