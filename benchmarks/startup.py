@@ -200,11 +200,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _show(found: Mapping[str, Mapping[str, Any]], missing: Sequence[str], exceeded: Sequence[str], rounds: int) -> None:
     print(f"median of {rounds} interleaved rounds")
-    print(f"{'':<18}{'wall':>10}{'best':>10}{'processor':>11}{'peak':>11}{'over bare':>11}{'ours over it':>14}")
+    print(f"{'':<18}{'wall':>10}{'best':>10}{'processor':>10}{'peak':>12}{'over bare':>11}{'ours over it':>14}")
     for name, f in found.items():
-        times = f"{f['wall_seconds'] * 1e3:>7.1f} ms{f['best_wall_seconds'] * 1e3:>7.1f} ms{f['cpu_seconds'] * 1e3:>8.1f} ms"
+        times = "".join(f"{f[key] * 1e3:>7.1f} ms" for key in ("wall_seconds", "best_wall_seconds", "cpu_seconds"))
         ratios = f"{f['over_bare']:>10.2f}x{f['ours_over_it']:>13.2f}x"
-        print(f"{name:<18}{times}{f['peak_bytes'] / 2**20:>7.1f} MiB{ratios}")
+        print(f"{name:<18}{times}{f['peak_bytes'] / 2**20:>8.1f} MiB{ratios}")
     for name in missing:
         print(f"left out, since it cannot be installed: {name}")
     for what in exceeded:

@@ -77,7 +77,7 @@ WRONG = [
     (3, "train llama-3.1-8b --loss fused", "loss"),
     (3, "train llama-3.1-8b --recompute selective", "recompute"),
     (3, "train llama-3.1-8b --stack megatron", "megatron"),
-    (3, "train llama-3.1-8b --stack-version 3", "release"),
+    (3, "train llama-3.1-8b --stack-version 3", "modelled"),
     (3, "serve llama-3.1-8b --engine vllm", "vllm"),
     (3, "serve llama-3.1-8b --kv-dtype fp8", "kv_dtype"),
     (3, "serve gpt2 --context 2048", "1,024 positions"),

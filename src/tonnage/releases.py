@@ -47,7 +47,7 @@ class Releases(Record):
         minor = int(parts[1]) if len(parts) > 1 else whole.get(major, 0)
         if (major, minor) < self.oldest:
             raise UnsupportedError(
-                f"{key} = {text}: releases of {self.name} before {shown(self.oldest)} are not modelled", key=key, value=text,
+                f"{key} = {text}: {self.name} before {shown(self.oldest)} is not modelled", key=key, value=text,
                 hint=f"modelled: {shown(self.oldest)} to {shown(self.newest)}",
             )  # fmt: skip
         newer = (major, minor) > self.newest

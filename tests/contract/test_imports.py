@@ -17,53 +17,91 @@ import tonnage
 ANSWER = ("train", "llama-3.1-8b", "--gpu", "h100-sxm-80gb")
 
 BANNED = frozenset(
-    {
-        *(
-            "asyncio",
-            "difflib",
-            "email",
-            "http",
-            "importlib.metadata",
-            "importlib.resources",
-            "logging",
-            "numpy",
-            "pathlib",
-        ),
-        *("pydantic", "rich", "ssl", "tomllib", "torch", "transformers", "urllib.request"),
-    }
+    [
+        "asyncio",
+        "difflib",
+        "email",
+        "http",
+        "importlib.metadata",
+        "importlib.resources",
+        "logging",
+        "numpy",
+        "pathlib",
+        "pydantic",
+        "rich",
+        "ssl",
+        "tomllib",
+        "torch",
+        "transformers",
+        "urllib.request",
+    ]
 )
 
 ALLOWED = frozenset(
-    {
+    [
         "tonnage",
-        *(
-            f"tonnage.{name}"
-            for name in ("api", "devices", "errors", "evidence", "formats", "keys", "record", "registry")
-        ),
-        *(f"tonnage.{name}" for name in ("rows", "tensors", "timeline", "units", "workload", "workload.training")),
+        "tonnage.api",
         "tonnage.arch",
-        *(f"tonnage.arch.{name}" for name in ("activation", "attention", "eager", "ends", "feedforward", "forward")),
-        *(
-            f"tonnage.arch.{name}"
-            for name in ("inplace", "kernels", "layers", "loss", "masks", "model", "ops", "packed", "pairs")
-        ),
-        *(f"tonnage.arch.{name}" for name in ("rotate", "tape")),
+        "tonnage.arch.activation",
+        "tonnage.arch.attention",
+        "tonnage.arch.eager",
+        "tonnage.arch.ends",
+        "tonnage.arch.feedforward",
+        "tonnage.arch.forward",
+        "tonnage.arch.inplace",
+        "tonnage.arch.kernels",
+        "tonnage.arch.layers",
+        "tonnage.arch.loss",
+        "tonnage.arch.masks",
+        "tonnage.arch.model",
+        "tonnage.arch.ops",
+        "tonnage.arch.packed",
+        "tonnage.arch.pairs",
+        "tonnage.arch.rotate",
+        "tonnage.arch.tape",
         "tonnage.cli",
-        *(f"tonnage.cli.{name}" for name in ("options", "show", "train")),
+        "tonnage.cli.options",
+        "tonnage.cli.show",
+        "tonnage.cli.train",
+        "tonnage.devices",
+        "tonnage.errors",
         "tonnage.estimate",
-        *(
-            f"tonnage.estimate.{name}"
-            for name in ("lines", "moments", "result", "settle", "summary", "train", "training")
-        ),
+        "tonnage.estimate.lines",
+        "tonnage.estimate.moments",
+        "tonnage.estimate.result",
+        "tonnage.estimate.settle",
+        "tonnage.estimate.summary",
+        "tonnage.estimate.train",
+        "tonnage.estimate.training",
         "tonnage.estimate.verdict",
+        "tonnage.evidence",
         "tonnage.families",
-        *(f"tonnage.families.{name}" for name in ("_aliases", "_heads", "llama")),
+        "tonnage.families._aliases",
+        "tonnage.families._heads",
+        "tonnage.families.llama",
+        "tonnage.formats",
+        "tonnage.keys",
         "tonnage.memory",
-        *(f"tonnage.memory.{name}" for name in ("optimizers", "overhead", "passes", "weights")),
-        *("tonnage.report", "tonnage.report.text"),
-        *("tonnage.sources", "tonnage.sources.catalogue"),
-        *("tonnage.stacks", "tonnage.stacks.transformers"),
-    }
+        "tonnage.memory.optimizers",
+        "tonnage.memory.overhead",
+        "tonnage.memory.passes",
+        "tonnage.memory.weights",
+        "tonnage.record",
+        "tonnage.registry",
+        "tonnage.releases",
+        "tonnage.report",
+        "tonnage.report.text",
+        "tonnage.rows",
+        "tonnage.sources",
+        "tonnage.sources.catalogue",
+        "tonnage.stacks",
+        "tonnage.stacks.transformers",
+        "tonnage.tensors",
+        "tonnage.timeline",
+        "tonnage.units",
+        "tonnage.workload",
+        "tonnage.workload.training",
+    ]
 )
 """Modules of the package that this answer may import: one family, one stack, no engine, no search for a suggestion."""
 

@@ -61,7 +61,7 @@ def model_from(
             file=file,
             hint="a config.json as transformers writes it names its model_type",
         )
-    module = ALIASES.get(model_type, model_type)
+    module = ALIASES.get(model_type, model_type.replace("-", "_"))
     if module not in names(__name__):
         raise UnsupportedError(
             f"the architecture {model_type!r} is not supported yet",
