@@ -21,8 +21,8 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
     [
         (0, "train llama-3.1-8b --gpu h100-sxm-80gb"),
         (1, "train llama-3.1-8b --gpu 24GiB"),
-        (0, "train llama-3.1-8b --gpu 70GiB"),
-        (1, "train llama-3.1-8b --gpu 70GiB --strict"),
+        (0, "train llama-3.1-8b --gpu 65GiB"),
+        (1, "train llama-3.1-8b --gpu 65GiB --strict"),
         (0, "train gpt2"),
         (1, "train gpt2 --gpu 8GiB --in-use 8000MiB"),
         (0, "serve deepseek-v3 --context 32k"),

@@ -183,7 +183,7 @@ class Rotary(Record):
         cosine = ops.scaled(_function(angles, "cosine"))
         sine = ops.scaled(_function(angles, "sine"))
         del half, angles
-        f.rotary[self.key] = (ops.cast(cosine, dtype), ops.cast(sine, dtype))
+        f.rotary[self.key] = (ops.cast(cosine, dtype, "cosine table"), ops.cast(sine, dtype, "sine table"))
 
 
 def _function(x: Value, name: str) -> Value:

@@ -16,12 +16,12 @@ def promoted(a: str, b: str) -> str:
     return a if WIDTH[a] >= WIDTH[b] else b
 
 
-def cast(x: Value, dtype: str) -> Value:
+def cast(x: Value, dtype: str, label: str = "") -> Value:
     """``x.to(dtype)``: nothing when it has that format already."""
     if x.dtype == dtype:
         return x
     tape, axes, before = x.tape, x.axes, x.dtype
-    out = tape.new(f"cast to {dtype}", axes, dtype)
+    out = tape.new(label or f"cast to {dtype}", axes, dtype)
     tape.record((out,), (x,), lambda g: (tape.new(f"cast gradient to {before}", axes, before),), ())
     return out
 

@@ -41,18 +41,19 @@ def lines(moment: Moment, held: Iterable[Held], why: dict[str, tuple[str, str, T
     """
     out: list[Component] = []
     workspace = 0
+    single: dict[tuple[str, str], list[Storage]] = {}
     for h in held:
-        if not h.count:
-            continue
-        if h.name == "workspace":
-            workspace += h.unit.allocated * h.count
-            continue
         size = h.unit.requested * h.count
-        if size and h.storages:
+        if h.count and h.name == "workspace":
+            workspace += h.unit.allocated * h.count
+        elif size and h.storages and h.count == 1:
+            single.setdefault((h.name, h.what), []).extend(h.storages)
+        elif size and h.storages:
             out.append(_stored(h.name, size, h.count, h.what, h.storages))
         elif size:
             words, reference, terms = why.get(h.what, why.get(h.name, (h.what, "", ())))
             out.append(exact(h.name, size, words, reference, terms=terms))
+    out += [_stored(name, sum(s.nbytes for s in found), 1, what, found) for (name, what), found in single.items()]
     scratch = 0
     groups: dict[str, list[Storage]] = {}
     for s in moment.span.alive() if moment.span is not None else ():
@@ -62,7 +63,7 @@ def lines(moment: Moment, held: Iterable[Held], why: dict[str, tuple[str, str, T
             groups.setdefault(s.category, []).append(s)
     for category, storages in groups.items():
         size = sum(s.nbytes for s in storages)
-        out.append(_stored(category, size, 1, f"at the instant {moment.name!r}", storages))
+        out.append(_stored(category, size, 1, f"at {moment.name!r}", storages))
     out = sorted(_merged(out), key=lambda c: ORDER.index(c.name) if c.name in ORDER else len(ORDER))
     requested = sum(c.bytes for c in out)
     assert requested == moment.level.requested, (requested, moment.level.requested)
@@ -82,17 +83,33 @@ def lines(moment: Moment, held: Iterable[Held], why: dict[str, tuple[str, str, T
 def _stored(name: str, size: int, count: int, what: str, storages: list[Storage]) -> Component:
     """A line of tensors that a pass left alive, each of them told in the terms."""
     single = sum(s.nbytes for s in storages)
-    plural = "tensor" if len(storages) == 1 else "tensors"
     if count > 1:
-        words = f"{count} x {single:,} B {what}, {len(storages)} {plural} each"
+        words = f"{count} x {single:,} B {what}, {len(storages)} tensor{'s' if len(storages) > 1 else ''} each"
     elif len(storages) == 1:
-        words = f"{what}: {storages[0].label}, {product(storages[0].axes, WIDTH[storages[0].dtype])}"
+        only = storages[0]
+        name_it = "" if only.label == what else f"{only.label}, "
+        words = f"{what}: {name_it}{product(only.axes, WIDTH[only.dtype])}"
     else:
-        words = f"{what}: {len(storages)} tensors"
+        words = f"{what}: {_most(storages, single)}"
     terms = tuple((s.label, product(s.axes, WIDTH[s.dtype]), s.nbytes) for s in storages)
     return exact(
         name, size, words, "arch/: the blocks' forward passes, as transformers 5.23.0 writes them", terms=terms
     )
+
+
+def _most(storages: list[Storage], total: int) -> str:
+    """The largest of some tensors by name, as far as they make up most of the bytes."""
+    names: dict[str, int] = {}
+    for s in storages:
+        names[s.label] = names.get(s.label, 0) + s.nbytes
+    told, covered = [], 0
+    for label, size in sorted(names.items(), key=lambda item: -item[1])[:3]:
+        if covered >= 0.95 * total:
+            break
+        told.append(label)
+        covered += size
+    rest = len(names) - len(told)
+    return ", ".join(told) + (f" and {rest} more" if rest else "")
 
 
 def _merged(found: list[Component]) -> list[Component]:
@@ -110,12 +127,18 @@ def _merged(found: list[Component]) -> list[Component]:
     return [*rest, exact("gradients", size, words, gradients[0].reference, terms=tuple(terms.values()))]
 
 
-def reserves(allocated: int, *, caching: bool) -> list[Component]:
-    """What comes on top of the tensors: fragmentation of the caching allocator, and the context of the process."""
+def reserves(allocated: int, static: int, *, caching: bool) -> list[Component]:
+    """What comes on top of the tensors: fragmentation of the caching allocator, and the context of the process.
+
+    Args:
+        allocated: at the peak. [byte]
+        static: resident between steps or requests: allocated once, it leaves no gaps. [byte]
+        caching: whether memory comes from a caching allocator.
+    """
     out = []
     if caching:
-        low, value, high = (round(share * allocated) for share in FRAGMENTATION)
-        words = f"{FRAGMENTATION[1]:.1%} of the allocated peak, assumed; {FRAGMENTATION_BASIS}"
+        low, value, high = (round(share * (allocated - static)) for share in FRAGMENTATION)
+        words = f"{FRAGMENTATION[1]:.0%} of what comes and goes, assumed; {FRAGMENTATION_BASIS}"
         out.append(_assumed("fragmentation", "reserved", low, value, high, words))
     low, value, high = CONTEXT
     out.append(_assumed("context", "device", low, value, high, CONTEXT_BASIS))

@@ -130,7 +130,7 @@ def _rank(model: Model, s: Session, device: Device | None, engine: Engine) -> tu
     largest = Largest(run.moments())
     moment = next(m for m in run.moments() if m.name == largest.best.name)
     components = lines(moment, run.held.values(), _why(run, engine)) + reserves(
-        moment.level.allocated, caching=caching(device)
+        moment.level.allocated, run.weights.allocated, caching=caching(device)
     )
     rank = Rank(
         rank="pp0",

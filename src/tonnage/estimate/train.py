@@ -112,7 +112,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     # The walk is made once more, up to the largest instant, to see what is alive there.
     moment = next(m for m in step.moments() if m.name == largest.best.name)
     components = lines(moment, step.held.values(), _why(step, stack)) + reserves(
-        moment.level.allocated, caching=caching(device)
+        moment.level.allocated, static, caching=caching(device)
     )
     rank = Rank(
         rank="pp0",
