@@ -32,6 +32,7 @@ COUNTERS: Final[Mapping[str, Callable[[Any], int]]] = {
     "allocated": _tier("allocated"),
     "reserved": _tier("reserved"),
     "device": _tier("device"),
+    "weights": lambda result: sum(c.bytes for c in result.components if c.name == "weights"),
     "last_instant": lambda result: int(result.fullest.instants[-1].bytes),
     "layer_saved": _layer_saved,
 }

@@ -85,7 +85,7 @@ WRONG = [
     (3, "train t5-small", "encoder-decoder"),
     (3, "train mamba-130m", "kernels"),
     (3, "params meta-llama/No-Such-Model", "Hub"),
-    (3, "params model.safetensors", "config.json"),
+    (4, "params model.safetensors", "cannot read"),
     (3, "params https://example.com/config.json", "config.json"),
     (4, "params ./nowhere/config.json", "cannot read"),
     (4, "params nowhere.json", "cannot read"),

@@ -1,9 +1,6 @@
 """``python -m tonnage``."""
 
-from __future__ import annotations
+from tonnage.cli import run
 
-import sys
-
-from tonnage.cli import main
-
-sys.exit(main())
+if __name__ == "__main__":
+    run()

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device, device
-from tonnage.errors import InputError, UnsupportedError
+from tonnage.errors import InputError, SourceError, UnsupportedError
 from tonnage.estimate.result import Component, Result
-from tonnage.units import parse_bytes
 from tonnage.workload import workload
 
-LATER: Final = (".safetensors", ".gguf", ".index.json", ".bin", ".pt", ".pth")
+WEIGHTS: Final = (".safetensors", ".gguf", ".index.json", ".bin", ".pt", ".pth", ".ckpt")
 
 if TYPE_CHECKING:
+    from tonnage.checkpoint import Header
+    from tonnage.reconcile import Difference
+    from tonnage.sources import RawModel
     from tonnage.workload.serving import Serve
     from tonnage.workload.training import Train
 
-ModelLike = Model | str | Mapping[str, Any]
+ModelLike = Model | str | os.PathLike[str] | Mapping[str, Any]
 
 
 class Answer(Result):
@@ -74,16 +76,20 @@ def load(
     return model.but(name=raw.name or model.model_type)
 
 
-def _raw(source: str | Mapping[str, Any]) -> Any:
+def _raw(source: str | os.PathLike[str] | Mapping[str, Any]) -> RawModel:
     from tonnage.sources import RawModel
 
     if isinstance(source, Mapping):
-        config = source.get("config", source)
-        if not isinstance(config, Mapping):
-            raise InputError("an inline config is an object", key="model", value=type(config).__name__)
-        return RawModel(config=config, name=str(source.get("name", "")), origin="inline")
+        inline = source.get("config", source)
+        if not isinstance(inline, Mapping):
+            raise InputError("an inline config is an object", key="model", value=type(inline).__name__)
+        return RawModel(config=inline, name=str(source.get("name", "")), origin="inline")
     from tonnage.sources import catalogue
 
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    if not isinstance(source, str):
+        raise InputError(f"a model is a name, a path or a config, not {source!r}", key="model", value=source)
     text = source.strip()
     if not text:
         raise InputError("no model is named", key="model", value=source, hint="tonnage models lists the catalogue")
@@ -91,17 +97,19 @@ def _raw(source: str | Mapping[str, Any]) -> Any:
         from tonnage.sources.config import parsed
 
         return _raw(parsed(text, None))
-    if not os.path.exists(text):
+    if not os.path.lexists(text):
         found = catalogue.find(text)
         if found is not None:
             return found
     lower = text.lower()
-    if lower.endswith(LATER) or lower.startswith(("http://", "https://")):
+    if lower.startswith(("http://", "https://")):
         raise UnsupportedError(
-            f"{text}: reading file headers and addresses is not there yet", key="model", value=text,
+            f"{text}: reading addresses is not there yet", key="model", value=text,
             hint="give the model's config.json",
         )  # fmt: skip
-    if os.path.exists(text) or lower.endswith(".json") or text.startswith((".", "/", "~")):
+    if lower.endswith(WEIGHTS) and not os.path.isdir(text):
+        return _beside(os.path.expanduser(text))
+    if os.path.lexists(text) or lower.endswith(".json") or text.startswith((".", "/", "~")):
         from tonnage.sources import config
 
         return config.read(os.path.expanduser(text))
@@ -114,19 +122,110 @@ def _raw(source: str | Mapping[str, Any]) -> Any:
     raise catalogue.unknown(text)
 
 
+def _beside(path: str) -> RawModel:
+    """What builds the model of a weights file: its own metadata, or the ``config.json`` beside it."""
+    if path.lower().endswith(".gguf"):
+        from tonnage.sources.gguf_config import described
+        from tonnage.sources.headers import read
+
+        return described(read(path))
+    folder = os.path.dirname(path) or "."
+    if os.path.isfile(path) and not os.path.isfile(os.path.join(folder, "config.json")):
+        raise UnsupportedError(
+            f"{path} names tensors and no architecture", key="model", value=path, file=path,
+            hint="put the model's config.json beside it; tonnage params answers from the header alone",
+        )  # fmt: skip
+    if not os.path.isfile(path):
+        raise SourceError(f"cannot read {path}: No such file or directory", key="model", value=path, file=path)
+    from tonnage.sources import config
+
+    return config.read(folder)
+
+
+def weights(source: str) -> Header | None:
+    """The header of the weights that ``source`` names: a file, an index, or a folder that holds weights and no config.
+
+    Returns:
+        None where it names something else.
+
+    Raises:
+        SourceError: a file is missing or cannot be read.
+        InputError: a file breaks a rule of its format.
+    """
+    path = os.path.expanduser(source.strip())
+    folder = os.path.isdir(path)
+    if not folder and not path.lower().endswith(WEIGHTS):
+        return None
+    if "://" in path or (folder and os.path.isfile(os.path.join(path, "config.json"))):
+        return None
+    from tonnage.sources import headers
+
+    return None if folder and headers.within(path) is None else headers.read(path)
+
+
+def compare(
+    left: str, right: str, *, head: str | None = None, ignore_keys: tuple[str, ...] = (), ignore_unknown: bool = False
+) -> tuple[str, str, dict[str, tuple[int, int]], Difference]:
+    """A model or a file of weights on the left, held against a file of weights on the right.
+
+    Args:
+        left: as ``load`` takes it, or a file of weights.
+        right: a file of weights.
+        head: the class that is counted.
+        ignore_keys: config keys to pass over.
+        ignore_unknown: pass over every config key that is not understood.
+
+    Returns:
+        Names of both sides, their bytes by component, and the tensors that they do not share.
+
+    Raises:
+        InputError: the right side is no file of weights.
+    """
+    from tonnage import reconcile
+    from tonnage.checkpoint.names import role
+    from tonnage.formats import storage_format
+
+    file = weights(right)
+    if file is None:
+        raise InputError(
+            f"{right} is no file of weights", key="right", value=right,
+            hint="tonnage compare CONFIG FILE: the file (.safetensors, its index, .gguf, .bin) comes second",
+        )  # fmt: skip
+    other = weights(left)
+    sizes: dict[str, list[int]] = {}
+    if other is not None:
+        mine = reconcile.found(other)
+        for t in other.tensors:
+            sizes.setdefault(role(t.name), [0, 0])[0] += t.nbytes
+    else:
+        model = load(left, head=head, ignore_keys=ignore_keys, ignore_unknown=ignore_unknown)
+        mine = reconcile.predicted(model)
+        form = storage_format(model.dtype or "bf16")
+        for t in model.weights():
+            sizes.setdefault(t.role, [0, 0])[0] += (storage_format(t.dtype) if t.dtype else form).nbytes(t.numel)
+    theirs = reconcile.found(file, mine)
+    for t in file.tensors:
+        sizes.setdefault(role(t.name), [0, 0])[1] += t.nbytes
+    lines = {name: (a, b) for name, (a, b) in sizes.items()}
+    return mine.name, theirs.name, lines, reconcile.compare(mine, theirs)
+
+
 def _device(gpu: str | None, in_use: str | int | None) -> tuple[Device | None, int]:
     """The device that is named and what others hold of it. [byte]"""
     if gpu is None:
+        if in_use is not None:
+            raise InputError(
+                "in_use says what others hold of a device, and none is named", key="in_use", hint="add gpu"
+            )
         return None, 0
     held = in_use if isinstance(in_use, int) else 0
-    if isinstance(in_use, str) and in_use != "here":
-        held = parse_bytes(in_use, key="in_use")
-    if gpu == "here":
-        from tonnage.sources.here import here
+    if gpu != "here" and in_use != "here":
+        return device(gpu), held
+    from tonnage.sources.here import here
 
-        found = here()
-        return found.device, found.in_use or 0 if in_use in (None, "here") else held
-    return device(gpu), held
+    found = here()
+    where = found.device if gpu == "here" else device(gpu)
+    return where, found.in_use or 0 if in_use in (None, "here") else held
 
 
 def train(model: ModelLike, *, suggest: bool = True, **said: Any) -> Answer:
@@ -173,11 +272,16 @@ def _answer(
     result: Result, model: Model, w: Train | Serve, where: Device | None, held: int, *, suggest: bool
 ) -> Answer:
     """The result with a suggestion where it does not surely fit."""
-    if suggest and where is not None and result.fit is not None and result.fit.verdict != "fits":
+    if suggest and where is not None and _may_fit(result):
         from tonnage.plan.suggest import suggested
 
         result = suggested(result, model, w, where, held)
     return Answer(**{f.name: getattr(result, f.name) for f in fields(result)})
+
+
+def _may_fit(result: Result) -> bool:
+    """Whether a change could make it fit surely: what is not modelled whole never does."""
+    return result.fit is not None and result.fit.verdict != "fits" and not result.extras.get("incomplete")
 
 
 def line(result: Result, name: str) -> tuple[Component, ...]:

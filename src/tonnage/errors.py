@@ -56,19 +56,23 @@ class TonnageError(Exception):
             text += f"; did you mean {', '.join(self.nearest)}?"
         if self.hint:
             text += f"; {self.hint}"
-        return " ".join(text.split())
+        return _clean(text)
 
     def as_dict(self) -> dict[str, object]:
         """The error object of the JSON contract."""
         value = self.value
-        if not (value is None or isinstance(value, str | int | float | bool)):
+        # JSON has no word for a float that is not finite, and numbers beyond 2^53 are lost on its readers.
+        plain = (
+            value is None or isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) < 2**53)
+        )
+        if not plain:
             value = repr(value)[:200]
         return {
             "category": self.category,
             "key": self.key,
             "value": value,
             "file": self.file,
-            "message": self.message,
+            "message": _clean(self.message),
             "hint": self.hint,
             "nearest": list(self.nearest),
         }
@@ -99,6 +103,16 @@ class SourceError(TonnageError):
 
     category = "source"
     exit_code = 4
+
+
+def _clean(text: str) -> str:
+    """One line without control characters, which a terminal would obey; a word beyond reason is cut.
+
+    >>> _clean("no such\\x1b[31m model")
+    'no such?[31m model'
+    """
+    words = (word if len(word) <= 300 else word[:297] + "..." for word in text.split())
+    return "".join(c if c.isprintable() else "?" for c in " ".join(words))
 
 
 def nearest(text: str, names: Iterable[str], *, most: int = 3) -> tuple[str, ...]:

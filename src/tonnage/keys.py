@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 _MISSING: Final = object()
 _LARGEST: Final = 10**12
+_LAYERS: Final = 10_000
 
 INERT_ENDINGS: Final = ("_token_id", "_version", "_token_index", "_token_ids")
 INERT: Final = frozenset(
@@ -178,6 +179,18 @@ class Keys:
             raise ConfigError(f"{key} is not a finite number", key=key, value=repr(value), file=self.file)
         return value
 
+    def _sized(self, name: str, value: T, kind: type[Any], least: int) -> T:
+        """``value``, which as a number must be one that a model can have."""
+        if kind is int:
+            most = _LAYERS if name.endswith(("layers", "n_layer")) else _LARGEST
+            if not least <= value <= most:  # type: ignore[operator]
+                raise ConfigError(
+                    f"{name} = {_short(value)} is not a sensible size", key=name, value=value, file=self.file
+                )
+        elif kind is float and "dropout" in name and not 0.0 <= value <= 1.0:  # type: ignore[operator]
+            raise ConfigError(f"{name} = {_short(value)} is not a share", key=name, value=value, file=self.file)
+        return value
+
     @overload
     def need(self, key: str) -> int: ...
     @overload
@@ -187,10 +200,7 @@ class Keys:
         name, value = self._find(key)
         if value is _MISSING or value is None:
             raise ConfigError(f"{name} is missing", key=name, file=self.file, hint=self._misspelt(key))
-        value = self._typed(name, value, kind)
-        if kind is int and not 0 < value <= _LARGEST:
-            raise ConfigError(f"{name} = {_short(value)} is not a sensible size", key=name, value=value, file=self.file)
-        return value
+        return self._sized(name, self._typed(name, value, kind), kind, 1)
 
     def want(self, key: str, default: T, kind: type[T] | None = None) -> T:
         """A key with transformers' default; a default that was taken is listed."""
@@ -202,9 +212,7 @@ class Keys:
         if value is None and (kind is None or default is None):
             return default
         value = self._typed(name, value, wanted)
-        if isinstance(value, int) and wanted is int and not -1 <= value <= _LARGEST:
-            raise ConfigError(f"{name} = {_short(value)} is not a sensible size", key=name, value=value, file=self.file)
-        return value
+        return self._sized(name, value, wanted, 0)
 
     def size(self, key: str, default: int) -> int:
         """A positive number with transformers' default."""
@@ -222,10 +230,7 @@ class Keys:
             return default
         if value is None:
             return None
-        value = self._typed(name, value, kind)
-        if kind is int and not -1 <= value <= _LARGEST:
-            raise ConfigError(f"{name} = {_short(value)} is not a sensible size", key=name, value=value, file=self.file)
-        return value
+        return self._sized(name, self._typed(name, value, kind), kind, 0)
 
     def texts(self, key: str, length: int) -> list[str] | None:
         """A list of ``length`` words, such as ``layer_types``; None where it is absent or null."""

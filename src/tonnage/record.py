@@ -24,7 +24,8 @@ class Record:
     _fields: tuple[str, ...] = ()
 
     def __init_subclass__(cls) -> None:
-        own = [name for name in cls.__dict__.get("__annotations__", {}) if not name.startswith("_")]
+        stated = cls.__dict__.get("__annotations__", {})
+        own = [name for name, kind in stated.items() if not name.startswith("_") and "ClassVar" not in str(kind)]
         cls._fields = (*cls._fields, *(name for name in own if name not in cls._fields))
 
     def __init__(self, *args: Any, **given: Any) -> None:

@@ -24,7 +24,7 @@ Axes = tuple[Axis, ...]
 
 Role = Literal[
     "embedding", "position", "attention", "feed_forward", "expert", "shared_expert", "router", "mixer", "norm", "head",
-    "pooler", "buffer", "cache", "state", "optimizer", "activation",
+    "pooler", "vision", "audio", "buffer", "cache", "state", "optimizer", "activation",
 ]  # fmt: skip
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -83,6 +83,11 @@ class Tensor:
     def renamed(self, name: str) -> Tensor:
         """The same tensor under another name."""
         return Tensor(name, self.axes, self.role, self.dims, self.layer, self.alias_of, self.dtype)
+
+    def below(self, base: str) -> Tensor:
+        """The same tensor as the module ``base`` names it."""
+        alias = None if self.alias_of is None else self.alias_of.removeprefix(base)
+        return Tensor(self.name.removeprefix(base), self.axes, self.role, self.dims, self.layer, alias, self.dtype)
 
     def placed(self, prefix: str, layer: int | None = None) -> Tensor:
         """The same tensor under a module's name."""

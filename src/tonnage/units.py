@@ -89,7 +89,7 @@ def parse_count(text: str | int, *, key: str | None = None) -> int:
     >>> parse_count("32k"), parse_count("1m"), parse_count(7)
     (32768, 1048576, 7)
     """
-    if isinstance(text, bool):
+    if isinstance(text, bool) or not isinstance(text, int | str):
         raise InputError(f"not a count: {text!r}", key=key, value=text)
     if isinstance(text, int):
         count: int | None = text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tonnage.arch import ops
-from tonnage.arch.eager import EagerStyle
+from tonnage.arch.eager import EagerStyle, batched, named
 from tonnage.arch.forward import Forward
 from tonnage.arch.inplace import clamped, filled
 from tonnage.arch.kernels import attend
@@ -16,7 +16,7 @@ from tonnage.arch.rotate import rotate
 from tonnage.arch.tape import Value
 from tonnage.errors import UnsupportedError
 from tonnage.record import Record
-from tonnage.tensors import Axes, Tensor
+from tonnage.tensors import Axes, Tensor, size
 
 BTND = ("B", "T", "N", "D")
 
@@ -39,6 +39,7 @@ class GroupedQuery(Record):
             elements.
         bias: whether q, k and v have one.
         o_bias: whether o has one.
+        key_bias: whether k has one, where q and v do (not in Whisper).
         transposed: matrices stored input first.
         q_norm, k_norm: norms of queries and keys, over a head or over all heads.
         norm_after_rotary: the norms come after the rotation.
@@ -61,9 +62,14 @@ class GroupedQuery(Record):
         o_dropout: of the output.
         bias_apart: biases are added by an operation of their own (Falcon).
         caches_queries: keys and values are repeated for every query head before they are cached (Falcon-40B).
+        late_bias: the output has a bias of its own name, added by an operation of its own (GPT-NeoX Japanese).
+        o_norm: of what the output matrix is given (BitNet).
         o_apart: the output matrix stands in a module behind the attention's (BERT).
         adds: the block adds the residual itself, before it lets go of its local variables (BLOOM).
+        cached: whether keys and values are kept for later tokens (GPT keeps none).
+        position_scaled: queries are multiplied by a number that grows with their position (Ministral 3).
         angles: rows of a table of angles that every layer has for itself (GPT-J).
+        wide_angles: queries and keys are turned in the table's fp32, and stay so (CodeGen).
         buffers: tensors beside the weights that every layer has for itself (GPT-Neo's mask).
     """
 
@@ -81,9 +87,11 @@ class GroupedQuery(Record):
     fused_order: Packing = "split"
     bias: bool = False
     o_bias: bool = False
+    key_bias: bool = True
     transposed: bool = False
     q_norm: Norm | HeadNorms | None = None
     k_norm: Norm | HeadNorms | None = None
+    norm_after_rotary: bool = False
     window: int | None = None
     chunked: bool = False
     rotary: str | None = "default"
@@ -103,9 +111,14 @@ class GroupedQuery(Record):
     o_dropout: float = 0.0
     bias_apart: bool = False
     caches_queries: bool = False
+    late_bias: bool = False
+    o_norm: Norm | None = None
     o_apart: bool = False
     adds: bool = False
+    cached: bool = True
+    position_scaled: bool = False
     angles: int | None = None
+    wide_angles: bool = False
     buffers: tuple[Tensor, ...] = ()
 
     @property
@@ -139,7 +152,7 @@ class GroupedQuery(Record):
             ), out
         return (
             Linear(self._path(self.q), ins, q_rows, "attention", self.bias, self.transposed),
-            Linear(self._path(self.k), ins, k_rows, "attention", self.bias, self.transposed),
+            Linear(self._path(self.k), ins, k_rows, "attention", self.bias and self.key_bias, self.transposed),
             Linear(self._path(self.v), ins, v_rows, "attention", self.bias, self.transposed),
             out,
         )
@@ -148,9 +161,11 @@ class GroupedQuery(Record):
         """Projections, norms of queries and keys, sinks."""
         for matrix in self.matrices():
             yield from matrix.weights()
-        for norm in (self.q_norm, self.k_norm):
+        for norm in (self.q_norm, self.k_norm, self.o_norm):
             if norm is not None:
                 yield from norm.weights()
+        if self.late_bias:
+            yield Tensor(self._path("dense_bias"), (("D", self.D),), "attention")
         if self.sinks:
             yield Tensor(self._path("sinks"), (("N", self.N),), "attention")
         if self.buckets is not None:
@@ -159,7 +174,7 @@ class GroupedQuery(Record):
 
     def state(self, B: int, S: int) -> Iterator[Tensor]:
         """Keys and values of ``S`` tokens, of the encoder's in cross attention. An encoder keeps none of its own."""
-        if not self.causal and not self.cross:
+        if not self.cached or (not self.causal and not self.cross):
             return
         of = "encoder " if self.cross else ""
         yield Tensor(f"{of}keys", (("B", B), ("S", S), ("K", self.K), ("H", self.H)), "cache")
@@ -203,9 +218,9 @@ class GroupedQuery(Record):
 
     def _attended(self, f: Forward, x: Value) -> Value:
         packed, q, k, v = self._projected(f, x)
-        if self.q_norm is not None:
+        if self.q_norm is not None and not self.norm_after_rotary:
             q = self.q_norm.forward(f, q)
-        if self.k_norm is not None:
+        if self.k_norm is not None and not self.norm_after_rotary:
             k = self.k_norm.forward(f, k)
         if self.clip and self.fused is None:
             q, k, v = clamped(q), clamped(k), clamped(v)
@@ -215,9 +230,22 @@ class GroupedQuery(Record):
             style = self.rotary_style
             q, k = rotate(q, k, cosine, sine, width, interleaved=self.interleaved, style=style, keep=f.local)
         if self.angles is not None:
-            q, k = rotate_pairs(f, q, k, self.angles, self.rotary_width or self.H)
+            width = self.rotary_width or self.H
+            q, k = rotate_pairs(f, q, k, None if self.wide_angles else self.angles, width)
+        if self.norm_after_rotary and self.q_norm is not None and self.k_norm is not None:
+            q = self.q_norm.forward(f, q)
+            k = self.k_norm.forward(f, k)
+        if self.position_scaled:
+            numbers = f.tape.new("numbers by position", (named(q, "T"),), "fp32")
+            q = ops.mul(q, ops.cast(numbers, q.dtype), "scaled queries")
+            del numbers
         if f.store is not None:
+            if self.wide_angles:
+                k = ops.cast(k, x.dtype)
             k, v = f.store((k, v), self.window)
+        if self.eager == "floored":
+            # The modelled code binds the names anew (XGLM).
+            q, k, v = batched(q), batched(k), batched(v)
         out = attend(f, self, q, k, v)
         if not self.o_apart:
             out = self._out(f, out)
@@ -228,7 +256,12 @@ class GroupedQuery(Record):
         return out
 
     def _out(self, f: Forward, out: Value) -> Value:
+        if self.o_norm is not None:
+            heads = out.axes
+            out = self.o_norm.forward(f, out.view((*heads[:2], ("D", size(heads[2:]))))).view(heads)
         out = self.matrices()[-1].forward(f, out)
+        if self.late_bias:
+            out = ops.add(out, f.tape.parameter(self._path("dense_bias"), (("D", self.D),)), "with bias")
         return ops.dropout(out, self.o_dropout, f.training)
 
 
@@ -247,6 +280,8 @@ class Latent(Record):
         bias: whether the two compressing matrices and the output have one.
         rotary: which of the model's rotary tables turns queries and keys.
         rotary_style: how the modelled code turns them, as ``arch/rotate.py`` names it.
+        window: tokens that a query sees, itself included; None for all.
+        queries: the matrix that makes queries of the compressed one, where it is not ``q_b_proj`` (A.X K2).
     """
 
     name: str
@@ -264,11 +299,8 @@ class Latent(Record):
     rotary_style: str = "neighbours"
     softcap: bool = False
     sinks: bool = False
-
-    @property
-    def window(self) -> None:
-        """A latent cache has no window."""
-        return None
+    window: int | None = None
+    queries: Linear | None = None
 
     @property
     def causal(self) -> bool:
@@ -290,7 +322,7 @@ class Latent(Record):
         return (
             Linear(f"{self.name}.q_a_proj", D, R, "attention", self.bias),
             Norm(f"{self.name}.q_a_layernorm", R),
-            Linear(f"{self.name}.q_b_proj", R, heads, "attention"),
+            self.queries or Linear(f"{self.name}.q_b_proj", R, heads, "attention"),
         )
 
     def _compress(self) -> Linear:

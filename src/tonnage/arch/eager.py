@@ -18,15 +18,16 @@ from tonnage.arch.tape import Grads, Value
 from tonnage.tensors import Axes, Axis
 
 EagerStyle = Literal[
-    "fp32-softmax", "native", "uncast", "fp32-scores", "fp32-where", "bloom", "mpt", "falcon", "falcon-alibi", "sinks"
-]
+    "fp32-softmax", "native", "uncast", "fp32-scores", "fp32-where", "bloom", "mpt", "falcon", "falcon-alibi", "sinks",
+    "sinks-apart", "baddbmm", "floored", "triangle",
+]  # fmt: skip
 """How scores become weights.
 
 ``fp32-softmax`` is transformers' usual form: scaled, masked, softmax in fp32, cast back. ``native`` takes the softmax
 in the format of the scores and casts it to that of the values (GPT-2); ``uncast`` leaves it (BERT, T5).
 ``fp32-scores`` casts queries and keys to fp32 (GPT-J), ``fp32-where`` does so and picks by a boolean buffer (GPT-Neo).
 ``sinks`` joins a learned logit a head to the scores and drops what it took (gpt-oss).
-``bloom``, ``mpt``, ``falcon`` and ``falcon-alibi`` are those families' own.
+``bloom``, ``mpt``, ``falcon`` and ``falcon-alibi`` are those families' own; ``arch/scores.py`` has the others.
 """
 
 
@@ -90,7 +91,7 @@ def batched(x: Value) -> Value:
     The gradient comes back head-major, and the view that split the heads copies it.
     """
     if head_major(x):
-        return x
+        return ops.copy(x, label="repeated heads") if x.expanded and x.axes[0][1] > 1 else x
     tape, before, dtype = x.tape, x.axes, x.dtype
     out = tape.new("heads first", by_heads(x), dtype)
     tape.record((out,), (x,), lambda g: (tape.new("tokens first again", before, dtype),), ())
@@ -98,10 +99,14 @@ def batched(x: Value) -> Value:
 
 
 def repeated(x: Value, N: int) -> Value:
-    """``repeat_kv``: a copy for every query head, or nothing when each has its own."""
-    if named(x, "NK")[1] == N:
+    """``repeat_kv``: a copy for every query head, or nothing when each has its own.
+
+    A single head is only seen as many, until a batched product of several sequences wants it whole.
+    """
+    heads, axes = named(x, "NK")[1], (x.axes[0], ("N", N), named(x, "TS"), x.axes[-1])
+    if heads == N:
         return x
-    return ops.copy(x, (x.axes[0], ("N", N), named(x, "TS"), x.axes[-1]), "repeated heads")
+    return ops.expand(x, axes) if heads == 1 else ops.copy(x, axes, "repeated heads")
 
 
 def tokens_first(x: Value) -> Value:
@@ -113,14 +118,25 @@ def tokens_first(x: Value) -> Value:
 
 def eager(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     """Attention of ``q`` over ``k`` and ``v``; returns the heads' outputs, axes ``B T N H``."""
-    return _STYLES[a.eager](f, a, q, k, v)
+    style = _STYLES.get(a.eager)
+    if style is None:
+        from tonnage.arch.scores import STYLES
+
+        style = STYLES[a.eager]
+    return style(f, a, q, k, v)
+
+
+def masked(f: Forward, a: Attention, scores: Value) -> Value:
+    """Scores with the mask, where there is one."""
+    mask = _mask(f, a)
+    return scores if mask is None else ops.add(scores, mask, "masked scores")
 
 
 def _mask(f: Forward, a: Attention) -> Value | None:
     return f.masks.get(a.window) if a.causal else None
 
 
-def _product(q: Value, k: Value) -> Value:
+def product(q: Value, k: Value) -> Value:
     """``matmul(q, k.transpose(-1, -2))``."""
     tokens = ("S", named(k, "TS")[1])
     left, right = ops.lowered(q), ops.lowered(k)
@@ -130,7 +146,7 @@ def _product(q: Value, k: Value) -> Value:
     )
 
 
-def _applied(weights: Value, v: Value) -> Value:
+def applied(weights: Value, v: Value) -> Value:
     """``matmul(weights, v)``, head-major."""
     v = ops.lowered(v)
     return ops.matmul(weights, batched(v), (*weights.axes[:3], v.axes[-1]), "attention output")
@@ -139,7 +155,7 @@ def _applied(weights: Value, v: Value) -> Value:
 def _default(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     keys = repeated(k, a.N)
     values = repeated(v, a.N)
-    weights = ops.scaled(_product(q, keys), "scaled scores")
+    weights = ops.scaled(product(q, keys), "scaled scores")
     if a.softcap:
         weights = ops.scaled(weights, "scores before tanh")
         weights = ops.unary(weights, "tanh", saves="output")
@@ -149,14 +165,14 @@ def _default(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         weights = ops.add(weights, mask, "masked scores")
     weights = ops.cast(ops.softmax(weights, dtype="fp32", label="attention weights"), q.dtype)
     weights = ops.dropout(weights, a.dropout, f.training)
-    out = _applied(weights, values)
+    out = applied(weights, values)
     out = tokens_first(out)
     f.weights.append(weights)
     return out
 
 
 def _native(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
-    weights = ops.scaled(_product(q, k), "scaled scores")
+    weights = ops.scaled(product(q, k), "scaled scores")
     mask = _mask(f, a)
     if mask is not None:
         weights = ops.add(weights, mask, "masked scores")
@@ -164,7 +180,7 @@ def _native(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     if a.eager == "native":
         weights = ops.cast(weights, v.dtype)
     weights = ops.dropout(weights, a.dropout, f.training)
-    out = _applied(weights, v)
+    out = applied(weights, v)
     f.weights.append(weights)
     return tokens_first(out)
 
@@ -172,7 +188,7 @@ def _native(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
 def _fp32_scores(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     q = ops.cast(q, "fp32")
     k = ops.cast(k, "fp32")
-    weights = _product(q, k)
+    weights = product(q, k)
     smallest = f.tape.new("smallest number", (), "fp32") if a.eager == "fp32-where" else None
     weights = ops.scaled(weights, "scaled scores") if smallest is None else _where(weights)
     mask = _mask(f, a)
@@ -181,7 +197,7 @@ def _fp32_scores(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Valu
     weights = ops.softmax(weights, label="attention weights")
     weights = ops.cast(weights, v.dtype)
     weights = ops.dropout(weights, a.dropout, f.training)
-    out = _applied(weights, v)
+    out = applied(weights, v)
     f.weights.append(weights)
     return tokens_first(out)
 
@@ -198,7 +214,7 @@ def _bloom(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     probabilities = ops.dropout(probabilities, a.dropout, f.training)
     f.weights.append(probabilities)
     f.local += [q, k, v, scores, weights]
-    return tokens_first(_applied(probabilities, v))
+    return tokens_first(applied(probabilities, v))
 
 
 def _baddbmm(bias: Value, q: Value, k: Value) -> Value:
@@ -221,7 +237,7 @@ def _baddbmm(bias: Value, q: Value, k: Value) -> Value:
 
 def _mpt(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     assert f.bias is not None
-    scores = ops.scaled(_product(q, k), "scaled scores")
+    scores = ops.scaled(product(q, k), "scaled scores")
     scores = ops.add(scores, f.bias.view((named(scores, "N"), scores.axes[-1])), "scores with bias")
     mask = _mask(f, a)
     if mask is not None:
@@ -230,7 +246,7 @@ def _mpt(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     weights = ops.dropout(weights, a.dropout, f.training)
     f.weights.append(weights)
     f.local.append(scores)
-    return tokens_first(_applied(weights, v))
+    return tokens_first(applied(weights, v))
 
 
 def _masked_fill(x: Value, mask: Value) -> Value:
@@ -247,19 +263,19 @@ def _hidden(f: Forward) -> str:
 
 
 def _falcon(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
-    weights = _product(q, repeated(k, a.N))
+    weights = product(q, repeated(k, a.N))
     weights = ops.scaled(weights, "scaled scores", in_place=True)
     mask = _mask(f, a)
     masked = weights if mask is None else ops.add(weights, mask, "masked scores")
     weights = ops.softmax(masked, dtype=_hidden(f), label="attention weights")
     del masked
     f.weights.append(weights)
-    return tokens_first(_applied(weights, repeated(v, a.N)))
+    return tokens_first(applied(weights, repeated(v, a.N)))
 
 
 def _falcon_alibi(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     assert f.bias is not None
-    scores = _product(q, repeated(k, a.N))
+    scores = product(q, repeated(k, a.N))
     wide = ops.cast(scores, "fp32")
     logits = ops.scaled(ops.add(wide, f.bias, "scores with alibi"), "scaled scores", in_place=True)
     mask = _mask(f, a)
@@ -269,7 +285,7 @@ def _falcon_alibi(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Val
     weights = ops.dropout(weights, a.dropout, f.training)
     f.weights.append(weights)
     f.local += [scores, wide, logits]
-    return tokens_first(_applied(weights, repeated(v, a.N)))
+    return tokens_first(applied(weights, repeated(v, a.N)))
 
 
 def _where(x: Value) -> Value:
@@ -290,7 +306,7 @@ def _where(x: Value) -> Value:
 def _sinks(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     keys = repeated(k, a.N)
     values = repeated(v, a.N)
-    weights = ops.scaled(_product(q, keys), "scaled scores")
+    weights = ops.scaled(product(q, keys), "scaled scores")
     mask = _mask(f, a)
     if mask is not None:
         weights = ops.add(weights, mask, "masked scores")
@@ -299,7 +315,7 @@ def _sinks(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     weights = ops.softmax(combined, dtype=combined.dtype, label="attention weights")
     weights = ops.narrow(weights, (*weights.axes[:3], ("S", weights.axes[3][1] - 1)))
     weights = ops.cast(ops.dropout(weights, a.dropout, f.training), values.dtype)
-    out = tokens_first(_applied(weights, values))
+    out = tokens_first(applied(weights, values))
     f.weights.append(weights)
     return out
 

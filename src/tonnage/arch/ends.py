@@ -23,6 +23,10 @@ class Table(Record):
         width: of a row.
         batched: every sequence has indices of its own (OPT).
         buffered: the indices are part of a buffer (BERT's positions).
+        named: though they are, the model's code names what was found to its end (GPT).
+        offset: indices are counted on, in a tensor of their own (BioGPT, XGLM).
+        fixed: a buffer without gradient, whose whole name ``name`` is (CTRL, XGLM).
+        own: the indices are gathered for every sequence from its own tokens (RoBERTa).
     """
 
     name: str
@@ -30,21 +34,39 @@ class Table(Record):
     width: int
     batched: bool = False
     buffered: bool = False
+    named: bool = False
+    offset: bool = False
+    fixed: bool = False
+    own: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """One tensor."""
+        if self.fixed:
+            yield Tensor(self.name, (("P", self.rows), ("D", self.width)), "buffer")
+            return
         yield Tensor(f"{self.name}.weight", (("P", self.rows), ("D", self.width)), "position")
 
     def looked_up(self, f: Forward, ids: Axes) -> Value:
         """Rows of the table for tokens with axes ``B T``."""
-        if self.batched:
+        if self.fixed:
+            return self._fixed(f, ids)
+        if self.batched or self.offset:
             # Counted from a mask of ones over everything that is cached, which the model's code names to its end.
             f.frame.append(f.tape.new("mask of ones", (ids[0], ("S", f.cached + ids[1][1])), "fp32"))
-        indices = f.tape.new("positions", ids if self.batched else ids[1:], "int64")
+        indices = f.tape.new("positions", ids if self.batched or self.own else ids[1:], "int64")
         weight = f.tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.width)))
-        found = ops.embedding(indices, weight, (("D", self.width),), kept=not self.buffered)
-        if not self.buffered:
-            f.frame += [found] if self.batched else [indices, found]
+        found = ops.embedding(indices, weight, (("D", self.width),), kept=self.own or not self.buffered)
+        if not self.buffered or self.named:
+            f.frame += [found] if self.batched or self.offset or self.buffered else [indices, found]
+        return found
+
+    def _fixed(self, f: Forward, ids: Axes) -> Value:
+        f.frame.append(f.tape.new("positions", ids[1:], "int64"))
+        moved = f.tape.new("positions, counted on", ids[1:], "int64") if self.offset else None
+        found = f.tape.new("fixed positions", (ids[1], ("D", self.width)), f.tape.weights)
+        del moved
+        if not self.offset:
+            f.frame.append(found)
         return found
 
 
@@ -57,45 +79,57 @@ class Stem(Record):
         D: residual width.
         tables: learned tables that are added.
         rotary: tables of rotation angles.
+        rows: of the table, where it has more than the vocabulary (CPM-Ant's prompts).
         norm: of the sum (BERT, BLOOM).
         dropout: of the sum.
         scaled: the embedding is multiplied by a number (Gemma, Granite).
+        scaled_in_place: it is multiplied in place (CTRL).
+        scale_cast: that number is a buffer of integers, cast first and kept (MiniCPM3).
         width: of the word embedding where it differs from ``D`` and is projected (OPT-350m).
         project: path of that projection.
+        widen: matrix from ``width`` to ``D`` behind norm and dropout (ELECTRA).
         alias_of: the table whose storage this one shares (T5's stacks).
         alibi: bias of the scores.
         position_ids: what every layer is handed: one row of them, a row for each sequence (OPT), or a row where there
             are rotary tables.
+        adds_zero: a number stands for token types and is added (CTRL, GPT).
         masked: attention is handed a mask even where its kernel could do without (Falcon).
     """
 
     name: str
     V: int
     D: int
+    rows: int | None = None
     tables: tuple[Table, ...] = ()
     rotary: tuple[Rotary, ...] = ()
     norm: Norm | None = None
     dropout: float = 0.0
     scaled: bool = False
+    scaled_in_place: bool = False
+    scale_cast: bool = False
     width: int | None = None
     project: str | None = None
+    widen: Linear | None = None
     alias_of: str | None = None
     buffers: tuple[Tensor, ...] = ()
     position_ids: Literal["rotary", "row", "batch"] = "rotary"
     alibi: Alibi | None = None
+    adds_zero: bool = False
     masked: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """The table, what is added to it, and the rotary buffers."""
         width = self.width or self.D
         if self.name:
-            yield Tensor(f"{self.name}.weight", (("V", self.V), ("D", width)), "embedding", alias_of=self.alias_of)
+            rows = ("V", self.rows or self.V)
+            yield Tensor(f"{self.name}.weight", (rows, ("D", width)), "embedding", alias_of=self.alias_of)
         if self.project is not None:
             yield from Linear(self.project, (("D", width),), (("D", self.D),), "embedding").weights()
         for table in self.tables:
             yield from table.weights()
-        if self.norm is not None:
-            yield from self.norm.weights()
+        for part in (self.norm, self.widen):
+            if part is not None:
+                yield from part.weights()
         for rotary in self.rotary:
             yield from rotary.weights()
         yield from self.buffers
@@ -104,18 +138,24 @@ class Stem(Record):
         """Token ids (axes ``B T``) to the first layer's input."""
         width: Axes = (("D", self.width or self.D),)
         x = ops.embedding(ids, f.tape.parameter(f"{self.name}.weight", (("V", self.V), *width)), width)
-        if self.scaled:
-            x = ops.scaled(x, "scaled embedding")
-        if not any(table.buffered for table in self.tables):
+        if self.scaled and self.scale_cast:
+            x = ops.mul(x, f.tape.new("scale of embedding", (), x.dtype), "scaled embedding")
+        elif self.scaled:
+            x = ops.scaled(x, "scaled embedding", in_place=self.scaled_in_place)
+        if not any(table.buffered and not table.named for table in self.tables):
             # The model's code names this ``inputs_embeds`` to its end; BERT makes it in a module of its own.
             f.frame.append(x)
         if self.project is not None:
             x = Linear(self.project, width, (("D", self.D),), "embedding").forward(f, x)
         for table in self.tables:
             x = ops.add(x, table.looked_up(f, ids.axes), "embedding and positions")
+        if self.adds_zero:
+            x = ops.shifted(x, "embedding and a number")
         if self.norm is not None:
             x = self.norm.forward(f, x)
         x = ops.dropout(x, self.dropout, f.training)
+        if self.widen is not None:
+            x = self.widen.forward(f, x)
         for rotary in self.rotary:
             rotary.forward(f, x)
         if self.alibi is not None:
@@ -141,6 +181,7 @@ class Head(Record):
         project: matrix from the last hidden state to the head's width (OPT-350m).
         capped: logits go through a tanh (Gemma 2).
         scaled: logits are multiplied by a number (Cohere, Granite).
+        divided: the hidden states are divided by a number (MiniCPM3).
         wide: the hidden states are cast from the stream's format to the weights' and the logits to fp32 (Mamba).
     """
 
@@ -156,6 +197,7 @@ class Head(Record):
     norm: Norm | None = None
     capped: bool = False
     scaled: bool = False
+    divided: bool = False
     wide: bool = False
     extra: tuple[Tensor, ...] = ()
 
@@ -174,6 +216,8 @@ class Head(Record):
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Hidden states to logits, axes ``B T V``."""
+        if self.divided:
+            x = ops.scaled(x, "divided hidden states")
         if self.project is not None:
             x = self.project.forward(f, x)
         if self.dense is not None:

@@ -16,19 +16,34 @@ from tonnage.arch import ops
 from tonnage.arch.activation import activate
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.forward import Forward
-from tonnage.arch.layers import Linear
+from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.tape import Grads, Parameter, Value
+from tonnage.arch.untraced import untold
 from tonnage.errors import ConfigError
 from tonnage.record import Record
-from tonnage.tensors import Axes, Tensor, numel
+from tonnage.tensors import Axes, Tensor
 
-Routing = Literal["softmax-fp32", "softmax", "softmax-input", "softmax-grouped", "sigmoid", "softmax-top"]
+Routing = Literal[
+    "softmax-fp32", "softmax", "softmax-input", "softmax-grouped", "sigmoid", "softmax-top", "softmax-top-fp32",
+    "softmax-top-wide", "softmax-top-plain", "softmax-corrected", "sigmoid-narrow", "sigmoid-apart", "own",
+]  # fmt: skip
 """How a token's experts are chosen and weighed.
 
 ``softmax-fp32`` casts the logits, and the weights stay fp32 (Mixtral); ``softmax`` gives weights in the format of the
 logits (Qwen, OLMoE), ``softmax-input`` in that of the tokens (Jamba). ``sigmoid`` and ``softmax-grouped`` are
 DeepSeek's third and second: logits in fp32, experts chosen in groups, weights multiplied by a number. ``softmax-top``
-takes the softmax of the chosen logits (gpt-oss).
+takes the softmax of the chosen logits (gpt-oss), ``softmax-top-fp32`` casts them before (Granite),
+``softmax-top-wide`` only for the softmax (Cohere), ``softmax-top-plain`` names no format (Aria).
+``softmax-corrected`` is ERNIE's, ``sigmoid-narrow`` MiniMax's with logits in the format of the tokens,
+``sigmoid-apart`` Hunyuan's, which divides into a tensor of its own. ``own`` is any
+other: its forward pass is not modelled.
+"""
+
+SharedOrder = Literal["last", "wide", "outside"]
+"""When the shared expert runs, where no matrix weighs it.
+
+``last``: behind the routed ones. ``wide``: so, and both are added in fp32 (Hunyuan). ``outside``: in the layer, when
+the router's tensors are gone (Granite).
 """
 
 
@@ -51,7 +66,13 @@ class Experts(Record):
         clamped: gate and up are clamped, and the activation is written out (gpt-oss).
         correction: the router has a buffer that corrects its choice.
         shared: experts that every token uses, as one block.
-        shared_gate: name of the matrix that weighs the shared expert; without one the shared expert comes last.
+        shared_gate: name of the matrix that weighs the shared expert.
+        order: when the shared expert runs that no matrix weighs.
+        after: norm of the output, inside the block.
+        corrected: what corrects the router's choice where it is no buffer of the router's.
+        zero: experts that pass a token on as it is: chosen as others are, with a row of gate and up that is stored and
+            never used (LongCat).
+        scored: what the router scores where that is more than the experts (Inkling's shared ones).
     """
 
     name: str
@@ -70,6 +91,16 @@ class Experts(Record):
     correction: bool = False
     shared: Gated | None = None
     shared_gate: str | None = None
+    order: SharedOrder = "last"
+    after: Norm | None = None
+    corrected: Tensor | None = None
+    zero: int = 0
+    scored: int | None = None
+
+    @property
+    def working_set_modelled(self) -> bool:
+        """Whether the forward pass is modelled."""
+        return self.routing != "own"
 
     def _fused(self) -> tuple[tuple[str, Axes, tuple[int, ...]], ...]:
         """Name, axes and merged axes of the experts' matrices."""
@@ -80,7 +111,7 @@ class Experts(Record):
                 (f"{self.name}.experts.down_proj", (E, F, D), (1, 1, 1)),
             )
         return (
-            (f"{self.name}.experts.gate_up_proj", (E, ("X", 2), F, D), (1, 2, 1)),
+            (f"{self.name}.experts.gate_up_proj", (("E", self.E + self.zero), ("X", 2), F, D), (1, 2, 1)),
             (f"{self.name}.experts.down_proj", (E, D, F), (1, 1, 1)),
         )
 
@@ -101,39 +132,44 @@ class Experts(Record):
 
     def unused(self) -> int:
         """Parameters of routed experts that a token does not use."""
-        return 0 if self.used is None else numel(self.routed()) // self.E * (self.E - self.used)
+        used = self.used
+        return 0 if used is None else sum(t.numel - t.numel // t.axes[0][1] * used for t in self.routed())
 
     def weights(self) -> Iterator[Tensor]:
         """Router, routed experts, shared experts and their gate."""
         yield from self._router().weights()
         if self.correction:
-            yield Tensor(
-                f"{self.name}.{self.router}.e_score_correction_bias", (("Er", self.E),), "buffer", dtype="fp32"
-            )
+            yield Tensor(f"{self.name}.{self.router}.e_score_correction_bias", self._scored(), "buffer", dtype="fp32")
+        if self.corrected is not None:
+            yield self.corrected
         yield from self.routed()
         if self.shared is not None:
             yield from self.shared.weights()
         if self.shared_gate is not None:
             yield from self._gate().weights()
+        if self.after is not None:
+            yield from self.after.weights()
+
+    def _scored(self) -> Axes:
+        return (("Er", self.scored or self.E + self.zero),)
 
     def _router(self) -> Linear:
-        return Linear(f"{self.name}.{self.router}", (("D", self.D),), (("Er", self.E),), "router", self.bias)
+        return Linear(f"{self.name}.{self.router}", (("D", self.D),), self._scored(), "router", self.bias)
 
     def _gate(self) -> Linear:
         return Linear(f"{self.name}.{self.shared_gate}", (("D", self.D),), (("X", 1),), "shared_expert")
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Every token through the experts that the router chose for it, and through the shared ones."""
+        if self.routing == "own":
+            raise untold("this family's router")
         if self.used is None:
             raise ConfigError("num_experts_per_tok is missing", key="num_experts_per_tok")
         if self.shared is None:
             _, weights, chosen = self._routed(f, x, self.used)
             return self._mixed(f, x, chosen, weights)
         if self.shared_gate is None:
-            residuals = x
-            _, weights, chosen = self._routed(f, x, self.used)
-            x = self._mixed(f, x, chosen, weights)
-            return ops.add(x, self.shared.forward(f, residuals), "routed and shared")
+            return self._with_shared(f, x, self.shared, self.used)
         shared = self.shared.forward(f, x)
         _, weights, chosen = self._routed(f, x, self.used)
         out = self._mixed(f, x, chosen, weights)
@@ -142,12 +178,28 @@ class Experts(Record):
         del gate
         return ops.add(out, shared, "routed and shared")
 
+    def _with_shared(self, f: Forward, x: Value, shared: Gated, used: int) -> Value:
+        residuals = x
+        if self.order == "outside":
+            x = self.but(shared=None).forward(f, x)
+            f.held.append(x)
+            return ops.add(x, shared.forward(f, residuals), "routed and shared")
+        _, weights, chosen = self._routed(f, x, used)
+        x = self._mixed(f, x, chosen, weights)
+        if self.order == "wide":
+            total = ops.add(ops.cast(x, "fp32"), ops.cast(shared.forward(f, residuals), "fp32"), "routed and shared")
+            return ops.cast(total, residuals.dtype)
+        x = ops.add(x, shared.forward(f, residuals), "routed and shared")
+        return x if self.after is None else self.after.forward(f, x)
+
     def _routed(self, f: Forward, x: Value, used: int) -> tuple[Value, Value, Value]:
         """The router's logits, the chosen experts' weights and the chosen experts.
 
         Leaves out: the scores and masks by which DeepSeek's routers choose groups, which die before the experts run.
         """
         top: Axes = (*x.axes[:2], ("X", used))
+        if self.routing in ("sigmoid-narrow", "sigmoid-apart"):
+            return self._corrected(f, x, top)
         if self.routing in ("sigmoid", "softmax-grouped"):
             logits = self._wide_logits(f, x)
             if self.routing == "sigmoid":
@@ -161,6 +213,16 @@ class Experts(Record):
                 weights = _normalised(weights, shift=True)
             return logits, ops.scaled(weights, "scaled routing weights"), chosen
         logits = self._router().forward(f, x)
+        if self.routing == "softmax-top-fp32":
+            logits = ops.cast(logits, "fp32")
+            highest, chosen = _top(logits, top)
+            return logits, ops.cast(ops.softmax(highest, label="routing weights"), x.dtype), chosen
+        if self.routing == "softmax-top-wide":
+            highest, chosen = _top(logits, top)
+            return logits, ops.cast(ops.softmax(highest, dtype="fp32", label="routing weights"), x.dtype), chosen
+        if self.routing == "softmax-top-plain":
+            highest, chosen = _top(logits, top)
+            return logits, ops.softmax(highest, label="routing weights"), chosen
         if self.routing == "softmax-top":
             highest, chosen = _top(logits, top)
             return logits, ops.softmax(highest, dtype=highest.dtype, label="routing weights"), chosen
@@ -170,6 +232,17 @@ class Experts(Record):
         if self.routing == "softmax-fp32":
             return logits, weights, chosen
         return logits, ops.cast(weights, x.dtype if self.routing == "softmax-input" else logits.dtype), chosen
+
+    def _corrected(self, f: Forward, x: Value, top: Axes) -> tuple[Value, Value, Value]:
+        """Scores that are corrected for the choice only."""
+        narrow = self.routing == "sigmoid-narrow"
+        logits = self._router().forward(f, x) if narrow else self._wide_logits(f, x)
+        scores = ops.unary(ops.cast(logits, "fp32") if narrow else logits, "sigmoid", saves="output")
+        chosen = f.tape.new("chosen experts", top, "int64")
+        weights = _taken(scores, chosen, top)
+        if narrow:
+            return logits, _normalised(weights), chosen
+        return logits, ops.scaled(_divided(weights), "scaled routing weights"), chosen
 
     def _wide_logits(self, f: Forward, x: Value) -> Value:
         """Logits of tokens and weight cast to fp32, unless autocast has its way."""
@@ -265,6 +338,25 @@ def _normalised(x: Value, *, shift: bool = False) -> Value:
         return tape.new("gradient of quotient", axes, dtype), tape.new("gradient of divisor", one, dtype)
 
     tape.record((out,), (x, total), back, (before, total))
+    return out
+
+
+def _divided(x: Value) -> Value:
+    """``x / (x.sum(-1, keepdim=True) + eps)``: both operands are saved."""
+    tape, axes, before = x.tape, x.axes, x.dtype
+    one: Axes = (*axes[:-1], ("X", 1))
+    # Autocast sums in fp32.
+    dtype = before if tape.autocast is None else "fp32"
+    total = tape.new("sum of weights", one, dtype)
+    tape.record((total,), (x,), lambda g: (ops.cast(g, before).view(axes),), ())
+    total = ops.shifted(total)
+    out = tape.new("weights of the chosen", axes, dtype)
+
+    def back(g: Value) -> Grads:
+        quotient = ops.fitted(tape.new("gradient of quotient", axes, dtype), axes, before)
+        return quotient, tape.new("gradient of divisor", one, dtype)
+
+    tape.record((out,), (x, total), back, (x, total))
     return out
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
 from tonnage.arch.forward import Forward
-from tonnage.arch.layers import Linear
+from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.tape import Value
 from tonnage.record import Record
 from tonnage.tensors import Axes, Role, Tensor
@@ -25,6 +25,8 @@ class Plain(Record):
         bias_apart: biases are added by an operation of their own (Falcon).
         holds: the activated tensor keeps its name until the residual is added (BERT, BLOOM).
         inner_dropout: of the activated tensor (T5).
+        names: the activated tensor keeps its name until the block returns (GPT).
+        learned: the activation function has two learned numbers and two buffers (xIELU, arXiv:2411.13010).
     """
 
     name: str
@@ -40,6 +42,8 @@ class Plain(Record):
     bias_apart: bool = False
     holds: bool = False
     inner_dropout: float = 0.0
+    names: bool = False
+    learned: bool = False
 
     def matrices(self) -> tuple[Linear, Linear]:
         """Up and down."""
@@ -52,26 +56,43 @@ class Plain(Record):
         )
 
     def weights(self) -> Iterator[Tensor]:
-        """Both matrices."""
+        """Both matrices, and what the activation function learns."""
         for matrix in self.matrices():
             yield from matrix.weights()
+        if self.learned:
+            path = f"{self.name}.act_fn."
+            for name in ("alpha_p", "alpha_n"):
+                yield Tensor(f"{path}{name}", (("X", 1),), self.role)
+            for name in ("beta", "eps"):
+                yield Tensor(f"{path}{name}", (), "buffer")
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Up, activation, down."""
         up, down = self.matrices()
         x = up.forward(f, x)
-        x = activate(x, self.act)
+        x = self._activated(f, x)
         x = ops.dropout(x, self.inner_dropout, f.training)
         if self.holds:
             f.local.append(x)
+        named = x if self.names else None
         x = down.forward(f, x)
-        return ops.dropout(x, self.dropout, f.training)
+        x = ops.dropout(x, self.dropout, f.training)
+        del named
+        return x
+
+    def _activated(self, f: Forward, x: Value) -> Value:
+        if not self.learned:
+            return activate(x, self.act)
+        from tonnage.arch.xielu import xielu
+
+        return xielu(f.tape, f"{self.name}.act_fn.", x)
 
 
 class Gated(Record):
     """Three matrices: the activated gate times the up projection goes down (arXiv:2002.05202).
 
-    ``fused`` names one matrix that holds gate and up.
+    ``fused`` names one matrix that holds gate and up; ``inner_norm`` is of the gated tensor (BitNet), ``dropout`` of
+    the output (Seed-OSS), ``inner_dropout`` of the gated tensor (CPM-Ant).
     """
 
     name: str
@@ -84,6 +105,9 @@ class Gated(Record):
     fused: str | None = None
     bias: bool = False
     role: Role = "feed_forward"
+    inner_norm: Norm | None = None
+    dropout: float = 0.0
+    inner_dropout: float = 0.0
 
     def matrices(self) -> tuple[Linear, ...]:
         """Gate, up and down; or both in one, and down."""
@@ -100,16 +124,20 @@ class Gated(Record):
         )
 
     def weights(self) -> Iterator[Tensor]:
-        """The matrices."""
+        """The matrices, and the norm between them."""
         for matrix in self.matrices():
             yield from matrix.weights()
+        if self.inner_norm is not None:
+            yield from self.inner_norm.weights()
 
     def forward(self, f: Forward, x: Value) -> Value:
         """``down(act(gate(x)) * up(x))``."""
         matrices = self.matrices()
         if self.fused is None:
             gate, up, down = matrices
-            return down.forward(f, ops.mul(activate(gate.forward(f, x), self.act), up.forward(f, x), "gated"))
+            x = self._inner(f, ops.mul(activate(gate.forward(f, x), self.act), up.forward(f, x), "gated"))
+            x = down.forward(f, x)
+            return ops.dropout(x, self.dropout, f.training)
         fused, down = matrices
         both = fused.forward(f, x)
         half: Axes = (*both.axes[:2], ("F", self.F))
@@ -117,3 +145,8 @@ class Gated(Record):
         del both
         second = ops.mul(second, activate(first, self.act), "gated")
         return down.forward(f, second)
+
+    def _inner(self, f: Forward, x: Value) -> Value:
+        if self.inner_norm is not None:
+            x = self.inner_norm.forward(f, x)
+        return ops.dropout(x, self.inner_dropout, f.training)

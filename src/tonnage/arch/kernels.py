@@ -10,8 +10,8 @@ from __future__ import annotations
 from tonnage.arch import ops
 from tonnage.arch.eager import Attention, batched, by_heads, eager, named, repeated, tokens_first
 from tonnage.arch.forward import Forward
-from tonnage.arch.tape import WIDTH, Grads, Value, needs_grad
-from tonnage.tensors import Axes
+from tonnage.arch.tape import WIDTH, Grads, Tape, Value, needs_grad
+from tonnage.tensors import Axes, Axis
 
 
 def attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
@@ -47,7 +47,7 @@ def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, broadcast: 
     if mask is None and a.causal and T[1] > 1:
         bias = tape.new("attention bias", (T, S), "fp32")
     if not broadcast:
-        keys, values = repeated(keys, N[1]), repeated(values, N[1])
+        keys, values = _interleaved(keys, N), _interleaved(values, N)
     weights = ops.matmul(
         batched(queries), batched(repeated(ops.scaled(keys, "scaled keys"), N[1])), (B, N, T, S), "scores"
     )
@@ -61,9 +61,14 @@ def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, broadcast: 
     return tokens_first(out)
 
 
+def _interleaved(x: Value, N: Axis) -> Value:
+    """``repeat_interleave`` of the heads: a copy, of a single one as well."""
+    axes = (x.axes[0], N, named(x, "TS"), x.axes[-1])
+    return x if named(x, "NK")[1] == N[1] else ops.copy(x, axes, "repeated heads")
+
+
 def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     """Flash, memory-efficient and cuDNN attention: queries, keys, values, the output and one number a row are kept."""
-    q, k, v = ops.lowered(q), ops.lowered(k), ops.lowered(v)
     tape, kernel, mask = f.tape, f.kernel, f.masks.get(a.window)
     B, N, T, _ = by_heads(q)
     if mask is not None and kernel in ("flash", "math"):
@@ -74,12 +79,9 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     packed = kernel == "efficient" and T[1] == 1 and named(k, "NK")[1] != N[1]
     if kernel == "efficient" and not packed:
         k, v = repeated(k, N[1]), repeated(v, N[1])
-    # The mask is no number yet: every layer makes one of it, in the format of the queries.
-    bias = (
-        ()
-        if mask is None
-        else (mask if mask.dtype == q.dtype else tape.new("attention bias", (B, *mask.axes[1:]), q.dtype),)
-    )
+    # Heads are repeated by the calling code, before autocast casts.
+    q, k, v = ops.lowered(q), ops.lowered(k), ops.lowered(v)
+    bias = () if mask is None else (_bias(tape, mask, B, q.dtype),)
     # The output lies as the queries do, but for the memory-efficient kernel.
     heads_first = q.axes[1] == N and kernel != "efficient" and T[1] > 1
     out = tape.new("attention output", (B, N, T, v.axes[3]) if heads_first else (B, T, N, v.axes[3]), q.dtype)
@@ -106,6 +108,22 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     if packed:
         return ops.copy(out, label="attention output, unpacked")
     return tokens_first(out) if heads_first else out
+
+
+def _bias(tape: Tape, mask: Value, B: Axis, dtype: str) -> Value:
+    """The mask as the memory-efficient kernel takes it: numbers, its rows padded to eight.
+
+    A boolean mask becomes numbers in every layer anew. torch v2.13.0 aten/src/ATen/native/transformers/attention.cpp,
+    preprocess_mask.
+    """
+    *rest, (letter, keys) = mask.axes
+    padded = -(-keys // 8) * 8
+    if mask.dtype == dtype and padded == keys:
+        return mask
+    own = mask if mask.dtype == dtype else tape.new("attention bias", (B, *mask.axes[1:]), dtype)
+    if padded == keys:
+        return own
+    return tape.new("attention bias, padded", (own.axes[0], *rest[1:], (letter, padded)), dtype)
 
 
 def _flash_scratch(q: Axes, k: Axes, width: int) -> int:

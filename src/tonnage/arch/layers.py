@@ -49,16 +49,27 @@ class Linear(Record):
         return ops.linear(x, weight, bias, len(self.ins), self.outs)
 
 
-NormStyle = Literal["rms", "rms-gemma", "rms-fp32-weight", "rms-t5", "layer", "layer-fp32", "layer-cohere"]
+NormStyle = Literal[
+    "rms",
+    "rms-gemma",
+    "rms-fp32-weight",
+    "rms-cast-weight",
+    "rms-bare",
+    "rms-t5",
+    "layer",
+    "layer-fp32",
+    "layer-cohere",
+]
 
 
 class Norm(Record):
     """A norm over the last axes, in the arithmetic of the modelled code.
 
     ``rms`` casts to fp32, normalises, casts back and multiplies by the weight (Llama); ``rms-gemma`` multiplies by
-    ``1 + weight`` in fp32 before it casts back; ``rms-fp32-weight`` multiplies in fp32 (OLMo 2, gpt-oss); ``rms-t5``
-    casts for the variance only; ``layer`` is ``nn.LayerNorm``; ``layer-fp32`` casts around it and has no weight
-    (OLMo); ``layer-cohere`` writes the layer norm out in fp32, over the last axis only.
+    ``1 + weight`` in fp32 before it casts back; ``rms-fp32-weight`` multiplies in fp32 (OLMo 2, gpt-oss),
+    ``rms-cast-weight`` by a copy of the weight in fp32 (Helium); ``rms-bare`` has no weight and casts back (nanochat);
+    ``rms-t5`` casts for the variance only; ``layer`` is ``nn.LayerNorm``; ``layer-fp32`` casts around it and has no
+    weight (OLMo); ``layer-cohere`` writes the layer norm out in fp32, over the last axis only.
     """
 
     name: str
@@ -88,6 +99,8 @@ class Norm(Record):
         if self.style == "layer-fp32":
             before = x.dtype
             return ops.cast(ops.layer_norm(ops.cast(x, "fp32"), None, None), before).view(whole)
+        if self.style == "rms-bare":
+            return _rms_bare(x).view(whole)
         if weight is None:
             raise AssertionError(f"{self.name}: a norm of style {self.style} has a weight")
         return _STYLES[self.style](x, weight).view(whole)
@@ -118,6 +131,23 @@ def _rms_fp32_weight(x: Value, weight: Parameter) -> Value:
     return ops.cast(ops.mul_weight(weight, x, "norm output"), before)
 
 
+def _rms_cast_weight(x: Value, weight: Parameter) -> Value:
+    before = x.dtype
+    x = ops.cast(x, "fp32")
+    variance = ops.mean(ops.power(x, "square"))
+    x = ops.mul(x, ops.rsqrt(ops.shifted(variance)), "normalised")
+    wide = ops.weight_in(weight, "fp32")
+    if isinstance(wide, Parameter):
+        return ops.cast(ops.mul_weight(wide, x, "norm output"), before)
+    return ops.cast(ops.mul(wide, x, "norm output"), before)
+
+
+def _rms_bare(x: Value) -> Value:
+    before = x.dtype
+    wide = ops.cast(x, "fp32")
+    return ops.cast(ops.mul(wide, ops.rsqrt(ops.shifted(ops.mean(ops.power(wide, "square")))), "normalised"), before)
+
+
 def _rms_t5(x: Value, weight: Parameter) -> Value:
     variance = ops.mean(ops.power(ops.cast(x, "fp32"), "square"))
     x = ops.mul(x, ops.rsqrt(ops.shifted(variance)), "normalised")
@@ -140,6 +170,7 @@ _STYLES = {
     "rms": _rms,
     "rms-gemma": _rms_gemma,
     "rms-fp32-weight": _rms_fp32_weight,
+    "rms-cast-weight": _rms_cast_weight,
     "rms-t5": _rms_t5,
     "layer-cohere": _layer_cohere,
 }

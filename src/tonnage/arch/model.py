@@ -6,8 +6,8 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 from tonnage.arch import ops
 from tonnage.arch.ends import Head, Stem
@@ -42,6 +42,7 @@ class Sublayer(Record):
         scaled: the output is multiplied by a number (Granite).
         inline: the block is written out in the layer, so that no name is left for what it was given (OPT).
         holds: the layer keeps a name of its own for the block's output (GPT-2).
+        holds_dropped: it keeps one for what dropout made of that (CTRL).
         holds_input: the layer keeps a name of its own for the normed input (StableLM).
         named: the output keeps its name until the sum is normed (BERT).
     """
@@ -54,6 +55,7 @@ class Sublayer(Record):
     scaled: bool = False
     inline: bool = False
     holds: bool = False
+    holds_dropped: bool = False
     holds_input: bool = False
     named: bool = False
 
@@ -78,6 +80,8 @@ class Sublayer(Record):
         if self.after is not None:
             x = self.after.forward(f, x)
         x = ops.dropout(x, self.dropout, f.training)
+        if self.holds_dropped:
+            f.held.append(x)
         if self.named:
             f.local.append(x)
         return x
@@ -178,6 +182,8 @@ class Stack(Record):
         layers: identical layers are one object.
         norm: after the last layer.
         masks: windows for which the pass makes a mask whether or not a layer has them.
+        lists: the model has a list of each part instead of a list of layers (XLM): ``#`` in the names of a layer's
+            tensors stands for its number.
     """
 
     name: str
@@ -186,6 +192,7 @@ class Stack(Record):
     layers: tuple[Layer, ...]
     norm: Norm | None = None
     masks: tuple[int | None, ...] = ()
+    lists: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """Every tensor under its full name."""
@@ -195,9 +202,9 @@ class Stack(Record):
             inventory = inventories.get(id(layer))
             if inventory is None:
                 inventory = inventories[id(layer)] = layer.weights()
-            prefix = f"{self.path}.{index}."
+            prefix = f"{self.path}." if self.lists else f"{self.path}.{index}."
             for t in inventory:
-                yield t.placed(prefix, index)
+                yield (t.renamed(t.name.replace("#", str(index))) if self.lists else t).placed(prefix, index)
         if self.norm is not None:
             yield from self.norm.weights()
 
@@ -224,11 +231,16 @@ class Model(Record):
         eager_only: transformers runs its attention by no other kernel.
         causal: the loss is over the next token; over masked tokens where not.
         dtype: format of the checkpoint, if its config tells.
-        quantized: the scheme of the checkpoint's weights, where they are quantized.
+        quantized: the method of the checkpoint's weights, where they are quantized.
+        quantization: its settings, as the config has them.
         classes: labels of a classifier's head; None where the head is over the vocabulary.
         pooler: what the bare class and the classifier build beside the layers (BERT).
+        classifier: the classifier's head but for the number of labels, where it is not the usual one; it then has no
+            pooler.
         extra: tensors outside stacks and head.
         apart: stored with the model but not built by transformers (multi-token prediction).
+        fp32: parts of the names of tensors that transformers loads in fp32 although 16 bit are asked for
+            (``_keep_in_fp32_modules_strict``).
         defaulted: config keys that were absent.
         ignored: config keys that were not understood.
         class_name: the class that is counted.
@@ -243,10 +255,13 @@ class Model(Record):
     causal: bool = True
     dtype: str | None = None
     quantized: str | None = None
+    quantization: Mapping[str, Any] | None = None
     classes: int | None = None
     pooler: tuple[Tensor, ...] = ()
+    classifier: Head | None = None
     extra: tuple[Tensor, ...] = ()
     apart: tuple[Tensor, ...] = ()
+    fp32: tuple[str, ...] = ()
     name: str = ""
     class_name: str = ""
     source: str = ""
@@ -271,12 +286,13 @@ class Model(Record):
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor, buffers included, under the names that transformers gives them."""
         # A bare class has its modules at the top, one with a head has them below its base model.
-        base = self.stacks[0].path.partition(".")[0] + "." if self.head is None and len(self.stacks) == 1 else ""
+        tops = {stack.path.partition(".")[0] for stack in self.stacks}
+        base = tops.pop() + "." if self.head is None and len(tops) == 1 else ""
         for stack in self.stacks:
             for t in stack.weights():
-                yield t.renamed(t.name.removeprefix(base)) if base else t
+                yield t.below(base) if base else t
         for t in self.extra:
-            yield t.renamed(t.name.removeprefix(base)) if base else t
+            yield t.below(base) if base else t
         if self.head is not None:
             yield from self.head.weights()
 
@@ -290,10 +306,21 @@ class Model(Record):
 
     def groups(self) -> Iterator[tuple[int, Inventory]]:
         """The tensors once for each different layer, with how often they stand: fast sums."""
+        for times, inventory in self._groups():
+            yield times, tuple(map(self._kept, inventory)) if self.fp32 else inventory
+
+    def _kept(self, t: Tensor) -> Tensor:
+        """A tensor in the format that it is loaded in whatever is asked for."""
+        if t.dtype is not None or not any(part in t.name for part in self.fp32):
+            return t
+        return Tensor(t.name, t.axes, t.role, t.dims, t.layer, t.alias_of, "fp32")
+
+    def _groups(self) -> Iterator[tuple[int, Inventory]]:
         for stack in self.stacks:
-            yield 1, tuple(stack.stem.weights()) + (tuple(stack.norm.weights()) if stack.norm is not None else ())
+            yield 1, tuple(stack.stem.weights())
             for layer, times in stack.distinct():
                 yield times, layer.weights()
+            yield 1, tuple(stack.norm.weights()) if stack.norm is not None else ()
         yield 1, self.extra + (tuple(self.head.weights()) if self.head is not None else ())
 
     @property

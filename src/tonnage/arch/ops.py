@@ -66,6 +66,8 @@ def linear(
     def back(g: Value) -> Grads:
         gx = tape.new("input gradient", inner, form) if grad_x else None
         gw = tape.new("weight gradient", weight_axes, form) if grad_w else None
+        if gw is not None:
+            gw.storage.viewed = True
         if not grad_b:
             return gx, gw, None
         # Only a checkpoint's saved input is held by nothing else, and dies before the sum over rows is made.
@@ -369,8 +371,12 @@ def cat(values: tuple[Value, ...], axes: Axes, label: str = "joined") -> Value:
     """``torch.cat``: copies; the gradients are views of one."""
     tape, dtype = values[0].tape, values[0].dtype
     out = tape.new(label, axes, dtype)
-    shapes = tuple(v.axes for v in values)
-    tape.record((out,), values, lambda g: tuple(g.view(s) for s in shapes), ())
+    shapes = tuple((v.axes, v.dtype) for v in values)
+
+    def back(g: Value) -> Grads:
+        return tuple(g.view(s) if g.dtype == d else tape.new(f"gradient to {d}", s, d) for s, d in shapes)
+
+    tape.record((out,), values, back, ())
     return out
 
 
@@ -384,6 +390,15 @@ def copy(x: Value, axes: Axes | None = None, label: str = "copy") -> Value:
         return (g.view(before) if size(after) == size(before) else tape.new("summed over repeats", before, dtype),)
 
     tape.record((out,), (x,), back, ())
+    return out
+
+
+def expand(x: Value, axes: Axes) -> Value:
+    """``x.expand(...)``: a view of one as many, whose gradients are summed."""
+    tape, before, dtype = x.tape, x.axes, x.dtype
+    out = Value(x.storage, axes, dtype)
+    out.expanded = True
+    tape.record((out,), (x,), lambda g: (tape.new("summed over repeats", before, dtype),), ())
     return out
 
 

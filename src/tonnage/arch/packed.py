@@ -8,12 +8,13 @@ from tonnage.arch import ops
 from tonnage.arch.tape import Value
 from tonnage.tensors import Axes
 
-Packing = Literal["split", "sliced", "chunk", "select", "multi-query", "groups"]
+Packing = Literal["split", "blocks", "sliced", "chunk", "select", "multi-query", "groups"]
 """How the rows of a packed projection are laid out and taken apart.
 
 ``split``: all queries, all keys, all values, by one ``split`` or ``chunk`` (GPT-2, MPT). ``sliced``: the same by three
 slices (Phi-3). ``chunk``: query, key and value of a head together, split with the heads first (GPT-NeoX). ``select``:
 the same, taken by index (BLOOM, early Falcon). ``multi-query``: queries, then one key and one value (Falcon-7B).
+``blocks``: the heads lie in four groups, so that each part is copied (CodeGen).
 ``groups``: each key/value head behind its queries, and repeated for them at once (Falcon-40B).
 """
 
@@ -28,6 +29,8 @@ def unpacked(packed: Value, order: Packing, N: int, K: int, H: int) -> tuple[Val
     k: Axes = (*rows, ("K", K), ("H", H))
     if order == "split":
         return _three(ops.split(packed, (q, k, k)))
+    if order == "blocks":
+        return _three(tuple(ops.copy(part, label="heads of all groups") for part in ops.split(packed, (q, k, k))))
     if order == "chunk":
         return _three(ops.split(_heads_first(packed), (q, k, k)))
     if order in ("sliced", "select"):

@@ -11,15 +11,19 @@ from tonnage.arch.forward import Forward
 from tonnage.arch.tape import Value
 
 
-def rotate_pairs(f: Forward, q: Value, k: Value, rows: int, width: int) -> tuple[Value, Value]:
+def rotate_pairs(f: Forward, q: Value, k: Value, rows: int | None, width: int) -> tuple[Value, Value]:
     """Turn the first ``width`` elements of every head of ``q`` and ``k`` (axes ``B T N H``).
 
+    ``rows`` are those of a table that is copied and cast; where it is None, the table is read as it is (CodeGen).
     The names of what was looked up and of the parts stand until the block returns.
     """
     tape, tokens, dtype = f.tape, named(q, "T"), k.dtype
     row = (tokens, ("X", width))
-    f.local.append(tape.new("table of angles", (("P", rows), ("X", width)), "fp32"))
-    f.local.append(tape.new("positions, repeated", row, "int64"))
+    if rows is None:
+        dtype = "fp32"
+    else:
+        f.local.append(tape.new("table of angles", (("P", rows), ("X", width)), "fp32"))
+        f.local.append(tape.new("positions, repeated", row, "int64"))
     f.local.append(ops.cast(tape.new("angles", row, "fp32"), dtype))
     k_turn, k_rest = _parts(k, width)
     q_turn, q_rest = _parts(q, width)

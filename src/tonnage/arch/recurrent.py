@@ -17,6 +17,7 @@ from tonnage.arch import ops, scan
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.tape import Value
+from tonnage.arch.untraced import untold
 from tonnage.errors import UnsupportedError
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
@@ -151,6 +152,8 @@ class Mamba2(Record):
         act: activation function behind the convolution.
         bias: whether the projections in and out have one.
         conv_bias: whether the convolution has one.
+        normed: the gated output goes through a norm.
+        out_bias: whether the projection out has a bias, where that differs from the one in (Falcon-H1).
     """
 
     working_set_modelled: ClassVar[bool] = False
@@ -167,6 +170,8 @@ class Mamba2(Record):
     act: str = "silu"
     bias: bool = False
     conv_bias: bool = True
+    normed: bool = True
+    out_bias: bool | None = None
 
     @property
     def inner(self) -> int:
@@ -187,7 +192,8 @@ class Mamba2(Record):
     @property
     def out_proj(self) -> Linear:
         """Back to the residual width."""
-        return Linear(_path(self.name, "out_proj"), (("I", self.inner),), (("D", self.D),), "mixer", self.bias)
+        bias = self.bias if self.out_bias is None else self.out_bias
+        return Linear(_path(self.name, "out_proj"), (("I", self.inner),), (("D", self.D),), "mixer", bias)
 
     def weights(self) -> Iterator[Tensor]:
         """Time step's bias, decay and skip of every head, convolution, projections, gated norm."""
@@ -195,7 +201,8 @@ class Mamba2(Record):
             yield Tensor(_path(self.name, part), (("N", self.N),), "mixer")
         yield from _convolution(_path(self.name, "conv1d"), self.channels, self.C, self.conv_bias)
         yield from self.in_proj.weights()
-        yield Tensor(_path(self.name, "norm.weight"), (("I", self.inner),), "norm")
+        if self.normed:
+            yield Tensor(_path(self.name, "norm.weight"), (("I", self.inner),), "norm")
         yield from self.out_proj.weights()
 
     def state(self, B: int, S: int) -> Iterator[Tensor]:
@@ -206,6 +213,8 @@ class Mamba2(Record):
     def forward(self, f: Forward, x: Value) -> Value:
         """The path without kernels: blocks of ``chunk`` tokens."""
         _refuse_kernels(f, "Mamba 2")
+        if not self.normed:
+            raise untold("a Mamba 2 mixer without a norm")
         tape, before = f.tape, x.dtype
         B, T, _ = x.axes
         I, N, H = ("I", self.inner), ("N", self.N), ("H", self.H)  # noqa: E741

@@ -105,6 +105,33 @@ def _repeated(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Va
     return q_turned, k_turned
 
 
+def _interleaved(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
+    """As ``_repeated``, the whole head (Helium)."""
+    cosine = ops.copy(cosine, label="cosine, repeated")
+    sine = ops.copy(sine, label="sine, repeated")
+    q_turned = _turned(q, cosine, sine)
+    k_turned = _turned(k, cosine, sine)
+    return q_turned, k_turned
+
+
+def _interleaved_wide(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
+    """As ``_interleaved``, each part cast to fp32 before it is turned, the sum cast back (ERNIE 4.5)."""
+    before = q.dtype
+    cosine = ops.copy(cosine, label="cosine, repeated")
+    sine = ops.copy(sine, label="sine, repeated")
+    q_turned = _turned_wide(q, cosine, sine)
+    k_turned = _turned_wide(k, cosine, sine)
+    return ops.cast(q_turned, before), ops.cast(k_turned, before)
+
+
+def _turned_wide(x: Value, cosine: Value, sine: Value) -> Value:
+    return ops.add(
+        ops.mul(ops.cast(x, "fp32"), cosine, "turned by cosine"),
+        ops.mul(ops.cast(_rotate_half(x), "fp32"), sine, "turned by sine"),
+        "rotated",
+    )
+
+
 def _rebound(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
     """As ``_joined``, both turned before either is joined, the names bound anew (GPT-NeoX)."""
     width = cosine.axes[-1][1]
@@ -161,6 +188,8 @@ _STYLES = {
     "wide": _wide,
     "joined": _joined,
     "repeated": _repeated,
+    "interleaved": _interleaved,
+    "interleaved-wide": _interleaved_wide,
     "rebound": _rebound,
     "chunked": _chunked,
     "neighbours": _neighbours,

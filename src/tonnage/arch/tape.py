@@ -35,7 +35,7 @@ Back = Callable[..., Grads]
 class Storage:
     """Bytes that live and die as one."""
 
-    __slots__ = ("axes", "category", "dtype", "label", "nbytes", "owners", "position", "serial", "tape")
+    __slots__ = ("axes", "category", "dtype", "label", "nbytes", "owners", "position", "serial", "tape", "viewed")
 
     def __init__(self, tape: Tape, label: str, axes: Axes, dtype: str, category: str) -> None:
         self.tape = tape
@@ -45,6 +45,7 @@ class Storage:
         self.category = category
         self.nbytes = size(axes) * WIDTH[dtype]
         self.owners = 0
+        self.viewed = False
         self.serial = len(tape.born)
         self.position = len(tape.events)
         tape.born.append(self)
@@ -57,10 +58,11 @@ class Storage:
 class Value:
     """A tensor as Python code holds it: a view of a storage, and where its gradient goes."""
 
-    __slots__ = ("axes", "dtype", "index", "node", "storage")
+    __slots__ = ("axes", "dtype", "expanded", "index", "node", "storage")
 
     def __init__(self, storage: Storage, axes: Axes, dtype: str, node: Node | None = None, index: int = 0) -> None:
         storage.owners += 1
+        self.expanded = False
         self.storage = storage
         self.axes = axes
         self.dtype = dtype
@@ -154,7 +156,7 @@ class Tape:
         self.cut = 0
         self.rerun = False
         self.accumulated = False
-        self.kept: set[str] = set()
+        self.tied: str | None = None
 
     def new(self, label: str, axes: Axes, dtype: str) -> Value:
         """A fresh tensor."""
@@ -236,11 +238,22 @@ class Tape:
             node.pending[index] = _sum(node.pending[index], grad, node.pending, index)
 
     def _keep(self, parameter: Parameter, grad: Value) -> None:
-        """AccumulateGrad: the first gradient is kept as it is, a later one is added into it."""
-        if not (self.accumulated or parameter.name in self.gradients or parameter.name in self.kept):
-            grad.storage.category = "gradients"
-            grad.storage.label = f"{parameter.name}.grad"
-            self.gradients[parameter.name] = grad
+        """AccumulateGrad: the first gradient is kept as it is; in later passes it is added into what is there.
+
+        The gradients of a tied weight wait for each other. What a matrix product left of the first is a transposed
+        view, into which nothing is added in place: the sum is a third tensor.
+        """
+        name = parameter.name
+        held = self.gradients.get(name)
+        if held is not None and held.storage.viewed:
+            total = self.new("sum of tied gradients", grad.axes, grad.dtype)
+            del self.gradients[name], grad
+            grad = total
+        elif held is not None or (self.accumulated and name != self.tied):
+            return
+        grad.storage.category = "gradients"
+        grad.storage.label = f"{name}.grad"
+        self.gradients[name] = grad
 
 
 def needs_grad(source: Source) -> bool:

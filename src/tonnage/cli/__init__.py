@@ -6,6 +6,8 @@ answer pays for what it uses.
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -22,6 +24,9 @@ VERBS: Final = {
     "models": "The models that are known by name, with sources.",
 }
 
+LATER: Final = ("plan", "compare", "trace", "measure", "serve-api", "mcp", "convert", "watch")
+"""Verbs to come: asking for one is understood, and refused."""
+
 
 class Verbs(click.Group):
     """Lists verbs from the table; imports one when it is called."""
@@ -32,6 +37,12 @@ class Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The verb's module holds a ``command``."""
+        if cmd_name in LATER:
+            from tonnage.errors import UnsupportedError
+
+            raise UnsupportedError(
+                f"tonnage {cmd_name} is not there yet", key="verb", value=cmd_name, hint=f"verbs: {', '.join(VERBS)}"
+            )
         if cmd_name not in VERBS:
             return None
         command: click.Command = import_module(f"tonnage.cli.{cmd_name}").command
@@ -72,10 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Imported here: an error's class is needed only when there is one to catch.
-    from tonnage.errors import InputError, TonnageError
+    from tonnage.errors import InputError, SourceError, TonnageError
 
     try:
         code = cli.main(args=arguments, prog_name="tonnage", standalone_mode=False)
+        sys.stdout.flush()
     except TonnageError as e:
         return _failed(e, arguments)
     except click.exceptions.Exit as e:
@@ -92,6 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone; what it read is what it wanted.
         sys.stderr.close()
         return 0
+    except OSError as e:
+        print(f"error: cannot write the answer: {e.strerror or e}", file=sys.stderr)
+        # What is left in the buffer would fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return SourceError.exit_code
     return code if isinstance(code, int) else 0
 
 
@@ -119,9 +136,24 @@ def _flag(error: click.ClickException) -> str | None:
     return str(name or (param.name if param is not None else "")).lstrip("-").replace("-", "_") or None
 
 
+ASCII: Final = {"█": "#", "…": "...", "×": "x"} | dict.fromkeys("▋▊▉", "#") | dict.fromkeys("▏▎▍▌", " ")
+"""What stands for characters that an old terminal lacks."""
+
+
+def _spelt(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(ASCII.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+
 def run() -> None:
     """The installed program."""
+    import codecs
     import gc
+
+    codecs.register_error("tonnage", _spelt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="tonnage")
 
     # One answer makes little garbage; looking for it, at the end most of all, would take a seventh of its time.
     gc.disable()

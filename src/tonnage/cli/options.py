@@ -81,6 +81,8 @@ def model_of(given: dict[str, Any]) -> Any:
     from tonnage.errors import InputError
 
     named, flag = given.pop("model", None), given.pop("model_flag", None)
+    if named is not None and flag is not None:
+        raise InputError(f"two models are named: {named} and --model {flag}", key="model", hint="give one of the two")
     name = named if named is not None else flag
     dimensions = {key: given.pop(key) for key in DIMENSIONS}
     shapes = {key: given.pop(key) for key in SHAPES}

@@ -15,12 +15,25 @@ from tonnage.cli.options import MODEL, OUTPUT, model_of
 def command(**given: Any) -> int:
     """How many parameters MODEL has, where, how many a token uses, and what they take to store and to load.
 
-    MODEL is a catalogue name, a config.json, a folder with one, or dimensions (--hidden 768 --layers 12 ...).
+    MODEL is a catalogue name, a config.json, a folder with one, or dimensions (--hidden 768 --layers 12 ...). A file of
+    weights (.safetensors or its index, .gguf, .bin, .pt) answers from its header, whatever the architecture.
     """
+    from tonnage import api
     from tonnage.cli.show import dumped
-    from tonnage.report.params import as_dict, render
 
     as_json = given.pop("as_json")
+    named = given["model"] if given["model"] is not None else given["model_flag"]
+    header = api.weights(named) if named is not None else None
+    if header is not None:
+        from tonnage.report import headers
+
+        if as_json:
+            dumped(headers.as_dict(header))
+        else:
+            print(headers.render(header))
+        return 0
+    from tonnage.report.params import as_dict, render
+
     model = model_of(given)
     if as_json:
         dumped(as_dict(model))

@@ -18,7 +18,11 @@ WORKLOAD: Final = together(
     text("--attention", "eager, sdpa, flash (sdpa)."),
     text("--engine", "transformers (transformers)."),
     text("--engine-version", "Its release (newest known)."),
-    text("--quant", "Quantization of the weights."),
+    text(
+        "--quant",
+        "nf4, int8, awq-int4, fp8-block, q4_k_m, ...; none (the checkpoint's own).",
+        "SCHEME",
+    ),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device
@@ -19,20 +19,26 @@ from tonnage.estimate.settle import (
     checkpoint_format,
     chosen,
     default_length,
+    dequantized,
     filled,
     kernel,
     one_device,
+    quantization,
     refuse,
     tokens_within,
 )
-from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
+from tonnage.estimate.summary import caching, no_caching_caveat, summary
 from tonnage.estimate.verdict import fit
-from tonnage.formats import FORMATS, Format
+from tonnage.formats import FORMATS, Format, storage_format
 from tonnage.memory.cache import has_cache, state_bytes, states
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.releases import shown, since
 from tonnage.tensors import product
 from tonnage.workload.serving import Serve
+
+if TYPE_CHECKING:
+    from tonnage.memory.weights import Share
+    from tonnage.quant import Recipe
 
 DEFAULT_CONTEXT: Final = 8192
 MOST_SEQUENCES: Final = 1 << 20
@@ -43,6 +49,9 @@ NOT_MODELLED: Final = (
     "scratch of kernels",
     "sampling beyond the fp32 copy of the last logits; beams and assisted decoding",
 )
+
+
+UNPACKING: Final = "what kernels of quantized weights take while they run: unpacked copies, layouts of their own"
 
 
 def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, capacity: bool = True) -> Result:
@@ -64,9 +73,11 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         "tonnage.engines", "ENGINE", Engine, w.engine or "transformers", key="engine", known=KNOWN_ENGINES
     )
     version, newer = engine.releases.read(w.engine_version, key="engine_version")
-    refuse(w, "quant", "quantized weights are not modelled yet", unless=(None, "none"))
+    recipe, requantized = quantization(model, w.quant)
     dtype = checkpoint_format(model, w.dtype)
-    if w.kv_dtype is not None and checkpoint_format(model, w.kv_dtype) != dtype:
+    if recipe is not None and recipe.dtype is not None and FORMATS[dtype].bytes == 2:
+        dtype = recipe.dtype
+    if w.kv_dtype is not None and storage_format(w.kv_dtype, key="kv_dtype").name != dtype:
         refuse(w, "kv_dtype", f"{engine.name} keeps its cache in the format of the weights, {dtype}")
     context = w.context or default_length(model, DEFAULT_CONTEXT)
     prompt = w.prompt or context
@@ -74,8 +85,9 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         raise InputError(f"prompt = {prompt:,} is longer than context = {context:,}", key="prompt", value=prompt)
     caveats = [*tokens_within(model, context, "context"), *([newer] if newer else [])]
     caveats += [AS_NEWEST] if version[0] < engine.releases.newest[0] else []
+    caveats += requantized
+    quantized = _stored(model, recipe, dtype, device, caveats)
     attention, told = kernel(model, w.attention or "sdpa", dtype=dtype, device=device)
-    caveats += told
     architecture = device.architecture if device is not None else ""
     session = Session(
         dtype=dtype,
@@ -86,6 +98,7 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         logits=w.logits or engine.logits,
         latent=since(version, engine.latent),
         workspace=cublas_workspace(architecture) if caching(device) else 0,
+        shares=quantized,
     )
     rank, missing, ran = _rank(model, session, device, engine)
     doubt = (*model.ignored, *missing)
@@ -93,7 +106,7 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
     values: dict[str, Any] = {
         **degrees,
         "dtype": dtype,
-        "quant": "none",
+        "quant": "none" if recipe is None else w.quant or "checkpoint",
         "attention": w.attention or ("eager" if attention == "eager" else "sdpa"),
         "engine": engine.name,
         "engine_version": w.engine_version or shown(version),
@@ -104,7 +117,7 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         "logits": session.logits,
     }
     room = _capacity(model, session, FORMATS[dtype])
-    if device is not None and capacity:
+    if device is not None and capacity and not missing:
         room |= _room(model, session, device, engine, in_use, doubt)
     return Result(
         model=summary(model, trainable=False),
@@ -116,13 +129,39 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         capacity=room,
         caveats=(
             *caveats,
+            *(told if ran else ()),
             *attention_told(ran, w.attention or "sdpa", device),
-            *quantized_caveat(model),
             *no_caching_caveat(device),
         ),
-        not_modelled=(*missing, *NOT_MODELLED),
-        extras={"attention_kernel": attention},
+        not_modelled=(*missing, *NOT_MODELLED, *([UNPACKING] if quantized else [])),
+        extras={"attention_kernel": attention, "incomplete": list(doubt)},
     )
+
+
+def _stored(
+    model: Model, recipe: Recipe | None, dtype: str, device: Device | None, caveats: list[str]
+) -> tuple[Share, ...]:
+    """The weights by part and format; none where they lie in one format. What has to be said goes to ``caveats``."""
+    if recipe is None:
+        return ()
+    from tonnage import quant
+    from tonnage.memory.weights import stored, total
+
+    found = stored(model, FORMATS[dtype], recipe)
+    why = dequantized(recipe, device)
+    size = total(found).requested
+    if why is not None:
+        caveats.append(f"{why}; packed they would be {size:,} B")
+        return ()
+    packed = [s for s in found if s.part != "kept"]
+    if not packed:
+        caveats.append(f"{recipe.title}: packs none of this model's weights")
+    else:
+        caveats.append(f"{recipe.title}: {8 * size / max(model.parameters.total, 1):.2f} bits a parameter")
+    if quant.leaves_experts(model, recipe):
+        caveats.append("stacked experts are no linear modules: they stay as they are")
+    caveats += recipe.told
+    return found
 
 
 def _rank(model: Model, s: Session, device: Device | None, engine: Engine) -> tuple[Rank, tuple[str, ...], set[str]]:
@@ -161,7 +200,16 @@ def _why(run: Run, engine: Engine) -> dict[str, tuple[str, str, Terms]]:
     cache = "; ".join(f"{n} layers x {label}" for label, n in per_token.items())
     many = f"B {s.sequences} x " if s.sequences > 1 else ""
     terms: Terms = tuple((label, "layers", n) for label, n in per_token.items())
+    shares: dict[str, tuple[str, str, Terms]] = {
+        share.what: (
+            f"{share.part}: {share.elements:,} x {share.format}, {share.tensors} tensors",
+            "quant/",
+            (("n", f"elements in {share.format}", share.elements),),
+        )
+        for share in s.shares
+    }
     return {
+        **shares,
         "weights": (f"{P:,} parameters x {w} B ({s.dtype}), {run.tensors} tensors", engine.reference,
                     (("P", "parameters", P), ("w", f"bytes of an element in {s.dtype}", w))),
         "other:buffers": ("inverse frequencies and the like, in fp32", engine.reference, ()),
@@ -194,7 +242,7 @@ def _capacity(model: Model, s: Session, fmt: Format) -> dict[str, Any]:
 
 def _room(
     model: Model, s: Session, device: Device, engine: Engine, in_use: int, doubt: tuple[str, ...]
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Largest context at this concurrency and largest concurrency at this context that still fit."""
 
     def fits(sequences: int, tokens: int) -> bool:
@@ -204,9 +252,11 @@ def _room(
         return verdict.verdict == "fits"
 
     longest = model.positions if model.positions is not None else MOST_TOKENS
+    context = _largest(lambda n: fits(s.sequences, n), max(longest, s.context))
     return {
-        "max_context": _largest(lambda n: fits(s.sequences, n), max(longest, s.context)),
+        "max_context": context,
         "max_concurrency": _largest(lambda n: fits(n, s.context), MOST_SEQUENCES),
+        "log": ["as many as the model has positions"] if context == model.positions else [],
     }
 
 

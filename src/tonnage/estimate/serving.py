@@ -14,7 +14,7 @@ from tonnage.estimate.moments import Ledger, Moment
 from tonnage.formats import FORMATS
 from tonnage.memory.cache import has_cache, layer_state, state_bytes, states, stored_tokens
 from tonnage.memory.passes import Span, blocks, level, position_ids, windows
-from tonnage.memory.weights import bytes_of, is_buffer, is_parameter
+from tonnage.memory.weights import Share, bytes_of, is_buffer, is_parameter, total
 from tonnage.record import Record
 from tonnage.tensors import Axes
 from tonnage.timeline import Level
@@ -32,6 +32,7 @@ class Session(Record):
         logits: "last" or "all" positions of the prompt.
         latent: whether a latent cache is kept as the latent.
         workspace: of matrix products. [byte]
+        shares: the weights by part and format, where they are quantized; empty where all are in ``dtype``.
     """
 
     dtype: str
@@ -42,6 +43,7 @@ class Session(Record):
     logits: str
     latent: bool
     workspace: int
+    shares: tuple[Share, ...] = ()
 
 
 class Reading:
@@ -158,7 +160,10 @@ class Run(Ledger):
         self.session = session
         self.form = form = FORMATS[session.dtype]
         groups = list(model.groups())
-        self.weights, self.tensors = bytes_of(groups, form, is_parameter)
+        if session.shares:
+            self.weights, self.tensors = total(session.shares), sum(s.tensors for s in session.shares)
+        else:
+            self.weights, self.tensors = bytes_of(groups, form, is_parameter)
         self.buffers, _ = bytes_of(groups, self.form, is_buffer)
         self.state = state_bytes(model, session.sequences, session.context, form, role="state")
         self.missing: list[str] = []
@@ -177,7 +182,10 @@ class Run(Ledger):
     def static(self) -> Level:
         """Begin with what is resident between requests."""
         self.clear()
-        self.take("weights", "weights", "parameters", self.weights)
+        for share in self.session.shares:
+            self.take(f"weights: {share.what}", "weights", share.what, share.level)
+        if not self.session.shares:
+            self.take("weights", "weights", "parameters", self.weights)
         self.take("buffers", "other:buffers", "buffers", self.buffers)
         return self.now
 

@@ -14,6 +14,7 @@ from tonnage.formats import storage_format
 from tonnage.registry import names, variant
 
 if TYPE_CHECKING:
+    from tonnage.quant import Recipe
     from tonnage.workload.serving import Serve
     from tonnage.workload.training import Train
 
@@ -177,7 +178,62 @@ def attention_told(ran: set[str], asked: str, device: Device | None) -> list[str
 
 def checkpoint_format(model: Model, asked: str | None) -> str:
     """The format that a checkpoint's weights are loaded in: asked for, the config's, else bf16."""
-    return storage_format(asked or model.dtype or "bf16", key="dtype").name
+    found = storage_format(asked or model.dtype or "bf16", key="dtype").name
+    if found not in ("fp64", "fp32", "fp16", "bf16"):
+        raise UnsupportedError(
+            f"no forward pass runs in {found}", key="dtype", value=asked or model.dtype,
+            hint="--quant names a scheme that stores weights so; --dtype is the format that is computed in",
+        )  # fmt: skip
+    return found
+
+
+def quantization(model: Model, asked: str | None) -> tuple[Recipe | None, list[str]]:
+    """How the weights are stored: as asked, else as the checkpoint has them.
+
+    Args:
+        model: whose weights.
+        asked: a scheme's name, "checkpoint", "none", or None for the checkpoint's own.
+
+    Returns:
+        The recipe, None where they are not quantized; and caveats.
+
+    Raises:
+        InputError: no scheme has this name.
+        UnsupportedError: the checkpoint's method is not modelled.
+    """
+    own = model.quantization
+    if asked == "none" or (own is None and asked in (None, "checkpoint")):
+        return None, [] if own is None else [f"the checkpoint is quantized ({model.quantized}): answered dequantized"]
+    # Imported late: most checkpoints are not quantized.
+    from tonnage import quant
+
+    if asked in (None, "checkpoint"):
+        assert own is not None
+        return quant.recipe(own, lenient=True), []
+    anew = [] if own is None else [f"the checkpoint is quantized ({model.quantized}): answered as if quantized anew"]
+    return quant.recipe(quant.called(asked or ""), checkpoint=False), anew
+
+
+def dequantized(recipe: Recipe, device: Device | None) -> str | None:
+    """Why transformers holds the weights unpacked; None where it holds them packed."""
+    if recipe.resident == "dense":
+        return recipe.told[0] if recipe.told else f"{recipe.title}: dequantized while loading, as its config asks"
+    major, minor = recipe.needs or (0, 0)
+    found = _capability(device)
+    if found is not None and found < (major, minor):
+        return (
+            f"{recipe.title}: transformers dequantizes it while loading on devices of compute capability below "
+            f"{major}.{minor}"
+        )
+    return None
+
+
+def _capability(device: Device | None) -> tuple[int, int] | None:
+    """Compute capability of an NVIDIA device; None for others."""
+    text = "" if device is None else device.architecture.removeprefix("sm_").rstrip("abcdef")
+    if device is None or not device.architecture.startswith("sm_") or not text.isdigit():
+        return None
+    return int(text[:-1]), int(text[-1])
 
 
 def filled(w: Train | Serve, values: Mapping[str, Any]) -> dict[str, Any]:

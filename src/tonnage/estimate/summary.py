@@ -42,4 +42,5 @@ def quantized_caveat(model: Model) -> tuple[str, ...]:
     """Said where the checkpoint's weights are quantized, which is not modelled yet."""
     if model.quantized is None:
         return ()
-    return (f"the checkpoint is quantized ({model.quantized}), which is not modelled yet: answered as if dequantized",)
+    told = "which training does not model yet: answered as if dequantized"
+    return (f"the checkpoint is quantized ({model.quantized}), {told}",)

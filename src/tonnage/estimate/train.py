@@ -159,7 +159,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
             *no_caching_caveat(device),
         ),
         not_modelled=NOT_MODELLED,
-        extras={"attention_kernel": attention},
+        extras={"attention_kernel": attention, "incomplete": list(model.ignored)},
     )
 
 

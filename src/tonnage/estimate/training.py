@@ -160,6 +160,8 @@ class Step(Ledger):
                 here = here + H[i - 1]
             if i == len(stages) - 1:
                 yield Moment("loss backward", self.now + here + a.backward.peak, a.backward)
+                self.take("outputs", "logits", "held by the caller", level(p.outputs), p.outputs)
+                self.take("tied", "gradients", "of the tied head", level(p.waiting), p.waiting)
                 self.take("loss", "loss", "the loss and where its gradient starts", level(p.loss), p.loss)
             elif i:
                 name = f"backward layer {i - 1}"
@@ -177,9 +179,15 @@ class Step(Ledger):
                         self.drop_all(f"shared {s.serial}")
             else:
                 self.drop("stem")
+                # The embedding's pass adds its gradient to the one that the tied head left, into a third tensor.
+                self.drop("tied")
+                here = here + level(p.waiting)
                 yield Moment("backward embedding", self.now + here + H[0] + a.backward.peak, a.backward)
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
+        if not (r.accumulate > 1 or r.keep_gradients):
+            self.take("tied", "gradients", "of the tied table", level(p.waiting), p.waiting)
+        self.drop_all("outputs")
         self.drop("loss")
         self.take("loss itself", "loss", "the loss itself", level([p.tail.output]), [p.tail.output])
         if r.first_step:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tonnage.arch.model import Model
-from tonnage.errors import ConfigError, UnsupportedError, nearest
+from tonnage.errors import ConfigError, InputError, UnsupportedError, nearest
 from tonnage.families._aliases import ALIASES
 from tonnage.families._heads import wanted, with_head
+from tonnage.formats import storage_format
 from tonnage.keys import Keys
 from tonnage.record import Record
 from tonnage.registry import names, variant
@@ -24,11 +25,14 @@ class Family(Record):
         read: config to model.
         source: the code that is followed.
         attributes: transformers' ``attribute_map``: other names under which a key may stand.
+        classes: heads whose class is another structure than what ``read`` builds, with what reads it (BART's causal
+            class is its decoder alone).
     """
 
     read: Callable[[Keys], Model]
     source: str
     attributes: Mapping[str, str] = {}
+    classes: Mapping[str, Callable[[Keys], Model]] = {}
 
 
 def model_from(
@@ -74,15 +78,55 @@ def model_from(
     family = variant(__name__, module, "FAMILY", Family)
     keys = Keys(config, file=file, aliases=family.attributes, ignored=ignored, lenient=lenient)
     kind, labels = wanted(config, head, file=file)
-    model = with_head(family.read(keys), kind, labels)
+    reader = family.classes.get("seq2seq" if kind == "conditional" else kind or "", family.read)
+    model = with_head(reader(keys), kind, labels)
+    _sensible(model, file)
     scheme = keys.inner("quantization_config")
+    quantized = None if scheme is None else _quantized(scheme, keys)
     keys.done()
-    dtype = config.get("dtype", config.get("torch_dtype"))
     return model.but(
-        dtype=model.dtype or (dtype if isinstance(dtype, str) else None),
+        dtype=model.dtype or _dtype(config, file),
         source=family.source,
-        quantized=None if scheme is None else str(scheme.config.get("quant_method", "unknown")),
+        quantized=quantized,
+        quantization=None if scheme is None else scheme.config,
         class_name=str((config.get("architectures") or [""])[0]),
         defaulted=tuple(dict.fromkeys(keys.defaulted)),
         ignored=tuple(keys.ignored),
     )
+
+
+def _sensible(model: Model, file: str | None) -> None:
+    """Refuse sizes that together leave nothing of a tensor, or less."""
+    for _, tensors in model.groups():
+        for t in tensors:
+            if any(n < 0 for _, n in t.axes):
+                raise ConfigError(
+                    f"the sizes make no model: {t.name} would be {list(t.shape)}", key=t.name, value=t.shape, file=file
+                )
+
+
+def _dtype(config: Mapping[str, Any], file: str | None) -> str | None:
+    """The format that the config says its checkpoint is in."""
+    for key in ("dtype", "torch_dtype"):
+        name = config.get(key)
+        if name in (None, "auto"):
+            continue
+        if not isinstance(name, str):
+            raise ConfigError(f"{key} must be a text, not {name!r}", key=key, value=name, file=file)
+        try:
+            return storage_format(name, key=key).name
+        except InputError as e:
+            raise ConfigError(e.message, key=key, value=name, file=file, nearest=e.nearest) from None
+    return None
+
+
+def _quantized(scheme: Keys, keys: Keys) -> str:
+    """The method of a ``quantization_config``. One that is not modelled is refused by the answers that need it."""
+    from tonnage import quant
+
+    try:
+        read = quant.recipe(scheme.config, file=scheme.file, ignored=scheme.allowed, lenient=scheme.lenient)
+        keys.ignored += read.ignored
+    except UnsupportedError:
+        pass
+    return quant.method(scheme.config)

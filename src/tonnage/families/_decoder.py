@@ -104,8 +104,21 @@ def rotary_width(k: Keys, H: int, factor: float = 1.0) -> int:
     return int(H * factor)
 
 
-def latent(k: Keys, D: int, *, style: str) -> Latent:
-    """Latent attention as DeepSeek's configs describe it; ``style`` is how queries and keys are turned."""
+def latent(
+    k: Keys,
+    D: int,
+    *,
+    style: str,
+    q_rank: int = 1536,
+    kv_rank: int = 512,
+    nope: int = 128,
+    rope: int = 64,
+    VH: int = 128,
+) -> Latent:
+    """Latent attention as DeepSeek's configs describe it; ``style`` is how queries and keys are turned.
+
+    The other arguments are transformers' defaults.
+    """
     N = k.need("num_attention_heads")
     heads = k.optional("num_key_value_heads") or N
     if heads != N:
@@ -119,11 +132,11 @@ def latent(k: Keys, D: int, *, style: str) -> Latent:
         name="self_attn",
         D=D,
         N=N,
-        q_rank=k.optional("q_lora_rank", int, 1536),
-        kv_rank=k.want("kv_lora_rank", 512),
-        nope=k.want("qk_nope_head_dim", 128),
-        rope=k.want("qk_rope_head_dim", 64),
-        VH=k.want("v_head_dim", 128),
+        q_rank=k.optional("q_lora_rank", int, q_rank),
+        kv_rank=k.want("kv_lora_rank", kv_rank),
+        nope=k.want("qk_nope_head_dim", nope),
+        rope=k.want("qk_rope_head_dim", rope),
+        VH=k.want("v_head_dim", VH),
         bias=k.want("attention_bias", False),
         dropout=k.want("attention_dropout", 0.0),
         rotary_style=style,
@@ -143,12 +156,14 @@ def causal(
     path: str = "model",
     scaled: bool = False,
     head_scaled: bool = False,
+    head_bias: bool = False,
     capped: bool = False,
     eager_only: bool = False,
     dropout: float = 0.0,
     buffers: tuple[Tensor, ...] = (),
     masks: Windows = (),
     apart: tuple[Tensor, ...] = (),
+    normed: Norm | None = None,
 ) -> Model:
     """Embedding, layers, last norm and head as ``...ForCausalLM`` names them.
 
@@ -164,20 +179,28 @@ def causal(
         path: of the bare model.
         scaled: the embedding is multiplied by a number.
         head_scaled: the logits are.
+        head_bias: the head has a bias.
         capped: the logits go through a tanh.
         eager_only: transformers has no other attention for it.
         dropout: of the embedding.
         buffers: beside the embedding.
         masks: windows for which the model makes a mask whether or not a layer has them.
         apart: stored with the model but not built.
+        normed: of the embedding.
     """
     table = f"{path}.embed_tokens"
-    stem = Stem(name=table, V=V, D=D, rotary=rotary, scaled=scaled, dropout=dropout, buffers=buffers)
+    stem = Stem(name=table, V=V, D=D, rotary=rotary, scaled=scaled, dropout=dropout, buffers=buffers, norm=normed)
     return Model(
         model_type=str(k.config.get("model_type", "")),
         stacks=(Stack(name="decoder", path=f"{path}.layers", stem=stem, layers=layers, norm=norm, masks=masks),),
         head=Head(
-            name="lm_head", D=D, V=V, alias_of=f"{table}.weight" if tied else None, scaled=head_scaled, capped=capped
+            name="lm_head",
+            D=D,
+            V=V,
+            bias=head_bias,
+            alias_of=f"{table}.weight" if tied else None,
+            scaled=head_scaled,
+            capped=capped,
         ),
         positions=positions,
         eager_only=eager_only,
@@ -185,6 +208,6 @@ def causal(
     )
 
 
-def embed_scale(path: str) -> Tensor:
+def embed_scale(path: str, dtype: str | None = None) -> Tensor:
     """The number that Gemma's embedding is multiplied by: a buffer."""
-    return Tensor(f"{path}.embed_tokens.embed_scale", (), "buffer")
+    return Tensor(f"{path}.embed_tokens.embed_scale", (), "buffer", dtype=dtype)

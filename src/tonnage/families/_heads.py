@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,12 +14,20 @@ SUFFIXES: Final = {
     "ForCausalLM": "causal",
     "LMHeadModel": "causal",
     "ForMaskedLM": "masked",
-    "ForConditionalGeneration": "seq2seq",
+    "ForConditionalGeneration": "conditional",
+    "MTModel": "conditional",
+    "GenerationDecoder": "causal",
     "ForSequenceClassification": "classify",
     "EncoderModel": "",
     "Model": "none",
 }
-"""Endings of class names, longest first; an empty one is refused by name."""
+"""Endings of class names, longest first; an empty one is refused by name.
+
+``conditional`` is the sequence-to-sequence class where a family has one, and else the family's own (a language model
+with towers for images or sound).
+"""
+
+LABELS: Final = re.compile("[1-9][0-9]{0,8}")
 
 KINDS: Final = ("causal", "masked", "seq2seq", "none", "classify")
 
@@ -31,7 +40,7 @@ def wanted(config: Mapping[str, Any], asked: str | None, *, file: str | None) ->
     labels = _labels(config)
     if asked is not None:
         kind, _, number = asked.partition(":")
-        if kind not in KINDS or (number and kind != "classify") or (number and not number.isdigit()):
+        if kind not in KINDS or (number and kind != "classify") or (number and not LABELS.fullmatch(number)):
             raise InputError(
                 f"head is one of {', '.join(KINDS[:-1])}, classify:N, not {asked!r}", key="head", value=asked
             )
@@ -64,15 +73,17 @@ def _labels(config: Mapping[str, Any]) -> int:
 
 def own(model: Model) -> str:
     """The head that a family's model is built with."""
-    return "seq2seq" if len(model.stacks) > 1 else "causal" if model.causal else "masked"
+    return "causal" if model.causal else "seq2seq" if len(model.stacks) > 1 else "masked"
 
 
 def with_head(model: Model, kind: str | None, labels: int) -> Model:
     """The same model under another of its family's classes."""
-    if kind is None or kind == own(model):
+    if kind in (None, "conditional", own(model)):
         return model
     if kind == "none":
         return model.but(head=None, extra=model.extra + model.pooler)
+    if kind == "classify" and model.classifier is not None:
+        return model.but(head=model.classifier.but(V=labels), classes=labels)
     if kind == "classify" and len(model.stacks) == 1:
         name = "score" if model.causal else "classifier"
         head = Head(name=name, D=model.width, V=labels, bias=not model.causal)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
 from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Gated
-from tonnage.arch.layers import Linear, Norm, Rotary
+from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
 from tonnage.families._decoder import causal, chosen, latent
+from tonnage.families._experts import ahead
 from tonnage.keys import Keys
-from tonnage.tensors import Tensor
 
 
 def read(k: Keys) -> Model:
@@ -57,7 +56,7 @@ def read(k: Keys) -> Model:
             kind="layer with experts" if routed else "dense layer",
         )
 
-    ahead = k.optional("num_nextn_predict_layers") or 0
+    further = k.optional("num_nextn_predict_layers") or 0
     return causal(
         k,
         V=V,
@@ -67,27 +66,8 @@ def read(k: Keys) -> Model:
         rotary=(Rotary("model.rotary_emb", attention.rope),),
         tied=k.want("tie_word_embeddings", False),
         positions=k.want("max_position_embeddings", 4096),
-        apart=tuple(t for i in range(L, L + ahead) for t in _ahead(layer(True), i, D, V)),
+        apart=tuple(t for i in range(L, L + further) for t in ahead(layer(True), i, D, V)),
     )
-
-
-def _ahead(layer: Layer, index: int, D: int, V: int) -> Iterator[Tensor]:
-    """One layer of multi-token prediction: a layer with experts, two norms, a projection of both inputs.
-
-    A checkpoint stores embedding and head with it once more; a model that runs it shares the main ones. For
-    DeepSeek-V3 that is 13.46 B, of which 11.61 B are its own; its authors tell 14 and 11.5.
-    References: arXiv:2412.19437, section 2.2; README_WEIGHTS.md in https://huggingface.co/deepseek-ai/DeepSeek-V3.
-    """
-    width, path = (("D", D),), f"model.layers.{index}."
-    own: list[Tensor] = [t for t in layer.weights() if t.role != "buffer"]
-    own += Norm("enorm", width).weights()
-    own += Norm("hnorm", width).weights()
-    own += Linear("eh_proj", (("X", 2), ("D", D)), width, "feed_forward").weights()
-    own += Norm("shared_head.norm", width).weights()
-    own.append(Tensor("embed_tokens.weight", (("V", V), ("D", D)), "embedding"))
-    own.append(Tensor("shared_head.head.weight", (("V", V), ("D", D)), "head"))
-    for tensor in own:
-        yield tensor.placed(path, index)
 
 
 FAMILY: Final = Family(

@@ -1,4 +1,4 @@
-"""Gemma 2: four norms a layer, a window on every other layer, capped scores and logits."""
+"""Gemma 2 and VaultGemma: four norms a layer, or two, a window on every other layer, capped scores and logits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
-    """Build the model that ``Gemma2ForCausalLM`` builds."""
+    """Build the model that ``Gemma2ForCausalLM`` builds, or ``VaultGemmaForCausalLM``, which has no norms behind."""
+    sandwich = k.config.get("model_type") != "vaultgemma"
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
     N, K = heads(k, 4)
     H = k.want("head_dim", 256)
@@ -47,12 +48,12 @@ def read(k: Keys) -> Model:
                 Sublayer(
                     block=attention,
                     before=Norm("input_layernorm", norm, "rms-gemma"),
-                    after=Norm("post_attention_layernorm", norm, "rms-gemma"),
+                    after=Norm("post_attention_layernorm", norm, "rms-gemma") if sandwich else None,
                 ),
                 Sublayer(
                     block=mlp,
                     before=Norm("pre_feedforward_layernorm", norm, "rms-gemma"),
-                    after=Norm("post_feedforward_layernorm", norm, "rms-gemma"),
+                    after=Norm("post_feedforward_layernorm", norm, "rms-gemma") if sandwich else None,
                 ),
             ),
             kind="full layer" if window is None else "sliding layer",

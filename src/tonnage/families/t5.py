@@ -1,7 +1,13 @@
-"""T5: an encoder and a decoder with relative positions, cross attention, plain or gated feed-forward."""
+"""T5: an encoder and a decoder with relative positions, cross attention, plain or gated feed-forward.
+
+mT5 and umT5 are the same, the latter with positions in every layer; LongT5's encoder attends to blocks; in Switch
+Transformers some feed-forward blocks are experts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
@@ -9,8 +15,10 @@ from tonnage.arch.ends import Head, Stem
 from tonnage.arch.feedforward import Gated, Plain
 from tonnage.arch.layers import Norm
 from tonnage.arch.model import Layer, Model, Stack, Sublayer
+from tonnage.arch.parts import Part, Parts, Separate
 from tonnage.errors import ConfigError
 from tonnage.families import Family
+from tonnage.families._pieces import counted, matrix
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
@@ -23,11 +31,12 @@ def read(k: Keys) -> Model:
     """
     D, V, L = k.need("hidden_size"), k.need("vocab_size"), k.need("num_hidden_layers")
     dropout = k.want("dropout_rate", 0.1)
-    k.skip("relative_attention_max_distance", "output_past", "scale_decoder_outputs")
+    k.skip("relative_attention_max_distance", "output_past", "scale_decoder_outputs", "tokenizer_class")
+    k.skip("local_radius", "global_block_size", "num_experts", "router_bias", "add_cross_attention")
     parts = _Parts(k, D, dropout)
     tied = k.want("tie_word_embeddings", True)
     return Model(
-        model_type="t5",
+        model_type=parts.kind,
         stacks=(
             Stack(
                 name="encoder",
@@ -55,31 +64,83 @@ class _Parts:
     """What the layers of both stacks are made of."""
 
     def __init__(self, k: Keys, D: int, dropout: float) -> None:
+        self.k = k
+        self.kind = str(k.config["model_type"])
         self.D = D
         self.dropout = dropout
         self.N = k.need("num_attention_heads")
         self.H = k.size("d_kv", 64)
         self.F = k.need("d_ff")
         self.buckets = k.size("relative_attention_num_buckets", 32)
-        self.act, self.gated = _activation(k)
+        self.switches = self.kind == "switch_transformers"
+        if self.switches:
+            self.act, self.gated = k.want("dense_act_fn", "relu"), False
+        else:
+            self.act, self.gated = _activation(k, "gated-gelu" if self.kind in ("mt5", "umt5") else "relu")
+        self.long = self.kind == "longt5" and k.want("encoder_attention_type", "local")
+        if self.long not in (False, "local", "transient-global"):
+            raise ConfigError(
+                f"encoder_attention_type = {self.long!r} is neither local nor transient-global",
+                key="encoder_attention_type",
+                value=self.long,
+            )
 
     def norm(self, name: str) -> Norm:
         return Norm(name, (("D", self.D),), "rms-t5")
 
     def layers(self, count: int, *, decoder: bool) -> tuple[Layer, ...]:
-        """The first layer holds the table of relative positions; the others are alike."""
-        other = self._layer(decoder, None)
-        return (self._layer(decoder, self.buckets),) + (other,) * (count - 1)
+        """The first layer holds the table of relative positions, unless each has one; the others are alike."""
+        sparse = self._sparse(count, "decoder" if decoder else "encoder")
 
-    def _layer(self, decoder: bool, buckets: int | None) -> Layer:
-        subs = [self._sub(0, self._attention("layer.0.SelfAttention", decoder, buckets))]
+        @cache
+        def layer(holds: bool, routes: bool) -> Layer:
+            return self._layer(decoder, self.buckets if holds else None, routes)
+
+        return tuple(layer(not i or self.kind == "umt5", sparse(i)) for i in range(count))
+
+    def _sparse(self, count: int, side: str) -> Callable[[int], bool]:
+        """Which layers have experts."""
+        if not self.switches:
+            return lambda i: False
+        wanted = self.k.want(f"num_sparse_{side}_layers", 3)
+        stated = self.k.optional(f"{side}_sparse_step")
+        step = stated if stated is not None else count // wanted if wanted > 0 else count
+        return lambda i: step > 0 and (i % step == 1 or step == 1)
+
+    def _layer(self, decoder: bool, buckets: int | None, routes: bool) -> Layer:
+        name = "SelfAttention"
+        if self.long and not decoder:
+            name = "LocalSelfAttention" if self.long == "local" else "TransientGlobalSelfAttention"
+        attention = self._attention(f"layer.0.{name}", decoder, buckets)
+        subs = [self._sub(0, self._blocked(attention, buckets) if self.long and not decoder else attention)]
         if decoder:
             subs.append(self._sub(1, self._attention("layer.1.EncDecAttention", False, None, cross=True)))
         last = len(subs)
-        subs.append(self._sub(last, self._feed_forward(f"layer.{last}.DenseReluDense")))
-        return Layer(sublayers=tuple(subs))
+        path = f"layer.{last}.{'mlp' if self.switches else 'DenseReluDense'}"
+        subs.append(self._sub(last, self._experts(path) if routes else self._feed_forward(path)))
+        return Layer(sublayers=tuple(subs), kind="layer with experts" if routes else "layer")
 
-    def _sub(self, index: int, block: GroupedQuery | Plain | Gated) -> Sublayer:
+    def _blocked(self, attention: GroupedQuery, buckets: int | None) -> Parts:
+        """LongT5's attention over blocks, which may also see sums of all blocks."""
+        extra: tuple[Part | Tensor, ...] = ()
+        if self.long == "transient-global":
+            extra = (Norm(f"{attention.name}.global_input_layer_norm", (("D", self.D),), "rms-t5"),)
+            if buckets is not None:
+                axes = (("X", buckets), ("N", self.N))
+                extra += (Tensor(f"{attention.name}.global_relative_attention_bias.weight", axes, "position"),)
+        return counted("LongT5's attention", attention, *extra)
+
+    def _experts(self, path: str) -> Parts:
+        """Switch Transformers' experts, one for each token."""
+        k, E = self.k, self.k.size("num_experts", 8)
+        k.skip("expert_capacity", "router_dtype", "router_ignore_padding_tokens", "add_router_probs")
+        router = matrix(
+            f"{path}.router.classifier", ("D", self.D), ("Er", E), "router", bias=k.want("router_bias", False)
+        )
+        experts = Separate(path=f"{path}.experts.expert_", E=E, used=1, block=self._feed_forward(""))
+        return counted("Switch Transformers' experts", router, experts)
+
+    def _sub(self, index: int, block: GroupedQuery | Plain | Gated | Parts) -> Sublayer:
         return Sublayer(block=block, before=self.norm(f"layer.{index}.layer_norm"), dropout=self.dropout)
 
     def _attention(self, name: str, causal: bool, buckets: int | None, *, cross: bool = False) -> GroupedQuery:
@@ -117,9 +178,9 @@ class _Parts:
         )
 
 
-def _activation(k: Keys) -> tuple[str, bool]:
+def _activation(k: Keys, default: str) -> tuple[str, bool]:
     """``feed_forward_proj`` is "relu" or "gated-silu"; "gated-gelu" stands for the written-out gelu."""
-    stated = k.want("feed_forward_proj", "relu")
+    stated = k.want("feed_forward_proj", default)
     # Written beside it by newer versions, and worked out anew when read.
     k.skip("dense_act_fn", "is_gated_act")
     parts = stated.split("-")

@@ -18,7 +18,7 @@ FRAGMENTATION: Final = (0.0, 0.15, 0.55)
 """Low, typical and high share of what comes and goes: the peak less what is resident."""
 FRAGMENTATION_BASIS: Final = (
     "reserved less allocated, over allocated peak less resident: 0.08 to 0.51, median 0.19, on 10 LoRA runs on a T4 "
-    "(fitcheck-llm 0.3.1); 2 to 8 % of the whole peak, median 4.5 %, on 12 Megatron runs on B200 (SimuMax, docs of v1.1)"
+    "(fitcheck-llm 0.3.1); 2 to 8 % of the whole peak, median 4.5 %, on 12 Megatron runs on B200 (SimuMax v1.1)"
 )
 
 CONTEXT: Final = (140 * MiB, 500 * MiB, 1024 * MiB)

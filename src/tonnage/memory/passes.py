@@ -151,12 +151,13 @@ def _only_cached(tape: Tape) -> list[Storage]:
     return [v.storage for v in tape.casts.values() if v.storage.owners == 1]
 
 
-def back(tape: Tape, root: tuple[Node, int], grad: Value, floor: int, first: int, account: Account) -> None:
-    """Run the backward pass from ``root`` down to the ``floor`` of the tape's nodes."""
+def back(tape: Tape, root: tuple[Node, int], hand: list[Value], floor: int, first: int, account: Account) -> None:
+    """Run the backward pass from ``root`` down to the ``floor`` of the tape's nodes.
+
+    ``hand`` holds the gradient that it starts from, and is emptied: nobody else may keep it alive.
+    """
     before = set(tape.gradients)
     start = len(tape.events)
-    hand = [grad]
-    del grad
     tape.backward(root, hand.pop(), floor)
     account.backward = Span(tape, start, len(tape.events), first)
     account.gradients = [v.storage for name, v in tape.gradients.items() if name not in before]
@@ -203,7 +204,7 @@ def layer_account(tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: bo
     held = [x] if recompute else []
     del x
     tape.rerun = recompute
-    back(tape, root, waiting.pop(), floor, first, account)
+    back(tape, root, waiting, floor, first, account)
     tape.rerun = False
     held.clear()
     assert leaf is not None
@@ -246,6 +247,7 @@ class Pass:
         self.stack = stack
         self.tape = tape = Tape(grad=True, weights=weights, autocast=autocast)
         tape.accumulated = accumulated
+        tape.tied = None if model.head is None else model.head.alias_of
         f = Forward(tape, kernel, training=True)
         B, T = ("B", batch), ("T", tokens)
         tape.category = "inputs"
@@ -281,6 +283,8 @@ class Pass:
             self.layers.append(account)
             dtype = account.output.dtype
         self.dtype = dtype
+        self.tied: Value | None = None
+        self.waiting: list[Storage] = []
         self.tail = self._tail(model, f, ids, axes, keep_logits)
         # What the layers shared is gone by the time the embedding's backward pass runs.
         handed.clear()
@@ -290,9 +294,11 @@ class Pass:
         f.masks.clear()
         f.bias = None
         if root is not None:
-            grad = tape.new("gradient of embedding output", axes, self.stem.output.dtype)
-            tape.kept = {model.head.alias_of} if model.head is not None and model.head.alias_of is not None else set()
-            back(tape, root, grad, 0, first, self.stem)
+            if self.tied is not None and tape.tied is not None:
+                tape.gradients[tape.tied] = self.tied
+                self.tied = None
+            seed = [tape.new("gradient of embedding output", axes, self.stem.output.dtype)]
+            back(tape, root, seed, 0, first, self.stem)
 
     def _tail(self, model: Model, f: Forward, ids: Value, axes: Axes, keep_logits: bool) -> Account:
         tape, account, held, loss = self.tape, Account(), list[Value](), list[Value]()
@@ -315,6 +321,7 @@ class Pass:
         root = _noted(tape, account, first, y, source, 0)
         del y
         tape.casts.clear()
+        self.outputs = [held[0].storage] if keep_logits else []
         if not keep_logits:
             held.clear()
             account.saved = [s for s in account.saved if s.owners]
@@ -324,9 +331,12 @@ class Pass:
         self.loss = [account.output, seed.storage]
         account.saved += self.loss
         tape.category = "activations"
-        grad = seed.view(seed.axes)
         assert root is not None
-        back(tape, root, grad, floor, first, account)
+        back(tape, root, [seed.view(seed.axes)], floor, first, account)
+        # The gradient of a tied weight waits for the embedding's.
+        self.tied = tape.gradients.get(tape.tied) if tape.tied is not None else None
+        self.waiting = [] if self.tied is None else [self.tied.storage]
+        account.gradients = [s for s in account.gradients if s not in self.waiting]
         tape.gradients.clear()
         return account
 

@@ -104,7 +104,8 @@ def _serving(result: Result, eager: bool) -> Iterator[Change]:
         yield {"concurrency": n}, ("concurrency",), f"fewer sequences at once (--concurrency {n})"
     if (room.get("max_context") or 0) >= 1 and room["max_context"] < context:
         n = room["max_context"]
-        yield {"context": n, "prompt": min(w["prompt"], n)}, ("context",), f"a shorter context (--context {n})"
+        prompt = f" --prompt {n}" if n < w["prompt"] < context else ""
+        yield {"context": n, "prompt": min(w["prompt"], n)}, ("context",), f"a shorter context (--context {n}{prompt})"
     if w["dtype"] == "fp32":
         yield {"dtype": "bf16"}, ("dtype",), "weights in bf16 (--dtype bf16)"
 

@@ -24,13 +24,11 @@ MEANS: Final = {
 
 
 def width() -> int:
-    """Columns of the terminal; 100 where there is none."""
-    import os
+    """Columns of the terminal; 110 where there is none."""
+    # ``COLUMNS`` comes first in it, and a pipe has neither.
+    from shutil import get_terminal_size
 
-    try:
-        return max(60, min(os.get_terminal_size().columns, 160))
-    except OSError:
-        return 110
+    return max(60, min(get_terminal_size((110, 24)).columns, 160))
 
 
 def render(result: Result) -> str:
@@ -72,7 +70,9 @@ def verdict_lines(result: Result) -> list[str]:
         return [f"needs {needs}; name a device with --gpu for a verdict"]
     spare = f"{gib(fit.spare_bytes)} to spare" if fit.spare_bytes >= 0 else f"{gib(-fit.spare_bytes)} too much"
     words = {"fits": "FITS", "does not fit": "DOES NOT FIT", "uncertain": "UNCERTAIN"}[fit.verdict]
-    out = [f"{words} on {fit.device}: {needs} of {gib(fit.capacity_bytes)}, {spare}"]
+    held = fit.capacity_bytes - device - fit.spare_bytes
+    others = f", {gib(held)} in use by others" if held else ""
+    out = [f"{words} on {fit.device}: {needs} of {gib(fit.capacity_bytes)}{others}, {spare}"]
     if fit.suggestion is not None:
         s = fit.suggestion
         alters = f"; changes {', '.join(s.alters)}" if s.alters else ""
@@ -124,8 +124,10 @@ def _capacity(result: Result) -> list[str]:
     c = result.capacity or {}
     out = [f"state of the sequences: {gib(c['kv_bytes'])}; one token more: {c['kv_bytes_per_token']:,} B"]
     if c["max_context"] is not None:
+        told = "".join(f" ({note})" for note in c["log"])
         out.append(
-            f"largest context that fits: {c['max_context']:,} tokens; largest concurrency: {c['max_concurrency']:,}"
+            f"largest context that fits: {c['max_context']:,} tokens{told}; largest concurrency: "
+            f"{c['max_concurrency']:,}"
         )
     return out
 

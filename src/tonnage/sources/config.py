@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from typing import Any, Final
 
 from tonnage.errors import InputError, SourceError
@@ -26,7 +27,11 @@ def read(path: str) -> RawModel:
         if not os.path.isfile(file):
             raise SourceError(f"the folder {path} has no config.json", key="model", value=path, file=path)
     try:
-        size = os.path.getsize(file)
+        found = os.stat(file)
+        if not stat.S_ISREG(found.st_mode):
+            # Opening a pipe would wait for a writer that may never come.
+            raise SourceError(f"{file} is no regular file", key="model", value=path, file=path)
+        size = found.st_size
         if size > LARGEST:
             raise InputError(
                 f"{file} has {size:,} bytes: too large for a config.json", key="model", value=path, file=file
@@ -46,11 +51,13 @@ def parsed(data: bytes | str, file: str | None) -> dict[str, Any]:
     """
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once)
     except UnicodeDecodeError as e:
         raise InputError(f"not UTF-8 at byte {e.start}", key="model", file=file) from None
     except json.JSONDecodeError as e:
         raise InputError(f"not JSON: {e.msg} at line {e.lineno}, column {e.colno}", key="model", file=file) from None
+    except _TwiceError as e:
+        raise InputError(f"the key {e.args[0]} stands twice in one object", key=e.args[0], file=file) from None
     except (RecursionError, ValueError) as e:
         raise InputError(f"not a config: {type(e).__name__}", key="model", file=file) from None
     if not isinstance(value, dict):
@@ -58,6 +65,22 @@ def parsed(data: bytes | str, file: str | None) -> dict[str, Any]:
     return value
 
 
+class _TwiceError(ValueError):
+    """A key that an object states twice: which of the two was meant, no one can tell."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return found
+
+
 def _name(path: str) -> str:
+    """The folder's name; the file's where it is not called as in every folder."""
     whole = os.path.abspath(path)
-    return os.path.basename(whole if os.path.isdir(whole) else os.path.dirname(whole)) or os.path.basename(whole)
+    stem = os.path.basename(whole).removesuffix(".json")
+    if os.path.isdir(whole) or stem != "config":
+        return stem
+    return os.path.basename(os.path.dirname(whole)) or stem

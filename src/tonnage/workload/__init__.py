@@ -58,6 +58,9 @@ def workload(kind: type[W], said: Mapping[str, Any]) -> W:
     """
     known = [f.name for f in fields(kind)]
     values: dict[str, Any] = {}
+    task = kind.__name__.lower()
+    if said.get("task", task) != task:
+        raise InputError(f"task = {said['task']!r} is asked of {task}", key="task", value=said["task"])
     for key, value in said.items():
         if key not in known:
             raise InputError(f"unknown key {key!r}", key=key, value=value, nearest=nearest(key, known))
@@ -68,10 +71,10 @@ def workload(kind: type[W], said: Mapping[str, Any]) -> W:
 
 def _checked(key: str, value: Any) -> Any:
     if key in LISTS:
-        items = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
-        for item in items:
-            _one_of(key, item)
-        return items
+        if not isinstance(value, str | tuple | list) or not all(isinstance(v, str) for v in value):
+            raise InputError(f"{key} is a list of texts, not {value!r}", key=key, value=value)
+        parts = (value,) if isinstance(value, str) else value
+        return tuple(_one_of(key, item.strip()) for part in parts for item in part.split(","))
     if key in COUNTS:
         return parse_count(value, key=key)
     if key in SWITCHES:
@@ -89,19 +92,21 @@ def _checked(key: str, value: Any) -> Any:
         return number
     if not isinstance(value, str):
         raise InputError(f"{key} is a text, not {value!r}", key=key, value=value)
-    _one_of(key, value)
-    return value
+    return _one_of(key, value)
 
 
-def _one_of(key: str, value: str) -> None:
+def _one_of(key: str, value: str) -> str:
     choices = CHOICES.get(key)
+    if choices is not None and value.lower() in choices:
+        return value.lower()
     if choices is not None and value not in choices:
         raise InputError(
             f"{key} is one of {', '.join(choices)}, not {value!r}",
             key=key,
             value=value,
-            nearest=nearest(str(value), choices),
+            nearest=nearest(value, choices),
         )
+    return value
 
 
 def _is_number(value: object) -> bool:

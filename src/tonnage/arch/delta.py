@@ -1,0 +1,162 @@
+"""Linear attention with a delta rule: a state of key width times value width a head, rewritten with every token.
+
+Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/qwen3_next/modeling_qwen3_next.py
+(Qwen3NextGatedDeltaNet), .../kimi_linear/modeling_kimi_linear.py (KimiLinearDeltaAttention), and what the cache keeps,
+.../cache_utils.py (LinearAttentionLayer): as many inputs of the convolution as its kernel is long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from tonnage.arch.forward import Forward
+from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.tape import Value
+from tonnage.arch.untraced import untold
+from tonnage.record import Record
+from tonnage.tensors import Axes, Tensor
+
+DeltaStyle = Literal["packed", "joined", "apart"]
+"""Which projections share a matrix.
+
+``packed``: queries, keys, values and gates in one, both rates in another (Qwen3-Next). ``joined``: queries, keys and
+values (Qwen3.5). ``apart``: none (OLMo Hybrid).
+"""
+
+
+class GatedDelta(Record):
+    """Gated delta net (arXiv:2412.06464): ``K`` heads of queries and keys, ``N`` of values, a decay for each of these.
+
+    Args:
+        name: path of the module below its layer.
+        D: residual width.
+        K: heads of queries and keys.
+        N: heads of values, each with a state.
+        H: width of a query and key head.
+        VH: width of a value head.
+        C: tokens that the convolution sees.
+        style: which projections share a matrix.
+    """
+
+    working_set_modelled: ClassVar[bool] = False
+    """Whether the default path's forward pass is modelled."""
+
+    name: str
+    D: int
+    K: int
+    N: int
+    H: int
+    VH: int
+    C: int
+    style: DeltaStyle = "joined"
+
+    @property
+    def channels(self) -> int:
+        """What the convolution sees: queries, keys and values."""
+        return 2 * self.K * self.H + self.N * self.VH
+
+    def _matrices(self) -> Iterator[Linear]:
+        keys, values = self.K * self.H, self.N * self.VH
+        rows: dict[DeltaStyle, dict[str, Axes]] = {
+            "packed": {
+                "in_proj_qkvz": (("I", self.channels + values),),
+                "in_proj_ba": (("X", 2), ("N", self.N)),
+            },
+            "joined": {
+                "in_proj_qkv": (("I", self.channels),),
+                "in_proj_z": (("N", self.N), ("H", self.VH)),
+                "in_proj_b": (("N", self.N),),
+                "in_proj_a": (("N", self.N),),
+            },
+            "apart": {
+                "q_proj": (("I", keys),),
+                "k_proj": (("I", keys),),
+                "v_proj": (("N", self.N), ("H", self.VH)),
+                "a_proj": (("N", self.N),),
+                "b_proj": (("N", self.N),),
+                "g_proj": (("N", self.N), ("H", self.VH)),
+            },
+        }
+        for matrix, outs in rows[self.style].items():
+            yield Linear(f"{self.name}.{matrix}", (("D", self.D),), outs, "mixer")
+        out = "o_proj" if self.style == "apart" else "out_proj"
+        yield Linear(f"{self.name}.{out}", (("N", self.N), ("H", self.VH)), (("D", self.D),), "mixer")
+
+    def weights(self) -> Iterator[Tensor]:
+        """Projections, convolution, decay and rate of every head, norm of the output."""
+        for part in ("dt_bias", "A_log"):
+            yield Tensor(f"{self.name}.{part}", (("N", self.N),), "mixer")
+        yield Tensor(f"{self.name}.conv1d.weight", (("I", self.channels), ("X", 1), ("C", self.C)), "mixer")
+        for matrix in self._matrices():
+            yield from matrix.weights()
+        norm = "o_norm" if self.style == "apart" else "norm"
+        yield from Norm(f"{self.name}.{norm}", (("H", self.VH),)).weights()
+
+    def state(self, B: int, S: int) -> Iterator[Tensor]:
+        """The convolution's last inputs and a matrix a head, for any ``S``."""
+        yield Tensor("conv_states", (("B", B), ("I", self.channels), ("C", self.C)), "state")
+        axes: Axes = (("B", B), ("N", self.N), ("H", self.H), ("X", self.VH))
+        yield Tensor("recurrent_states", axes, "state", dtype="fp32")
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """Not modelled."""
+        raise untold("a gated delta net")
+
+
+class KimiDelta(Record):
+    """Kimi delta attention (arXiv:2510.26692): a delta rule with a decay of its own for every channel of a key.
+
+    Args:
+        name: path of the module below its layer.
+        D: residual width.
+        N: heads.
+        H: width of a head.
+        C: tokens that the convolution sees.
+        latent: decay and output gate go through a latent of one head's width (Kimi Linear); by one matrix each where
+            not (Ling).
+    """
+
+    working_set_modelled: ClassVar[bool] = False
+    """Whether the default path's forward pass is modelled."""
+
+    name: str
+    D: int
+    N: int
+    H: int
+    C: int
+    latent: bool = True
+
+    def _matrices(self) -> Iterator[Linear]:
+        D: Axes = (("D", self.D),)
+        heads: Axes = (("N", self.N), ("H", self.H))
+        for name in ("q_proj", "k_proj", "v_proj"):
+            yield Linear(f"{self.name}.{name}", D, heads, "mixer")
+        yield Linear(f"{self.name}.b_proj", D, (("N", self.N),), "mixer")
+        for name in ("forget_gate.f", "g"):
+            if self.latent:
+                yield Linear(f"{self.name}.{name}_a_proj", D, (("R", self.H),), "mixer")
+                yield Linear(f"{self.name}.{name}_b_proj", (("R", self.H),), heads, "mixer")
+            else:
+                yield Linear(f"{self.name}.{name}_proj", D, heads, "mixer")
+        yield Linear(f"{self.name}.o_proj", heads, D, "mixer")
+
+    def weights(self) -> Iterator[Tensor]:
+        """Projections, convolution, decay of every head and channel, norm of the output."""
+        for matrix in self._matrices():
+            yield from matrix.weights()
+        yield Tensor(f"{self.name}.conv1d.weight", (("I", 3 * self.N * self.H), ("X", 1), ("C", self.C)), "mixer")
+        yield Tensor(f"{self.name}.forget_gate.dt_bias", (("N", self.N), ("H", self.H)), "mixer", (2,))
+        decay: Axes = (("X", 1), ("X", 1), ("N", self.N), ("X", 1)) if self.latent else (("N", self.N),)
+        yield Tensor(f"{self.name}.forget_gate.A_log", decay, "mixer")
+        yield from Norm(f"{self.name}.o_norm", (("H", self.H),)).weights()
+
+    def state(self, B: int, S: int) -> Iterator[Tensor]:
+        """The convolution's last inputs and a matrix a head, for any ``S``."""
+        yield Tensor("conv_states", (("B", B), ("I", 3 * self.N * self.H), ("C", self.C)), "state")
+        axes: Axes = (("B", B), ("N", self.N), ("H", self.H), ("X", self.H))
+        yield Tensor("recurrent_states", axes, "state", dtype="fp32")
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """Not modelled."""
+        raise untold("Kimi delta attention")

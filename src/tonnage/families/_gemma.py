@@ -1,0 +1,81 @@
+"""What Gemma 3n and Gemma 4 share: layers that reuse another's keys and values, embeddings of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tonnage.arch.layers import Linear, Norm, Rotary
+from tonnage.arch.model import Sublayer
+from tonnage.arch.parts import KeyValues, Loose, Part, Parts
+from tonnage.errors import ConfigError
+from tonnage.families._decoder import embed_scale
+from tonnage.keys import Keys
+from tonnage.tensors import Tensor
+
+
+def reusing(k: Keys, kinds: tuple[str, ...], default: int) -> tuple[bool, ...]:
+    """Which layers reuse the keys and values of an earlier layer of their kind: the last ``num_kv_shared_layers``."""
+    shared, layers = k.want("num_kv_shared_layers", default), len(kinds)
+    if shared and set(kinds[: layers - shared]) != set(kinds):
+        raise ConfigError(
+            f"num_kv_shared_layers = {shared} leaves no layer of some kind to share from",
+            key="num_kv_shared_layers",
+            value=shared,
+            file=k.file,
+        )
+    return tuple(i >= layers - shared for i in range(layers))
+
+
+def sharing_attention(
+    D: int, N: int, K: int, H: int, window: int | None, *, bias: bool, reuses: bool, no_values: bool = False
+) -> Parts:
+    """Attention that has keys and values of its own, or reuses another layer's and caches none.
+
+    ``no_values``: values are the keys before their norm, and are cached all the same (Gemma 4).
+    """
+    width, path = (("D", D),), "self_attn"
+    parts: list[Part] = [
+        Linear(f"{path}.q_proj", width, (("N", N), ("H", H)), "attention", bias),
+        Norm(f"{path}.q_norm", (("H", H),)),
+        Linear(f"{path}.o_proj", (("N", N), ("H", H)), width, "attention", bias),
+    ]
+    if not reuses:
+        parts.append(Linear(f"{path}.k_proj", width, (("K", K), ("H", H)), "attention", bias))
+        parts.append(Norm(f"{path}.k_norm", (("H", H),)))
+        if not no_values:
+            parts.append(Linear(f"{path}.v_proj", width, (("K", K), ("H", H)), "attention", bias))
+        parts.append(KeyValues(K=K, H=H, window=window))
+    return Parts(what="attention that shares keys and values", parts=tuple(parts))
+
+
+def layer_input(D: int, R: int, beside: tuple[Part, ...] = ()) -> Sublayer:
+    """What a layer adds of its own embedding, ``R`` wide, and ``beside`` it what it has besides."""
+    width, own = (("D", D),), (("R", R),)
+    parts: tuple[Part, ...] = (
+        Linear("per_layer_input_gate", width, own, "feed_forward"),
+        Linear("per_layer_projection", own, width, "feed_forward"),
+        Norm("post_per_layer_input_norm", width),
+    )
+    return Sublayer(block=Parts(what="embeddings of every layer", parts=(*(parts if R else ()), *beside)))
+
+
+def layer_embeddings(path: str, V: int, D: int, R: int, layers: int) -> Iterator[Tensor]:
+    """A second table with a row of ``R`` for every layer, and the projection of the first one to the same."""
+    rows = (("L", layers), ("R", R))
+    yield Tensor(f"{path}.embed_tokens_per_layer.weight", (("V", V), *rows), "embedding", (1, 2))
+    yield from Linear(f"{path}.per_layer_model_projection", (("D", D),), rows, "embedding").weights()
+    yield from Norm(f"{path}.per_layer_projection_norm", (("R", R),)).weights()
+    yield embed_scale(path).renamed(f"{path}.embed_tokens_per_layer.embed_scale")
+
+
+def rotaries(path: str, widths: dict[str, int]) -> tuple[Rotary, ...]:
+    """A table for every kind of layer."""
+    return tuple(
+        Rotary(f"{path}.rotary_emb", width, kind, buffers=(f"{kind}_inv_freq", f"{kind}_original_inv_freq"))
+        for kind, width in sorted(widths.items())
+    )
+
+
+def loose(*tensors: Tensor) -> Loose:
+    """Tensors that stand alone."""
+    return Loose(tensors=tensors)

@@ -1,0 +1,80 @@
+"""Towers for images and sound: counted as tensors of one role, for no pass of the language model runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tonnage.arch.parts import Part
+from tonnage.errors import ConfigError
+from tonnage.families._pieces import layer_norm, matrix
+from tonnage.keys import Keys
+from tonnage.tensors import Axis, Role, Tensor
+
+
+def tower(role: Role, path: str, *parts: Part | Tensor) -> tuple[Tensor, ...]:
+    """The tensors of these parts below ``path``; buffers stay buffers."""
+    return tuple(_placed(role, f"{path}.", parts))
+
+
+def repeated(role: Role, path: str, count: int, *parts: Part | Tensor) -> tuple[Tensor, ...]:
+    """The same for every layer of a list."""
+    return tuple(t for index in range(count) for t in _placed(role, f"{path}.{index}.", parts))
+
+
+def _placed(role: Role, prefix: str, parts: tuple[Part | Tensor, ...]) -> Iterator[Tensor]:
+    for part in parts:
+        for t in (part,) if isinstance(part, Tensor) else part.weights():
+            kind = t.role if t.role == "buffer" else role
+            yield Tensor(prefix + t.name, t.axes, kind, t.dims, None, t.alias_of, t.dtype)
+
+
+def convolution(name: str, ins: int, outs: int, *kernel: int, bias: bool = True) -> tuple[Tensor, ...]:
+    """``nn.Conv``: ``kernel`` tells its sizes, one for each dimension."""
+    axes: tuple[Axis, ...] = (("D", outs), ("X", ins), *(("C", n) for n in kernel))
+    found = (Tensor(f"{name}.weight", axes, "embedding"),)
+    return (*found, Tensor(f"{name}.bias", (("D", outs),), "embedding")) if bias else found
+
+
+def attention(
+    name: str, D: int, *, q: str = "q_proj", o: str = "out_proj", bias: bool = True, key_bias: bool = True
+) -> tuple[Part, ...]:
+    """Four square matrices ``q``, ``k``, ``v`` (named after the first) and ``o``."""
+    sides: Axis = ("D", D)
+    return tuple(
+        matrix(f"{name}.{part}", sides, sides, "attention", bias=bias and (key_bias or part[0] != "k"))
+        for part in (q, q.replace("q", "k", 1), q.replace("q", "v", 1), o)
+    )
+
+
+def feed_forward(
+    name: str, D: int, F: int, up: str = "fc1", down: str = "fc2", *, bias: bool = True
+) -> tuple[Part, ...]:
+    """Two matrices."""
+    path = f"{name}." if name else ""
+    return (
+        matrix(path + up, ("D", D), ("F", F), "feed_forward", bias=bias),
+        matrix(path + down, ("F", F), ("D", D), "feed_forward", bias=bias),
+    )
+
+
+def clip_layer(D: int, F: int) -> tuple[Part, ...]:
+    """A layer of CLIP's or SigLIP's tower."""
+    return (
+        *attention("self_attn", D),
+        *feed_forward("mlp", D, F),
+        layer_norm("layer_norm1", D),
+        layer_norm("layer_norm2", D),
+    )
+
+
+def side(k: Keys, key: str) -> int:
+    """A size of an image or a patch that is one number; a pair must be square."""
+    value = k.config.get(key)
+    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+        k.skip(key)
+        value = value[0]
+        if isinstance(value, int) and value > 0:
+            return value
+    if isinstance(value, list):
+        raise ConfigError(f"{k.path}{key} = {value} is not square", key=k.path + key, value=value, file=k.file)
+    return k.need(key)

@@ -1,0 +1,159 @@
+"""Gemma 4: full layers with heads of another width, shared caches, embeddings of every layer, experts beside."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+from tonnage.arch.feedforward import Gated
+from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.model import Layer, Model, Sublayer
+from tonnage.arch.parts import Part, Parts, Routed
+from tonnage.errors import ConfigError
+from tonnage.families import Family
+from tonnage.families._composite import nested
+from tonnage.families._decoder import causal, embed_scale, heads, window_of
+from tonnage.families._gemma import layer_embeddings, layer_input, loose, reusing, rotaries, sharing_attention
+from tonnage.families._gemma4_towers import audio, unified_vision, vision
+from tonnage.families._hybrid import FULL, SLIDING, layer_kinds
+from tonnage.keys import Keys
+from tonnage.tensors import Tensor
+
+
+def read(k: Keys) -> Model:
+    """Build the model that ``Gemma4ForCausalLM`` builds, or ``Gemma4ForConditionalGeneration`` with its towers."""
+    unified = "unified" in str(k.config.get("model_type", ""))
+    if "text_config" not in k.config:
+        return _text(k, "model", k.want("tie_word_embeddings", True), unified)
+    tied = k.want("tie_word_embeddings", True)
+    model = nested(k, "text_config", lambda text: _within(text, tied, unified))
+    if model is None:
+        k.need("text_config", dict)
+        raise AssertionError
+    D, sees = model.width, unified_vision if unified else vision
+    towers = (
+        *(nested(k, "vision_config", lambda inner: sees(inner, D)) or ()),
+        *(nested(k, "audio_config", lambda inner: audio(inner, D, unified)) or ()),
+    )
+    k.skip("vision_soft_tokens_per_image", "audio_ms_per_token")
+    return model.but(extra=(*model.extra, *towers))
+
+
+def _within(text: Keys, tied: bool, unified: bool) -> Model:
+    text.skip("tie_word_embeddings")
+    return _text(text, "model.language_model", tied, unified)
+
+
+def _text(k: Keys, path: str, tied: bool, unified: bool) -> Model:
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    bias, window = k.want("attention_bias", False), window_of(k, 1024 if unified else 512)
+    act, F = k.want("hidden_activation", "gelu_pytorch_tanh"), k.need("intermediate_size")
+    R = 0 if unified else k.want("hidden_size_per_layer_input", 256)
+    V = 0 if unified else k.size("vocab_size_per_layer_input", 262144)
+    keys_only, wide = k.want("attention_k_eq_v", False), k.want("use_double_wide_mlp", False)
+    kinds = layer_kinds(k, L, lambda i: SLIDING if (i + 1) % 6 else FULL, (FULL, SLIDING))
+    # The last layer always sees everything.
+    kinds = (*kinds[:-1], FULL)
+    k.refuse("use_bidirectional_attention", "vision")
+    k.skip("attention_dropout", "hidden_act")
+    N, sizes = _heads(k, kinds, keys_only)
+    beside = () if unified else _experts(k, D)
+    scalar = Tensor("layer_scalar", (("X", 1),), "buffer")
+
+    def norm(name: str) -> Norm:
+        return Norm(name, (("D", D),))
+
+    @cache
+    def layer(kind: str, size: tuple[int, int], reuses: bool) -> Layer:
+        sees, no_values = window if kind == SLIDING else None, keys_only and kind == FULL
+        attention = sharing_attention(D, N, *size, sees, bias=bias, reuses=reuses, no_values=no_values)
+        mlp = Gated(name="mlp", D=D, F=2 * F if wide and reuses else F, act=act)
+        return Layer(
+            sublayers=(
+                Sublayer(block=attention, before=norm("input_layernorm"), after=norm("post_attention_layernorm")),
+                Sublayer(
+                    block=Parts(what="Gemma 4's feed-forward block", parts=(mlp, *beside)),
+                    before=norm("pre_feedforward_layernorm"),
+                    after=norm("post_feedforward_layernorm"),
+                ),
+                layer_input(D, R, (loose(scalar),)),
+            ),
+            kind=("full" if kind == FULL else "sliding") + (" layer that reuses a cache" if reuses else " layer"),
+        )
+
+    widths = {kind: size[1] for kind, size in zip(reversed(kinds), reversed(sizes), strict=True)}
+    model = causal(
+        k,
+        V=k.need("vocab_size"),
+        D=D,
+        layers=tuple(map(layer, kinds, sizes, reusing(k, kinds, 0))),
+        norm=Norm(f"{path}.norm", (("D", D),)),
+        rotary=rotaries(path, widths),
+        tied=tied,
+        positions=k.size("max_position_embeddings", 262144 if unified else 131072),
+        path=path,
+        scaled=True,
+        capped=k.optional("final_logit_softcapping", float) is not None,
+        buffers=(embed_scale(path),),
+    )
+    return model.but(extra=tuple(layer_embeddings(path, V, D, R, L))) if R else model
+
+
+def _heads(k: Keys, kinds: tuple[str, ...], keys_only: bool) -> tuple[int, list[tuple[int, int]]]:
+    """Query heads, and for every layer its key/value heads and their width.
+
+    ``per_layer_config`` tells what differs by layer; without it ``global_head_dim`` and ``num_global_key_value_heads``
+    are those of full layers.
+    """
+    N, K = heads(k, 4)
+    H = k.size("head_dim", 256)
+    wide, few = k.size("global_head_dim", 512), k.optional("num_global_key_value_heads")
+    if k.config.get("per_layer_config") is None:
+        k.skip("per_layer_config")
+        full = (few if few is not None and keys_only else K, wide)
+        return N, [full if kind == FULL else (K, H) for kind in kinds]
+    told = nested(k, "per_layer_config", lambda inner: _told(inner, len(kinds), K, H)) or {}
+    return N, [told.get(i, (K, H)) for i in range(len(kinds))]
+
+
+def _told(k: Keys, layers: int, K: int, H: int) -> dict[int, tuple[int, int]]:
+    found: dict[int, tuple[int, int]] = {}
+    for key in k.config:
+        if not str(key).isdigit() or int(key) >= layers:
+            raise ConfigError(f"{k.path}{key} is not one of the {layers} layers", key=f"{k.path}{key}", value=key)
+        size = nested(k, key, lambda own: (own.size("num_key_value_heads", K), own.size("head_dim", H)))
+        found[int(key)] = size or (K, H)
+    return found
+
+
+def _experts(k: Keys, D: int) -> tuple[Part, ...]:
+    """Experts that run beside the feed-forward block, with the norms around both."""
+    if not k.want("enable_moe_block", False):
+        k.skip("num_experts", "top_k_experts", "moe_intermediate_size")
+        return ()
+    E, F = k.need("num_experts"), k.need("moe_intermediate_size")
+    used = k.optional("top_k_experts")
+    if used is not None and not 0 < used <= E:
+        raise ConfigError(f"top_k_experts = {used} of {E} experts", key="top_k_experts", value=used, file=k.file)
+    width, inner, all_of = ("D", D), ("F", F), ("E", E)
+    routed = Routed(
+        E=E,
+        used=used,
+        tensors=(
+            Tensor("experts.gate_up_proj", (all_of, ("X", 2), inner, width), "expert", (1, 2, 1)),
+            Tensor("experts.down_proj", (all_of, width, inner), "expert"),
+        ),
+    )
+    names = ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2", "pre_feedforward_layernorm_2")
+    return (
+        Linear("router.proj", (width,), (("Er", E),), "router"),
+        loose(Tensor("router.scale", (width,), "router"), Tensor("router.per_expert_scale", (("Er", E),), "router")),
+        routed,
+        *(Norm(name, (width,)) for name in names),
+    )
+
+
+FAMILY: Final = Family(
+    read=read,
+    source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/gemma4/modeling_gemma4.py",
+)

@@ -1,0 +1,79 @@
+"""MiMo V2 Flash: sinks and twice the heads of keys in sliding layers, narrower values, scored experts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.feedforward import Gated
+from tonnage.arch.layers import Norm
+from tonnage.arch.model import Model
+from tonnage.arch.untraced import Untraced
+from tonnage.families import Family
+from tonnage.families._decoder import causal, heads, window_of, windows
+from tonnage.families._experts import routed, scored, stacked, tables, turned
+from tonnage.keys import Keys
+
+
+def read(k: Keys) -> Model:
+    """Build the model that ``MiMoV2FlashForCausalLM`` builds."""
+    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
+    N, K = heads(k, 4)
+    H, VH = k.size("head_dim", 192), k.size("v_head_dim", 128)
+    norm, act, bias = (("D", D),), k.want("hidden_act", "silu"), k.want("attention_bias", False)
+    dropout = k.want("attention_dropout", 0.0)
+    k.skip("attention_value_scale", "first_k_dense_replace", "num_nextn_predict_layers")
+    shown = k.optional("sliding_window_size")
+    window = window_of(k, 129) if shown is None else shown + 1
+    k.skip("sliding_window")
+    seen = windows(k, L, window, lambda i: i != 0 and (i + 1) % 6 != 0)
+    kinds = ["full_attention" if window is None else "sliding_attention" for window in seen]
+    widths = turned(k, H, kinds, {"full_attention": 0.334, "sliding_attention": 0.334}, missing=0.334)
+    if any(window is not None for window in seen):
+        k.divides("num_attention_heads", "num_key_value_heads", N, 2 * K)
+
+    def attention(window: int | None) -> Untraced:
+        kind = "full_attention" if window is None else "sliding_attention"
+        plain = GroupedQuery(
+            name="self_attn",
+            D=D,
+            N=N,
+            K=K if window is None else 2 * K,
+            H=H,
+            VH=VH,
+            bias=bias,
+            rotary=kind,
+            rotary_width=widths.get(kind),
+            rotary_style="rebound",
+            window=window,
+            sinks=window is not None,
+            eager="sinks",
+            dropout=dropout,
+        )
+        return Untraced(block=plain, what="attention with sinks in some layers and weighed values")
+
+    return causal(
+        k,
+        V=k.need("vocab_size"),
+        D=D,
+        layers=stacked(
+            attention,
+            seen,
+            scored(k, D, act, experts=256, used=8, width=2048, shared=None),
+            Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act),
+            routed(k, L, 1),
+            lambda name: Norm(name, norm),
+        ),
+        norm=Norm("model.norm", norm),
+        rotary=tables("model", widths),
+        tied=k.want("tie_word_embeddings", False),
+        positions=k.want("max_position_embeddings", 131072),
+        eager_only=True,
+    )
+
+
+FAMILY: Final = Family(
+    read=read,
+    source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/mimo_v2_flash/modeling_mimo_v2_flash.py",
+    attributes={"n_routed_experts": "num_local_experts"},
+)

@@ -1,0 +1,145 @@
+"""Nemotron-H: every layer is one block alone, a Mamba 2 mixer, attention, a feed-forward block or experts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.feedforward import Plain
+from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.model import Block, Layer, Model, Sublayer
+from tonnage.arch.parts import Loose, Parts, Routed
+from tonnage.arch.recurrent import Mamba2
+from tonnage.errors import ConfigError
+from tonnage.families import Family
+from tonnage.families._decoder import causal, chosen, heads
+from tonnage.families._hybrid import FULL, LINEAR, layer_kinds
+from tonnage.keys import Keys
+from tonnage.tensors import Axes, Tensor
+
+LETTERS: Final = {"M": LINEAR, "E": "moe", "*": FULL, "-": "mlp"}
+"""Letters of ``hybrid_override_pattern``."""
+
+
+def read(k: Keys) -> Model:
+    """Build the model that ``NemotronHForCausalLM`` builds."""
+    D = k.need("hidden_size")
+    kinds = _kinds(k)
+    k.refuse("sliding_window")
+    k.skip("num_logits_to_keep", "use_mamba_kernels", "rescale_prenorm_residual", "hidden_dropout", "num_hidden_layers")
+    k.skip("time_step_limit", "time_step_min", "time_step_max", "time_step_floor", "mamba_ssm_cache_dtype", "expand")
+    # Layers that predict further tokens are stored with some checkpoints and not built.
+    k.skip(
+        "num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern", "moe_shared_expert_overlap"
+    )
+    k.skip("routed_scaling_factor", "n_group", "topk_group", "norm_topk_prob", "residual_in_fp32", "mamba_proj_bias")
+    k.skip("mamba_dt_min", "mamba_dt_max", "mamba_dt_limit", "mamba_dt_init_floor", "mamba_expand", "time_step_rank")
+    blocks: dict[str, Block] = {
+        LINEAR: _mixer(k, D),
+        FULL: _attention(k, D),
+        "mlp": Parts(
+            what="a feed-forward layer of Nemotron-H", parts=(_plain(k, D, "mixer", k.need("intermediate_size")),)
+        ),
+        "moe": _experts(k, D),
+    }
+    norm = Norm("norm", (("D", D),))
+    layers = {kind: Layer(sublayers=(Sublayer(block=block, before=norm),), kind=kind) for kind, block in blocks.items()}
+    model = causal(
+        k,
+        V=k.need("vocab_size"),
+        D=D,
+        layers=tuple(layers[kind] for kind in kinds),
+        norm=Norm("model.norm_f", (("D", D),)),
+        rotary=(),
+        tied=False,
+        positions=k.size("max_position_embeddings", 4096),
+    )
+    # Transformers' class ties nothing, whatever its config says.
+    k.skip("tie_word_embeddings")
+    stack = model.decoder
+    return model.but(stacks=(stack.but(stem=stack.stem.but(name="model.embeddings")),))
+
+
+def _kinds(k: Keys) -> tuple[str, ...]:
+    pattern = k.optional("hybrid_override_pattern", str)
+    listed = k.optional("layers_block_type", list)
+    if listed is None and pattern is None:
+        return (LINEAR, "moe", FULL, "mlp")
+    if listed is None and pattern is not None:
+        if not pattern or set(pattern) - set(LETTERS):
+            raise ConfigError(
+                f"hybrid_override_pattern is made of {''.join(LETTERS)}", key="hybrid_override_pattern", value=pattern
+            )
+        return tuple(LETTERS[letter] for letter in pattern)
+    return layer_kinds(k, len(listed or ()), lambda i: "", tuple(LETTERS.values()), key="layers_block_type")
+
+
+def _mixer(k: Keys, D: int) -> Mamba2:
+    mixer = Mamba2(
+        name="mixer",
+        D=D,
+        N=k.size("mamba_num_heads", 128),
+        H=k.size("mamba_head_dim", 64),
+        G=k.size("mamba_n_groups", k.size("n_groups", 8)),
+        Z=k.size("ssm_state_size", 128),
+        C=k.size("mamba_d_conv", k.size("conv_kernel", 4)),
+        chunk=k.size("mamba_chunk_size", k.size("chunk_size", 128)),
+        act=k.want("mamba_hidden_act", "silu"),
+        bias=k.want("use_bias", False),
+        conv_bias=k.want("mamba_conv_bias", k.want("use_conv_bias", True)),
+    )
+    k.divides("mamba_num_heads", "n_groups", mixer.N, mixer.G)
+    return mixer
+
+
+def _attention(k: Keys, D: int) -> GroupedQuery:
+    N, K = heads(k, 8)
+    # Its projections have no bias, whatever the config says.
+    k.skip("attention_bias")
+    dropout = k.want("attention_dropout", 0.0)
+    return GroupedQuery(name="mixer", D=D, N=N, K=K, H=k.size("head_dim", 128), rotary=None, dropout=dropout)
+
+
+def _plain(k: Keys, D: int, name: str, F: int) -> Plain:
+    act, bias = k.want("mlp_hidden_act", "relu2"), k.want("mlp_bias", False)
+    return Plain(name=name, D=D, F=F, act=act, up="up_proj", down="down_proj", bias=bias)
+
+
+def _experts(k: Keys, D: int) -> Parts:
+    """Experts without gates, in a latent of their own where there is one, and shared ones of the full width."""
+    E, F = k.size("n_routed_experts", 8), k.size("moe_intermediate_size", 7688)
+    R = k.optional("moe_latent_size")
+    k.skip("n_shared_experts")
+    shared = _plain(k, D, "mixer.shared_experts", k.size("moe_shared_expert_intermediate_size", 7688))
+    width: Axes = (("D", D),)
+    inner: Axes = width if R is None else (("R", R),)
+    latent = () if R is None else (
+        Linear("mixer.fc1_latent_proj", width, inner, "shared_expert", shared.bias),
+        Linear("mixer.fc2_latent_proj", inner, width, "shared_expert", shared.bias),
+    )  # fmt: skip
+    routed = Routed(
+        E=E,
+        used=chosen(k, E, 2),
+        tensors=(
+            Tensor("mixer.experts.up_proj", (("E", E), ("F", F), *inner), "expert"),
+            Tensor("mixer.experts.down_proj", (("E", E), *inner, ("F", F)), "expert"),
+        ),
+    )
+    correction = Tensor("mixer.gate.e_score_correction_bias", (("Er", E),), "buffer", dtype="fp32")
+    return Parts(
+        what="experts of Nemotron-H",
+        parts=(
+            Linear("mixer.gate", width, (("Er", E),), "router"),
+            Loose(tensors=(correction,)),
+            routed,
+            shared.but(role="shared_expert"),
+            *latent,
+        ),
+    )
+
+
+FAMILY: Final = Family(
+    read=read,
+    source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/nemotron_h/modeling_nemotron_h.py",
+    attributes={"layers_block_type": "layer_types", "n_routed_experts": "num_local_experts"},
+)

@@ -1,0 +1,223 @@
+"""llama.cpp's names for our tensors, and what its converter makes of them.
+
+References: gguf-py/gguf/tensor_mapping.py and conversion of ggml-org/llama.cpp: matrices keep the file format, tensors
+of one dimension, norms, routers, convolutions and position tables are fp32, experts are stacked with gate and up apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from tonnage.arch.attention import GroupedQuery, Latent
+from tonnage.arch.model import Model
+from tonnage.errors import UnsupportedError
+from tonnage.quant._stored import Entry, Matrix, entries
+from tonnage.record import Record
+from tonnage.tensors import Axes, Tensor
+
+ARCHITECTURES: Final = {
+    "llama": "llama",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "plain": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "phi": "phi2",
+    "phi3": "phi3",
+    "olmo": "olmo",
+    "olmo2": "olmo2",
+    "olmoe": "olmoe",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
+    "kimi_k2": "deepseek2",
+    "gpt_oss": "gpt-oss",
+    "gpt2": "gpt2",
+    "gpt_neox": "gptneox",
+    "falcon": "falcon",
+    "bloom": "bloom",
+    "mpt": "mpt",
+    "stablelm": "stablelm",
+    "starcoder2": "starcoder2",
+    "cohere": "command-r",
+    "cohere2": "cohere2",
+    "granite": "granite",
+    "smollm3": "smollm3",
+    "glm4": "glm4",
+}
+"""Our types whose tensors the converter keeps one by one, and its name for them."""
+
+LEAVES: Final = {
+    "q_proj": "attn_q",
+    "k_proj": "attn_k",
+    "v_proj": "attn_v",
+    "o_proj": "attn_output",
+    "q_a_proj": "attn_q_a",
+    "q_b_proj": "attn_q_b",
+    "kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "kv_b_proj": "attn_kv_b",
+    "qkv_proj": "attn_qkv",
+    "query_key_value": "attn_qkv",
+    "c_attn": "attn_qkv",
+    "Wqkv": "attn_qkv",
+    "gate_proj": "ffn_gate",
+    "up_proj": "ffn_up",
+    "down_proj": "ffn_down",
+    "gate_up_proj": "ffn_up",
+    "c_fc": "ffn_up",
+    "fc1": "ffn_up",
+    "fc2": "ffn_down",
+    "dense_h_to_4h": "ffn_up",
+    "dense_4h_to_h": "ffn_down",
+    "shared_expert_gate": "ffn_gate_inp_shexp",
+}
+ATTENTION_OUT: Final = ("c_proj", "dense", "out_proj")
+
+
+class Named(Record):
+    """A tensor of a GGUF file.
+
+    Args:
+        name: llama.cpp's.
+        axes: as stored, the row last.
+        columns: length of a row.
+        stacked: how many matrices.
+        kept: in fp32, whatever the file's format.
+        tensor: ours, which it is made of.
+    """
+
+    name: str
+    axes: Axes
+    columns: int
+    stacked: int
+    kept: bool
+    tensor: Tensor
+
+
+def architecture(model: Model) -> str:
+    """llama.cpp's name of the architecture."""
+    found = ARCHITECTURES.get(model.model_type)
+    if found is None:
+        raise UnsupportedError(
+            f"llama.cpp's tensors of {model.model_type} are not known here",
+            key="quant", value=model.model_type, hint="a GGUF file itself tells its sizes",
+        )  # fmt: skip
+    return found
+
+
+def named(model: Model, mla: str) -> Iterator[Named]:
+    """Every tensor of the GGUF file of a model, in no order.
+
+    Args:
+        model: what is converted.
+        mla: how the second matrix of a latent is stored: "split" by keys and values, "joined" as before April 2025, or
+            "both".
+    """
+    latent = next((s.block for layer, _ in model.decoder.distinct() for s in layer.sublayers
+                   if isinstance(s.block, Latent)), None)  # fmt: skip
+    for entry in entries(model, by_layer=True):
+        yield from _of(entry, latent, mla)
+
+
+def _of(entry: Entry, latent: Latent | None, mla: str) -> Iterator[Named]:
+    _, t, m = entry
+    if t.role == "buffer" or t.alias_of is not None:
+        return
+    block = f"blk.{t.layer}." if t.layer is not None else ""
+    if t.role == "embedding" and t.layer is None:
+        # Two dimensions: the table of tokens. What else stands here is a norm or a table that stays fp32.
+        yield _plain("token_embd.weight", t, kept=len(t.shape) != 2)
+    elif t.role == "head" and m is not None:
+        yield _plain("output.weight", t, kept=False)
+    elif m is None or t.role == "router":
+        name = "ffn_gate_inp.weight" if t.role == "router" and m is not None else ".".join(t.name.split(".")[-2:])
+        yield _plain(block + name, t, kept=True)
+    elif m.batch:
+        yield from _experts(t, m, block)
+    else:
+        name = _leaf(m)
+        if name == "attn_kv_b" and latent is not None and mla != "joined":
+            yield from _latent(t, latent, block)
+            if mla == "split":
+                return
+        if m.role == "shared_expert" and not name.endswith("shexp"):
+            name += "_shexp"
+        flat = (m.outs, m.ins)
+        yield Named(name=f"{block}{name}.weight", axes=flat, columns=m.columns, stacked=1, kept=m.rows == 1, tensor=t)
+
+
+def _leaf(m: Matrix) -> str:
+    """llama.cpp's name of a layer's matrix."""
+    leaf = m.module.rpartition(".")[2]
+    if m.role == "attention" and leaf in ATTENTION_OUT:
+        return "attn_output"
+    if leaf == "c_proj":
+        return "ffn_down"
+    found = LEAVES.get(leaf)
+    if found is None:
+        raise UnsupportedError(f"llama.cpp's name of {m.module} is not known here", key="quant", value=m.module)
+    return found
+
+
+def _plain(name: str, t: Tensor, *, kept: bool) -> Named:
+    return Named(name=name, axes=t.axes, columns=t.axes[-1][1] if t.axes else 1, stacked=1, kept=kept, tensor=t)
+
+
+def _experts(t: Tensor, m: Matrix, block: str) -> Iterator[Named]:
+    """Stacked experts: gate and up are two tensors in the file."""
+    halves = any(letter == "X" for letter, _ in m.batch)
+    axes = (m.batch[0], m.outs, m.ins)
+    for name in ("ffn_gate_exps", "ffn_up_exps") if halves else ("ffn_down_exps",):
+        yield Named(
+            name=f"{block}{name}.weight", axes=axes, columns=m.columns, stacked=m.batch[0][1], kept=False, tensor=t
+        )
+
+
+def _latent(t: Tensor, latent: Latent, block: str) -> Iterator[Named]:
+    """The matrix behind a latent, by keys (transposed) and values."""
+    heads, rank = ("N", latent.N), ("R", latent.kv_rank)
+    for name, axes in (("attn_k_b", (heads, rank, ("H", latent.nope))), ("attn_v_b", (heads, ("H", latent.VH), rank))):
+        yield Named(
+            name=f"{block}{name}.weight", axes=axes, columns=axes[-1][1], stacked=latent.N, kept=False, tensor=t
+        )
+
+
+class Shape(Record):
+    """What the choice of formats asks of a model.
+
+    Args:
+        architecture: llama.cpp's name.
+        layers: how many.
+        experts: routed experts; 0 without.
+        grouped: query heads of a key/value head.
+        seventy: whether llama.cpp calls it a 70B model.
+    """
+
+    architecture: str
+    layers: int
+    experts: int
+    grouped: int
+    seventy: bool
+
+
+def shape(model: Model, mla: str) -> Shape:
+    """The sizes by which llama.cpp chooses."""
+    layers = len(model.decoder.layers)
+    blocks = [s.block for layer in model.decoder.layers for s in layer.sublayers]
+    experts = max((getattr(b, "E", 0) for b in blocks), default=0)
+    grouped = 1
+    for b in blocks:
+        if isinstance(b, GroupedQuery):
+            grouped = b.N // max(b.K, 1)
+            break
+        if isinstance(b, Latent):
+            grouped = 1 if mla == "joined" else b.N
+            break
+    arch = architecture(model)
+    seventy = layers == 80 and arch in ("llama", "qwen2") and not (arch == "llama" and grouped == 1)
+    return Shape(architecture=arch, layers=layers, experts=experts, grouped=grouped, seventy=seventy)
