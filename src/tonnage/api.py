@@ -201,8 +201,8 @@ def compare(
         model = load(left, head=head, ignore_keys=ignore_keys, ignore_unknown=ignore_unknown)
         mine = reconcile.predicted(model)
         form = storage_format(model.dtype or "bf16")
-        for t in model.weights():
-            sizes.setdefault(t.role, [0, 0])[0] += (storage_format(t.dtype) if t.dtype else form).nbytes(t.numel)
+        for w in model.weights():
+            sizes.setdefault(w.role, [0, 0])[0] += (storage_format(w.dtype) if w.dtype else form).nbytes(w.numel)
     theirs = reconcile.found(file, mine)
     for t in file.tensors:
         sizes.setdefault(role(t.name), [0, 0])[1] += t.nbytes

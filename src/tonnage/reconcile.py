@@ -36,7 +36,7 @@ GGUF: Final[Mapping[str, tuple[str, ...]]] = {
         "self_attn.o_proj", "attention.dense", "self_attention.dense", "self_attn.dense", "attn.c_proj",
         "attn.out_proj", "self_attn.out_proj",
     ),
-    "attn_norm": ("input_layernorm", "ln_1", "norm_1", "ln_mlp", "norm"),
+    "attn_norm": ("input_layernorm", "ln_1", "norm_1", "ln_mlp", "=norm"),
     "attn_norm_2": ("ln_attn",),
     "ffn_norm": ("pre_feedforward_layernorm", "pre_ff_layernorm", "post_attention_layernorm", "ln_2", "norm_2"),
     "post_attention_norm": ("post_self_attn_layernorm", "post_attention_layernorm"),
@@ -72,7 +72,7 @@ GGUF: Final[Mapping[str, tuple[str, ...]]] = {
     "ssm_in": ("mixer.in_proj", "mamba.in_proj"),
     "ssm_conv1d": ("mixer.conv1d", "mamba.conv1d"),
     "ssm_x": ("mixer.x_proj", "mamba.x_proj"),
-    "ssm_dt": ("mixer.dt_proj", "mamba.dt_proj", "mixer.dt"),
+    "ssm_dt": ("mixer.dt_proj", "mamba.dt_proj", "mixer.dt_bias"),
     "ssm_a": ("mixer.A_log", "mamba.A_log"),
     "ssm_d": ("mixer.D", "mamba.D"),
     "ssm_out": ("mixer.out_proj", "mamba.out_proj"),
@@ -81,7 +81,8 @@ GGUF: Final[Mapping[str, tuple[str, ...]]] = {
     "ssm_b_norm": ("mamba.b_layernorm",),
     "ssm_c_norm": ("mamba.c_layernorm",),
 }  # fmt: skip
-"""GGUF's names of a layer's tensors, and transformers'. gguf-py/gguf/tensor_mapping.py of ggml-org/llama.cpp"""
+"""GGUF's names of a layer's tensors, and the endings of transformers'; ``=`` is a whole name below the layer.
+gguf-py/gguf/tensor_mapping.py of ggml-org/llama.cpp"""
 
 GGUF_OUTSIDE: Final[Mapping[str, tuple[str, ...]]] = {
     "token_embd": ("embed_tokens", "wte", "word_embeddings", "embed_in", "backbone.embeddings"),
@@ -253,22 +254,19 @@ def _gguf(like: Side) -> dict[str, str]:
 
 
 def _pair(out: dict[str, str], table: Mapping[str, tuple[str, ...]], names: Iterable[str], prefix: str) -> None:
-    """Add pairs of names; an ending that comes first wins, and a name is given once unless parts share it."""
+    """Add pairs of names; of several endings the first that is there counts."""
     ends = {}
     for name in names:
         stem, _, kind = name.rpartition(".")
-        stem, kind = (stem, kind) if kind in ("weight", "bias") else (name, "")
-        ends[stem, kind] = name
-    taken = set()
+        key = (stem, f".{kind}") if kind in ("weight", "bias") else (name, "")
+        ends["." + key[0][about(name).end :].removeprefix("."), key[1]] = name
     for ours, theirs in table.items():
         for end in theirs:
-            hit = [key for key in ends if f".{key[0]}".endswith(f".{end}")]
-            shared = sum(end in ends_ for ends_ in table.values()) > 1 and not ours.startswith(("ffn_norm", "post_"))
-            hit = [key for key in hit if shared or key not in taken]
+            exact, plain = end.startswith("="), "." + end.removeprefix("=")
+            hit = [key for key in ends if (key[0] == plain if exact else key[0].endswith(plain))]
+            for stem, kind in hit:
+                out[f"{prefix}{ours}{kind}"] = ends[stem, kind]
             if hit:
-                taken.update(hit)
-                for stem, kind in hit:
-                    out[f"{prefix}{ours}.{kind}" if kind else f"{prefix}{ours}"] = ends[stem, kind]
                 break
 
 

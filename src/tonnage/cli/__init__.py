@@ -20,11 +20,12 @@ VERBS: Final = {
     "serve": "Memory to run a model; does it fit; how much context and concurrency are left.",
     "train": "Memory to train or fine-tune a model, at its peak.",
     "explain": "A line of an answer down to its formula, numbers and reference; the rules of thumb.",
+    "compare": "What a config predicts beside what a file of weights holds: missing, extra, resized tensors.",
     "devices": "The accelerators that are known, with sources.",
     "models": "The models that are known by name, with sources.",
 }
 
-LATER: Final = ("plan", "compare", "trace", "measure", "serve-api", "mcp", "convert", "watch")
+LATER: Final = ("plan", "trace", "measure", "serve-api", "mcp", "convert", "watch")
 """Verbs to come: asking for one is understood, and refused."""
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tonnage.cli.options import MODEL, OUTPUT, model_of
+from tonnage.cli.options import DIMENSIONS, MODEL, OUTPUT, SHAPES, model_of
 
 
 @click.command(short_help="How many parameters, where.")
@@ -23,7 +23,8 @@ def command(**given: Any) -> int:
 
     as_json = given.pop("as_json")
     named = given["model"] if given["model"] is not None else given["model_flag"]
-    header = api.weights(named) if named is not None else None
+    described = any(given[key] is not None for key in (*DIMENSIONS, *SHAPES))
+    header = api.weights(named) if named is not None and not described else None
     if header is not None:
         from tonnage.report import headers
 

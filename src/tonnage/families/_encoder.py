@@ -77,7 +77,7 @@ def unrun(k: Keys, D: int, what: str, *parts: Part | Tensor, act: str = "gelu", 
 
 
 def pre_norm(k: Keys, D: int, N: int, first: str, second: str, *, drops: bool = True) -> Layer:
-    """The same with norms of the inputs, whose names differ. ``drops``: there is dropout behind the second block too."""
+    """The same with norms of the inputs, whose names differ; ``drops``: with dropout behind the second block too."""
     dropout = k.want("hidden_dropout_prob", 0.1)
     last = dropout if drops else 0.0
     return Layer(
@@ -86,6 +86,12 @@ def pre_norm(k: Keys, D: int, N: int, first: str, second: str, *, drops: bool = 
             Sublayer(block=feed_forward(k, D), before=layer_norm(second, D), dropout=last, named=True),
         )
     )
+
+
+def without_pass(layer: Layer, what: str) -> Layer:
+    """The same layer, of which a pass is refused: ``what`` says whose."""
+    first, *others = layer.sublayers
+    return layer.but(sublayers=(first.but(block=counted(what, first.block)), *others))
 
 
 def stem(

@@ -6,7 +6,7 @@ from typing import Final
 
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._encoder import encoder, only_encoder, pooler, pre_norm, predictions, stem
+from tonnage.families._encoder import encoder, only_encoder, pooler, pre_norm, predictions, stem, without_pass
 from tonnage.families._pieces import layer_norm
 from tonnage.keys import Keys
 
@@ -22,9 +22,10 @@ def read(k: Keys) -> Model:
         k,
         "bert",
         stem(k, "bert", D, P=P, norm=False, type_ids=False),
-        (pre_norm(k, D, N, "attention.ln", "ln"),) * k.need("num_hidden_layers"),
+        (without_pass(pre_norm(k, D, N, "attention.ln", "ln"), "Megatron-BERT"),) * k.need("num_hidden_layers"),
         predictions("bert", D, k.need("vocab_size"), act, tied=tied),
         positions=P,
+        eager_only=True,
         norm=layer_norm("bert.encoder.ln", D),
         pooler=pooler("bert", D),
     )

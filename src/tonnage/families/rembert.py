@@ -7,7 +7,7 @@ from typing import Final
 from tonnage.arch.ends import Head
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._encoder import encoder, only_encoder, pooler, post_norm, stem
+from tonnage.families._encoder import encoder, only_encoder, pooler, post_norm, stem, without_pass
 from tonnage.families._pieces import layer_norm, matrix
 from tonnage.keys import Keys
 
@@ -24,7 +24,7 @@ def read(k: Keys) -> Model:
         k,
         "rembert",
         stem(k, "rembert", D, P=P, width=E, widen=widen, type_ids=False),
-        (post_norm(k, D, N),) * k.need("num_hidden_layers"),
+        (without_pass(post_norm(k, D, N), "RemBERT"),) * k.need("num_hidden_layers"),
         Head(
             name=f"{path}.decoder",
             D=wide,
