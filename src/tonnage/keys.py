@@ -202,8 +202,8 @@ class Keys:
             raise ConfigError(f"{name} is missing", key=name, file=self.file, hint=self._misspelt(key))
         return self._sized(name, self._typed(name, value, kind), kind, 1)
 
-    def want(self, key: str, default: T, kind: type[T] | None = None) -> T:
-        """A key with transformers' default; a default that was taken is listed."""
+    def want(self, key: str, default: T, kind: type[T] | None = None, *, least: int = 0) -> T:
+        """A key with transformers' default, which is listed where it was taken; a number is at least ``least``."""
         name, value = self._find(key)
         if value is _MISSING:
             self.defaulted.append(name)
@@ -212,7 +212,7 @@ class Keys:
         if value is None and (kind is None or default is None):
             return default
         value = self._typed(name, value, wanted)
-        return self._sized(name, value, wanted, 0)
+        return self._sized(name, value, wanted, least)
 
     def size(self, key: str, default: int) -> int:
         """A positive number with transformers' default."""

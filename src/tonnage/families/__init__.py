@@ -99,7 +99,8 @@ def _sensible(model: Model, file: str | None) -> None:
     """Refuse sizes that together leave nothing of a tensor, or less."""
     for _, tensors in model.groups():
         for t in tensors:
-            if any(n < 0 for _, n in t.axes):
+            # A model may have shared experts of no width; torch builds them, and they hold nothing.
+            if any(n < (0 if t.role == "shared_expert" else 1) for _, n in t.axes):
                 raise ConfigError(
                     f"the sizes make no model: {t.name} would be {list(t.shape)}", key=t.name, value=t.shape, file=file
                 )

@@ -114,10 +114,10 @@ def _relative(k: Keys, D: int, P: int, *, second: bool) -> tuple[Tensor, ...]:
     """The table of relative positions; in the second version its norm and a convolution behind the first layer."""
     found: tuple[Tensor, ...] = ()
     # Below one is what the configs write for none.
-    reach = int(k.want("max_relative_positions", -1.0))
+    reach = k.want("max_relative_positions", -1, least=-1)
     rows = reach if reach >= 1 else P
     if second:
-        buckets = int(k.want("position_buckets", -1.0))
+        buckets = k.want("position_buckets", -1, least=-1)
         rows = buckets if buckets > 0 else rows
         if "layer_norm" in [part.strip() for part in k.want("norm_rel_ebd", "none").lower().split("|")]:
             found += tuple(layer_norm("deberta.encoder.LayerNorm", D).weights())
