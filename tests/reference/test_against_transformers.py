@@ -1367,6 +1367,21 @@ Keys whose values depend on each other are drawn together.
 """
 
 TOWERS: dict[str, tuple[dict[str, Any], ...]] = {
+    "Gemma3ForConditionalGeneration": (
+        {"text_config": TEXT, "vision_config": {}},
+        {
+            "text_config": {**TEXT, "num_hidden_layers": 3},
+            "vision_config": {
+                "num_hidden_layers": 2,
+                "hidden_size": 48,
+                "num_attention_heads": 4,
+                "intermediate_size": 40,
+                "image_size": 42,
+                "patch_size": 14,
+                "vision_use_head": False,
+            },
+        },
+    ),
     "Llama4ForConditionalGeneration": (
         {"text_config": TEXT, "vision_config": {"num_hidden_layers": 2}},
         {

@@ -10,29 +10,34 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
+from tonnage.families._composite import filled
 from tonnage.families._decoder import causal, embed_scale, every, heads, window_of, windows
+from tonnage.families._siglip import SIGLIP, siglip
 from tonnage.keys import Keys
+from tonnage.tensors import Tensor
 
 FULL: Final = "full_attention"
 SLIDING: Final = "sliding_attention"
 
 
 def read(k: Keys) -> Model:
-    """Build the model that ``Gemma3ForCausalLM`` builds, or the text part of ``Gemma3ForConditionalGeneration``.
-
-    The vision tower is not modelled: a config that has one is refused until the key is ignored.
-    """
+    """Build the model that ``Gemma3ForCausalLM`` builds, or ``Gemma3ForConditionalGeneration`` with its tower."""
     text = k.inner("text_config")
     if text is None:
         return _text(k, "model", k.want("tie_word_embeddings", True))
-    k.refuse("vision_config")
     k.skip("mm_tokens_per_image")
     model = _text(text, "model.language_model", k.want("tie_word_embeddings", True))
     text.skip("tie_word_embeddings")
     text.done()
     k.defaulted += text.defaulted
     k.ignored += text.ignored
-    return model
+    tower = "model.vision_tower"
+    sees, tensors = filled(k, "vision_config", SIGLIP, lambda inner: siglip(inner, tower))
+    joint = (
+        Tensor("model.multi_modal_projector.mm_input_projection_weight", (("X", sees), ("D", model.width)), "vision"),
+        Tensor("model.multi_modal_projector.mm_soft_emb_norm.weight", (("D", sees),), "vision"),
+    )
+    return model.but(extra=(*model.extra, *tensors, *joint))
 
 
 def _text(k: Keys, path: str, tied: bool) -> Model:
