@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -27,8 +26,6 @@ SUFFIXES: Final = {
 with towers for images or sound).
 """
 
-LABELS: Final = re.compile("[1-9][0-9]{0,8}")
-
 KINDS: Final = ("causal", "masked", "seq2seq", "none", "classify")
 
 
@@ -40,7 +37,7 @@ def wanted(config: Mapping[str, Any], asked: str | None, *, file: str | None) ->
     labels = _labels(config)
     if asked is not None:
         kind, _, number = asked.partition(":")
-        if kind not in KINDS or (number and kind != "classify") or (number and not LABELS.fullmatch(number)):
+        if kind not in KINDS or (number and kind != "classify") or (number and not _counts(number)):
             raise InputError(
                 f"head is one of {', '.join(KINDS[:-1])}, classify:N, not {asked!r}", key="head", value=asked
             )
@@ -62,6 +59,11 @@ def wanted(config: Mapping[str, Any], asked: str | None, *, file: str | None) ->
         file=file,
         hint=f"--head {'|'.join(KINDS[:-1])}|classify:N counts another class of this model",
     )
+
+
+def _counts(number: str) -> bool:
+    """Whether it is a number of labels."""
+    return number.isdecimal() and len(number) < 10 and int(number) > 0
 
 
 def _labels(config: Mapping[str, Any]) -> int:

@@ -25,10 +25,15 @@ MEANS: Final = {
 
 def width() -> int:
     """Columns of the terminal; 110 where there is none."""
-    # ``COLUMNS`` comes first in it, and a pipe has neither.
-    from shutil import get_terminal_size
+    # shutil's function does this as well, but imports four compressors.
+    import os
 
-    return max(60, min(get_terminal_size((110, 24)).columns, 160))
+    said = os.environ.get("COLUMNS", "")
+    try:
+        found = int(said) if said.isdecimal() and int(said) else os.get_terminal_size().columns
+    except OSError:
+        return 110
+    return max(60, min(found, 160))
 
 
 def render(result: Result) -> str:
