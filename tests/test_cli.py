@@ -86,7 +86,7 @@ WRONG = [
     (3, "train mamba-130m", "kernels"),
     (3, "params meta-llama/No-Such-Model", "Hub"),
     (4, "params model.safetensors", "cannot read"),
-    (3, "params https://example.com/config.json", "config.json"),
+    (2, "params http://example.com/config.json", "https"),
     (4, "params ./nowhere/config.json", "cannot read"),
     (4, "params nowhere.json", "cannot read"),
 ]

@@ -170,5 +170,10 @@ def test_the_verb(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) 
     assert main(["compare", config, path, "--strict"]) == 1
     assert "lm_head.weight" in capsys.readouterr().out
     assert main(["compare", path, path, "--strict"]) == 0
-    assert main(["compare", path, config]) == 2
+    capsys.readouterr()
+    assert main(["compare", path, config, "--json"]) == 0
+    turned = json.loads(capsys.readouterr().out)
+    assert (turned["extra"], turned["missing"]) == (found["missing"], [])
+    assert main(["compare", config, config]) == 2
     assert main(["compare", config, path + "x"]) == 2
+    assert main(["compare", config, str(Path(path).with_name("none.gguf"))]) == 4

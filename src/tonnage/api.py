@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device, device
 from tonnage.errors import InputError, SourceError, UnsupportedError
 from tonnage.estimate.result import Component, Result
 from tonnage.workload import workload
-
-WEIGHTS: Final = (".safetensors", ".gguf", ".index.json", ".bin", ".pt", ".pth", ".ckpt")
 
 if TYPE_CHECKING:
     from tonnage.checkpoint import Header
@@ -101,17 +99,14 @@ def _raw(source: str | os.PathLike[str] | Mapping[str, Any]) -> RawModel:
         found = catalogue.find(text)
         if found is not None:
             return found
-    lower = text.lower()
-    if lower.startswith(("http://", "https://")):
-        raise UnsupportedError(
-            f"{text}: reading addresses is not there yet", key="model", value=text,
-            hint="give the model's config.json",
-        )  # fmt: skip
-    if lower.endswith(WEIGHTS) and not os.path.isdir(text):
-        return _beside(os.path.expanduser(text))
-    if os.path.lexists(text) or lower.endswith(".json") or text.startswith((".", "/", "~")):
-        from tonnage.sources import config
+    from tonnage.sources import config
+    from tonnage.sources.weights import is_file
 
+    if is_file(text) and not os.path.isdir(text):
+        return _beside(os.path.expanduser(text))
+    if "://" in text:
+        return config.fetch(text)
+    if os.path.lexists(text) or text.lower().endswith(".json") or text.startswith((".", "/", "~")):
         return config.read(os.path.expanduser(text))
     if text.count("/") == 1:
         close = catalogue.unknown(text).nearest
@@ -124,11 +119,15 @@ def _raw(source: str | os.PathLike[str] | Mapping[str, Any]) -> RawModel:
 
 def _beside(path: str) -> RawModel:
     """What builds the model of a weights file: its own metadata, or the ``config.json`` beside it."""
-    if path.lower().endswith(".gguf"):
+    if path.lower().partition("?")[0].endswith(".gguf"):
         from tonnage.sources.gguf_config import described
         from tonnage.sources.headers import read
 
         return described(read(path))
+    from tonnage.sources import config
+
+    if "://" in path:
+        return config.fetch(f"{path.partition('?')[0].rpartition('/')[0]}/config.json")
     folder = os.path.dirname(path) or "."
     if os.path.isfile(path) and not os.path.isfile(os.path.join(folder, "config.json")):
         raise UnsupportedError(
@@ -137,8 +136,6 @@ def _beside(path: str) -> RawModel:
         )  # fmt: skip
     if not os.path.isfile(path):
         raise SourceError(f"cannot read {path}: No such file or directory", key="model", value=path, file=path)
-    from tonnage.sources import config
-
     return config.read(folder)
 
 
@@ -152,25 +149,19 @@ def weights(source: str) -> Header | None:
         SourceError: a file is missing or cannot be read.
         InputError: a file breaks a rule of its format.
     """
-    path = os.path.expanduser(source.strip())
-    folder = os.path.isdir(path)
-    if not folder and not path.lower().endswith(WEIGHTS):
-        return None
-    if "://" in path or (folder and os.path.isfile(os.path.join(path, "config.json"))):
-        return None
-    from tonnage.sources import headers
+    from tonnage.sources.weights import named
 
-    return None if folder and headers.within(path) is None else headers.read(path)
+    return named(source)
 
 
 def compare(
     left: str, right: str, *, head: str | None = None, ignore_keys: tuple[str, ...] = (), ignore_unknown: bool = False
 ) -> tuple[str, str, dict[str, tuple[int, int]], Difference]:
-    """A model or a file of weights on the left, held against a file of weights on the right.
+    """A model held against a file of weights, or two files.
 
     Args:
         left: as ``load`` takes it, or a file of weights.
-        right: a file of weights.
+        right: the same; one of the two is a file.
         head: the class that is counted.
         ignore_keys: config keys to pass over.
         ignore_unknown: pass over every config key that is not understood.
@@ -179,17 +170,21 @@ def compare(
         Names of both sides, their bytes by component, and the tensors that they do not share.
 
     Raises:
-        InputError: the right side is no file of weights.
+        InputError: neither is a file of weights.
     """
     from tonnage import reconcile
     from tonnage.checkpoint.names import role
     from tonnage.formats import storage_format
 
     file = weights(right)
+    if file is None and weights(left) is not None:
+        # The file first: the same answer from the other side.
+        b, a, lines, found = compare(right, left, head=head, ignore_keys=ignore_keys, ignore_unknown=ignore_unknown)
+        return a, b, {name: (size[1], size[0]) for name, size in lines.items()}, found.turned()
     if file is None:
         raise InputError(
-            f"{right} is no file of weights", key="right", value=right,
-            hint="tonnage compare CONFIG FILE: the file (.safetensors, its index, .gguf, .bin) comes second",
+            "one of the two must be a file of weights", key="right", value=right,
+            hint="tonnage compare CONFIG FILE: the file is .safetensors, its index, .gguf, .bin or .pt",
         )  # fmt: skip
     other = weights(left)
     sizes: dict[str, list[int]] = {}

@@ -122,6 +122,14 @@ class Difference(Record):
     extra: tuple[str, ...]
     resized: tuple[Resized, ...]
 
+    def turned(self) -> Difference:
+        """The same, seen from the other side."""
+        return Difference(
+            missing=self.extra,
+            extra=self.missing,
+            resized=tuple(Resized(r.name, r.right, r.left) for r in self.resized),
+        )
+
     def __bool__(self) -> bool:
         return bool(self.missing or self.extra or self.resized)
 

@@ -21,7 +21,7 @@ _LAST: Final = frozenset(["weight", "bias", "beta", "gamma", "base_layer"])
 
 # Quantization's side tensors stand behind the weight's own name or beside it.
 _SIDE: Final = re.compile(
-    r"(?:\.(?:weight\.)?(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+|nested_offset)"
+    r"(?:\.(?:weight\.)?(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.[\w#]+|nested_offset)"
     r"|\.(?:scb|weight_format|g_idx|qzeros|qscales|scales|zeros|meta|scale_weight|scale_input|input_scale|output_scale"
     r"|weight_scale|weight_scale_inv|weight_scale_#+|weight_global_scale|input_global_scale|weight_zero_point|input_zero_point"
     r"|weight_g_idx|weight_shape|activation_scale|activation_scale_inv|k_scale|v_scale|q_scale|scale_inv"
@@ -74,6 +74,15 @@ _RULES: Final = (
 )
 _COMPILED: Final = tuple((role, re.compile(pattern)) for role, pattern in _RULES)
 _NORM: Final = re.compile(r"norm(?:_?[a-z#])?$|norm_embedding$|norm_(?:enc|dec|final|#)$|(?:^|_)ln(?:_[\w#]+|#)?$")
+
+_TOWERS: Final = (
+    ("audio", re.compile(r"(?:^|\.)audio_\w+\.|^a\.")),
+    (
+        "vision",
+        re.compile(r"(?:^|\.)(?:vision_\w+|visual\w*|image_(?:encoder|embed)|multi_modal_projector)\.|^(?:v|mm)\."),
+    ),
+)
+"""All of a tower has its role, whatever it is inside."""
 
 _MOST: Final = 10_000
 
@@ -131,6 +140,9 @@ def role(name: str) -> str:
 
 def _role(masked: str) -> str:
     plain = _SIDE.sub("", masked)
+    for found, pattern in _TOWERS:
+        if pattern.search(plain):
+            return found
     parts = plain.split(".")
     while len(parts) > 1 and parts[-1] in _LAST:
         parts.pop()

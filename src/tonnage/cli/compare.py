@@ -18,7 +18,7 @@ from tonnage.cli.options import OUTPUT
 @click.option("--strict", is_flag=True, help="Exit 1 where tensors differ.")
 @OUTPUT
 def command(left: str, right: str, as_json: bool, strict: bool, **given: Any) -> int:
-    """Tensors that a model (LEFT: a config, a name, or a file of weights) and a file of weights (RIGHT) do not share.
+    """Tensors that a model (a config, a name) and a file of weights, or two such files, do not share.
 
     Missing are those of LEFT that RIGHT lacks, extra those that only RIGHT has, resized those with another size.
     """

@@ -18,13 +18,13 @@ def command(**given: Any) -> int:
     MODEL is a catalogue name, a config.json, a folder with one, or dimensions (--hidden 768 --layers 12 ...). A file of
     weights (.safetensors or its index, .gguf, .bin, .pt) answers from its header, whatever the architecture.
     """
-    from tonnage import api
     from tonnage.cli.show import dumped
+    from tonnage.sources import weights
 
     as_json = given.pop("as_json")
     named = given["model"] if given["model"] is not None else given["model_flag"]
     described = any(given[key] is not None for key in (*DIMENSIONS, *SHAPES))
-    header = api.weights(named) if named is not None and not described else None
+    header = weights.named(named) if named is not None and not described else None
     if header is not None:
         from tonnage.report import headers
 

@@ -43,6 +43,25 @@ def read(path: str) -> RawModel:
     return RawModel(config=parsed(data, file), name=_name(path), origin=f"file: {file}", file=file)
 
 
+def fetch(address: str) -> RawModel:
+    """Read a config at an address.
+
+    Raises:
+        SourceError: it cannot be had.
+        InputError: it is too large, no UTF-8, no JSON or no object.
+    """
+    # Imported late: an answer from a file needs no network.
+    from tonnage.sources.http import Remote
+
+    remote = Remote(address)
+    if remote.size > LARGEST:
+        raise remote.wrong(f"{remote.size:,} bytes are too large for a config.json")
+    name = address.partition("?")[0].rstrip("/").split("/")[-2] or remote.name
+    return RawModel(
+        config=parsed(remote.read(0, remote.size), address), name=name, origin=f"address: {address}", file=address
+    )
+
+
 def parsed(data: bytes | str, file: str | None) -> dict[str, Any]:
     """The object that a config holds.
 

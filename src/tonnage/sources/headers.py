@@ -11,6 +11,7 @@ from tonnage.checkpoint import Header, Stored
 from tonnage.errors import InputError, SourceError, UnsupportedError
 from tonnage.sources._files import Opened, opened, wrong
 from tonnage.sources._scan import Scanner
+from tonnage.sources.weights import is_file
 
 LARGEST_INDEX: Final = 64 * 2**20
 """The index of DeepSeek-V3, 91,991 tensors, has 8.9 MB. [byte]"""
@@ -46,8 +47,7 @@ def is_weights(path: str) -> bool:
     >>> is_weights("a/model.safetensors.index.json"), is_weights("a/config.json")
     (True, False)
     """
-    plain = path.lower()
-    return plain.endswith(INDEX) or os.path.splitext(plain)[1] in ENDINGS
+    return is_file(path)
 
 
 def read(path: str) -> Header:
@@ -63,9 +63,10 @@ def read(path: str) -> Header:
         if found is None:
             raise SourceError(f"the folder {path} holds no weights", key="model", value=path, file=path)
         return read(found).but(name=os.path.basename(os.path.abspath(path)), origin=f"folder: {path}")
-    if path.lower().endswith(INDEX):
+    plain = _plain(path)
+    if plain.lower().endswith(INDEX):
         return _indexed(path)
-    part = _PART.match(os.path.basename(path))
+    part = _PART.match(os.path.basename(plain))
     if part is not None:
         return _parts(path, part)
     return _single(path)
@@ -108,7 +109,7 @@ def _stem(name: str) -> str:
 
 def reader(path: str) -> Callable[[Opened], Header]:
     """The function that reads the header of a file with this ending."""
-    kind = ENDINGS.get(os.path.splitext(path.lower())[1])
+    kind = ENDINGS.get(os.path.splitext(_plain(path).lower())[1])
     # Imported late: an answer pays for one format.
     if kind == "safetensors":
         from tonnage.sources.safetensors import header as safetensors
@@ -130,13 +131,41 @@ def reader(path: str) -> Callable[[Opened], Header]:
 
 def _single(path: str) -> Header:
     read_header = reader(path)
+    if "://" in path:
+        return read_header(_remote(path))
     with opened(path) as file:
         return read_header(file)
 
 
+def _remote(address: str) -> Opened:
+    # Imported late: a file needs no network.
+    from tonnage.sources.http import Remote
+
+    return Remote(address)
+
+
+def _plain(path: str) -> str:
+    """A path, or an address without what follows its file's name."""
+    return path.partition("?")[0] if "://" in path else path
+
+
+def _whole(path: str) -> bytes:
+    """An index."""
+    if "://" in path:
+        return _limited(_remote(path))
+    with opened(path) as file:
+        return _limited(file)
+
+
+def _limited(file: Opened) -> bytes:
+    if file.size > LARGEST_INDEX:
+        raise file.wrong(f"{file.size:,} bytes: too large for an index of at most {LARGEST_INDEX:,}")
+    return file.read(0, file.size)
+
+
 def _parts(path: str, part: re.Match[str]) -> Header:
     """Every part of a model that is split by name, from any one of them."""
-    folder, total = os.path.dirname(path), int(part[3])
+    folder, total = os.path.dirname(_plain(path)), int(part[3])
     if not 0 < int(part[2]) <= total <= MOST_FILES:
         raise wrong(path, f"part {int(part[2])} of {total} is no sensible number")
     names = [f"{part[1]}-{i:05d}-of-{part[3]}{part[4]}" for i in range(1, total + 1)]
@@ -145,7 +174,7 @@ def _parts(path: str, part: re.Match[str]) -> Header:
 
 def _joined(path: str, folder: str, names: Iterable[str], name: str) -> Header:
     names = list(names)
-    missing = [n for n in names if not os.path.exists(os.path.join(folder, n))]
+    missing = [n for n in names if "://" not in path and not os.path.exists(os.path.join(folder, n))]
     if missing:
         raise SourceError(
             f"{len(missing)} of {len(names)} files of {os.path.basename(path)} are missing: {', '.join(missing[:3])}",
@@ -196,11 +225,8 @@ def _twice(parts: list[Header]) -> str:
 
 def _indexed(path: str) -> Header:
     """The files that an index names, held against it."""
-    with opened(path) as file:
-        if file.size > LARGEST_INDEX:
-            raise file.wrong(f"{file.size:,} bytes: too large for an index of at most {LARGEST_INDEX:,}")
-        index = Index(file.read(0, file.size), path)
-    whole = _joined(path, os.path.dirname(path), index.files, name=_title(path))
+    index = Index(_whole(path), path)
+    whole = _joined(path, os.path.dirname(_plain(path)), index.files, name=_title(path))
     wanted, notes = index.files_of, list(whole.notes)
     extra = 0
     for t in whole.tensors:
@@ -219,7 +245,7 @@ def _indexed(path: str) -> Header:
 
 
 def _title(path: str) -> str:
-    whole = os.path.abspath(path)
+    whole = _plain(path) if "://" in path else os.path.abspath(path)
     return os.path.basename(os.path.dirname(whole)) or os.path.basename(whole)
 
 
@@ -268,19 +294,20 @@ class Index:
     def _map(self, scan: Scanner) -> None:
         there, data, match, files_of = scan.opened(), scan.data, _ENTRY.match, self.files_of
         known: dict[bytes, str] = {}
+        at = scan.at
         while there:
-            found = match(data, scan.at)
+            found = match(data, at)
             if found is not None:
                 raw, part, then = found.groups()
-                file = known.get(part, "")
-                if file:
+                if part in known:
                     try:
-                        files_of[raw.decode()] = file
+                        files_of[raw.decode()] = known[part]
                     except UnicodeDecodeError:
-                        scan.fail("not UTF-8: a text")
-                    scan.at = found.end()
+                        scan.fail("not UTF-8: a text", at)
+                    at = found.end()
                     there = then == b","
                     continue
+            scan.at = at
             name = scan.string("the name of a tensor")
             scan.expect(b":")
             file = scan.string("the name of a file")
@@ -290,7 +317,8 @@ class Index:
                 if len(self._files) > MOST_FILES:
                     scan.fail(f"more than {MOST_FILES:,} files")
             files_of[name] = known[file.encode()] = self._files[file]
-            there = scan.more()
+            there, at = scan.more(), scan.at
+        scan.at = at
 
     @property
     def files(self) -> list[str]:

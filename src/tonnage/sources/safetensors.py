@@ -124,34 +124,32 @@ class Table:
         scan, match, known, tensors = self._scan, _ENTRY.match, _kinds, self.tensors
         # A fifth of the time is spent in the constructor of a named tuple otherwise.
         make = tuple.__new__
-        there = scan.opened()
+        there, at, ends, apart = scan.opened(), scan.at, self._at, False
         while there:
-            found = match(data, scan.at)
-            if found is None:
+            found = match(data, at)
+            if found is not None:
+                name, spelled, begin, end, then = found.groups()
+                kind = known.get(spelled) or self._spelled(spelled, found.start(2))
+            if found is None or kind is None:
+                scan.at, self._at = at, ends
                 self._slowly()
-                there = scan.more()
+                there, at, ends, apart = scan.more(), scan.at, self._at, self._begins is not None
                 continue
-            name, spelled, begin, end, then = found.groups()
-            kind = known.get(spelled)
-            if kind is None:
-                kind = self._spelled(spelled, found.start(2))
-                if kind is None:
-                    self._slowly()
-                    there = scan.more()
-                    continue
             try:
                 text = name.decode()
             except UnicodeDecodeError:
                 scan.fail("not UTF-8: the name of a tensor", found.start(1))
             first = int(begin)
             if int(end) - first != kind[2]:
-                self._misfit(text, kind, int(end) - first, scan.at)
-            if first != self._at or self._begins is not None:
+                self._misfit(text, kind, int(end) - first, at)
+            if apart or first != ends:
                 self._apart(first)
-            self._at = first + kind[2]
+                apart = True
+            ends = first + kind[2]
             tensors.append(make(Stored, (text, *kind)))
-            scan.at = found.end()
+            at = found.end()
             there = then == b","
+        scan.at, self._at = at, ends
         scan.finished()
 
     def _spelled(self, spelled: bytes, at: int) -> _Kind | None:
