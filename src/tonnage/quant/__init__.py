@@ -91,7 +91,10 @@ def called(name: str) -> Mapping[str, Any]:
         extra = {"importance": True} if plain.endswith("-imatrix") else {}
         return {"quant_method": "gguf", "recipe": base, **extra}
     known = (*NAMES, *GGUF, *ALIASES, "none")
-    raise InputError(f"unknown quantization {name!r}", key="quant", value=name, nearest=nearest(plain, known))
+    raise InputError(
+        f"unknown quantization {name!r}", key="quant", value=name, nearest=nearest(plain, known),
+        hint=f"one of {', '.join(known)}",
+    )  # fmt: skip
 
 
 __all__ = [
