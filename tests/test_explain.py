@@ -61,7 +61,7 @@ def test_several_lines_of_one_name_are_told_with_their_sum(capsys: pytest.Captur
 
 def test_a_sum_is_as_trustworthy_as_its_weakest_part() -> None:
     from tonnage.cli.explain import explained
-    from tonnage.estimate.result import exact
+    from tonnage.timeline import exact
 
     parts = tuple(exact("workspace", 1, str(trust), "", trust=trust) for trust in reversed(TRUSTS))
     assert explained(parts)["trust"] == "assumed"

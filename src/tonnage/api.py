@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tonnage.arch.model import Model
 from tonnage.devices import Device, device
 from tonnage.errors import InputError, SourceError, UnsupportedError
-from tonnage.estimate.result import Component, Result
+from tonnage.estimate.result import Result
+from tonnage.timeline import Component
 from tonnage.workload import workload
 
 if TYPE_CHECKING:

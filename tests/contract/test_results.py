@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import tonnage as tn
-from tonnage.estimate.result import COMPONENTS, TIERS
 from tonnage.evidence import TRUSTS
+from tonnage.timeline import COMPONENTS, TIERS
 from tonnage.workload.serving import Serve
 from tonnage.workload.training import Train
 

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, Final
 
 import click
 
 from tonnage.cli.options import DEVICES, MODEL, OUTPUT, PLACE, exit_code, model_of, text, together
+from tonnage.workload.serving import Serve
+
+
+def _own() -> list[Callable[[Any], Any]]:
+    """A flag for every key that only some engines have."""
+    out: list[Callable[[Any], Any]] = []
+    for f in fields(Serve):
+        if f.metadata:
+            flag, says = f.name.replace("_", "-"), f.metadata["says"]
+            if f.metadata["kind"] == "switch":
+                out.append(click.option(f"--{flag}/--no-{flag}", f.name, default=None, help=says))
+            else:
+                out.append(text(f"--{flag}", says, "N" if f.metadata["kind"] == "count" else "TEXT"))
+    return out
+
 
 WORKLOAD: Final = together(
     text("--context", "Tokens of one sequence (8192, or the model's positions).", "N"),
     text("--concurrency", "Sequences of that length held at once (1).", "N"),
-    text("--prompt", "Tokens read in one pass, the rest being generated (context).", "N"),
-    text("--logits", "last or all positions of the prompt (last)."),
     text("--dtype", "Format of the weights (the checkpoint's, else bf16)."),
     text("--kv-dtype", "Format of the cache (dtype)."),
-    text("--attention", "eager, sdpa, flash (sdpa)."),
-    text("--engine", "transformers (transformers)."),
+    text("--engine", "transformers, vllm, llamacpp, ... (transformers)."),
     text("--engine-version", "Its release (newest known)."),
     text(
         "--quant",
         "nf4, int8, awq-int4, fp8-block, q4_k_m, ...; none (the checkpoint's own).",
         "SCHEME",
     ),
+    *_own(),
 )
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 from tonnage.arch.tape import WIDTH, Storage
 from tonnage.estimate.moments import Held, Moment
-from tonnage.estimate.result import Component, exact
-from tonnage.evidence import ASSUMED, DERIVED, EXACT
+from tonnage.evidence import DERIVED, EXACT
 from tonnage.memory.overhead import (
     CONTEXT,
     CONTEXT_BASIS,
@@ -16,9 +15,11 @@ from tonnage.memory.overhead import (
     FRAGMENTATION_BASIS,
 )
 from tonnage.tensors import product
-from tonnage.timeline import Level
+from tonnage.timeline import Component, Level, exact, ranged
 
 ALLOCATOR = "https://github.com/pytorch/pytorch/blob/v2.13.0/c10/cuda/CUDACachingAllocator.cpp (round_size)"
+
+RESERVES = "memory/overhead.py"
 
 ORDER = (
     "weights", "other:buffers", "gradients", "optimizer_state", "kv_cache", "recurrent_state", "activations", "logits",
@@ -139,17 +140,10 @@ def reserves(allocated: int, static: int, *, caching: bool) -> list[Component]:
     if caching:
         low, value, high = (round(share * (allocated - static)) for share in FRAGMENTATION)
         words = f"{FRAGMENTATION[1]:.0%} of what comes and goes, assumed; {FRAGMENTATION_BASIS}"
-        out.append(_assumed("fragmentation", "reserved", low, value, high, words))
+        out.append(ranged("fragmentation", low, value, high, words, RESERVES, tier="reserved"))
     low, value, high = CONTEXT
-    out.append(_assumed("context", "device", low, value, high, CONTEXT_BASIS))
+    out.append(ranged("context", low, value, high, CONTEXT_BASIS, RESERVES, tier="device"))
     return out
-
-
-def _assumed(name: str, tier: str, low: int, value: int, high: int, why: str) -> Component:
-    return Component(
-        name=name, tier=tier, bytes=value, low_bytes=low, high_bytes=high, trust=ASSUMED, why=why,
-        reference="memory/overhead.py",
-    )  # fmt: skip
 
 
 def total(components: Iterable[Component]) -> Level:

@@ -2,56 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import fields
+from typing import Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device
-from tonnage.engines import Engine
+from tonnage.engines import Deployment, Engine, Setting
 from tonnage.errors import InputError
-from tonnage.estimate.lines import Terms, lines, reserves
-from tonnage.estimate.moments import Largest
-from tonnage.estimate.result import Fit, Rank, Result
-from tonnage.estimate.serving import Run, Session
+from tonnage.estimate.result import Fit, Result
 from tonnage.estimate.settle import (
-    AS_NEWEST,
     KNOWN_ENGINES,
-    attention_told,
     checkpoint_format,
     chosen,
     default_length,
-    dequantized,
     filled,
-    kernel,
-    one_device,
     quantization,
-    refuse,
+    serving_mesh,
     tokens_within,
 )
-from tonnage.estimate.summary import caching, no_caching_caveat, summary
-from tonnage.estimate.verdict import fit
-from tonnage.formats import FORMATS, Format, storage_format
-from tonnage.memory.cache import has_cache, state_bytes, states
-from tonnage.memory.overhead import cublas_workspace
-from tonnage.releases import shown, since
-from tonnage.tensors import product
+from tonnage.estimate.summary import summary
+from tonnage.estimate.verdict import fit, held
+from tonnage.formats import FORMATS
+from tonnage.releases import shown
 from tonnage.workload.serving import Serve
 
-if TYPE_CHECKING:
-    from tonnage.memory.weights import Share
-    from tonnage.quant import Recipe
-
 DEFAULT_CONTEXT: Final = 8192
-MOST_SEQUENCES: Final = 1 << 20
-MOST_TOKENS: Final = 1 << 32
-
-NOT_MODELLED: Final = (
-    "fragmentation of the caching allocator (assumed, as a range)",
-    "scratch of kernels",
-    "sampling beyond the fp32 copy of the last logits; beams and assisted decoding",
-)
-
-
-UNPACKING: Final = "what kernels of quantized weights take while they run: unpacked copies, layouts of their own"
 
 
 def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, capacity: bool = True) -> Result:
@@ -68,210 +43,81 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         UnsupportedError: understood, and not modelled yet.
         InputError: contradictory.
     """
-    degrees = one_device(w)
     engine: Engine = chosen(
         "tonnage.engines", "ENGINE", Engine, w.engine or "transformers", key="engine", known=KNOWN_ENGINES
     )
+    _takes(engine, w)
     version, newer = engine.releases.read(w.engine_version, key="engine_version")
+    mesh = serving_mesh(w)
     recipe, requantized = quantization(model, w.quant)
     dtype = checkpoint_format(model, w.dtype)
     if recipe is not None and recipe.dtype is not None and FORMATS[dtype].bytes == 2:
         dtype = recipe.dtype
-    if w.kv_dtype is not None and storage_format(w.kv_dtype, key="kv_dtype").name != dtype:
-        refuse(w, "kv_dtype", f"{engine.name} keeps its cache in the format of the weights, {dtype}")
     context = w.context or default_length(model, DEFAULT_CONTEXT)
-    prompt = w.prompt or context
-    if prompt > context:
-        raise InputError(f"prompt = {prompt:,} is longer than context = {context:,}", key="prompt", value=prompt)
-    caveats = [*tokens_within(model, context, "context"), *([newer] if newer else [])]
-    caveats += [AS_NEWEST] if version[0] < engine.releases.newest[0] else []
-    caveats += requantized
-    quantized = _stored(model, recipe, dtype, device, caveats)
-    attention, told = kernel(model, w.attention or "sdpa", dtype=dtype, device=device)
-    architecture = device.architecture if device is not None else ""
-    session = Session(
+    beyond = tokens_within(model, context, "context")
+    setting = Setting(
+        version=version,
         dtype=dtype,
-        kernel=attention,
-        sequences=w.concurrency or 1,
+        recipe=recipe,
         context=context,
-        prompt=prompt,
-        logits=w.logits or engine.logits,
-        latent=since(version, engine.latent),
-        workspace=cublas_workspace(architecture) if caching(device) else 0,
-        shares=quantized,
+        concurrency=w.concurrency or 1,
+        mesh=mesh,
+        device=device,
+        in_use=in_use,
+        said={f.name: getattr(w, f.name) for f in fields(w) if getattr(w, f.name) is not None},
+        search=capacity,
     )
-    rank, missing, ran = _rank(model, session, device, engine)
-    doubt = (*model.ignored, *missing)
-    verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
+    found = _deployed(model, setting, engine)
     values: dict[str, Any] = {
-        **degrees,
+        "gpus": mesh.world,
+        **{key: getattr(mesh, key) for key in ("tp", "pp", "cp", "ep", "dp")},
+        "sharding": "none",
         "dtype": dtype,
         "quant": "none" if recipe is None else w.quant or "checkpoint",
-        "attention": w.attention or ("eager" if attention == "eager" else "sdpa"),
         "engine": engine.name,
         "engine_version": w.engine_version or shown(version),
-        "kv_dtype": dtype,
         "context": context,
-        "concurrency": session.sequences,
-        "prompt": prompt,
-        "logits": session.logits,
+        "concurrency": setting.concurrency,
+        **found.settled,
     }
-    room = _capacity(model, session, FORMATS[dtype])
-    if device is not None and capacity and not missing:
-        room |= _room(model, session, device, engine, in_use, doubt)
     return Result(
         model=summary(model, trainable=False),
         workload={"task": "serve", "model": model.name or model.model_type, **filled(w, values)},
         defaulted=model.defaulted,
         ignored=model.ignored,
-        ranks=(rank,),
-        fit=verdict,
-        capacity=room,
-        caveats=(
-            *caveats,
-            *(told if ran else ()),
-            *attention_told(ran, w.attention or "sdpa", device),
-            *no_caching_caveat(device),
-        ),
-        not_modelled=(*missing, *NOT_MODELLED, *([UNPACKING] if quantized else [])),
-        extras={"attention_kernel": attention, "incomplete": list(doubt)},
+        ranks=found.ranks,
+        fit=_verdict(found, setting),
+        capacity=found.capacity,
+        caveats=(*beyond, *([newer] if newer else []), *requantized, *found.caveats),
+        not_modelled=found.not_modelled,
+        extras={"incomplete": list(found.doubt)},
     )
 
 
-def _stored(
-    model: Model, recipe: Recipe | None, dtype: str, device: Device | None, caveats: list[str]
-) -> tuple[Share, ...]:
-    """The weights by part and format; none where they lie in one format. What has to be said goes to ``caveats``."""
-    if recipe is None:
-        return ()
-    from tonnage import quant
-    from tonnage.memory.weights import stored, total
-
-    found = stored(model, FORMATS[dtype], recipe)
-    why = dequantized(recipe, device)
-    size = total(found).requested
-    if why is not None:
-        caveats.append(f"{why}; packed they would be {size:,} B")
-        return ()
-    packed = [s for s in found if s.part != "kept"]
-    if not packed:
-        caveats.append(f"{recipe.title}: packs none of this model's weights")
-    else:
-        caveats.append(f"{recipe.title}: {8 * size / max(model.parameters.total, 1):.2f} bits a parameter")
-    if quant.leaves_experts(model, recipe):
-        caveats.append("stacked experts are no linear modules: they stay as they are")
-    caveats += recipe.told
-    return found
+def _takes(engine: Engine, w: Serve) -> None:
+    """Refuse keys that other engines have."""
+    for f in fields(w):
+        if f.metadata and getattr(w, f.name) is not None and f.name not in engine.takes:
+            there = ", ".join(engine.takes) or "none of its own"
+            raise InputError(
+                f"{f.name}: {engine.name} has no such setting", key=f.name, value=getattr(w, f.name),
+                hint=f"keys of {engine.name}: {there}",
+            )  # fmt: skip
 
 
-def _rank(model: Model, s: Session, device: Device | None, engine: Engine) -> tuple[Rank, tuple[str, ...], set[str]]:
-    run = Run(model, s)
-    largest = Largest(run.moments())
-    moment = next(m for m in run.moments() if m.name == largest.best.name)
-    components = lines(moment, run.held.values(), _why(run, engine)) + reserves(
-        moment.level.allocated, run.weights.allocated, caching=caching(device)
-    )
-    rank = Rank(
-        rank="pp0",
-        multiplicity=1,
-        static_bytes=run.static().allocated,
-        peak=next(i for i in largest.instants if i.name == moment.name),
-        runner_up=largest.runner_up,
-        components=tuple(components),
-        instants=largest.instants,
-    )
-    ran = {name for reading in (run.prefill, run.decode) if reading is not None for name in reading.kernels}
-    return rank, tuple(run.missing), ran
+def _deployed(model: Model, s: Setting, engine: Engine) -> Deployment:
+    if engine.deploy is not None:
+        return engine.deploy(model, s)
+    from tonnage.estimate.generate import deploy
+
+    return deploy(model, s, engine)
 
 
-def _why(run: Run, engine: Engine) -> dict[str, tuple[str, str, Terms]]:
-    """Words, reference and terms of the lines that are no activations."""
-    s, w = run.session, run.form.bytes
-    P = run.model.parameters.total
-    per_token: dict[str, int] = {}
-    fixed: dict[str, int] = {}
-    for stack in run.model.stacks:
-        for layer, times in stack.distinct():
-            for t, window in states(layer, 1, 1, latent=s.latent):
-                shape = product(tuple(a for a in t.axes if a[0] not in ("B", "S")), w)
-                into = per_token if t.role == "cache" else fixed
-                label = f"{t.name} {shape}" + (f" (window {window:,})" if window else "")
-                into[label] = into.get(label, 0) + times
-    cache = "; ".join(f"{n} layers x {label}" for label, n in per_token.items())
-    many = f"B {s.sequences} x " if s.sequences > 1 else ""
-    terms: Terms = tuple((label, "layers", n) for label, n in per_token.items())
-    shares: dict[str, tuple[str, str, Terms]] = {
-        share.what: (
-            f"{share.part}: {share.elements:,} x {share.format}, {share.tensors} tensors",
-            "quant/",
-            (("n", f"elements in {share.format}", share.elements),),
-        )
-        for share in s.shares
-    }
-    return {
-        **shares,
-        "weights": (f"{P:,} parameters x {w} B ({s.dtype}), {run.tensors} tensors", engine.reference,
-                    (("P", "parameters", P), ("w", f"bytes of an element in {s.dtype}", w))),
-        "other:buffers": ("inverse frequencies and the like, in fp32", engine.reference, ()),
-        "kv_cache": (f"{many}S tokens x ({cache})", engine.reference, terms),
-        "recurrent_state": (
-            many + "; ".join(f"{n} layers x {label}" for label, n in fixed.items()),
-            engine.reference,
-            tuple((label, "layers", n) for label, n in fixed.items()),
-        ),
-    }  # fmt: skip
-
-
-def _capacity(model: Model, s: Session, fmt: Format) -> dict[str, Any]:
-    """State of the workload in steady decoding, and its growth by one token."""
-
-    def size(sequences: int, tokens: int) -> int:
-        return state_bytes(model, sequences, tokens, fmt, latent=s.latent).requested
-
-    fixed = state_bytes(model, s.sequences, s.context, fmt, latent=s.latent, role="state").requested
-    return {
-        "kv_bytes": size(s.sequences, s.context) + fixed,
-        "kv_bytes_per_token": size(1, s.context + 1) - size(1, s.context) if has_cache(model) else 0,
-        "tokens": None,
-        "blocks": None,
-        "max_context": None,
-        "max_concurrency": None,
-        "log": [],
-    }
-
-
-def _room(
-    model: Model, s: Session, device: Device, engine: Engine, in_use: int, doubt: tuple[str, ...]
-) -> dict[str, Any]:
-    """Largest context at this concurrency and largest concurrency at this context that still fit."""
-
-    def fits(sequences: int, tokens: int) -> bool:
-        prompt = tokens if s.prompt == s.context else min(s.prompt, tokens)
-        rank, _, _ = _rank(model, s.but(sequences=sequences, context=tokens, prompt=prompt), device, engine)
-        verdict: Fit = fit(rank, device, in_use)
-        return verdict.verdict == "fits"
-
-    longest = model.positions if model.positions is not None else MOST_TOKENS
-    context = _largest(lambda n: fits(s.sequences, n), max(longest, s.context))
-    return {
-        "max_context": context,
-        "max_concurrency": _largest(lambda n: fits(n, s.context), MOST_SEQUENCES),
-        "log": ["as many as the model has positions"] if context == model.positions else [],
-    }
-
-
-def _largest(holds: Any, most: int) -> int:
-    """The largest number up to ``most`` for which ``holds`` is true; 0 when it never is."""
-    if not holds(1):
-        return 0
-    low, high = 1, 2
-    while high <= most and holds(high):
-        low, high = high, high * 2
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if holds(middle):
-            low = middle
-        else:
-            high = middle
-    return low
+def _verdict(found: Deployment, s: Setting) -> Fit | None:
+    """Whether the fullest rank fits, or the pool holds what is asked for."""
+    if s.device is None:
+        return None
+    if found.held is not None:
+        return held(found.held, s.concurrency, found.spare, s.device, doubt=found.doubt)
+    fullest = max(found.ranks, key=lambda r: r.tier("device"))
+    return fit(fullest, s.device, s.in_use, doubt=found.doubt)

@@ -14,6 +14,7 @@ from tonnage.formats import storage_format
 from tonnage.registry import names, variant
 
 if TYPE_CHECKING:
+    from tonnage.placement.mesh import Mesh
     from tonnage.quant import Recipe
     from tonnage.workload.serving import Serve
     from tonnage.workload.training import Train
@@ -51,6 +52,32 @@ def one_device(w: Train | Serve) -> dict[str, Any]:
             hint=HINT_ONE,
         )  # fmt: skip
     return {**dict.fromkeys(SEVERAL, 1), "sharding": "none"}
+
+
+def serving_mesh(w: Serve) -> Mesh:
+    """Degrees of parallelism; ``gpus`` alone is tensor parallelism.
+
+    Raises:
+        InputError: the degrees do not make up the devices.
+        UnsupportedError: weights sharded over data-parallel ranks, which no engine does.
+    """
+    if w.sharding not in (None, "none"):
+        raise UnsupportedError(
+            f"sharding = {w.sharding}: engines do not shard weights over data-parallel ranks",
+            key="sharding", value=w.sharding, hint="--tp, --pp, --ep",
+        )  # fmt: skip
+    # Imported late: training does not need it yet.
+    from tonnage.placement.mesh import Mesh
+
+    degrees: dict[str, Any] = {key: getattr(w, key) or 1 for key in ("dp", "cp", "tp", "pp")}
+    if w.gpus is not None and w.tp is None:
+        rest = degrees["dp"] * degrees["cp"] * degrees["pp"]
+        degrees["tp"] = max(w.gpus // rest, 1)
+    mesh = Mesh(**degrees, ep=w.ep or 1)
+    if w.gpus is not None and mesh.world != w.gpus:
+        told = " x ".join(f"{key} {n}" for key, n in degrees.items() if n > 1) or "1"
+        raise InputError(f"gpus = {w.gpus}, but {told} = {mesh.world}", key="gpus", value=w.gpus)
+    return mesh
 
 
 def refuse(

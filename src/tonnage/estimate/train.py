@@ -9,7 +9,7 @@ from tonnage.devices import Device
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.lines import Terms, lines, reserves
 from tonnage.estimate.moments import Largest
-from tonnage.estimate.result import Rank, Result
+from tonnage.estimate.result import Result
 from tonnage.estimate.settle import (
     AS_NEWEST,
     KNOWN_STACKS,
@@ -31,6 +31,7 @@ from tonnage.memory.optimizers import optimizer
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.releases import shown, since
 from tonnage.stacks import Stack
+from tonnage.timeline import Rank
 from tonnage.workload.training import Train
 
 DEFAULT_SEQ: Final = 2048

@@ -56,11 +56,10 @@ def _estimate(model: Model, w: Train | Serve, change: Mapping[str, Any], device:
 
 
 def _changes(result: Result, w: Train | Serve) -> Iterator[Change]:
-    eager = result.extras.get("attention_kernel") == "eager"
     if isinstance(w, Train):
-        yield from _training(result.workload, eager)
+        yield from _training(result.workload, result.extras.get("attention_kernel") == "eager")
     else:
-        yield from _serving(result, eager)
+        yield from _serving(result)
 
 
 def _training(w: Mapping[str, Any], eager: bool) -> Iterator[Change]:
@@ -90,8 +89,9 @@ def _training(w: Mapping[str, Any], eager: bool) -> Iterator[Change]:
         yield {"seq": shorter}, ("seq",), f"shorter sequences (--seq {shorter})"
 
 
-def _serving(result: Result, eager: bool) -> Iterator[Change]:
+def _serving(result: Result) -> Iterator[Change]:
     w = result.workload
+    eager = w["attention"] == "eager"
     context, concurrency, room = w["context"], w["concurrency"], result.capacity or {}
     if w["logits"] == "all":
         yield {"logits": "last"}, (), "logits of the last position only (--logits last)"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from tonnage.estimate.result import TIERS, Component, Result
+from tonnage.estimate.result import Result
 from tonnage.report.text import MEANS, heading, verdict_lines
+from tonnage.timeline import TIERS, Component
 from tonnage.units import gib
 
 COLOURS = {"exact": "#2f6f9f", "derived": "#3f8f5f", "measured": "#7a5fa0", "assumed": "#b0762f"}

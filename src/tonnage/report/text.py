@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from tonnage.estimate.result import Component, Rank, Result
+from tonnage.estimate.result import Result
+from tonnage.timeline import Component, Rank
 from tonnage.units import count, gib
 
 BAR: Final = 12

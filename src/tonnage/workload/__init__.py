@@ -29,15 +29,15 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "recompute": ("full", "selective", "none"),
     "loss": ("full", "chunked", "fused"),
     "retain": ("outputs", "grads"),
-    "logits": ("last", "all"),
     "task": ("train", "serve"),
 }
 COUNTS: Final = (
-    "batch", "accumulate", "seq", "context", "concurrency", "prompt", "gpus", "tp", "pp", "cp", "ep", "dp", "lora_rank",
+    "batch", "accumulate", "seq", "context", "concurrency", "gpus", "tp", "pp", "cp", "ep", "dp", "lora_rank",
 )  # fmt: skip
 SWITCHES: Final = ("first_step", "kbit_prepared", "master")
 SIZES: Final = ("in_use",)
 LISTS: Final = ("retain", "lora_targets")
+SHARES: Final = ("lora_dropout",)
 
 W = TypeVar("W", "Train", "Serve")
 
@@ -56,47 +56,49 @@ def workload(kind: type[W], said: Mapping[str, Any]) -> W:
     >>> workload(Train, {"seq": "2k"}).seq
     2048
     """
-    known = [f.name for f in fields(kind)]
+    known = {f.name: f.metadata for f in fields(kind)}
     values: dict[str, Any] = {}
     task = kind.__name__.lower()
     if said.get("task", task) != task:
         raise InputError(f"task = {said['task']!r} is asked of {task}", key="task", value=said["task"])
     for key, value in said.items():
         if key not in known:
-            raise InputError(f"unknown key {key!r}", key=key, value=value, nearest=nearest(key, known))
+            raise InputError(f"unknown key {key!r}", key=key, value=value, nearest=nearest(key, tuple(known)))
         if value is not None:
-            values[key] = _checked(key, value)
+            values[key] = _checked(key, value, known[key])
     return kind(**values)
 
 
-def _checked(key: str, value: Any) -> Any:
+def _checked(key: str, value: Any, stated: Mapping[str, Any]) -> Any:
+    """A value as its kind is read: ``stated`` is the field's metadata, empty where the lists above tell."""
+    kind = stated.get("kind")
     if key in LISTS:
         if not isinstance(value, str | tuple | list) or not all(isinstance(v, str) for v in value):
             raise InputError(f"{key} is a list of texts, not {value!r}", key=key, value=value)
         parts = (value,) if isinstance(value, str) else value
         return tuple(_one_of(key, item.strip()) for part in parts for item in part.split(","))
-    if key in COUNTS:
+    if key in COUNTS or kind == "count":
         return parse_count(value, key=key)
-    if key in SWITCHES:
+    if key in SWITCHES or kind == "switch":
         if not isinstance(value, bool):
             raise InputError(f"{key} is true or false, not {value!r}", key=key, value=value)
         return value
-    if key in SIZES:
+    if key in SIZES or kind == "size":
         if not isinstance(value, str):
             raise InputError(f"{key} = {value!r} has no unit", key=key, value=value, hint="write for example '2341MiB'")
         return value if value == "here" else parse_bytes(value, key=key)
-    if key == "lora_dropout":
+    if key in SHARES or kind == "share":
         number = float(value) if isinstance(value, int | float | str) and _is_number(value) else -1.0
-        if not 0.0 <= number < 1.0:
-            raise InputError(f"lora_dropout is a number from 0 to 1, not {value!r}", key=key, value=value)
+        if not 0.0 <= number <= 1.0 or (key in SHARES and number == 1.0):
+            raise InputError(f"{key} is a number from 0 to 1, not {value!r}", key=key, value=value)
         return number
     if not isinstance(value, str):
         raise InputError(f"{key} is a text, not {value!r}", key=key, value=value)
-    return _one_of(key, value)
+    return _one_of(key, value, stated.get("choices"))
 
 
-def _one_of(key: str, value: str) -> str:
-    choices = CHOICES.get(key)
+def _one_of(key: str, value: str, choices: tuple[str, ...] | None = None) -> str:
+    choices = choices or CHOICES.get(key)
     if choices is not None and value.lower() in choices:
         return value.lower()
     if choices is not None and value not in choices:

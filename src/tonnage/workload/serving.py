@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from tonnage.workload import ATTENTION
+
+
+def own(kind: str, says: str, choices: tuple[str, ...] = ()) -> Any:
+    """A key that only some engines have (``Engine.takes``); its flag on the command line is made of this.
+
+    Args:
+        kind: how its value is read: "count", "share" (from 0 to 1), "switch", "size", "choice" or "text".
+        says: what it means, in one line.
+        choices: the values of a choice.
+    """
+    return field(default=None, metadata={"kind": kind, "says": says, "choices": choices})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
@@ -16,7 +29,6 @@ class Serve:
     in_use: str | int | None = None
     dtype: str | None = None
     quant: str | None = None
-    attention: str | None = None
     gpus: int | None = None
     tp: int | None = None
     pp: int | None = None
@@ -29,5 +41,7 @@ class Serve:
     kv_dtype: str | None = None
     context: int | None = None
     concurrency: int | None = None
-    prompt: int | None = None
-    logits: str | None = None
+    # Keys that an engine takes or does not (``Engine.takes``).
+    attention: str | None = own("choice", "eager, sdpa, flash (sdpa).", ATTENTION)
+    prompt: int | None = own("count", "Tokens read in one pass, the rest being generated (context).")
+    logits: str | None = own("choice", "last or all positions of the prompt (last).", ("last", "all"))
