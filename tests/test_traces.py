@@ -47,11 +47,11 @@ def test_layer_saves_and_reaches_what_the_trace_does(run: dict[str, Any]) -> Non
     for index, (account, above) in enumerate(zip(passes.layers, after, strict=True)):
         saved, ahead, back = run["layers"][index]
         if run["recompute"]:
-            assert account.forward.peak.requested == ahead
+            assert account.forward.highest == ahead
             continue
         # The trace counts a layer's output with the layer when anyone keeps it.
         kept = account.kept().requested + (account.output.nbytes if above.keeps_input or account.keeps_output else 0)
-        assert (kept, account.forward.peak.requested, account.backward.peak.requested) == (saved, ahead, back), index
+        assert (kept, account.forward.highest, account.backward.highest) == (saved, ahead, back), index
 
 
 def recipe(run: dict[str, Any]) -> Recipe:
@@ -67,7 +67,7 @@ def step(run: dict[str, Any]) -> list[int]:
     peaks = [0, 0, 0]
     for m in Step(model(run), recipe(run)).moments():
         part = 2 if m.name == "optimizer step" else 1 if "backward" in m.name else 0
-        peaks[part] = max(peaks[part], m.level.requested)
+        peaks[part] = max(peaks[part], m.highest)
     return peaks
 
 
@@ -89,7 +89,7 @@ def test_prefill_and_decoding_peak_where_the_trace_does(run: dict[str, Any]) -> 
         latent=True, workspace=0,
     )  # fmt: skip
     m = model(run)
-    levels = {x.name: x.level.requested for x in Run(m, session).moments()}
+    levels = {x.name: x.highest for x in Run(m, session).moments()}
     prefill = [levels[f"prefill: layer {i}"] for i in range(len(run["layers"]))]
     decode = max(n for name, n in levels.items() if name.startswith("decode"))
     # The traced loop keeps the prompt's ids; generate() keeps those of the tokens made since as well.

@@ -97,8 +97,8 @@ def test_whole_step_with_fused_adamw(layers: int, batch: int, tokens: int) -> No
     P, tensors = model.parameters.total, 9 * layers + 3
     layer = T * (16 * h + 8 + 4 * h + 4 * kv * d + 4 * heads + 8 * f) + 24
     expected = 6 * P + 4 * tensors + layers * layer + T * (8 * h + 4 + 12 * V) + 4 * tokens * d + 8 * T + 520
-    peak = max(step(model, batch=batch, tokens=tokens).moments(), key=lambda m: m.level.requested)
-    assert (peak.name, peak.level.requested) == ("loss backward", expected)
+    peak = max(step(model, batch=batch, tokens=tokens).moments(), key=lambda m: m.highest)
+    assert (peak.name, peak.highest) == ("loss backward", expected)
 
 
 def test_llama_8b_as_traced() -> None:
@@ -118,12 +118,10 @@ def test_llama_8b_as_traced() -> None:
 def test_loss_backward_takes_12_or_14_bytes_a_logit(retained: tuple[str, ...], factor: int) -> None:
     V, T = 50_000, 512
     model = llama(64, 2, 2, 128, V)
-    peak = max(step(model, tokens=T, keep_logits=bool(retained)).moments(), key=lambda m: m.level.requested)
-    none = max(
-        step(llama(64, 2, 2, 128, 1), tokens=T, keep_logits=bool(retained)).moments(), key=lambda m: m.level.requested
-    )
+    peak = max(step(model, tokens=T, keep_logits=bool(retained)).moments(), key=lambda m: m.highest)
+    none = max(step(llama(64, 2, 2, 128, 1), tokens=T, keep_logits=bool(retained)).moments(), key=lambda m: m.highest)
     parameters = 2 * 2 * 64 * (V - 1)
-    assert peak.level.requested - none.level.requested - 3 * parameters == pytest.approx(factor * T * (V - 1), rel=0.01)
+    assert peak.highest - none.highest - 3 * parameters == pytest.approx(factor * T * (V - 1), rel=0.01)
 
 
 def test_fp32_without_autocast_takes_16_bytes_a_logit() -> None:

@@ -138,6 +138,8 @@ class Stem(Record):
         """Token ids (axes ``B T``) to the first layer's input."""
         width: Axes = (("D", self.width or self.D),)
         x = ops.embedding(ids, f.tape.parameter(f"{self.name}.weight", (("V", self.V), *width)), width)
+        if f.input_grads:
+            f.tape.start(x, held=True)
         if self.scaled and self.scale_cast:
             x = ops.mul(x, f.tape.new("scale of embedding", (), x.dtype), "scaled embedding")
         elif self.scaled:
@@ -178,11 +180,13 @@ class Head(Record):
         alias_of: the tensor whose storage it shares: a tied head.
         bias_alias_of: the tensor whose storage the bias shares (BERT).
         dense: path of a square matrix before it, with activation and norm (BERT).
+        second: a further matrix, between that activation and another one (UltraBERT).
         project: matrix from the last hidden state to the head's width (OPT-350m).
         capped: logits go through a tanh (Gemma 2).
         scaled: logits are multiplied by a number (Cohere, Granite).
         divided: the hidden states are divided by a number (MiniCPM3).
         wide: the hidden states are cast from the stream's format to the weights' and the logits to fp32 (Mamba).
+        unnamed: the tensor that is shared is all there is of the matrix, under no name of its own (Perceiver).
     """
 
     name: str
@@ -192,6 +196,7 @@ class Head(Record):
     alias_of: str | None = None
     bias_alias_of: str | None = None
     dense: Linear | None = None
+    second: Linear | None = None
     project: Linear | None = None
     act: str = "gelu"
     norm: Norm | None = None
@@ -199,17 +204,19 @@ class Head(Record):
     scaled: bool = False
     divided: bool = False
     wide: bool = False
+    unnamed: bool = False
     extra: tuple[Tensor, ...] = ()
 
     def weights(self) -> Iterator[Tensor]:
         """The matrix, an alias where it is tied; and what stands before it."""
-        for matrix in (self.project, self.dense):
+        for matrix in (self.project, self.dense, self.second):
             if matrix is not None:
                 yield from matrix.weights()
         if self.norm is not None:
             yield from self.norm.weights()
         axes: Axes = (("V", self.V), ("D", self.D))
-        yield Tensor(f"{self.name}.weight", axes, "head", alias_of=self.alias_of)
+        if not self.unnamed:
+            yield Tensor(f"{self.name}.weight", axes, "head", alias_of=self.alias_of)
         if self.bias:
             yield Tensor(f"{self.name}.bias", (("V", self.V),), "head", alias_of=self.bias_alias_of)
         yield from self.extra
@@ -222,6 +229,8 @@ class Head(Record):
             x = self.project.forward(f, x)
         if self.dense is not None:
             x = activate(self.dense.forward(f, x), self.act)
+        if self.second is not None:
+            x = activate(self.second.forward(f, x), self.act)
         if self.norm is not None:
             x = self.norm.forward(f, x)
         D: Axes = (("D", self.D),)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tonnage.arch.tape import Storage, Tape, Value
+
+if TYPE_CHECKING:
+    from tonnage.arch.adapters import Tuning
 
 AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math"]
 
@@ -41,6 +44,9 @@ class Forward:
         store: called with a layer's new keys and values (or other state) when a cache is kept; returns what is
             attended.
         mixer: what computes recurrent mixers: kernels of their own, or operations of torch where these are missing.
+        tuning: matrices that are packed or have adapters.
+        input_grads: the word embedding's output needs a gradient though its table is frozen
+            (``enable_input_require_grads``).
 
     ``held`` is what the modelled layer's local variables still name when it is no longer used; a layer lets go of it
     when it returns. ``local`` is the same for a block, ``frame`` for the model, which returns when its
@@ -54,6 +60,7 @@ class Forward:
         "carried",
         "frame",
         "held",
+        "input_grads",
         "kernel",
         "local",
         "masks",
@@ -64,6 +71,7 @@ class Forward:
         "taken",
         "tape",
         "training",
+        "tuning",
         "weights",
     )  # fmt: skip
 
@@ -76,6 +84,8 @@ class Forward:
         cached: int = 0,
         store: Callable[[tuple[Value, ...], int | None], tuple[Value, ...]] | None = None,
         mixer: Literal["kernels", "torch"] = "kernels",
+        tuning: Tuning | None = None,
+        input_grads: bool = False,
     ) -> None:
         self.tape = tape
         self.kernel = kernel
@@ -83,6 +93,8 @@ class Forward:
         self.cached = cached
         self.store = store
         self.mixer = mixer
+        self.tuning = tuning
+        self.input_grads = input_grads
         self.taken: set[Storage] = set()
         self.ran: set[str] = set()
         self.rotary: dict[str, tuple[Value, Value]] = Shared(self.taken)

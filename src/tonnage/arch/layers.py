@@ -41,6 +41,10 @@ class Linear(Record):
             yield Tensor(f"{self.name}.bias", self.outs, self.role, (len(self.outs),))
 
     def forward(self, f: Forward, x: Value) -> Value:
+        """Contract the last axes of ``x``, by what stands for the matrix where it is packed or adapted."""
+        return self.plain(f, x) if f.tuning is None else f.tuning.forward(f, self, x)
+
+    def plain(self, f: Forward, x: Value) -> Value:
         """Contract the last axes of ``x``."""
         weight = f.tape.parameter(f"{self.name}.weight", self.outs + self.ins)
         bias = f.tape.parameter(f"{self.name}.bias", self.outs) if self.bias else None

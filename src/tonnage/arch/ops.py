@@ -7,7 +7,7 @@ torch/csrc/autograd/FunctionsManual.cpp.
 
 from __future__ import annotations
 
-from tonnage.arch.tape import HALF, WIDTH, Grads, Parameter, Source, Tape, Value, needs_grad
+from tonnage.arch.tape import HALF, WIDTH, Back, Grads, Parameter, Source, Tape, Value, needs_grad
 from tonnage.tensors import Axes, Axis, size
 
 
@@ -298,8 +298,22 @@ def softmax(x: Value, *, dtype: str | None = None, label: str = "softmax") -> Va
     # CUDA's kernel reads fp16 and writes fp32 by itself (SoftMax.cpp, half_to_float); bf16 is cast before.
     tape, axes, form = x.tape, x.axes, x.dtype
     out = tape.new(label, axes, dtype or form)
-    tape.record((out,), (x,), lambda g: (tape.new(f"gradient of {label}", axes, form),), (out,))
+    tape.record((out,), (x,), _softmax_back(tape, axes, form, out.dtype, label), (out,))
     return out
+
+
+def _softmax_back(tape: Tape, axes: Axes, form: str, made: str, label: str) -> Back:
+    """The gradient, and the product of what comes in with the result, which CUDA's kernel makes for itself.
+
+    torch v2.13.0 aten/src/ATen/native/cuda/SoftMax.cu, softmax_backward_cuda_out: ``Tensor tmp = grad * output``.
+    """
+
+    def back(g: Value) -> Grads:
+        grad = tape.new(f"gradient of {label}", axes, form)
+        tape.scratch("gradient times softmax", size(axes) * WIDTH[made])
+        return (grad,)
+
+    return back
 
 
 def safe_softmax(x: Value, label: str = "attention weights") -> Value:
@@ -309,7 +323,7 @@ def safe_softmax(x: Value, label: str = "attention weights") -> Value:
     hidden = tape.new("hidden scores", axes, "bool")
     out = tape.new(label, axes, form)
     del plain, hidden
-    tape.record((out,), (x,), lambda g: (tape.new(f"gradient of {label}", axes, form),), (out,))
+    tape.record((out,), (x,), _softmax_back(tape, axes, form, form, label), (out,))
     return out
 
 

@@ -166,8 +166,16 @@ class Tape:
         """A fresh tensor whose gradient the backward pass shall deliver."""
         value = self.new(label, axes, dtype)
         if self.grad:
-            value.node = Node((), lambda _: (), (), 1)
+            self.start(value)
         return value
+
+    def start(self, value: Value, *, held: bool = False) -> None:
+        """Let gradients flow down to this value, and no further.
+
+        A leaf that autograd itself accumulates into is ``held`` as long as the graph is there.
+        """
+        if value.node is None:
+            value.node = Node((), lambda _: (), (value.detached(),) if held else (), 1)
 
     def parameter(self, name: str, axes: Axes) -> Parameter:
         """The weight of that name."""

@@ -30,6 +30,11 @@ class Moment(Record):
     level: Level
     span: Span | None = None
 
+    @property
+    def highest(self) -> int:
+        """The most that tensors alone take within it, which may be elsewhere than where most is allocated. [byte]"""
+        return self.level.requested + (0 if self.span is None else self.span.highest - self.span.peak.requested)
+
 
 class Ledger:
     """What is alive beside the span of the moment at hand."""

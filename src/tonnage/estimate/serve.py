@@ -81,7 +81,7 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         **found.settled,
     }
     return Result(
-        model=summary(model, trainable=False),
+        model=summary(model, trainable=0),
         workload={"task": "serve", "model": model.name or model.model_type, **filled(w, values)},
         defaulted=model.defaulted,
         ignored=model.ignored,

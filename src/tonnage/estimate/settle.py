@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from tonnage.arch.attention import GroupedQuery, Latent
 from tonnage.arch.forward import AttentionKernel
@@ -124,7 +124,8 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
 
     Args:
         model: its heads decide what a kernel accepts.
-        asked: "eager", "sdpa" or "flash".
+        asked: "eager", "sdpa", or the kernel that sdpa is held to: "flash", "efficient" (with the heads repeated where
+            they are grouped), "math".
         dtype: format in which attention is computed.
         device: None when none is named: then one with flash attention is meant.
 
@@ -140,6 +141,8 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
                 key="attention", value=asked, hint="--attention eager",
             )  # fmt: skip
         return "eager", [f"transformers runs {model.model_type} with eager attention only"]
+    if asked in ("efficient", "math"):
+        return cast(AttentionKernel, asked), []
     blocks = [
         sub.block
         for stack in model.stacks

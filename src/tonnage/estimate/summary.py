@@ -11,8 +11,8 @@ CACHING: Final = ("NVIDIA", "AMD", "")
 """Vendors whose devices torch serves through its caching allocator; a bare size counts as one of them."""
 
 
-def summary(model: Model, *, trainable: bool) -> dict[str, Any]:
-    """The model of the JSON contract."""
+def summary(model: Model, *, trainable: int | None = None) -> dict[str, Any]:
+    """The model of the JSON contract; ``trainable`` is how many parameters are trained, None for all."""
     counts = model.parameters
     total = counts.total
     return {
@@ -21,7 +21,7 @@ def summary(model: Model, *, trainable: bool) -> dict[str, Any]:
         "active_parameters": counts.active(count_embedding=True),
         "active_parameters_without_embedding": counts.active(count_embedding=False),
         "stored_parameters": counts.stored,
-        "trainable_parameters": total if trainable else 0,
+        "trainable_parameters": total if trainable is None else trainable,
     }
 
 

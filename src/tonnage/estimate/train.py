@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device
@@ -20,6 +20,7 @@ from tonnage.estimate.settle import (
     filled,
     kernel,
     one_device,
+    quantization,
     refuse,
     tokens_within,
 )
@@ -34,6 +35,9 @@ from tonnage.stacks import Stack
 from tonnage.timeline import Rank
 from tonnage.workload.training import Train
 
+if TYPE_CHECKING:
+    from tonnage.estimate.tuning import Tuned
+
 DEFAULT_SEQ: Final = 2048
 
 PRESETS: Final = {
@@ -47,6 +51,8 @@ PRESETS: Final = {
     "bf16-autocast": ("bf16", "bf16"),
     "fp16-autocast": ("fp16", "fp16"),
 }
+
+PEFT: Final = "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/"
 
 NOT_MODELLED: Final = (
     "fragmentation of the caching allocator (assumed, as a range)",
@@ -72,9 +78,6 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     degrees = one_device(w)
     stack: Stack = chosen("tonnage.stacks", "STACK", Stack, w.stack or "transformers", key="stack", known=KNOWN_STACKS)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
-    refuse(w, "quant", "training a quantized model is not modelled yet", unless=(None, "none"))
-    for key in ("lora_rank", "lora_targets", "lora_dropout", "kbit_prepared"):
-        refuse(w, key, "LoRA is not modelled yet", unless=(None, False))
     refuse(w, "loss", "only the full loss is modelled so far", unless=(None, "full"), hint="--loss full")
     if (w.recompute or "none") not in stack.recomputes:
         raise UnsupportedError(
@@ -84,6 +87,9 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         )
     _trainable(model)
     precision, weights, autocast = _precision(model, w, since(version, stack.precision))
+    fine = _fine(model, w, weights, autocast)
+    if fine is not None:
+        weights = fine.weights
     seq = w.seq or default_length(model, DEFAULT_SEQ)
     caveats = [*tokens_within(model, seq, "seq"), *([newer] if newer else [])]
     caveats += [AS_NEWEST] if version[0] < stack.releases.newest[0] else []
@@ -106,6 +112,10 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         first_step=w.first_step,
         makes_mask=since(version, stack.makes_mask),
         workspace=cublas_workspace(architecture) if caching(device) else 0,
+        tuning=fine.tuning if fine else None,
+        adapters=fine.trained if fine else (),
+        shares=fine.shares if fine else (),
+        input_grads=fine is not None and w.recompute == "full",
     )
     step = Step(model, recipe)
     static = step.static().allocated
@@ -128,7 +138,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         **degrees,
         "model": model.name or model.model_type,
         "dtype": weights,
-        "quant": "none",
+        "quant": w.quant or ("checkpoint" if fine and fine.shares else "none"),
         "attention": w.attention or ("eager" if attention == "eager" else "sdpa"),
         "stack": stack.name,
         "stack_version": w.stack_version or shown(version),
@@ -144,10 +154,12 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         "seq": seq,
         "recompute": w.recompute or "none",
         "loss": "full",
-        "kbit_prepared": False,
+        "lora_targets": fine.targets if fine else (),
+        "lora_dropout": (w.lora_dropout or 0.0) if fine else None,
+        "kbit_prepared": bool(w.kbit_prepared),
     }
     return Result(
-        model=summary(model, trainable=True),
+        model=summary(model, trainable=None if fine is None else sum(t.numel * n for t, n in fine.trained)),
         workload={"task": "train", "model": values["model"], **filled(w, values)},
         defaulted=model.defaulted,
         ignored=model.ignored,
@@ -155,13 +167,26 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         fit=None if device is None else fit(rank, device, in_use, doubt=model.ignored),
         caveats=(
             *caveats,
+            *(fine.caveats if fine else quantized_caveat(model)),
             *attention_told(step.passes.kernels, w.attention or "sdpa", device),
-            *quantized_caveat(model),
             *no_caching_caveat(device),
         ),
         not_modelled=NOT_MODELLED,
         extras={"attention_kernel": attention, "incomplete": list(model.ignored)},
     )
+
+
+def _fine(model: Model, w: Train, weights: str, autocast: str | None) -> Tuned | None:
+    """What adapters make of the model; None where the whole model is trained."""
+    if w.lora_rank is None and w.quant in (None, "none") and not (w.lora_targets or w.lora_dropout or w.kbit_prepared):
+        return None
+    # Imported late: most answers need no quantization scheme.
+    from tonnage.estimate.tuning import check, tuned
+
+    check(w)
+    recipe, told = quantization(model, w.quant)
+    found = tuned(model, w, recipe, weights, autocast or weights)
+    return found.but(caveats=(*told, *found.caveats))
 
 
 def _trainable(model: Model) -> None:
@@ -219,22 +244,39 @@ def _precision(model: Model, w: Train, default: str) -> tuple[str, str, str | No
 
 def _why(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
     """Words, reference and terms of the lines that are no activations."""
-    P = sum(t.numel * times for t, times in step.parameters)
-    w, n, form = step.form.bytes, step.tensors, step.recipe.weights
-    o = step.recipe.optimizer
-    P_terms: Terms = (("P", "parameters", P), ("w", f"bytes of an element in {form}", w))
-    counters = sum(times for t, times in step.parameters for _, axes, _ in o.state(t) if not axes)
-    moments = (step.state.requested - 4 * counters) // (P * w) if P else 0
-    state = f"{moments} x {P:,} x {w} B ({form})" + (f" + {counters} counters x 4 B" if counters else "")
+    P, w, n, form = step.model.parameters.total, step.form.bytes, step.tensors, step.recipe.weights
+    o, fine = step.recipe.optimizer, step.recipe.tuning is not None
+    trained = sum(t.numel * times for t, times in step.trained)
+    kept = {t.dtype or form for t, _ in step.trained}.pop()
+    wide = FORMATS[kept].bytes
+    base: Terms = (("P", "parameters", P), ("w", f"bytes of an element in {form}", w))
+    own: Terms = (("P", "trained parameters", trained), ("w", f"bytes of an element in {kept}", wide))
+    counters = sum(times for t, times in step.trained for _, axes, _ in o.state(t) if not axes)
+    moments = (step.state.requested - 4 * counters) // (trained * wide) if trained else 0
+    state = f"{moments} x {trained:,} x {wide} B ({kept})" + (f" + {counters} counters x 4 B" if counters else "")
     torch = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/"
+    shares = {
+        s.what: (
+            f"frozen, {s.part}: {s.elements:,} x {s.format}, {s.tensors} tensors",
+            "quant/",
+            (("n", f"elements in {s.format}", s.elements),),
+        )
+        for s in step.recipe.shares
+    }
     return {
-        "weights": (f"{P:,} parameters x {w} B ({form}), {n} tensors", stack.reference, P_terms),
+        **shares,
+        "parameters": (
+            f"{'frozen, ' if fine else ''}{P:,} parameters x {w} B ({form}), {n} tensors",
+            stack.reference,
+            base,
+        ),
+        "adapters": (f"{trained:,} trained parameters x {wide} B ({kept})", PEFT, own),
         "other:buffers": ("inverse frequencies and the like, in fp32", stack.reference, ()),
         "optimizer_state": (
             f"{o.name}: {state}",
             torch,
-            (*P_terms, ("m", "moments", moments), ("c", "counters of 4 B", counters)),
+            (*own, ("m", "moments", moments), ("c", "counters of 4 B", counters)),
         ),
-        "the step's own": (f"{o.name}: what the step takes for a moment", torch, P_terms),
-        "gradients": (f"{P:,} parameters x {w} B ({form})", stack.reference, P_terms),
+        "the step's own": (f"{o.name}: what the step takes for a moment", torch, own),
+        "gradients": (f"{trained:,} parameters x {wide} B ({kept})", stack.reference, own),
     }

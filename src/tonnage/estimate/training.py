@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from tonnage.arch.forward import AttentionKernel
 from tonnage.arch.model import Model
 from tonnage.estimate.moments import Ledger, Moment
-from tonnage.formats import FORMATS
+from tonnage.formats import FORMATS, Format
 from tonnage.memory.optimizers import Optimizer
 from tonnage.memory.passes import Account, Pass, blocks, level
-from tonnage.memory.weights import bytes_of, is_buffer, is_parameter
+from tonnage.memory.weights import Share, bytes_of, is_buffer, is_parameter, total
 from tonnage.record import Record
-from tonnage.tensors import size
+from tonnage.tensors import Tensor, size
 from tonnage.timeline import Level
+
+if TYPE_CHECKING:
+    from tonnage.arch.adapters import Tuning
 
 
 class Recipe(Record):
@@ -32,6 +36,10 @@ class Recipe(Record):
         first_step: the optimizer has no state yet.
         makes_mask: attention is handed a mask although the batch has none.
         workspace: of one thread that multiplies matrices. [byte]
+        tuning: matrices that are packed or have adapters; None where the whole model is trained.
+        adapters: the trained tensors beside the model with how often each stands.
+        shares: the model's weights by part and format, where they are packed.
+        input_grads: the embedding's output needs a gradient though its table is frozen.
     """
 
     weights: str
@@ -47,6 +55,10 @@ class Recipe(Record):
     first_step: bool
     workspace: int
     makes_mask: bool = False
+    tuning: Tuning | None = None
+    adapters: tuple[tuple[Tensor, int], ...] = ()
+    shares: tuple[Share, ...] = ()
+    input_grads: bool = False
 
 
 class Step(Ledger):
@@ -62,11 +74,15 @@ class Step(Ledger):
         self.recipe = recipe
         self.form = FORMATS[recipe.weights]
         groups = list(model.groups())
-        self.weights, self.tensors = bytes_of(groups, self.form, is_parameter)
+        if recipe.shares:
+            self.weights, self.tensors = total(recipe.shares), sum(s.tensors for s in recipe.shares)
+        else:
+            self.weights, self.tensors = bytes_of(groups, self.form, is_parameter)
         self.buffers, _ = bytes_of(groups, self.form, is_buffer)
-        self.parameters = [
-            (t, n) for n, inventory in groups for t in inventory if is_parameter(t) and t.alias_of is None
-        ]
+        whole = [(t, n) for n, inventory in groups for t in inventory if is_parameter(t) and t.alias_of is None]
+        # What is trained, each tensor in its own format or else the weights'.
+        self.trained = whole if recipe.tuning is None else list(recipe.adapters)
+        self.grown = self._sum((self._bytes(t), times) for t, times in self.trained)
         self.state = self._state()
         self.passes = Pass(
             model,
@@ -79,22 +95,41 @@ class Step(Ledger):
             accumulated=recipe.accumulate > 1 or recipe.keep_gradients,
             makes_mask=recipe.makes_mask,
             keep_logits=recipe.keep_logits,
+            tuning=recipe.tuning,
+            input_grads=recipe.input_grads,
         )
 
-    def _state(self) -> Level:
+    def _form(self, t: Tensor) -> Format:
+        return self.form if t.dtype is None else FORMATS[t.dtype]
+
+    def _bytes(self, t: Tensor) -> int:
+        return self._form(t).nbytes(t.numel)
+
+    @staticmethod
+    def _sum(sizes: Iterable[tuple[int, int]]) -> Level:
         requested = allocated = 0
-        for t, times in self.parameters:
-            for _, axes, form in self.recipe.optimizer.state(t):
-                n = (self.form if form is None else FORMATS[form]).nbytes(size(axes))
-                requested += times * n
-                allocated += times * blocks(n)
+        for n, times in sizes:
+            requested += times * n
+            allocated += times * blocks(n)
         return Level(requested, allocated)
+
+    def _state(self) -> Level:
+        return self._sum(
+            ((self._form(t) if form is None else FORMATS[form]).nbytes(size(axes)), times)
+            for t, times in self.trained
+            for _, axes, form in self.recipe.optimizer.state(t)
+        )
 
     def static(self) -> Level:
         """Begin with what is resident between steps."""
         r = self.recipe
         self.clear()
-        self.take("weights", "weights", "parameters", self.weights)
+        for share in r.shares:
+            self.take(f"weights: {share.what}", "weights", share.what, share.level)
+        if not r.shares:
+            self.take("weights", "weights", "parameters", self.weights)
+        if r.tuning is not None:
+            self.take("adapters", "weights", "adapters", self.grown)
         self.take("buffers", "other:buffers", "buffers", self.buffers)
         if not r.first_step:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
@@ -107,7 +142,7 @@ class Step(Ledger):
         self.static()
         r, p, stack = self.recipe, self.passes, self.model.decoder
         if r.accumulate > 1 or r.keep_gradients:
-            self.take("gradients before", "gradients", "of earlier passes", self.weights)
+            self.take("gradients before", "gradients", "of earlier passes", self.grown)
         self.take("inputs", "inputs", "token ids", level(p.inputs), p.inputs)
         # A loop's variable still holds the last step's loss.
         self.take("loss before", "loss", "of the last pass", level([p.tail.output]), [p.tail.output])
@@ -167,6 +202,11 @@ class Step(Ledger):
                 name = f"backward layer {i - 1}"
                 if not r.recompute:
                     self.drop(_key(a))
+                if not a.flows:
+                    # Nothing below needs a gradient: what the graph held ends here.
+                    for key in [k for k in self.held if k.startswith(("stream", "account", "stem", "shared"))]:
+                        self.drop_all(key)
+                    break
                 best = Moment(name, self.now + here + H[i] + a.backward.peak, a.backward)
                 if a.recompute is not None:
                     again = self.now + H[i - 1] + H[i] + a.recompute.peak
@@ -177,7 +217,7 @@ class Step(Ledger):
                 for s in a.shares:
                     if not any(s in below.shares for below in p.layers[: i - 1]):
                         self.drop_all(f"shared {s.serial}")
-            else:
+            elif a.flows:
                 self.drop("stem")
                 # The embedding's pass adds its gradient to the one that the tied head left, into a third tensor.
                 self.drop("tied")
@@ -192,7 +232,7 @@ class Step(Ledger):
         self.take("loss itself", "loss", "the loss itself", level([p.tail.output]), [p.tail.output])
         if r.first_step:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
-        sizes = [(self.form.nbytes(t.numel), times) for t, times in self.parameters]
+        sizes = [(self._bytes(t), times) for t, times in self.trained]
         transient = r.optimizer.step(sizes)
         self.take("step", "optimizer_state", "the step's own", transient)
         yield Moment("optimizer step", self.now)

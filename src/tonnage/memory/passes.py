@@ -7,6 +7,7 @@ level at which it started, and what its backward pass takes are then placed wher
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from tonnage.arch.ends import Stem
 from tonnage.arch.forward import AttentionKernel, Forward
@@ -16,6 +17,9 @@ from tonnage.arch.model import Model, Stack
 from tonnage.arch.tape import Node, Storage, Tape, Value
 from tonnage.tensors import Axes, Axis
 from tonnage.timeline import Level
+
+if TYPE_CHECKING:
+    from tonnage.arch.adapters import Tuning
 
 BLOCK = 512
 """The caching allocator hands out multiples of this. torch v2.13.0 c10/cuda/CUDACachingAllocator.h, kMinBlockSize."""
@@ -45,6 +49,9 @@ def level(storages: Iterable[Storage]) -> Level:
 class Span:
     """A stretch of a tape: its highest point above its start, its end, and what was alive there.
 
+    ``peak`` is where most is allocated; ``highest`` is the most that tensors alone take at any point, as a trace of
+    operations sees it, to which scratch of kernels is hidden. [byte]
+
     Args:
         tape: the events.
         start: first event.
@@ -52,7 +59,7 @@ class Span:
         first: storages born before this serial do not count, even when they die here.
     """
 
-    __slots__ = ("_at", "_first", "_tape", "end", "peak")
+    __slots__ = ("_at", "_first", "_tape", "end", "highest", "peak")
 
     def __init__(self, tape: Tape, start: int, stop: int, first: int) -> None:
         self._tape = tape
@@ -60,6 +67,7 @@ class Span:
         self._at = start
         born = tape.born
         requested = allocated = 0
+        highest = 0
         top = (0, 0)
         for position in range(start, stop):
             event = tape.events[position]
@@ -70,10 +78,13 @@ class Span:
             allocated += sign * blocks(storage.nbytes)
             if storage.category != "workspace":
                 requested += sign * storage.nbytes
+                if requested > highest:
+                    highest = requested
             if allocated > top[1]:
                 top = (requested, allocated)
                 self._at = position + 1
         self.peak = Level(*top)
+        self.highest = highest
         self.end = Level(requested, allocated)
 
     def alive(self) -> list[Storage]:
@@ -92,18 +103,19 @@ class Account:
     """What one stretch of the model takes in a training step.
 
     ``forward`` and ``backward`` are counted from the level at which they start; the input is not part of the first,
-    the incoming gradient and what is saved are not part of the second.
+    the incoming gradient and what is saved are not part of the second, which there is only where ``flows``.
     """
 
     __slots__ = (
-        "backward", "casts", "forward", "gradients", "keeps_input", "keeps_output", "output", "recompute", "saved",
-        "shares",
+        "backward", "casts", "flows", "forward", "gradients", "keeps_input", "keeps_output", "output", "recompute",
+        "saved", "shares",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.forward: Span
         self.recompute: Span | None = None
         self.backward: Span
+        self.flows = False
         self.saved: list[Storage] = []
         self.output: Storage
         self.gradients: list[Storage] = []
@@ -163,7 +175,7 @@ def back(tape: Tape, root: tuple[Node, int], hand: list[Value], floor: int, firs
     account.gradients = [v.storage for name, v in tape.gradients.items() if name not in before]
 
 
-def layer_account(tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: bool, grad: bool = True) -> Account:
+def layer_account(tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: bool, flows: bool = True) -> Account:
     """Account of one layer.
 
     Args:
@@ -172,7 +184,7 @@ def layer_account(tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: bo
         axes: of its input.
         dtype: of its input.
         recompute: nothing is saved but the input, and the forward pass runs again before the backward pass.
-        grad: whether there is a backward pass.
+        flows: whether its input needs a gradient.
     """
     account = Account()
     if recompute:
@@ -185,14 +197,15 @@ def layer_account(tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: bo
     first = len(tape.born)
     # With recomputation the gradient is there already while the forward pass runs again.
     waiting = [tape.new("gradient of layer output", axes, account.output.dtype)] if recompute else []
-    x = tape.leaf("layer input", axes, dtype)
+    x = tape.leaf("layer input", axes, dtype) if flows else tape.new("layer input", axes, dtype)
     leaf, floor, start = x.node, len(tape.nodes), len(tape.events)
     root = ahead(tape, run, x, account)
     if not recompute:
         account.casts = _only_cached(tape)
     tape.casts.clear()
-    if not grad or root is None:
+    if root is None:
         return account
+    account.flows = True
     if recompute:
         # The second forward pass stops where the last tensor is saved: what follows is not needed.
         account.recompute = Span(tape, start, tape.cut, first)
@@ -207,8 +220,8 @@ def layer_account(tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: bo
     back(tape, root, waiting, floor, first, account)
     tape.rerun = False
     held.clear()
-    assert leaf is not None
-    leaf.pending = []
+    if leaf is not None:
+        leaf.pending = []
     tape.gradients.clear()
     return account
 
@@ -227,6 +240,8 @@ class Pass:
         accumulated: gradients of an earlier pass are there, so that new ones are added into them.
         keep_logits: the caller holds the model's output through the backward pass.
         makes_mask: attention is handed a mask even where its kernel could do without.
+        tuning: matrices that are packed or have adapters; with it, nothing but the adapters is trained.
+        input_grads: the embedding's output needs a gradient although nothing before it is trained.
     """
 
     def __init__(
@@ -242,13 +257,17 @@ class Pass:
         accumulated: bool = False,
         keep_logits: bool = False,
         makes_mask: bool = False,
+        tuning: Tuning | None = None,
+        input_grads: bool = False,
     ) -> None:
         stack = model.decoder
         self.stack = stack
-        self.tape = tape = Tape(grad=True, weights=weights, autocast=autocast)
+        self.tape = tape = Tape(
+            grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else _frozen
+        )
         tape.accumulated = accumulated
         tape.tied = None if model.head is None else model.head.alias_of
-        f = Forward(tape, kernel, training=True)
+        f = Forward(tape, kernel, training=True, tuning=tuning, input_grads=input_grads)
         B, T = ("B", batch), ("T", tokens)
         tape.category = "inputs"
         ids = tape.new("token ids", (B, T), "int64")
@@ -269,19 +288,20 @@ class Pass:
         always = {v.storage for v in handed} | ({f.bias.storage} if f.bias is not None else set())
         axes = (B, T, ("D", stack.stem.D))
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
-        accounts: dict[tuple[int, str], Account] = {}
+        accounts: dict[tuple[int, str, bool], Account] = {}
         self.layers: list[Account] = []
+        self.stem.flows = flows = root is not None
         for layer in stack.layers:
-            account = accounts.get((id(layer), dtype))
+            account = accounts.get((id(layer), dtype, flows))
             if account is None:
                 f.taken.clear()
                 watched = _Watched(layer.forward, f, self.shared)
-                account = layer_account(tape, watched, axes, dtype, recompute=recompute)
+                account = layer_account(tape, watched, axes, dtype, recompute=recompute, flows=flows)
                 # A checkpoint holds all that the layer was called with; the graph, only what it saved.
                 account.shares = frozenset(f.taken | always) if recompute else frozenset(watched.kept)
-                accounts[id(layer), dtype] = account
+                accounts[id(layer), dtype, flows] = account
             self.layers.append(account)
-            dtype = account.output.dtype
+            dtype, flows = account.output.dtype, flows or account.flows
         self.dtype = dtype
         self.tied: Value | None = None
         self.waiting: list[Storage] = []
@@ -356,6 +376,11 @@ def windows(stack: Stack) -> set[int | None]:
             if hasattr(sub.block, "window") and getattr(sub.block, "causal", True):
                 found.add(sub.block.window)
     return found
+
+
+def _frozen(name: str) -> bool:
+    """No weight of the model itself is trained."""
+    return False
 
 
 class _Watched:

@@ -13,7 +13,7 @@ from tonnage.arch.model import Model
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.keys import Keys
 from tonnage.quant._names import ALIASES, APART, GGUF, NAMES
-from tonnage.quant._stored import Entry, Recipe, Scheme, Stored, apart, entries, stored
+from tonnage.quant._stored import Entry, Recipe, Scheme, Stored, apart, as_stored, entries, packed_modules, stored
 from tonnage.registry import names, variant
 
 MODULES: Final = {"modelopt_fp4": "modelopt"}
@@ -106,10 +106,12 @@ __all__ = [
     "Scheme",
     "Stored",
     "apart",
+    "as_stored",
     "called",
     "entries",
     "leaves_experts",
     "method",
+    "packed_modules",
     "recipe",
     "stored",
 ]

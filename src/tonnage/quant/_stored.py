@@ -10,7 +10,7 @@ from typing import Final
 from tonnage.arch.model import Model
 from tonnage.errors import ConfigError
 from tonnage.record import Record
-from tonnage.tensors import Axes, Axis, Tensor
+from tonnage.tensors import Axes, Axis, Role, Tensor
 
 PACKED: Final = "packed values"
 SCALES: Final = "scales"
@@ -45,7 +45,7 @@ class Matrix(Record):
     """
 
     module: str
-    role: str
+    role: Role
     outs: Axis
     ins: Axis
     batch: Axes = ()
@@ -115,6 +115,9 @@ class Recipe(Record):
         resident: "packed", or "dense" where the weights are unpacked before they are used.
         dtype: the one format in which it computes; None for the model's.
         needs: compute capability below which transformers dequantizes on load.
+        trains: how products with packed weights run while gradients flow: "unpacks" each matrix whole; None where that
+            is not modelled.
+        nested: elements that share a scale, where the scales are quantized themselves.
         calibrated: whether only a checkpoint can be in it: it is not made while loading.
         told: caveats.
         plan: how the whole model is stored, where that is not weight by weight.
@@ -135,6 +138,8 @@ class Recipe(Record):
     resident: str = "packed"
     dtype: str | None = None
     needs: tuple[int, int] | None = None
+    trains: str | None = None
+    nested: int = 0
     calibrated: bool = False
     told: tuple[str, ...] = ()
     plan: Callable[[Model], Iterator[Stored]] | None = None
@@ -271,6 +276,17 @@ def stored(model: Model, recipe: Recipe, found: list[Entry] | None = None) -> It
     )
 
 
+def as_stored(found: Iterable[Entry], model: Model, recipe: Recipe | None) -> Iterator[Stored]:
+    """What is stored for the tensors that are handed, such as one rank's pieces; as they are without a recipe."""
+    if recipe is None:
+        yield from ((times, t, KEPT) for times, t, _ in found)
+    elif recipe.plan is not None:
+        yield from recipe.plan(model)
+    else:
+        cut = [(n, t, None if m is None else matrix(t, m.transposed, m.biased)) for n, t, m in found]
+        yield from _stored(cut, model, recipe)
+
+
 def _stored(found: list[Entry], model: Model, recipe: Recipe) -> Iterator[Stored]:
     store = recipe.store
     assert store is not None
@@ -288,6 +304,16 @@ def _stored(found: list[Entry], model: Model, recipe: Recipe) -> Iterator[Stored
             yield times, Tensor(t.name, t.axes, t.role, t.dims, t.layer, t.alias_of, bias), KEPT
         else:
             yield times, t, KEPT
+
+
+def packed_modules(model: Model, recipe: Recipe) -> list[str]:
+    """Full names of the modules that a recipe packs; of layers that are alike, the first one's."""
+    keeps = skipped(model, recipe)
+    return [
+        m.module
+        for _, _, m in entries(model, by_layer=recipe.by_layer)
+        if m is not None and recipe.packs(m) and not keeps(m.module)
+    ]
 
 
 def apart(model: Model, recipe: Recipe) -> Iterator[Stored]:

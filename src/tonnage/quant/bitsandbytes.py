@@ -85,6 +85,8 @@ def read(k: Keys, *, checkpoint: bool) -> Recipe:
         takes=takes,
         skips=skips,
         by_layer=numbered(skips),
+        trains="unpacks" if four else None,
+        nested=BLOCK if four and double else 0,
     )
 
 
