@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 from tonnage.evidence import ASSUMED, Trust
+from tonnage.record import Record
 
 
 class Level:
@@ -36,8 +36,7 @@ class Level:
         return Level(self.requested * n, self.allocated * n)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Instant:
+class Instant(Record):
     """A named moment and what is alive at it. [byte]"""
 
     name: str
@@ -54,8 +53,7 @@ COMPONENTS: Final = (
 """Names of components; besides them only ``other:<what>``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Component:
+class Component(Record):
     """One line of a result.
 
     Args:
@@ -106,8 +104,7 @@ def ranged(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Rank:
+class Rank(Record):
     """One device's share; ``multiplicity`` devices are alike."""
 
     rank: str
@@ -155,3 +152,49 @@ class Rank:
             ],
             "instants": [{"name": i.name, "bytes": i.bytes} for i in self.instants],
         }
+
+
+class Allocate:
+    """A storage is born.
+
+    Args:
+        id: of the storage, until it dies.
+        size: as the program asked for it. [byte]
+        stream: whose work uses it.
+        op: operation that made it, where it is known.
+        phase: of the step: ``forward``, ``backward``, ...
+        module: of the model.
+    """
+
+    __slots__ = ("id", "module", "op", "phase", "size", "stream")
+
+    def __init__(self, id: int, size: int, *, stream: int = 0, op: str = "", phase: str = "", module: str = "") -> None:
+        self.id = id
+        self.size = size
+        self.stream = stream
+        self.op = op
+        self.phase = phase
+        self.module = module
+
+    def __repr__(self) -> str:
+        return f"Allocate({self.id}, {self.size})"
+
+
+class Free:
+    """A storage dies.
+
+    Args:
+        id: of the storage.
+    """
+
+    __slots__ = ("id",)
+
+    def __init__(self, id: int) -> None:
+        self.id = id
+
+    def __repr__(self) -> str:
+        return f"Free({self.id})"
+
+
+Event = Allocate | Free
+"""Events in order are what the tracer, a recorded snapshot and a closed form tell alike."""

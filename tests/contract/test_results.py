@@ -74,7 +74,7 @@ def check_rank(rank: dict[str, Any]) -> None:
         assert c["trust"] in TRUSTS
         assert c["tier"] in (*TIERS, "host", "disk")
         assert c["low_bytes"] <= c["bytes"] <= c["high_bytes"]
-        assert c["trust"] == "assumed" or c["low_bytes"] == c["high_bytes"]
+        assert c["trust"] != "exact" or c["low_bytes"] == c["high_bytes"]
         assert c["why"]
         assert c["reference"]
     instants = rank["instants"]

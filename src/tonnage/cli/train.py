@@ -21,6 +21,12 @@ WORKLOAD: Final = together(
     text("--stack", "transformers (transformers)."),
     text("--stack-version", "Its release (newest known)."),
     click.option("--first-step", is_flag=True, help="The first step instead of the steady state."),
+    click.option(
+        "--replay/--no-replay",
+        default=None,
+        help="Play the step through the caching allocator (where the verdict is open without).",
+    ),
+    text("--alloc-conf", "Settings of the allocator, as PYTORCH_ALLOC_CONF has them.", "SETTINGS"),
     text("--dtype", "Format of the checkpoint's weights."),
     text("--quant", "Quantization of the base."),
     text("--weights-dtype", "Format of the weights, where it is not the preset's."),

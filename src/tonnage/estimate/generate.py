@@ -9,7 +9,7 @@ from tonnage.devices import Device
 from tonnage.engines import Deployment, Engine, Setting
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.lines import Terms, lines, reserves
-from tonnage.estimate.moments import Largest
+from tonnage.estimate.moments import instants, largest
 from tonnage.estimate.result import Fit
 from tonnage.estimate.serving import Run, Session
 from tonnage.estimate.settle import AS_NEWEST, attention_told, dequantized, kernel
@@ -131,8 +131,9 @@ def _stored(model: Model, s: Setting, caveats: list[str]) -> tuple[Share, ...]:
 
 def _rank(model: Model, s: Session, device: Device | None, engine: Engine) -> tuple[Rank, tuple[str, ...], set[str]]:
     run = Run(model, s)
-    largest = Largest(run.moments())
-    moment = next(m for m in run.moments() if m.name == largest.best.name)
+    found = instants(run.moments())
+    peak, runner_up = largest(found)
+    moment = next(m for m in run.moments() if m.name == peak.name)
     components = lines(moment, run.held.values(), _why(run, engine)) + reserves(
         moment.level.allocated, run.weights.allocated, caching=caching(device)
     )
@@ -140,10 +141,10 @@ def _rank(model: Model, s: Session, device: Device | None, engine: Engine) -> tu
         rank="pp0",
         multiplicity=1,
         static_bytes=run.static().allocated,
-        peak=next(i for i in largest.instants if i.name == moment.name),
-        runner_up=largest.runner_up,
+        peak=peak,
+        runner_up=runner_up,
         components=tuple(components),
-        instants=largest.instants,
+        instants=found,
     )
     ran = {name for reading in (run.prefill, run.decode) if reading is not None for name in reading.kernels}
     return rank, tuple(run.missing), ran

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 
 from tonnage.arch.tape import Storage
 from tonnage.memory.passes import Span
@@ -71,20 +71,12 @@ class Ledger:
             self.drop(key)
 
 
-class Largest:
-    """The largest instant, the largest other one, and all of them in order, by the tier allocated."""
+def instants(moments: Iterable[Moment]) -> tuple[Instant, ...]:
+    """Moments by name, with what is allocated at them."""
+    return tuple(Instant(m.name, m.level.allocated) for m in moments)
 
-    def __init__(self, moments: Iterator[Moment]) -> None:
-        best: Moment | None = None
-        second: Moment | None = None
-        instants = []
-        for m in moments:
-            instants.append(Instant(m.name, m.level.allocated))
-            if best is None or m.level.allocated > best.level.allocated:
-                best, second = m, best
-            elif second is None or m.level.allocated > second.level.allocated:
-                second = m
-        assert best is not None
-        self.best = best
-        self.runner_up = None if second is None else Instant(second.name, second.level.allocated)
-        self.instants = tuple(instants)
+
+def largest(found: Sequence[Instant]) -> tuple[Instant, Instant | None]:
+    """The largest instant, the first of equals, and the largest other one."""
+    order = sorted(found, key=lambda i: -i.bytes)
+    return order[0], order[1] if len(order) > 1 else None

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
+from tonnage.record import Record
 from tonnage.timeline import Component, Instant, Rank
 
 SCHEMA: Final = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Suggestion:
+class Suggestion(Record):
     """The smallest single change that would fit, re-estimated."""
 
     change: Mapping[str, Any]
@@ -22,8 +22,7 @@ class Suggestion:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Fit:
+class Fit(Record):
     """Does it fit: ``fits``, ``uncertain`` or ``does not fit``."""
 
     device: str

@@ -91,9 +91,9 @@ def refuse(
 
 def chosen(package: str, constant: str, kind: type[Any], name: str, *, key: str, known: tuple[str, ...]) -> Any:
     """A stack or an engine by its name."""
-    there = names(package)
-    if name in there:
-        return variant(package, name, constant, kind)
+    there, module = names(package), name.replace("-", "_")
+    if module in there:
+        return variant(package, module, constant, kind)
     if name in known:
         raise UnsupportedError(
             f"{key} = {name} is not modelled yet", key=key, value=name, hint=f"one of {', '.join(there)}"

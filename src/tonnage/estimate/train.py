@@ -8,8 +8,8 @@ from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.lines import Terms, lines, reserves
-from tonnage.estimate.moments import Largest
-from tonnage.estimate.result import Result
+from tonnage.estimate.moments import instants, largest
+from tonnage.estimate.result import Fit, Result
 from tonnage.estimate.settle import (
     AS_NEWEST,
     KNOWN_STACKS,
@@ -36,6 +36,7 @@ from tonnage.timeline import Rank
 from tonnage.workload.training import Train
 
 if TYPE_CHECKING:
+    from tonnage.estimate.stream import Replay
     from tonnage.estimate.tuning import Tuned
 
 DEFAULT_SEQ: Final = 2048
@@ -55,7 +56,7 @@ PRESETS: Final = {
 PEFT: Final = "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/"
 
 NOT_MODELLED: Final = (
-    "fragmentation of the caching allocator (assumed, as a range)",
+    "what loading the weights leaves in the allocator's cache",
     "scratch of kernels other than flash attention's backward pass",
     "copies of the labels and the attention mask that a data collator adds: 8 B a token each",
     "evaluation steps and checkpoint saving",
@@ -115,25 +116,18 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         tuning=fine.tuning if fine else None,
         adapters=fine.trained if fine else (),
         shares=fine.shares if fine else (),
+        packing=fine.packing if fine else None,
         input_grads=fine is not None and w.recompute == "full",
     )
     step = Step(model, recipe)
-    static = step.static().allocated
-    largest = Largest(step.moments())
-    # The walk is made once more, up to the largest instant, to see what is alive there.
-    moment = next(m for m in step.moments() if m.name == largest.best.name)
-    components = lines(moment, step.held.values(), _why(step, stack)) + reserves(
-        moment.level.allocated, static, caching=caching(device)
-    )
-    rank = Rank(
-        rank="pp0",
-        multiplicity=1,
-        static_bytes=static,
-        peak=next(i for i in largest.instants if i.name == moment.name),
-        runner_up=largest.runner_up,
-        components=tuple(components),
-        instants=largest.instants,
-    )
+    rank = _rank(step, stack, device)
+    verdict = None if device is None else fit(rank, device, in_use, doubt=model.ignored)
+    if _replays(w, device, verdict):
+        # Imported late: an answer whose verdict is clear does without.
+        from tonnage.estimate.stream import replayed
+
+        rank = _rank(step, stack, device, replayed(step, w.alloc_conf))
+        verdict = None if device is None else fit(rank, device, in_use, doubt=model.ignored)
     values: dict[str, Any] = {
         **degrees,
         "model": model.name or model.model_type,
@@ -164,7 +158,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         defaulted=model.defaulted,
         ignored=model.ignored,
         ranks=(rank,),
-        fit=None if device is None else fit(rank, device, in_use, doubt=model.ignored),
+        fit=verdict,
         caveats=(
             *caveats,
             *(fine.caveats if fine else quantized_caveat(model)),
@@ -174,6 +168,35 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         not_modelled=NOT_MODELLED,
         extras={"attention_kernel": attention, "incomplete": list(model.ignored)},
     )
+
+
+def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None = None) -> Rank:
+    """What the rank holds at its peak, and its instants: by the replay through the allocator where there is one."""
+    static = step.static().allocated if replay is None else replay.static
+    found = instants(step.moments()) if replay is None else replay.instants
+    peak, runner_up = largest(found)
+    # The walk is made once more, up to the largest instant, to see what is alive there.
+    moment = next(m for m in step.moments() if m.name == peak.name)
+    components = lines(moment, step.held.values(), _why(step, stack))
+    components += reserves(moment.level.allocated, static, caching=caching(device))
+    return Rank(
+        rank="pp0",
+        multiplicity=1,
+        static_bytes=static,
+        peak=peak,
+        runner_up=runner_up,
+        components=tuple(components if replay is None else replay.tiers(components)),
+        instants=found,
+    )
+
+
+def _replays(w: Train, device: Device | None, verdict: Fit | None) -> bool:
+    """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
+    if not caching(device):
+        return False
+    if w.replay is None and w.alloc_conf is None:
+        return verdict is None or verdict.verdict == "uncertain"
+    return w.replay is not False
 
 
 def _fine(model: Model, w: Train, weights: str, autocast: str | None) -> Tuned | None:

@@ -19,6 +19,7 @@ from tonnage.timeline import Level
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
+    from tonnage.quant import Recipe as Packing
 
 
 class Recipe(Record):
@@ -39,6 +40,7 @@ class Recipe(Record):
         tuning: matrices that are packed or have adapters; None where the whole model is trained.
         adapters: the trained tensors beside the model with how often each stands.
         shares: the model's weights by part and format, where they are packed.
+        packing: how they are packed.
         input_grads: the embedding's output needs a gradient though its table is frozen.
     """
 
@@ -58,6 +60,7 @@ class Recipe(Record):
     tuning: Tuning | None = None
     adapters: tuple[tuple[Tensor, int], ...] = ()
     shares: tuple[Share, ...] = ()
+    packing: Packing | None = None
     input_grads: bool = False
 
 
@@ -82,7 +85,7 @@ class Step(Ledger):
         whole = [(t, n) for n, inventory in groups for t in inventory if is_parameter(t) and t.alias_of is None]
         # What is trained, each tensor in its own format or else the weights'.
         self.trained = whole if recipe.tuning is None else list(recipe.adapters)
-        self.grown = self._sum((self._bytes(t), times) for t, times in self.trained)
+        self.grown = self._sum((self.bytes_of(t), times) for t, times in self.trained)
         self.state = self._state()
         self.passes = Pass(
             model,
@@ -99,11 +102,13 @@ class Step(Ledger):
             input_grads=recipe.input_grads,
         )
 
-    def _form(self, t: Tensor) -> Format:
+    def form_of(self, t: Tensor) -> Format:
+        """The format of a trained tensor."""
         return self.form if t.dtype is None else FORMATS[t.dtype]
 
-    def _bytes(self, t: Tensor) -> int:
-        return self._form(t).nbytes(t.numel)
+    def bytes_of(self, t: Tensor) -> int:
+        """What a trained tensor takes. [byte]"""
+        return self.form_of(t).nbytes(t.numel)
 
     @staticmethod
     def _sum(sizes: Iterable[tuple[int, int]]) -> Level:
@@ -115,7 +120,7 @@ class Step(Ledger):
 
     def _state(self) -> Level:
         return self._sum(
-            ((self._form(t) if form is None else FORMATS[form]).nbytes(size(axes)), times)
+            ((self.form_of(t) if form is None else FORMATS[form]).nbytes(size(axes)), times)
             for t, times in self.trained
             for _, axes, form in self.recipe.optimizer.state(t)
         )
@@ -232,8 +237,8 @@ class Step(Ledger):
         self.take("loss itself", "loss", "the loss itself", level([p.tail.output]), [p.tail.output])
         if r.first_step:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
-        sizes = [(self._bytes(t), times) for t, times in self.trained]
-        transient = r.optimizer.step(sizes)
+        sizes = [(self.bytes_of(t), times) for t, times in self.trained]
+        transient = r.optimizer.highest(sizes)
         self.take("step", "optimizer_state", "the step's own", transient)
         yield Moment("optimizer step", self.now)
         self.drop("step")

@@ -27,6 +27,7 @@ class Tuned(Record):
         tuning: what stands for its matrices in a pass.
         trained: the adapters' tensors with how often each stands.
         shares: its weights by part and format; empty where they are not packed.
+        packing: how they are packed; None where they are not.
         weights: format of the weights that are not packed.
         targets: module names that have adapters, as they were matched.
         caveats: what has to be said.
@@ -35,6 +36,7 @@ class Tuned(Record):
     tuning: Tuning
     trained: tuple[tuple[Tensor, int], ...]
     shares: tuple[Share, ...]
+    packing: Recipe | None
     weights: str
     targets: tuple[str, ...]
     caveats: tuple[str, ...]
@@ -61,6 +63,8 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
     packed: Packed | None = None
     shares: tuple[Share, ...] = ()
     if recipe is not None:
+        # The first product casts its bias for good.
+        recipe = recipe.but(loaded_bias=compute)
         packed, shares, weights = _packed(model, w, recipe, weights, compute)
         caveats.append(f"{recipe.title}: the frozen weights")
     lora = LoRA(
@@ -73,6 +77,7 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         tuning=Tuning(packed=packed, lora=lora),
         trained=tuple(adapters(targets, w.lora_rank, ADAPTERS)),
         shares=shares,
+        packing=recipe,
         weights=weights,
         targets=tuple(dict.fromkeys(m.module.rpartition(".")[2] for _, m in targets)),
         caveats=tuple(caveats),
@@ -91,8 +96,7 @@ def _packed(
     if w.kbit_prepared:
         # prepare_model_for_kbit_training casts every 16-bit weight that is not packed.
         weights = "fp32"
-    # The first product casts its bias for good.
-    shares = stored(model, FORMATS[weights], recipe.but(loaded_bias=compute))
+    shares = stored(model, FORMATS[weights], recipe)
     names = quant.packed_modules(model, recipe)
     return Packed(modules=local_names(model, names), dtype=compute, nested=recipe.nested), shares, weights
 

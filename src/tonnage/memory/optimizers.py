@@ -16,6 +16,8 @@ from tonnage.timeline import Level
 
 Stored = tuple[str, Axes, str | None]
 """Name of a state, its axes, and its format; None for the format of the parameter."""
+Sizes = list[tuple[int, int]]
+"""Bytes of a tensor and how often it stands."""
 
 
 class Optimizer(Record):
@@ -24,15 +26,23 @@ class Optimizer(Record):
     Args:
         name: as the command line takes it.
         state: tensors on the device for one parameter.
-        step: from the parameters' sizes in their state's format [byte], in the order of the model, to the highest
-            transient of one step.
+        step: from the parameters' sizes in their state's format with how often each stands [byte], in the order of the
+            model, to what one step holds at once for a moment: groups of sizes, one after the other. [byte]
         why: the state in words.
     """
 
     name: str
     state: Callable[[Tensor], Iterator[Stored]]
-    step: Callable[[list[tuple[int, int]]], Level]
+    step: Callable[[Sizes], Iterator[list[int]]]
     why: str
+
+    def highest(self, sizes: Sizes) -> Level:
+        """The most that a step holds for a moment."""
+        best = Level()
+        for group in self.step(sizes):
+            level = Level(sum(group), sum(blocks(n) for n in group))
+            best = level if level.allocated > best.allocated else best
+        return best
 
 
 def _adam(t: Tensor) -> Iterator[Stored]:
@@ -54,24 +64,22 @@ def _none(t: Tensor) -> Iterator[Stored]:
     yield from ()
 
 
-def _nothing(sizes: list[tuple[int, int]]) -> Level:
-    return Level()
+def _nothing(sizes: Sizes) -> Iterator[list[int]]:
+    yield from ()
 
 
-def _square_roots(sizes: list[tuple[int, int]]) -> Level:
+def _square_roots(sizes: Sizes) -> Iterator[list[int]]:
     """``torch._foreach_sqrt`` of all second moments at once."""
-    return Level(sum(n * times for n, times in sizes), sum(blocks(n) * times for n, times in sizes))
+    yield [n for n, times in sizes for _ in range(times)]
 
 
-def _one_by_one(sizes: list[tuple[int, int]]) -> Level:
+def _one_by_one(sizes: Sizes) -> Iterator[list[int]]:
     """A root and a quotient for each parameter in turn; the last quotient lives until the next is bound."""
-    before = requested = allocated = 0
+    before = 0
     for n, times in sizes:
-        for held in (before, n) if times > 1 else (before,):
-            requested = max(requested, held + 2 * n)
-            allocated = max(allocated, blocks(held) + 2 * blocks(n))
-        before = n
-    return Level(requested, allocated)
+        for _ in range(times):
+            yield [before, n, n]
+            before = n
 
 
 OPTIMIZERS: Final[dict[str, Optimizer]] = {

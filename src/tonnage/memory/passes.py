@@ -59,12 +59,14 @@ class Span:
         first: storages born before this serial do not count, even when they die here.
     """
 
-    __slots__ = ("_at", "_first", "_tape", "end", "highest", "peak")
+    __slots__ = ("_at", "_first", "_tape", "end", "highest", "peak", "start", "stop")
 
     def __init__(self, tape: Tape, start: int, stop: int, first: int) -> None:
         self._tape = tape
         self._first = first
         self._at = start
+        self.start = start
+        self.stop = stop
         born = tape.born
         requested = allocated = 0
         highest = 0
@@ -107,8 +109,8 @@ class Account:
     """
 
     __slots__ = (
-        "backward", "casts", "flows", "forward", "gradients", "keeps_input", "keeps_output", "output", "recompute",
-        "saved", "shares",
+        "backward", "casts", "entered", "flows", "forward", "gradients", "handed", "input", "keeps_input",
+        "keeps_output", "left", "output", "recompute", "saved", "seed", "shares",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -116,6 +118,12 @@ class Account:
         self.recompute: Span | None = None
         self.backward: Span
         self.flows = False
+        # What a stretch is given and hands on, as its own tape names it: going forward, running again, going back.
+        self.entered: Storage
+        self.left: Storage
+        self.input: Storage
+        self.seed: Storage | None = None
+        self.handed: Storage | None = None
         self.saved: list[Storage] = []
         self.output: Storage
         self.gradients: list[Storage] = []
@@ -148,7 +156,8 @@ def _noted(
     tape: Tape, account: Account, first: int, y: Value, source: Storage, holders: int
 ) -> tuple[Node, int] | None:
     """Note what a forward run left behind."""
-    account.output = y.storage
+    account.output = account.left = y.storage
+    account.input = account.entered = source
     account.keeps_output = y.storage.owners > 1
     account.keeps_input = source.owners > holders
     casts = set(_only_cached(tape))
@@ -170,6 +179,7 @@ def back(tape: Tape, root: tuple[Node, int], hand: list[Value], floor: int, firs
     """
     before = set(tape.gradients)
     start = len(tape.events)
+    account.seed = hand[0].storage
     tape.backward(root, hand.pop(), floor)
     account.backward = Span(tape, start, len(tape.events), first)
     account.gradients = [v.storage for name, v in tape.gradients.items() if name not in before]
@@ -193,6 +203,7 @@ def layer_account(tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: bo
         ahead(tape, run, tape.new("layer input", axes, dtype), account)
         tape.recording = True
         plain, account.casts = account.forward, [v.storage for v in tape.casts.values()]
+        entered, left = account.entered, account.left
         tape.casts.clear()
     first = len(tape.born)
     # With recomputation the gradient is there already while the forward pass runs again.
@@ -209,7 +220,7 @@ def layer_account(tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: bo
     if recompute:
         # The second forward pass stops where the last tensor is saved: what follows is not needed.
         account.recompute = Span(tape, start, tape.cut, first)
-        account.forward = plain
+        account.forward, account.entered, account.left = plain, entered, left
         account.keeps_input = True
     else:
         waiting.append(tape.new("gradient of layer output", axes, account.output.dtype))
@@ -221,6 +232,7 @@ def layer_account(tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: bo
     tape.rerun = False
     held.clear()
     if leaf is not None:
+        account.handed = leaf.pending[0].storage if leaf.pending and leaf.pending[0] is not None else None
         leaf.pending = []
     tape.gradients.clear()
     return account
@@ -333,6 +345,7 @@ class Pass:
 
         first = len(tape.born)
         hand = [tape.leaf("layer input", axes, self.dtype)]
+        leaf = hand[0].node
         source, floor, start = hand[0].storage, len(tape.nodes), len(tape.events)
         tape.category = "activations"
         # The model lets go of the last layer's output when the norm has taken it.
@@ -353,6 +366,8 @@ class Pass:
         tape.category = "activations"
         assert root is not None
         back(tape, root, [seed.view(seed.axes)], floor, first, account)
+        assert leaf is not None
+        account.handed = leaf.pending[0].storage if leaf.pending and leaf.pending[0] is not None else None
         # The gradient of a tied weight waits for the embedding's.
         self.tied = tape.gradients.get(tape.tied) if tape.tied is not None else None
         self.waiting = [] if self.tied is None else [self.tied.storage]

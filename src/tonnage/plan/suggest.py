@@ -37,7 +37,7 @@ def suggested(result: Result, model: Model, w: Train | Serve, device: Device, in
     assert result.fit is not None
     if best is None:
         return replace(result, caveats=(*result.caveats, NO_CHANGE))
-    return replace(result, fit=replace(result.fit, suggestion=best[2]))
+    return replace(result, fit=result.fit.but(suggestion=best[2]))
 
 
 def _estimate(model: Model, w: Train | Serve, change: Mapping[str, Any], device: Device, in_use: int) -> Result | None:
@@ -45,6 +45,8 @@ def _estimate(model: Model, w: Train | Serve, change: Mapping[str, Any], device:
     changed = replace(w, **change)
     try:
         if isinstance(changed, Train):
+            # A change that surely fits needs no replay of the allocator.
+            changed = replace(changed, replay=False)
             from tonnage.estimate.train import answer as train
 
             return train(model, changed, device, in_use=in_use)
@@ -89,23 +91,43 @@ def _training(w: Mapping[str, Any], eager: bool) -> Iterator[Change]:
         yield {"seq": shorter}, ("seq",), f"shorter sequences (--seq {shorter})"
 
 
+def _pooled(w: Mapping[str, Any]) -> Iterator[Change]:
+    """Changes for engines with a pool: more devices, a narrower cache, a larger share; eager leaves graphs out."""
+    if not w.get("ep") or w["ep"] == 1:
+        for tp in (2 * w["tp"], 4 * w["tp"], 8 * w["tp"]):
+            gpus = w["gpus"] // w["tp"] * tp
+            yield {"tp": tp, "gpus": gpus}, (), f"tensor parallelism over {tp} devices (--tp {tp})"
+    for key in ("gpu_memory_utilization", "mem_fraction_static"):
+        share = w.get(key)
+        if share is not None and share < 0.95:
+            yield {key: 0.95}, (), f"a larger share of the device (--{key.replace('_', '-')} 0.95)"
+    if w.get("enforce_eager") is False:
+        yield {"enforce_eager": True}, (), "no CUDA graphs (--enforce-eager)"
+    if w["kv_dtype"] in ("bf16", "fp16"):
+        yield {"kv_dtype": "fp8_e4m3"}, ("kv_dtype",), "keys and values in fp8 (--kv-dtype fp8_e4m3)"
+
+
 def _serving(result: Result) -> Iterator[Change]:
     w = result.workload
+    if (result.capacity or {}).get("tokens") is not None:
+        yield from _pooled(w)
     eager = w["attention"] == "eager"
     context, concurrency, room = w["context"], w["concurrency"], result.capacity or {}
     if w["logits"] == "all":
         yield {"logits": "last"}, (), "logits of the last position only (--logits last)"
     if eager:
         yield {"attention": "sdpa"}, (), "fused attention (--attention sdpa)"
-    if w["prompt"] > 512:
+    if w["prompt"] is not None and w["prompt"] > 512:
         yield {"prompt": 512}, ("prompt",), "a shorter prompt (--prompt 512)"
     if concurrency > 1 and (room.get("max_concurrency") or 0) >= 1:
         n = room["max_concurrency"]
         yield {"concurrency": n}, ("concurrency",), f"fewer sequences at once (--concurrency {n})"
     if (room.get("max_context") or 0) >= 1 and room["max_context"] < context:
         n = room["max_context"]
-        prompt = f" --prompt {n}" if n < w["prompt"] < context else ""
-        yield {"context": n, "prompt": min(w["prompt"], n)}, ("context",), f"a shorter context (--context {n}{prompt})"
+        asked = w["prompt"]
+        prompt = f" --prompt {n}" if asked is not None and n < asked < context else ""
+        change = {"context": n} if asked is None else {"context": n, "prompt": min(asked, n)}
+        yield change, ("context",), f"a shorter context (--context {n}{prompt})"
     if w["dtype"] == "fp32":
         yield {"dtype": "bf16"}, ("dtype",), "weights in bf16 (--dtype bf16)"
 

@@ -144,29 +144,49 @@ def as_dict(header: Header, active: Callable[[bool], int] | None = None) -> dict
         "defaulted": [],
         "ignored": [],
         "bytes_by_component": sums.role_bytes,
-        "file": {
-            "kind": header.kind,
-            "origin": header.origin,
-            "files": header.files,
-            "tensors": len(header.tensors),
-            "elements": sums.elements,
-            "bytes": sums.bytes,
-            "side_bytes": sums.side_bytes,
-            "file_bytes": header.file_bytes,
-            "header_bytes": header.header_bytes,
-            "largest_tensor_bytes": sums.largest,
-        },
+        "file": file_dict(sums),
         "notes": sums.notes(),
     }
+
+
+def file_dict(sums: Totals) -> dict[str, Any]:
+    """What the files are, without what their tensors are for."""
+    header = sums.header
+    return {
+        "kind": header.kind,
+        "origin": header.origin,
+        "files": header.files,
+        "tensors": len(header.tensors),
+        "elements": sums.elements,
+        "bytes": sums.bytes,
+        "side_bytes": sums.side_bytes,
+        "file_bytes": header.file_bytes,
+        "header_bytes": header.header_bytes,
+        "largest_tensor_bytes": sums.largest,
+    }
+
+
+def formats(sums: Totals) -> str:
+    """A table of the formats that the files hold."""
+    rows = [("format", "bits", "tensors", "parameters", "bytes", "")]
+    for row in sums.storage():
+        cells = (f"{row['bits']:g}", *(f"{row[k]:,}" for k in ("tensors", "parameters", "bytes")))
+        rows.append((row["format"], *cells, gib(row["bytes"])))
+    return table(rows, right=frozenset({1, 2, 3, 4, 5}))
+
+
+def files(header: Header) -> str:
+    """How many files and tensors there are, in a line."""
+    number = "1 file" if header.files == 1 else f"{header.files} files"
+    return f"{header.kind}, {number}, {len(header.tensors):,} tensors, {header.file_bytes:,} bytes in all"
 
 
 def render(header: Header) -> str:
     """Counts and bytes by component, and a table of the formats that the files hold."""
     sums, columns = Totals(header), width()
-    files = "1 file" if header.files == 1 else f"{header.files} files"
     out = [
         f"{header.name}: {sums.parameters:,} parameters ({count(sums.parameters)}), {gib(sums.bytes)} of weights",
-        f"{header.kind}, {files}, {len(header.tensors):,} tensors, {header.file_bytes:,} bytes in all",
+        files(header),
         "",
     ]
     for name, size in sorted(sums.role_bytes.items(), key=lambda item: -item[1]):
@@ -174,11 +194,7 @@ def render(header: Header) -> str:
         out.append(f"  {name.replace('_', ' '):<15}{n:>19,}  {size:>19,} B  {bar(size, sums.bytes)}")
     if len(sums.layers) > 2:
         out += ["", *(f"  {name:<32}{n:>19,}" for name, n in sums.layers.items())]
-    rows = [("format", "bits", "tensors", "parameters", "bytes", "")]
-    for row in sums.storage():
-        cells = (f"{row['bits']:g}", *(f"{row[k]:,}" for k in ("tensors", "parameters", "bytes")))
-        rows.append((row["format"], *cells, gib(row["bytes"])))
-    out += ["", table(rows, right=frozenset({1, 2, 3, 4, 5}))]
+    out += ["", formats(sums)]
     notes = sums.notes()
     if notes:
         out += ["", *wrapped("note", notes, columns)]

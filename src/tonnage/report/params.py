@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tonnage.arch.model import Model
 from tonnage.estimate.summary import summary
@@ -10,9 +11,27 @@ from tonnage.report import storage
 from tonnage.report.text import bar, table, width, wrapped
 from tonnage.units import count, gib
 
+if TYPE_CHECKING:
+    from tonnage.checkpoint import Header
 
-def as_dict(model: Model) -> dict[str, Any]:
-    """The JSON contract of ``params``."""
+
+def as_dict(model: Model, header: Header | None = None, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """The JSON contract of ``params``.
+
+    Args:
+        model: as its config describes it.
+        header: of the weights that lie beside the config, where they were read.
+        notes: what else a reader should know.
+    """
+    more: dict[str, Any] = {}
+    if header is not None:
+        from tonnage.report.headers import Totals, file_dict
+
+        sums = Totals(header)
+        more["file"] = {**file_dict(sums), "parameters": sums.parameters, "formats": sums.storage()}
+        notes = [*notes, *sums.notes()]
+    if notes:
+        more["notes"] = list(notes)
     return {
         "schema": 1,
         "model": summary(model, trainable=True),
@@ -21,11 +40,12 @@ def as_dict(model: Model) -> dict[str, Any]:
         "storage": storage.rows(model),
         "defaulted": list(model.defaulted),
         "ignored": list(model.ignored),
+        **more,
     }
 
 
-def render(model: Model) -> str:
-    """Counts by component with bars, and a table of formats."""
+def render(model: Model, header: Header | None = None, notes: Sequence[str] = ()) -> str:
+    """Counts by component with bars, a table of formats, and what the files beside the config hold."""
     counts, columns = model.parameters, width()
     total = counts.total
     out = [f"{model.name or model.model_type}: {total:,} parameters ({count(total)})"]
@@ -51,4 +71,14 @@ def render(model: Model) -> str:
         out += ["", *wrapped("defaulted", [", ".join(dict.fromkeys(model.defaulted))], columns)]
     if model.ignored:
         out += wrapped("ignored", [", ".join(model.ignored)], columns)
+    if header is not None:
+        from tonnage.report.headers import Totals, files, formats
+
+        sums = Totals(header)
+        more = sums.parameters - total
+        held = f"the files hold {sums.parameters:,} parameters" + (f", {more:+,} than are built" if more else "")
+        out += ["", f"{held}: {files(header)}", "", formats(sums)]
+        notes = [*notes, *sums.notes()]
+    if notes:
+        out += ["", *wrapped("note", notes, columns)]
     return "\n".join(out)

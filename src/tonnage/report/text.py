@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from tonnage.estimate.result import Result
 from tonnage.timeline import Component, Rank
@@ -75,8 +75,10 @@ def verdict_lines(result: Result) -> list[str]:
     if fit is None:
         return [f"needs {needs}; name a device with --gpu for a verdict"]
     spare = f"{gib(fit.spare_bytes)} to spare" if fit.spare_bytes >= 0 else f"{gib(-fit.spare_bytes)} too much"
+    pooled = (result.capacity or {}).get("blocks") is not None or (result.capacity or {}).get("tokens") is not None
     words = {"fits": "FITS", "does not fit": "DOES NOT FIT", "uncertain": "UNCERTAIN"}[fit.verdict]
-    held = fit.capacity_bytes - device - fit.spare_bytes
+    held = 0 if pooled else fit.capacity_bytes - device - fit.spare_bytes
+    spare = f"pool: {spare}" if pooled else spare
     others = f", {gib(held)} in use by others" if held else ""
     out = [f"{words} on {fit.device}: {needs} of {gib(fit.capacity_bytes)}{others}, {spare}"]
     if fit.suggestion is not None:
@@ -129,6 +131,8 @@ def _instants(rank: Rank, result: Result) -> list[str]:
 def _capacity(result: Result) -> list[str]:
     c = result.capacity or {}
     out = [f"state of the sequences: {gib(c['kv_bytes'])}; one token more: {c['kv_bytes_per_token']:,} B"]
+    if c["tokens"] is not None:
+        return [*out, *_pool(result, c)]
     if c["max_context"] is not None:
         told = "".join(f" ({note})" for note in c["log"])
         out.append(
@@ -136,6 +140,18 @@ def _capacity(result: Result) -> list[str]:
             f"{c['max_concurrency']:,}"
         )
     return out
+
+
+def _pool(result: Result, c: Mapping[str, Any]) -> list[str]:
+    """A pool of an engine: its size, what it holds, and the engine's own lines."""
+    w = result.workload
+    blocks = f" in {c['blocks']:,} blocks" if c["blocks"] is not None else ""
+    out = [
+        f"pool: {c['tokens']:,} tokens{blocks}",
+        f"largest context of {w['concurrency']:,} at once: {c['max_context']:,} tokens; largest concurrency at "
+        f"{w['context']:,} tokens: {c['max_concurrency']:,}",
+    ]
+    return [*out, *(f"log: {line}" for line in c["log"])]
 
 
 def wrapped(title: str, notes: Sequence[str], columns: int) -> list[str]:

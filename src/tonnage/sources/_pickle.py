@@ -105,6 +105,7 @@ _NUMBERS: Final = {
     b"G": Struct(">d"),
 }
 _TEXTS: Final = {b"X": 4, b"\x8c": 1, b"\x8d": 8, b"T": 4, b"U": 1, b"B": 4, b"C": 1, b"\x8e": 8}
+_RECALLED: Final = {ord("h"): 1, ord("j"): 4}
 _CONSTANTS: Final = {b"N": None, b"\x88": True, b"\x89": False}
 
 
@@ -116,6 +117,10 @@ class Interpreter:
         file: for messages.
     """
 
+    key = "model"
+    """For messages."""
+    most = MOST
+
     def __init__(self, data: bytes, file: str) -> None:
         self.data = data
         self.file = file
@@ -125,7 +130,7 @@ class Interpreter:
 
     def fail(self, what: str) -> InputError:
         """What is wrong, with its offset in the pickle."""
-        return InputError(f"{what} at byte {self.at:,} of the pickle", key="model", file=self.file)
+        return InputError(f"{what} at byte {self.at:,} of the pickle", key=self.key, file=self.file)
 
     def refuse(self, name: str) -> UnsupportedError:
         """A name that is none of tensors and storages."""
@@ -174,12 +179,20 @@ class Interpreter:
             InputError: no pickle, or one that contradicts itself.
             UnsupportedError: it names something else than tensors, or uses an opcode that torch does not write.
         """
-        for _ in range(MOST):
+        data, size, push = self.data, len(self.data), self.stack.append
+        for _ in range(self.most):
+            width = _RECALLED.get(data[self.at]) if self.at < size else None
+            # Most of a large pickle is what was remembered before: it goes past the chain of `step`.
+            if width is not None and self.at + width < size:
+                at = self.at + 1
+                self.at = at + width
+                push(self.get(int.from_bytes(data[at : self.at], "little")))
+                continue
             op = self.take(1)
             if op == b".":
                 return self.pop()
             self.step(op)
-        raise self.fail(f"more than {MOST:,} opcodes")
+        raise self.fail(f"more than {self.most:,} opcodes")
 
     def step(self, op: bytes) -> None:
         """One opcode."""
@@ -198,7 +211,7 @@ class Interpreter:
         elif op == b"\x94":
             self.put(len(self.memo))
         elif op in b"hj":
-            push(self.get(int.from_bytes(self.take(1 if op == b"h" else 4), "little")))
+            push(self.get(int.from_bytes(self.take(_RECALLED[ord(op)]), "little")))
         elif op == b"(":
             push(_MARK)
         elif op == b"t":
@@ -244,7 +257,7 @@ class Interpreter:
             self.at -= 1
             raise UnsupportedError(
                 f"the opcode {op!r} at byte {self.at:,} of the pickle is none that torch.save writes for tensors",
-                key="model", file=self.file,
+                key=self.key, file=self.file,
             )  # fmt: skip
 
     def text(self, op: bytes) -> str | bytes:

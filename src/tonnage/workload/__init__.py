@@ -34,7 +34,7 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
 COUNTS: Final = (
     "batch", "accumulate", "seq", "context", "concurrency", "gpus", "tp", "pp", "cp", "ep", "dp", "lora_rank",
 )  # fmt: skip
-SWITCHES: Final = ("first_step", "kbit_prepared", "master")
+SWITCHES: Final = ("first_step", "kbit_prepared", "master", "replay")
 SIZES: Final = ("in_use",)
 LISTS: Final = ("retain", "lora_targets")
 SHARES: Final = ("lora_dropout",)

@@ -44,3 +44,5 @@ class Train:
     lora_dropout: float | None = None
     kbit_prepared: bool | None = None
     first_step: bool = False
+    replay: bool | None = None
+    alloc_conf: str | None = None
