@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device, device
-from tonnage.errors import InputError, SourceError, UnsupportedError
+from tonnage.errors import InputError
 from tonnage.estimate.result import Result
 from tonnage.timeline import Component
 from tonnage.workload import workload
 
 if TYPE_CHECKING:
+    from tonnage.allocator.answer import Answer as Replay
     from tonnage.checkpoint import Header
     from tonnage.reconcile import Difference
     from tonnage.sources import RawModel
+    from tonnage.sources.places import Progress
     from tonnage.workload.serving import Serve
     from tonnage.workload.training import Train
 
@@ -41,20 +43,29 @@ class Answer(Result):
 
 
 def load(
-    source: ModelLike, *, ignore_keys: tuple[str, ...] = (), ignore_unknown: bool = False, head: str | None = None
+    source: ModelLike,
+    *,
+    ignore_keys: tuple[str, ...] = (),
+    ignore_unknown: bool = False,
+    head: str | None = None,
+    prune: tuple[str, ...] = (),
+    progress: Progress | None = None,
 ) -> Model:
-    """A model from a catalogue name, a ``config.json``, a folder with one, or a config as a mapping.
+    """A model from a catalogue name, a ``config.json``, a folder with one, the Hub, or a config as a mapping.
 
     Args:
-        source: where the model is described. ``{"config": {...}}`` is an inline config as well.
+        source: where the model is described: a name, a path, an address, ``org/name[@revision]`` of the Hub, or a
+            config. ``{"config": {...}}`` is an inline config as well.
         ignore_keys: config keys to pass over.
         ignore_unknown: pass over every key that is not understood; answers are then uncertain.
         head: "causal", "masked", "seq2seq", "none" or "classify:N" instead of the config's own class.
+        prune: what there is less of, such as ``("layers=24", "heads=25%", "ffn=0.5")``.
+        progress: called with files read and files in all, where headers come from a network.
 
     Raises:
         InputError: unknown name, or a config that is wrong.
         UnsupportedError: an architecture or file format that is not read yet.
-        SourceError: the file is not there.
+        SourceError: the file is not there, or the Hub does not give it.
 
     >>> load("llama-3.1-8b").parameters.total
     8030261248
@@ -64,7 +75,9 @@ def load(
     # Imported late: reading a model loads its family and the catalogue.
     from tonnage.families import model_from
 
-    raw = _raw(source)
+    raw = _raw(source, progress)
+    if prune:
+        return _pruned(raw, prune, frozenset(ignore_keys), ignore_unknown, head)
     model = model_from(
         raw.config,
         file=raw.file,
@@ -75,7 +88,26 @@ def load(
     return model.but(name=raw.name or model.model_type)
 
 
-def _raw(source: str | os.PathLike[str] | Mapping[str, Any]) -> RawModel:
+def _pruned(raw: RawModel, prune: tuple[str, ...], ignored: frozenset[str], lenient: bool, head: str | None) -> Model:
+    from tonnage.errors import UnsupportedError
+    from tonnage.families import model_from
+    from tonnage.families._pruned import pruned
+
+    config, told = pruned(raw.config, prune)
+    try:
+        model = model_from(config, file=raw.file, ignored=ignored, lenient=lenient, head=head)
+    except InputError as e:
+        if not told:
+            raise
+        # Where a head's width is no key of the family, it follows from what was changed.
+        raise UnsupportedError(
+            f"a model with {', '.join(prune)} is no config of {raw.config.get('model_type')}: {e.message}",
+            key="prune", value=", ".join(prune), file=raw.file,
+        ) from None  # fmt: skip
+    return model.but(name=f"{raw.name or model.model_type}, pruned to {', '.join(prune)}")
+
+
+def _raw(source: str | os.PathLike[str] | Mapping[str, Any], progress: Progress | None) -> RawModel:
     from tonnage.sources import RawModel
 
     if isinstance(source, Mapping):
@@ -95,53 +127,26 @@ def _raw(source: str | os.PathLike[str] | Mapping[str, Any]) -> RawModel:
     if text.startswith("{"):
         from tonnage.sources.config import parsed
 
-        return _raw(parsed(text, None))
+        return _raw(parsed(text, None), progress)
     if not os.path.lexists(text):
         found = catalogue.find(text)
         if found is not None:
             return found
-    from tonnage.sources import config
-    from tonnage.sources.weights import is_file
+    from tonnage.sources.model import described
 
-    if is_file(text) and not os.path.isdir(text):
-        return _beside(os.path.expanduser(text))
-    if "://" in text:
-        return config.fetch(text)
-    if os.path.lexists(text) or text.lower().endswith(".json") or text.startswith((".", "/", "~")):
-        return config.read(os.path.expanduser(text))
-    if text.count("/") == 1:
-        close = catalogue.unknown(text).nearest
-        raise UnsupportedError(
-            f"{text}: reading from the Hub is not there yet", key="model", value=text, nearest=close,
-            hint="download its config.json and give the file",
-        )  # fmt: skip
-    raise catalogue.unknown(text)
+    raw = described(text, progress)
+    if raw is None:
+        raise catalogue.unknown(text)
+    return raw
 
 
-def _beside(path: str) -> RawModel:
-    """What builds the model of a weights file: its own metadata, or the ``config.json`` beside it."""
-    if path.lower().partition("?")[0].endswith(".gguf"):
-        from tonnage.sources.gguf_config import described
-        from tonnage.sources.headers import read
+def weights(source: str, *, beside_config: bool = False, progress: Progress | None = None) -> Header | None:
+    """The header of the weights that ``source`` names: a file, an index, or a folder or repository that holds some.
 
-        return described(read(path))
-    from tonnage.sources import config
-
-    if "://" in path:
-        return config.fetch(f"{path.partition('?')[0].rpartition('/')[0]}/config.json")
-    folder = os.path.dirname(path) or "."
-    if os.path.isfile(path) and not os.path.isfile(os.path.join(folder, "config.json")):
-        raise UnsupportedError(
-            f"{path} names tensors and no architecture", key="model", value=path, file=path,
-            hint="put the model's config.json beside it; tonnage params answers from the header alone",
-        )  # fmt: skip
-    if not os.path.isfile(path):
-        raise SourceError(f"cannot read {path}: No such file or directory", key="model", value=path, file=path)
-    return config.read(folder)
-
-
-def weights(source: str) -> Header | None:
-    """The header of the weights that ``source`` names: a file, an index, or a folder that holds weights and no config.
+    Args:
+        source: a path, an address, or what names something of the Hub.
+        beside_config: whether a folder or repository counts that holds a ``config.json`` as well.
+        progress: called with files read and files in all, where headers come from a network.
 
     Returns:
         None where it names something else.
@@ -152,13 +157,21 @@ def weights(source: str) -> Header | None:
     """
     from tonnage.sources.weights import named
 
-    return named(source)
+    return named(source, beside_config=beside_config, progress=progress)
 
 
 def compare(
-    left: str, right: str, *, head: str | None = None, ignore_keys: tuple[str, ...] = (), ignore_unknown: bool = False
+    left: str,
+    right: str,
+    *,
+    head: str | None = None,
+    ignore_keys: tuple[str, ...] = (),
+    ignore_unknown: bool = False,
+    progress: Progress | None = None,
 ) -> tuple[str, str, dict[str, tuple[int, int]], Difference]:
     """A model held against a file of weights, or two files.
+
+    A folder or repository that holds a config and weights is the config on the left and the weights on the right.
 
     Args:
         left: as ``load`` takes it, or a file of weights.
@@ -166,6 +179,7 @@ def compare(
         head: the class that is counted.
         ignore_keys: config keys to pass over.
         ignore_unknown: pass over every config key that is not understood.
+        progress: called with files read and files in all, where headers come from a network.
 
     Returns:
         Names of both sides, their bytes by component, and the tensors that they do not share.
@@ -177,24 +191,26 @@ def compare(
     from tonnage.checkpoint.names import role
     from tonnage.formats import storage_format
 
-    file = weights(right)
-    if file is None and weights(left) is not None:
+    file = weights(right, beside_config=True, progress=progress)
+    if file is None and weights(left, beside_config=True, progress=progress) is not None:
         # The file first: the same answer from the other side.
-        b, a, lines, found = compare(right, left, head=head, ignore_keys=ignore_keys, ignore_unknown=ignore_unknown)
+        b, a, lines, found = compare(
+            right, left, head=head, ignore_keys=ignore_keys, ignore_unknown=ignore_unknown, progress=progress
+        )
         return a, b, {name: (size[1], size[0]) for name, size in lines.items()}, found.turned()
     if file is None:
         raise InputError(
             "one of the two must be a file of weights", key="right", value=right,
             hint="tonnage compare CONFIG FILE: the file is .safetensors, its index, .gguf, .bin or .pt",
         )  # fmt: skip
-    other = weights(left)
+    other = weights(left, progress=progress)
     sizes: dict[str, list[int]] = {}
     if other is not None:
         mine = reconcile.found(other)
         for t in other.tensors:
             sizes.setdefault(role(t.name), [0, 0])[0] += t.nbytes
     else:
-        model = load(left, head=head, ignore_keys=ignore_keys, ignore_unknown=ignore_unknown)
+        model = load(left, head=head, ignore_keys=ignore_keys, ignore_unknown=ignore_unknown, progress=progress)
         mine = reconcile.predicted(model)
         form = storage_format(model.dtype or "bf16")
         for w in model.weights():
@@ -278,6 +294,48 @@ def _answer(
 def _may_fit(result: Result) -> bool:
     """Whether a change could make it fit surely: what is not modelled whole never does."""
     return result.fit is not None and result.fit.verdict != "fits" and not result.extras.get("incomplete")
+
+
+def replay(
+    path: str,
+    *,
+    alloc_conf: str | None = None,
+    device_memory: str | None = None,
+    gpu: str | None = None,
+    in_use: str | None = None,
+    device: int | None = None,
+) -> Replay:
+    """A recording of PyTorch's caching allocator through the model of it.
+
+    Args:
+        path: of a memory snapshot, or of its columns as JSON.
+        alloc_conf: settings to replay under; where None the recorded ones, and every address is compared.
+        device_memory: memory for the allocator alone, to tell what it would have done.
+        gpu: the same for a device, less the context of the process.
+        in_use: what others hold on it.
+        device: index in the recording, where it holds several.
+
+    Raises:
+        InputError: no recording, one that contradicts itself, or settings that torch refuses.
+        UnsupportedError: private pools, another allocator, or expandable segments in use when it began.
+        SourceError: the file cannot be read.
+    """
+    from tonnage.allocator import answer
+    from tonnage.memory.overhead import CONTEXT
+    from tonnage.sources.recording import read
+    from tonnage.units import parse_bytes
+
+    if device_memory is not None and gpu is not None:
+        raise InputError("device_memory and gpu both name a memory", key="device_memory", hint="give one of the two")
+    where, held = _device(gpu, in_use if in_use in (None, "here") else parse_bytes(str(in_use), key="in_use"))
+    room = None
+    if where is not None:
+        have, taken = where.capacity, [c + held for c in CONTEXT]
+        room = answer.Room(where.name, have.bytes - taken[1], have.low - taken[2], have.high - taken[0], have.bytes)
+    elif device_memory is not None:
+        size = parse_bytes(device_memory, key="device_memory")
+        room = answer.Room(device_memory, size, size, size, size)
+    return answer.answer(read(path, device=device), os.path.basename(path), alloc_conf, room)
 
 
 def line(result: Result, name: str) -> tuple[Component, ...]:

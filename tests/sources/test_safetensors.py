@@ -80,6 +80,12 @@ def test_other_spellings(tmp_path: Path, text: bytes) -> None:
     assert (t.name, t.shape, t.format, t.nbytes) == ("a", (1,), "uint8", 1)
 
 
+def test_the_number_of_tensors_is_bounded(tmp_path: Path) -> None:
+    rows = b",".join(b'"%x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % i for i in range(500_000))
+    with pytest.raises(InputError, match="more than 500,000 tensors"):
+        read(written(tmp_path, raw(b"{" + rows + b"}")))
+
+
 U8 = b'"dtype":"U8","shape":[1],"data_offsets":[0,1]'
 WRONG = [
     (b"", "8"),

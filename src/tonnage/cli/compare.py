@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tonnage.cli.options import OUTPUT
+from tonnage.cli.options import OUTPUT, waiting
 
 
 @click.command(short_help="What a config predicts beside what a file holds.")
@@ -20,15 +20,23 @@ from tonnage.cli.options import OUTPUT
 def command(left: str, right: str, as_json: bool, strict: bool, **given: Any) -> int:
     """Tensors that a model (a config, a name) and a file of weights, or two such files, do not share.
 
-    Missing are those of LEFT that RIGHT lacks, extra those that only RIGHT has, resized those with another size.
+    Missing are those of LEFT that RIGHT lacks, extra those that only RIGHT has, resized those with another size. A
+    folder or a repository of the Hub that holds both is its config on the LEFT and its weights on the RIGHT:
+    tonnage compare org/name org/name tells whether its files hold what its config describes.
     """
     from tonnage import api
     from tonnage.cli.show import dumped
     from tonnage.report.compare import as_dict, render
 
-    found = api.compare(
-        left, right, head=given["head"], ignore_keys=given["ignore_key"], ignore_unknown=given["ignore_unknown"]
-    )
+    with waiting() as progress:
+        found = api.compare(
+            left,
+            right,
+            head=given["head"],
+            ignore_keys=given["ignore_key"],
+            ignore_unknown=given["ignore_unknown"],
+            progress=progress,
+        )
     if as_json:
         dumped(as_dict(*found))
     else:

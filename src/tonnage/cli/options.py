@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
 
 import click
@@ -48,6 +50,8 @@ MODEL: Final = together(
     text("--head", "Count this class: causal, masked, seq2seq, none, classify:N.", "HEAD"),
     click.option("--ignore-key", multiple=True, metavar="KEY", help="A config key to pass over; may be repeated."),
     click.option("--ignore-unknown", is_flag=True, help="Pass over every config key that is not understood."),
+    click.option("--prune", multiple=True, metavar="WHAT=HOW",
+                 help="Less of layers, heads, ffn, experts, hidden or vocab: heads=25%, layers=24; may be repeated."),
     *(text(f"--{name.replace('_', '-')}", f"From dimensions: {what}.", "N") for name, what in DIMENSIONS.items()),
     *(
         click.option(f"--{name}/--no-{name}", default=None, help=f"From dimensions: {what}.")
@@ -87,6 +91,7 @@ def model_of(given: dict[str, Any]) -> Any:
     dimensions = {key: given.pop(key) for key in DIMENSIONS}
     shapes = {key: given.pop(key) for key in SHAPES}
     head, keys, unknown = given.pop("head"), given.pop("ignore_key"), given.pop("ignore_unknown")
+    prune = tuple(w for wish in given.pop("prune", ()) for w in wish.split(",") if w.strip())
     said = {key: value for key, value in {**dimensions, **shapes}.items() if value is not None}
     if name is not None and said:
         first = next(iter(said)).replace("_", "-")
@@ -95,10 +100,22 @@ def model_of(given: dict[str, Any]) -> Any:
         raise InputError(
             "no model is named",
             key="model",
-            hint="give a name (tonnage models), a config.json, or dimensions such as --hidden 768",
+            hint="give a name (tonnage models), a config.json, org/name, or dimensions such as --hidden 768",
         )
     source = name if name is not None else plain(said)
-    return api.load(source, ignore_keys=tuple(keys), ignore_unknown=unknown, head=head)
+    with waiting() as progress:
+        return api.load(
+            source, ignore_keys=tuple(keys), ignore_unknown=unknown, head=head, prune=prune, progress=progress
+        )
+
+
+def waiting() -> AbstractContextManager[Any]:
+    """What shows how far the reading of many files has come; nothing where no one looks."""
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        return nullcontext()
+    from tonnage.cli.waiting import Waiting
+
+    return Waiting()
 
 
 def plain(said: Mapping[str, Any]) -> dict[str, Any]:

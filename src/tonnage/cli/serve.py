@@ -21,7 +21,7 @@ def _own() -> list[Callable[[Any], Any]]:
             if f.metadata["kind"] == "switch":
                 out.append(click.option(f"--{flag}/--no-{flag}", f.name, default=None, help=says))
             else:
-                out.append(text(f"--{flag}", says, "N" if f.metadata["kind"] == "count" else "TEXT"))
+                out.append(text(f"--{flag}", says, "N" if f.metadata["kind"] in ("count", "number") else "TEXT"))
     return out
 
 
@@ -50,7 +50,8 @@ WORKLOAD: Final = together(
 def command(**given: Any) -> int:
     """Memory to run MODEL; does it fit; how much context and concurrency are left.
 
-    MODEL is a catalogue name, a config.json, a folder with one, or dimensions (--hidden 768 --layers 12 ...).
+    MODEL is a catalogue name, a config.json, a folder with one, org/name[@revision] or org/name:Q4_K_M of the Hub, or
+    dimensions (--hidden 768 --layers 12 ...).
     """
     from tonnage import api
     from tonnage.cli.show import shown

@@ -50,7 +50,8 @@ WORKLOAD: Final = together(
 def command(**given: Any) -> int:
     """Memory to train or fine-tune MODEL, at its peak.
 
-    MODEL is a catalogue name, a config.json, a folder with one, or dimensions (--hidden 768 --layers 12 ...).
+    MODEL is a catalogue name, a config.json, a folder with one, org/name[@revision] or org/name:Q4_K_M of the Hub, or
+    dimensions (--hidden 768 --layers 12 ...).
     """
     from tonnage import api
     from tonnage.cli.show import shown

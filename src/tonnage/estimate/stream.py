@@ -281,7 +281,7 @@ class Player:
         """The step's own tensors, its state where there is none yet, and the end of the gradients."""
         run = self.run
         self.begin()
-        if first:
+        if first and not run.recipe.optimizer.paged:
             for t, times in run.trained:
                 sizes = [
                     (run.form_of(t) if form is None else FORMATS[form]).nbytes(size(axes))
@@ -290,7 +290,7 @@ class Player:
                 for _ in range(times):
                     for n in sizes:
                         self.take(n)
-        for group in run.recipe.optimizer.step([(run.bytes_of(t), times) for t, times in run.trained]):
+        for group in run.recipe.optimizer.step(run.widths()):
             self.free([self.take(n) for n in group if n])
         self.end("optimizer step")
         if not run.recipe.keep_gradients:

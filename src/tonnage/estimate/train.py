@@ -32,7 +32,8 @@ from tonnage.memory.optimizers import optimizer
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.releases import shown, since
 from tonnage.stacks import Stack
-from tonnage.timeline import Rank
+from tonnage.tensors import size
+from tonnage.timeline import Rank, exact
 from tonnage.workload.training import Train
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
             *attention_told(step.passes.kernels, w.attention or "sdpa", device),
             *no_caching_caveat(device),
         ),
-        not_modelled=NOT_MODELLED,
+        not_modelled=(*NOT_MODELLED, *([named.rough] if named.rough else [])),
         extras={"attention_kernel": attention, "incomplete": list(model.ignored)},
     )
 
@@ -179,13 +180,17 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
     moment = next(m for m in step.moments() if m.name == peak.name)
     components = lines(moment, step.held.values(), _why(step, stack))
     components += reserves(moment.level.allocated, static, caching=caching(device))
+    o = step.recipe.optimizer
+    paged = (
+        [exact("optimizer_state", step.state.requested, f"{o.name}: {o.why}", o.source, tier="host")] if o.paged else []
+    )
     return Rank(
         rank="pp0",
         multiplicity=1,
         static_bytes=static,
         peak=peak,
         runner_up=runner_up,
-        components=tuple(components if replay is None else replay.tiers(components)),
+        components=(*(components if replay is None else replay.tiers(components)), *paged),
         instants=found,
     )
 
@@ -210,6 +215,16 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None) -> Tuned |
     recipe, told = quantization(model, w.quant)
     found = tuned(model, w, recipe, weights, autocast or weights)
     return found.but(caveats=(*told, *found.caveats))
+
+
+def _states(step: Step) -> Terms:
+    """Bytes of each kind of state."""
+    sums: dict[str, int] = {}
+    for t, times in step.trained:
+        for name, axes, form in step.recipe.optimizer.state(t):
+            size_of = (step.form_of(t) if form is None else FORMATS[form]).nbytes(size(axes))
+            sums[name] = sums.get(name, 0) + times * size_of
+    return tuple((name, "bytes of this state", n) for name, n in sums.items())
 
 
 def _trainable(model: Model) -> None:
@@ -274,10 +289,10 @@ def _why(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
     wide = FORMATS[kept].bytes
     base: Terms = (("P", "parameters", P), ("w", f"bytes of an element in {form}", w))
     own: Terms = (("P", "trained parameters", trained), ("w", f"bytes of an element in {kept}", wide))
-    counters = sum(times for t, times in step.trained for _, axes, _ in o.state(t) if not axes)
-    moments = (step.state.requested - 4 * counters) // (trained * wide) if trained else 0
-    state = f"{moments} x {trained:,} x {wide} B ({kept})" + (f" + {counters} counters x 4 B" if counters else "")
-    torch = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/"
+    whole = [n for _, _, n in _states(step) if n == trained * wide]
+    rest = step.state.requested - sum(whole)
+    state = f"{len(whole)} x {trained:,} x {wide} B ({kept})" if whole else o.why
+    state += f" + {rest:,} B: {'counters' if whole else 'in all'}" if rest else ""
     shares = {
         s.what: (
             f"frozen, {s.part}: {s.elements:,} x {s.format}, {s.tensors} tensors",
@@ -295,11 +310,7 @@ def _why(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
         ),
         "adapters": (f"{trained:,} trained parameters x {wide} B ({kept})", PEFT, own),
         "other:buffers": ("inverse frequencies and the like, in fp32", stack.reference, ()),
-        "optimizer_state": (
-            f"{o.name}: {state}",
-            torch,
-            (*own, ("m", "moments", moments), ("c", "counters of 4 B", counters)),
-        ),
-        "the step's own": (f"{o.name}: what the step takes for a moment", torch, own),
+        "optimizer_state": (f"{o.name}: {state}", o.source, (*own, *_states(step))),
+        "the step's own": (f"{o.name}: what the step takes for a moment", o.source, own),
         "gradients": (f"{trained:,} parameters x {wide} B ({kept})", stack.reference, own),
     }

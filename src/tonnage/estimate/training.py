@@ -110,6 +110,11 @@ class Step(Ledger):
         """What a trained tensor takes. [byte]"""
         return self.form_of(t).nbytes(t.numel)
 
+    def widths(self) -> Iterator[tuple[Tensor, int, int]]:
+        """What is trained, with the bytes of an element and how often each tensor stands."""
+        for t, times in self.trained:
+            yield t, self.form_of(t).bytes, times
+
     @staticmethod
     def _sum(sizes: Iterable[tuple[int, int]]) -> Level:
         requested = allocated = 0
@@ -136,7 +141,7 @@ class Step(Ledger):
         if r.tuning is not None:
             self.take("adapters", "weights", "adapters", self.grown)
         self.take("buffers", "other:buffers", "buffers", self.buffers)
-        if not r.first_step:
+        if not r.first_step and not r.optimizer.paged:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
         # Each thread that multiplies matrices keeps its workspace: the program's own and the backward pass's.
         self.take("workspace", "workspace", "matrix products", Level(0, 2 * blocks(r.workspace)))
@@ -235,10 +240,9 @@ class Step(Ledger):
         self.drop_all("outputs")
         self.drop("loss")
         self.take("loss itself", "loss", "the loss itself", level([p.tail.output]), [p.tail.output])
-        if r.first_step:
+        if r.first_step and not r.optimizer.paged:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
-        sizes = [(self.bytes_of(t), times) for t, times in self.trained]
-        transient = r.optimizer.highest(sizes)
+        transient = r.optimizer.highest(self.widths())
         self.take("step", "optimizer_state", "the step's own", transient)
         yield Moment("optimizer step", self.now)
         self.drop("step")

@@ -34,7 +34,7 @@ def as_dict(model: Model, header: Header | None = None, notes: Sequence[str] = (
         more["notes"] = list(notes)
     return {
         "schema": 1,
-        "model": summary(model, trainable=True),
+        "model": summary(model),
         "by_component": model.parameters.by_component(),
         "by_layer_kind": model.parameters.by_layer_kind(),
         "storage": storage.rows(model),

@@ -60,7 +60,7 @@ def _schemes(model: Model) -> Iterator[dict[str, Any]]:
     form = _own_format(model)
     dense, largest = bytes_of(model.groups(), form, is_parameter)[0].requested, form.nbytes(_largest(model))
     found = quant.entries(model, by_layer=False)
-    asked = [(quant.APART.get(name, name), quant.called(name), False) for name in (*quant.NAMES, *quant.GGUF)]
+    asked = [(quant.APART.get(name, name), quant.called(name), False) for name in _names()]
     if model.quantization is not None:
         asked.insert(0, ("checkpoint", model.quantization, True))
     for name, config, own in asked:
@@ -73,13 +73,18 @@ def _schemes(model: Model) -> Iterator[dict[str, Any]]:
         if recipe.plan is None and all(s.part == "kept" for s in parts):
             continue
         size = total(parts).requested
-        disk = size
+        disk = dense if recipe.saved == "dense" else size
         if recipe.loaded_bias is not None:
             disk = total(stored(model, form, recipe.but(loaded_bias=None), found)).requested
         if recipe.plan is None:
             disk += total(shares(quant.apart(model, recipe), form)).requested
         host = max((s.largest for s in parts), default=0) if recipe.calibrated or own else largest
         yield _row(name, size, disk, host, dense if recipe.resident == "dense" else size)
+
+
+def _names() -> Iterator[str]:
+    yield from (name for name in quant.NAMES if name not in quant.ON_DEMAND)
+    yield from quant.GGUF
 
 
 def _own_format(model: Model) -> Format:

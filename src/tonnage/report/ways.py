@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from tonnage.arch.model import Model
-from tonnage.memory.ways import PLACES, Subject, Way, subject
+from tonnage.memory.ways import PLACES, Subject, Way, own_format, subject
 from tonnage.report.text import cut, table, width
 from tonnage.units import gib
 
@@ -48,7 +48,11 @@ def as_dict(model: Model, kinds: Iterable[str]) -> dict[str, Any]:
 
 def render(model: Model, kinds: Iterable[str]) -> str:
     """A table for each key: a row a way, with the range where it is not exact."""
-    return "\n\n".join(_table(TITLES[key], ways) for key, ways in found(model, kinds).items())
+    out = [_table(TITLES[key], ways) for key, ways in found(model, kinds).items()]
+    if model.quantization is not None and set(kinds) & {"loading", "jobs"}:
+        form = own_format(model).name
+        out.append(f"loading and jobs start from a checkpoint in {form}; the model's own is quantized")
+    return "\n\n".join(out)
 
 
 def _table(title: str, ways: list[Way]) -> str:

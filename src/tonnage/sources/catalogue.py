@@ -39,5 +39,5 @@ def unknown(name: str) -> InputError:
         key="model",
         value=name,
         nearest=close,
-        hint="a catalogue name (tonnage models), a config.json, a folder with one, or dimensions such as --hidden 768",
+        hint="a name (tonnage models), org/name (the Hub), a config.json, a folder, or dimensions such as --hidden 768",
     )

@@ -1,65 +1,47 @@
-"""A ``config.json``, or a folder that holds one."""
+"""A ``config.json``, wherever it lies."""
 
 from __future__ import annotations
 
 import json
 import os
-import stat
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from tonnage.errors import InputError, SourceError
+from tonnage.errors import InputError
 from tonnage.sources import RawModel
+
+if TYPE_CHECKING:
+    from tonnage.sources._files import Opened
+    from tonnage.sources.places import Place
 
 LARGEST: Final = 8 * 2**20
 """No config is near this size; a file that is larger is something else. [byte]"""
 
 
-def read(path: str) -> RawModel:
-    """Read a config from a file or from a folder.
+def of(place: Place, name: str) -> RawModel:
+    """Read a config of a folder, an address or a repository.
 
     Raises:
-        SourceError: the file or the folder's ``config.json`` is not there or cannot be opened.
+        SourceError: it is not there or cannot be read.
         InputError: it is too large, no UTF-8, no JSON or no object.
     """
-    file = path
-    if os.path.isdir(path):
-        file = os.path.join(path, "config.json")
-        if not os.path.isfile(file):
-            raise SourceError(f"the folder {path} has no config.json", key="model", value=path, file=path)
-    try:
-        found = os.stat(file)
-        if not stat.S_ISREG(found.st_mode):
-            # Opening a pipe would wait for a writer that may never come.
-            raise SourceError(f"{file} is no regular file", key="model", value=path, file=path)
-        size = found.st_size
-        if size > LARGEST:
-            raise InputError(
-                f"{file} has {size:,} bytes: too large for a config.json", key="model", value=path, file=file
-            )
-        with open(file, "rb") as f:
-            data = f.read(LARGEST + 1)
-    except OSError as e:
-        raise SourceError(f"cannot read {file}: {e.strerror or e}", key="model", value=path, file=file) from None
-    return RawModel(config=parsed(data, file), name=_name(path), origin=f"file: {file}", file=file)
+    with place.reading(name) as file:
+        data = limited(file)
+    path = place.path(name)
+    # A file's own name, where it is not called as in every folder.
+    stem = os.path.basename(name).removesuffix(".json")
+    title = place.title if stem == "config" else stem
+    return RawModel(config=parsed(data, path), name=title, origin=f"{place.origin}, {name}", file=path)
 
 
-def fetch(address: str) -> RawModel:
-    """Read a config at an address.
+def limited(file: Opened) -> bytes:
+    """All of a file that is no larger than a config is.
 
     Raises:
-        SourceError: it cannot be had.
-        InputError: it is too large, no UTF-8, no JSON or no object.
+        InputError: it is.
     """
-    # Imported late: an answer from a file needs no network.
-    from tonnage.sources.http import Remote
-
-    remote = Remote(address)
-    if remote.size > LARGEST:
-        raise remote.wrong(f"{remote.size:,} bytes are too large for a config.json")
-    name = address.partition("?")[0].rstrip("/").split("/")[-2] or remote.name
-    return RawModel(
-        config=parsed(remote.read(0, remote.size), address), name=name, origin=f"address: {address}", file=address
-    )
+    if file.size > LARGEST:
+        raise file.wrong(f"{file.size:,} bytes are too large for a config")
+    return file.read(0, file.size)
 
 
 def parsed(data: bytes | str, file: str | None) -> dict[str, Any]:
@@ -94,12 +76,3 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise _TwiceError(next(name for name in names if names.count(name) > 1))
     return found
-
-
-def _name(path: str) -> str:
-    """The folder's name; the file's where it is not called as in every folder."""
-    whole = os.path.abspath(path)
-    stem = os.path.basename(whole).removesuffix(".json")
-    if os.path.isdir(whole) or stem != "config":
-        return stem
-    return os.path.basename(os.path.dirname(whole)) or stem

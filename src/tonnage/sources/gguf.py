@@ -1,8 +1,9 @@
 """Headers of GGUF files: metadata and the table of tensors, read front to back and never beyond.
 
 The format is that of ggml's docs/gguf.md and ggml/src/gguf.cpp, versions 2 and 3, little-endian. Arrays of texts, which
-are nine tenths of a header, are passed over without being built. The limits are those that @huggingface/gguf 0.4.6
-publishes: a file that claims more is refused where it says so.
+are nine tenths of a header, are passed over without being built. The limits of sizes are those that @huggingface/gguf
+0.4.6 publishes, those of numbers are lower: a file that claims more is refused where it says so, so that the worst file
+takes some two seconds.
 """
 
 from __future__ import annotations
@@ -12,21 +13,25 @@ from struct import Struct
 from typing import Any, Final
 
 from tonnage.checkpoint import Header, Stored
-from tonnage.errors import InputError, UnsupportedError
+from tonnage.errors import UnsupportedError
 from tonnage.formats import FORMATS
 from tonnage.sources._files import Opened, opened
+from tonnage.sources._gguf_cursor import LONGEST_TEXT, Cursor
 
 MOST_KEYS: Final = 100_000
-MOST_TENSORS: Final = 10_000_000
+MOST_TENSORS: Final = 250_000
+"""GGUF stacks experts: DeepSeek-V3's 91,991 tensors are 1,086 there. A header of 50 MB has room for 1.7 million."""
+MOST_NESTED: Final = 100_000
+"""Arrays within arrays, all together; no known key has any."""
+MOST_KEPT: Final = 1_000_000
+"""Elements of all kept arrays together; what comes later is passed over."""
 LONGEST_ARRAY: Final = 1_000_000
-LONGEST_TEXT: Final = 10_000_000
+LONGEST_NAME: Final = 1024
+"""Of a tensor; ggml itself allows 63. [byte]"""
 MOST_DIMS: Final = 8
 DEEPEST: Final = 4
-LARGEST: Final = 50_000_000
-"""Of a whole header. [byte]"""
 KEPT: Final = 4096
 """Longer texts and arrays are passed over. [byte; element]"""
-CHUNK: Final = 2**20
 _LIMIT: Final = 2**63
 
 TYPES: Final = {
@@ -96,6 +101,8 @@ _SCALARS: Final = {
 _U32, _U64 = _SCALARS[4], _SCALARS[10]
 _ROWS: Final = tuple(Struct(f"<{dims}QIQ") for dims in range(MOST_DIMS + 1))
 """Sizes, type and offset of a tensor, by its dimensions."""
+_LONGEST_ROW: Final = 4 + _ROWS[-1].size
+"""Of a row, its name aside. [byte]"""
 
 
 def read(path: str) -> Header:
@@ -125,81 +132,6 @@ def header(file: Opened) -> Header:
     )
 
 
-class Cursor:
-    """Where reading stands; chunks are added to what has been read, never read again.
-
-    Args:
-        file: open.
-    """
-
-    def __init__(self, file: Opened) -> None:
-        self.file = file
-        self.at = 0
-        self.data = bytearray()
-
-    def fail(self, what: str, at: int | None = None) -> InputError:
-        """What is wrong, with its offset."""
-        return self.file.wrong(what, self.at if at is None else at)
-
-    def need(self, length: int, what: str) -> None:
-        """Have ``length`` bytes from here in hand."""
-        end = self.at + length
-        if end <= len(self.data):
-            return
-        if end > self.file.size:
-            raise self.fail(f"truncated: {what} takes {length:,} bytes, the file ends at {self.file.size:,},")
-        if end > LARGEST:
-            raise self.fail(f"{what} takes {length:,} bytes: a header beyond {LARGEST:,}")
-        start = len(self.data)
-        self.data += self.file.read(start, min(max(CHUNK, end - start), self.file.size - start))
-
-    def take(self, form: Struct, what: str) -> Any:
-        """One number."""
-        self.need(form.size, what)
-        value = form.unpack_from(self.data, self.at)[0]
-        self.at += form.size
-        return value
-
-    def length(self, most: int, what: str, smallest: int = 1) -> int:
-        """A count, of things that take at least ``smallest`` bytes each."""
-        start = self.at
-        value: int = self.take(_U64, f"the count of {what}")
-        if value > most:
-            raise self.fail(f"{value:,} {what}: more than {most:,}", start)
-        if value * smallest > self.file.size - self.at:
-            raise self.fail(f"truncated: {value:,} {what} in the {self.file.size - self.at:,} bytes that follow", start)
-        return value
-
-    def text(self, what: str, most: int = LONGEST_TEXT) -> str:
-        """A text, kept."""
-        start = self.at
-        length = self.length(most, f"bytes of {what}")
-        self.need(length, what)
-        raw = bytes(self.data[self.at : self.at + length])
-        self.at += length
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            raise self.fail(f"not UTF-8: {what}", start) from None
-
-    def pass_texts(self, count: int, what: str) -> None:
-        """Pass over texts without building them."""
-        at, data, number = self.at, self.data, int.from_bytes
-        end = len(data)
-        for _ in range(count):
-            after = at + 8
-            if after <= end:
-                after += number(data[at : at + 8], "little")
-            if after > end:
-                # Into the next chunk: slowly, with every check.
-                self.at = at
-                length = self.length(LONGEST_TEXT, f"bytes of a text in {what}")
-                self.need(length, f"a text in {what}")
-                after, end = self.at + length, len(data)
-            at = after
-        self.at = at
-
-
 class Table:
     """Metadata and tensors of one file.
 
@@ -211,6 +143,7 @@ class Table:
         self.metadata: dict[str, Any] = {}
         self.tensors: list[Stored] = []
         self.notes: list[str] = []
+        self._nested = self._kept = 0
         self._cursor = c = Cursor(file)
         c.need(min(4, file.size), "the first word")
         if c.data[:4] != b"GGUF":
@@ -222,11 +155,7 @@ class Table:
         for _ in range(keys):
             self._key()
         self._align = self._alignment()
-        self._names: set[str] = set()
-        self._at = 0
-        for _ in range(tensors):
-            self._tensor()
-        self._names.clear()
+        self._rows(tensors)
         self._check()
 
     def _version(self, version: int) -> None:
@@ -281,29 +210,77 @@ class Table:
             c.pass_texts(count, _short(key))
             return None
         if form is None:
+            self._nested += count
+            if self._nested > MOST_NESTED:
+                raise c.fail(f"{_short(key)}: more than {MOST_NESTED:,} arrays within arrays")
             for _ in range(count):
                 self._array(key, depth + 1)
             return None
         c.need(count * form.size, f"the elements of {_short(key)}")
         start, c.at = c.at, c.at + count * form.size
-        if count > KEPT or depth > 1:
+        if count > KEPT or depth > 1 or self._kept + count > MOST_KEPT:
             return None
+        self._kept += count
         return [value for (value,) in form.iter_unpack(c.data[start : c.at])]
 
-    def _tensor(self) -> None:
-        """Read one row, which must describe what follows the tensor before it."""
+    def _rows(self, count: int) -> None:
+        """Read the rows of the tensors, each of which must describe what follows the tensor before it."""
+        c, tensors, ends = self._cursor, self.tensors, 0
+        data, number = c.data, int.from_bytes
+        kinds: dict[tuple[int, ...], tuple[tuple[int, ...], str, int, int]] = {}
+        names: set[str] = set()
+        for i in range(count):
+            start = c.at
+            length = number(data[start : start + 8], "little")
+            end = start + 8 + length
+            if length > LONGEST_NAME or end + _LONGEST_ROW > len(data):
+                name, spelled = self._row()
+            else:
+                try:
+                    name = data[start + 8 : end].decode()
+                except UnicodeDecodeError:
+                    raise c.fail("not UTF-8: the name of a tensor", start) from None
+                c.at = end
+                spelled = self._spelled(name, start)
+            names.add(name)
+            if len(names) == i:
+                raise c.fail(f"the tensor {_short(name)} stands twice,", start)
+            offset = spelled[-1]
+            kind = kinds.get(spelled[:-1])
+            if kind is None:
+                kind = kinds[spelled[:-1]] = self._kind(name, spelled, start)
+            if offset != ends:
+                what = "overlaps what lies before it" if offset < ends else f"leaves a hole of {offset - ends:,} bytes"
+                raise c.fail(f"{_short(name)} {what}: its offset is {offset:,}, not {ends:,}: the row", start)
+            shape, form, size, padded = kind
+            ends += padded
+            tensors.append(Stored(name, shape, form, size))
+        self._at = ends
+
+    def _row(self) -> tuple[str, tuple[int, ...]]:
+        """Name, sizes, type and offset of a tensor where the next chunk may be needed."""
         c = self._cursor
         start = c.at
-        name = c.text("the name of a tensor", 1024)
-        if name in self._names:
-            raise c.fail(f"the tensor {_short(name)} stands twice,", start)
-        self._names.add(name)
-        dims = c.take(_U32, f"the dimensions of {_short(name)}")
+        name = c.text("the name of a tensor", LONGEST_NAME)
+        c.need(4, f"the dimensions of {_short(name)}")
+        dims = int.from_bytes(c.data[c.at : c.at + 4], "little")
+        c.need(4 + (_ROWS[dims].size if dims <= MOST_DIMS else 0), f"the shape of {_short(name)}")
+        return name, self._spelled(name, start)
+
+    def _spelled(self, name: str, start: int) -> tuple[int, ...]:
+        """Sizes, type and offset of a tensor."""
+        c = self._cursor
+        dims = int.from_bytes(c.data[c.at : c.at + 4], "little")
         if dims > MOST_DIMS:
             raise c.fail(f"{_short(name)} has {dims:,} dimensions, more than {MOST_DIMS},", start)
-        c.need(_ROWS[dims].size, f"the shape of {_short(name)}")
-        *sizes, kind, offset = _ROWS[dims].unpack_from(c.data, c.at)
-        c.at += _ROWS[dims].size
+        found = _ROWS[dims].unpack_from(c.data, c.at + 4)
+        c.at += 4 + _ROWS[dims].size
+        return found
+
+    def _kind(self, name: str, spelled: tuple[int, ...], start: int) -> tuple[tuple[int, ...], str, int, int]:
+        """Shape, format, bytes and padded bytes of a tensor, which many others share."""
+        c = self._cursor
+        *sizes, kind, _ = spelled
         form = FORMATS.get(TYPES.get(kind, ""))
         if form is None:
             gone = (
@@ -317,12 +294,7 @@ class Table:
             raise c.fail(
                 f"{_short(name)}: rows of {sizes[0] if sizes else 1:,} are no blocks of {form.elements}", start
             )
-        at = self._at
-        if offset != at:
-            what = "overlaps what lies before it" if offset < at else f"leaves a hole of {offset - at:,} bytes"
-            raise c.fail(f"{_short(name)} {what}: its offset is {offset:,}, not {at:,}: the row", start)
-        self._at = at + _padded(size, self._align)
-        self.tensors.append(Stored(name, tuple(reversed(sizes)), form.name, size))
+        return tuple(reversed(sizes)), form.name, size, _padded(size, self._align)
 
     def _alignment(self) -> int:
         align = self.metadata.get("general.alignment", 32)

@@ -1,22 +1,22 @@
-"""Weights files of a model, whatever their format: one file, the parts that an index names, or what a folder holds."""
+"""Weights files of a model, whatever their format: one file, the parts that an index names, or what a place holds."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from tonnage.checkpoint import Header, Stored
-from tonnage.errors import InputError, SourceError, UnsupportedError
-from tonnage.sources._files import Opened, opened, wrong
+from tonnage.errors import SourceError, UnsupportedError
+from tonnage.sources import choice, places
+from tonnage.sources._files import Opened, wrong
 from tonnage.sources._scan import Scanner
-from tonnage.sources.weights import is_file
+from tonnage.sources.places import Place, Progress
 
 LARGEST_INDEX: Final = 64 * 2**20
 """The index of DeepSeek-V3, 91,991 tensors, has 8.9 MB. [byte]"""
 MOST_FILES: Final = 10_000
-INDEX: Final = ".index.json"
 ENDINGS: Final = {
     ".safetensors": "safetensors",
     ".gguf": "gguf",
@@ -25,91 +25,68 @@ ENDINGS: Final = {
     ".pth": "pytorch",
     ".ckpt": "pytorch",
 }
-FIRST: Final = (
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-    "diffusion_pytorch_model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-    "consolidated.safetensors",
-)
-"""What transformers, diffusers and Mistral call a model's weights, the preferred first."""
+FIRST_OF_GGUF: Final = 2 * 2**20
+"""What is asked of a network at once: a vocabulary of 50,000 tokens takes 1.8 MB, one of 262,000 6.5 MB. [byte]"""
+_ENTRY_BYTES: Final = 104
+"""Of a tensor in a safetensors header, its name aside: 60 to 100 as known writers spell them. [byte]"""
 
-_PART: Final = re.compile(r"^(.*)-(\d{5})-of-(\d{5})(\.\w+)$")
 _ENTRY: Final = re.compile(rb'\s*"([^"\\\x00-\x1f]*)"\s*:\s*"([^"\\\x00-\x1f]*)"\s*([,}])')
-_OTHERS: Final = frozenset(["training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"])
 
 
-def is_weights(path: str) -> bool:
-    """Whether a path is one of weights by its ending.
-
-    >>> is_weights("a/model.safetensors.index.json"), is_weights("a/config.json")
-    (True, False)
-    """
-    return is_file(path)
-
-
-def read(path: str) -> Header:
-    """The headers of the model that a file, an index or a folder holds.
+def read(path: str, progress: Progress | None = None) -> Header:
+    """The headers of the model that a file, an index or a folder holds, on this machine or at an address.
 
     Raises:
         SourceError: a file is missing or cannot be read.
         InputError: a file breaks a rule of its format, or a folder holds several models.
         UnsupportedError: no format that is read.
     """
-    if os.path.isdir(path):
-        found = within(path)
-        if found is None:
-            raise SourceError(f"the folder {path} holds no weights", key="model", value=path, file=path)
-        return read(found).but(name=os.path.basename(os.path.abspath(path)), origin=f"folder: {path}")
-    plain = _plain(path)
-    if plain.lower().endswith(INDEX):
-        return _indexed(path)
-    part = _PART.match(os.path.basename(plain))
-    if part is not None:
-        return _parts(path, part)
-    return _single(path)
+    place, name, _ = places.of(path)
+    if name is not None:
+        return header(place, name, progress)
+    found = whole(place, progress=progress)
+    if found is None:
+        raise SourceError(f"{place.words} holds no weights", key="model", value=path, file=path)
+    return found
 
 
-def within(folder: str) -> str | None:
-    """The weights file or the index of a folder; None where it holds none.
+def whole(place: Place, quant: str = "", progress: Progress | None = None) -> Header | None:
+    """The headers of the model that a place holds; None where it holds no weights.
+
+    Args:
+        place: where the files lie.
+        quant: the quantization of a GGUF file that is asked for.
+        progress: called as files are read.
 
     Raises:
-        InputError: it holds several and none has a usual name.
+        SourceError: none is known, and not all files are known.
     """
-    try:
-        there = sorted(os.listdir(folder))
-    except OSError as e:
-        raise SourceError(f"cannot read {folder}: {e.strerror or e}", key="model", value=folder, file=folder) from None
-    for name in FIRST:
-        if name in there:
-            return os.path.join(folder, name)
-    names = [name for name in there if is_weights(name) and name not in _OTHERS]
-    indexes = [name for name in names if name.lower().endswith(INDEX)]
-    # A set of parts is one model; so is an index with the parts beside it.
-    models = indexes or list({_stem(name): name for name in reversed(names)}.values())
-    for ending in (".safetensors", ".gguf"):
-        alike = [name for name in models if name.lower().endswith((ending, ending + INDEX))]
-        models = alike or models
-        if alike:
-            break
-    if len(models) > 1:
-        raise InputError(
-            f"the folder {folder} holds several weights files: {', '.join(sorted(models)[:6])}",
-            key="model", value=folder, file=folder, hint="name one of them",
-        )  # fmt: skip
-    return os.path.join(folder, models[0]) if models else None
+    name = choice.weights(place, quant)
+    if name is None:
+        if place.down is not None:
+            raise place.down
+        return None
+    found = header(place, name, progress).but(name=choice.title(place, name), origin=place.origin)
+    if not name.startswith(choice.ADAPTER):
+        return found
+    from tonnage.sources.model import base_of
+
+    return found.but(notes=(f"an adapter for {base_of(place)}: these are its own parameters", *found.notes))
 
 
-def _stem(name: str) -> str:
-    part = _PART.match(name)
-    return name if part is None else f"{part[1]}{part[4]}"
+def header(place: Place, name: str, progress: Progress | None = None) -> Header:
+    """The headers of the model that a file of a place belongs to: the index's, those of all parts, or its own."""
+    if name.lower().endswith(choice.INDEX):
+        return _indexed(place, name, progress)
+    part = choice.PART.match(name)
+    if part is not None:
+        return _parts(place, name, part, progress)
+    return _single(place, name)
 
 
 def reader(path: str) -> Callable[[Opened], Header]:
     """The function that reads the header of a file with this ending."""
-    kind = ENDINGS.get(os.path.splitext(_plain(path).lower())[1])
+    kind = _kind(path)
     # Imported late: an answer pays for one format.
     if kind == "safetensors":
         from tonnage.sources.safetensors import header as safetensors
@@ -125,62 +102,56 @@ def reader(path: str) -> Callable[[Opened], Header]:
         return pytorch
     raise UnsupportedError(
         f"{path}: no weights format that is read", key="model", value=path, file=path,
-        hint=f"files end with {', '.join(ENDINGS)} or {INDEX}",
+        hint=f"files end with {', '.join(ENDINGS)} or {choice.INDEX}",
     )  # fmt: skip
 
 
-def _single(path: str) -> Header:
-    read_header = reader(path)
-    if "://" in path:
-        return read_header(_remote(path))
-    with opened(path) as file:
+def _kind(name: str) -> str | None:
+    return ENDINGS.get(os.path.splitext(name.lower())[1])
+
+
+def _single(place: Place, name: str, first: int = 0) -> Header:
+    read_header = reader(name)
+    with place.reading(name, first or (FIRST_OF_GGUF if _kind(name) == "gguf" else 0)) as file:
         return read_header(file)
 
 
-def _remote(address: str) -> Opened:
-    # Imported late: a file needs no network.
-    from tonnage.sources.http import Remote
-
-    return Remote(address)
-
-
-def _plain(path: str) -> str:
-    """A path, or an address without what follows its file's name."""
-    return path.partition("?")[0] if "://" in path else path
-
-
-def _whole(path: str) -> bytes:
-    """An index."""
-    if "://" in path:
-        return _limited(_remote(path))
-    with opened(path) as file:
-        return _limited(file)
-
-
 def _limited(file: Opened) -> bytes:
+    """An index."""
     if file.size > LARGEST_INDEX:
         raise file.wrong(f"{file.size:,} bytes: too large for an index of at most {LARGEST_INDEX:,}")
     return file.read(0, file.size)
 
 
-def _parts(path: str, part: re.Match[str]) -> Header:
+def _parts(place: Place, name: str, part: re.Match[str], progress: Progress | None) -> Header:
     """Every part of a model that is split by name, from any one of them."""
-    folder, total = os.path.dirname(_plain(path)), int(part[3])
+    total = int(part[3])
     if not 0 < int(part[2]) <= total <= MOST_FILES:
-        raise wrong(path, f"part {int(part[2])} of {total} is no sensible number")
+        raise wrong(place.path(name), f"part {int(part[2])} of {total} is no sensible number")
     names = [f"{part[1]}-{i:05d}-of-{part[3]}{part[4]}" for i in range(1, total + 1)]
-    return _joined(path, folder, names, name=f"{part[1]}{part[4]}")
+    return _joined(place, name, names, choice.stem(name).rpartition("/")[2], {}, progress)
 
 
-def _joined(path: str, folder: str, names: Iterable[str], name: str) -> Header:
-    names = list(names)
-    missing = [n for n in names if "://" not in path and not os.path.exists(os.path.join(folder, n))]
+def _joined(
+    place: Place, name: str, names: list[str], title: str, first: Mapping[str, int], progress: Progress | None
+) -> Header:
+    path = place.path(name)
+    missing = [] if place.remote else [n for n in names if not place.has(n)]
     if missing:
         raise SourceError(
-            f"{len(missing)} of {len(names)} files of {os.path.basename(path)} are missing: {', '.join(missing[:3])}",
+            f"{len(missing)} of {len(names)} files of {name} are missing: {', '.join(missing[:3])}",
             key="model", value=path, file=path,
         )  # fmt: skip
-    return joined([_single(os.path.join(folder, n)) for n in names], path, name)
+
+    def single(one: str) -> Header:
+        return _single(place, one, first.get(one, 0))
+
+    if not place.remote:
+        return joined([single(n) for n in names], path, title)
+    # Imported late: threads speed up only what is waited for.
+    from tonnage.sources._parallel import each
+
+    return joined(each(single, names, progress), path, title)
 
 
 def joined(parts: list[Header], path: str, name: str) -> Header:
@@ -223,30 +194,31 @@ def _twice(parts: list[Header]) -> str:
     raise AssertionError("no name stands twice")
 
 
-def _indexed(path: str) -> Header:
+def _indexed(place: Place, name: str, progress: Progress | None) -> Header:
     """The files that an index names, held against it."""
-    index = Index(_whole(path), path)
-    whole = _joined(path, os.path.dirname(_plain(path)), index.files, name=_title(path))
-    wanted, notes = index.files_of, list(whole.notes)
+    folder, _, _ = name.rpartition("/")
+    path = place.path(name)
+    with place.reading(name) as file:
+        index = Index(_limited(file), path)
+    below = {f"{folder}/{part}" if folder else part: size for part, size in index.header_bytes().items()}
+    title = folder.rpartition("/")[2] or place.title
+    joint = _joined(place, name, list(below), title, below, progress)
+    wanted, notes = index.files_of, list(joint.notes)
     extra = 0
-    for t in whole.tensors:
+    for t in joint.tensors:
         extra += wanted.pop(t.name, None) is None
     if wanted:
-        first = next(iter(wanted))
+        missing = next(iter(wanted))
         raise wrong(
-            path, f"{len(wanted)} tensors of the index are in none of its files, {first!r} of {wanted[first]} the first"
+            path,
+            f"{len(wanted)} tensors of the index are in none of its files, {missing!r} of {wanted[missing]} the first",
         )
     if extra:
         notes.append(f"{extra} tensors of the files are not in the index")
-    stated, bytes_found = index.total_size, whole.weight_bytes
+    stated, bytes_found = index.total_size, joint.weight_bytes
     if stated is not None and stated != bytes_found:
         notes.append(f"the index states {stated:,} bytes, the files hold {bytes_found:,}")
-    return whole.but(notes=tuple(notes))
-
-
-def _title(path: str) -> str:
-    whole = _plain(path) if "://" in path else os.path.abspath(path)
-    return os.path.basename(os.path.dirname(whole)) or os.path.basename(whole)
+    return joint.but(notes=tuple(notes))
 
 
 class Index:
@@ -324,6 +296,13 @@ class Index:
     def files(self) -> list[str]:
         """The files in the order of their names."""
         return sorted(self._files)
+
+    def header_bytes(self) -> dict[str, int]:
+        """About how long the header of each file is, in the order of their names: one request is to bring all of it."""
+        sizes = dict.fromkeys(self.files, 1024)
+        for name, file in self.files_of.items():
+            sizes[file] += len(name) + _ENTRY_BYTES
+        return {file: min(size, 8 * 2**20) for file, size in sizes.items()}
 
 
 def _inside(scan: Scanner, file: str) -> None:

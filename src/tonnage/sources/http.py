@@ -5,10 +5,13 @@ A server that ignores ``Range`` sends the whole file: reading stops after the by
 
 from __future__ import annotations
 
+import re
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
+from contextlib import closing
 from http.client import HTTPException, HTTPMessage
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 from tonnage.errors import InputError, SourceError, TonnageError
@@ -28,7 +31,7 @@ _TOLD: Final = {
     403: ("access is refused", "the file may be gated: fetch it with the tool that you are logged in with"),
     404: ("there is no such file", None),
     410: ("the file is gone", None),
-    429: ("the server limits the rate of requests", "try again later"),
+    429: ("the server limits the rate of requests", None),
 }
 
 
@@ -64,6 +67,39 @@ def checked(address: str) -> str:
     return address
 
 
+class Headers(Protocol):
+    """Of an answer; names in any case."""
+
+    def get(self, name: str, default: str | None = None, /) -> str | None:
+        """The value of one."""
+        ...
+
+
+_RESET: Final = re.compile(r'"[^"]*"\s*;\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,6})')
+"""What is left of a rate, and seconds until there is more. IETF draft-ietf-httpapi-ratelimit-headers-09"""
+
+
+def later(headers: Headers) -> str:
+    """When to ask again, as far as a server that limits the rate of requests says it.
+
+    >>> later({"Retry-After": "37"}), later({"ratelimit": '"api";r=0;t=55'}), later({})
+    ('try again in 37 seconds', 'try again in 55 seconds', 'try again later')
+    """
+    stated = (headers.get("Retry-After") or "").strip()
+    if not stated.isdecimal() and stated:
+        # Imported late: few servers write a date.
+        from email.utils import parsedate_to_datetime
+        from time import time
+
+        try:
+            stated = str(max(1, round(parsedate_to_datetime(stated).timestamp() - time())))
+        except (ValueError, OverflowError):
+            stated = ""
+    found = _RESET.search(headers.get("ratelimit") or "")
+    stated = stated or (found[1] if found else "")
+    return f"try again in {int(stated):,} seconds" if stated and len(stated) < 7 else "try again later"
+
+
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows to addresses that would be asked themselves, a few times."""
 
@@ -90,17 +126,21 @@ class Remote:
 
     Args:
         address: of the file.
+        first: what the first request asks for. [byte]
     """
 
-    def __init__(self, address: str) -> None:
-        self.path = checked(address)
-        self.name = unquote(urlsplit(address).path.rpartition("/")[2]) or address
+    def __init__(self, address: str, *, first: int = CHUNK) -> None:
+        self._redirects = _Redirects()
+        self._opener = urllib.request.build_opener(self._redirects)
+        self._begin(checked(address), unquote(urlsplit(address).path.rpartition("/")[2]) or address, first)
+
+    def _begin(self, path: str, name: str, first: int) -> None:
+        self.path = path
+        self.name = name
         self.fetched = 0
         self.size = 0
         self._ranges = True
-        self._redirects = _Redirects()
-        self._opener = urllib.request.build_opener(self._redirects)
-        self._start = self._fetch(0, CHUNK)
+        self._start = self._fetch(0, first)
 
     def read(self, at: int, length: int) -> bytes:
         """``length`` bytes from offset ``at``."""
@@ -125,6 +165,20 @@ class Remote:
     def _failed(self, what: str, hint: str | None = None) -> SourceError:
         return SourceError(f"cannot read {self.path}: {what}", key="model", value=self.path, file=self.path, hint=hint)
 
+    def _refused(self, status: int, headers: Headers) -> SourceError:
+        """The error for an answer that is none."""
+        told, hint = _TOLD.get(status, (f"the server answers {status}", None))
+        return self._failed(told, later(headers) if status == 429 else hint)
+
+    def _open(self, headers: Mapping[str, str]) -> Any:
+        """The server's answer, whatever its status: ``status``, ``headers`` and ``read``."""
+        request = urllib.request.Request(self.path, headers=dict(headers))
+        self._redirects.followed = 0
+        try:
+            return self._opener.open(request, timeout=TIMEOUT)
+        except urllib.error.HTTPError as e:
+            return e
+
     def _fetch(self, at: int, length: int) -> bytes:
         if length <= 0:
             return b""
@@ -132,19 +186,15 @@ class Remote:
             raise self._failed(f"its header takes more than {MOST:,} bytes")
         if at and not self._ranges:
             raise self._failed("the server ignores ranges, and all of the file would have to be read")
-        # A plain header goes along with a redirect: the last server must see the range. No other is sent: no login.
+        # A plain header goes along with a redirect: the last server must see the range. A login is none of these.
         headers = {"User-Agent": "tonnage", "Accept-Encoding": "identity", "Range": f"bytes={at}-{at + length - 1}"}
-        request = urllib.request.Request(self.path, headers=headers)
-        self._redirects.followed = 0
         try:
-            with self._opener.open(request, timeout=TIMEOUT) as answer:
+            with closing(self._open(headers)) as answer:
+                if answer.status == 416 and at == 0:
+                    return b""
+                if answer.status >= 300:
+                    raise self._refused(answer.status, answer.headers)
                 return self._answered(answer, at, length)
-        except urllib.error.HTTPError as e:
-            e.close()
-            if e.code == 416 and at == 0:
-                return b""
-            told, hint = _TOLD.get(e.code, (f"the server answers {e.code}", None))
-            raise self._failed(told, hint) from None
         except TonnageError:
             raise
         except (OSError, HTTPException, ValueError) as e:

@@ -20,6 +20,8 @@ from tonnage.sources._scan import Scanner
 
 LARGEST: Final = 100_000_000
 """``MAX_HEADER_SIZE`` of the library. [byte]"""
+MOST_TENSORS: Final = 500_000
+"""Of one file. DeepSeek-V3 has 91,991 in 163; 100 MB have room for 1.5 million, which would take seven seconds."""
 MOST_DIMS: Final = 64
 """Torch's own limit for the dimensions of a tensor."""
 _PREFIX: Final = 8
@@ -88,7 +90,11 @@ def header(file: Opened) -> Header:
         raise file.wrong(f"{what} of {length:,} bytes: the format allows {LARGEST:,}", 0)
     if length > file.size - _PREFIX:
         raise file.wrong(f"truncated: a header of {length:,} bytes in a file of {file.size:,}", 0)
-    table = Table(file.read(_PREFIX, length), file.path)
+    data = file.read(_PREFIX, length)
+    # Every entry is an object, however it is spelled.
+    if data.count(b"{") > MOST_TENSORS:
+        raise file.wrong(f"more than {MOST_TENSORS:,} tensors in one file")
+    table = Table(data, file.path)
     table.check(file.size - _PREFIX - length)
     return Header(
         kind="safetensors",

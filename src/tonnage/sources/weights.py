@@ -1,12 +1,12 @@
-"""Whether a text names weights, told without reading them."""
+"""Whether a text names weights, and their header."""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from tonnage.checkpoint import Header
+    from tonnage.sources.places import Progress
 
 ENDINGS: Final = (".safetensors", ".gguf", ".index.json", ".bin", ".pt", ".pth", ".ckpt")
 
@@ -20,8 +20,14 @@ def is_file(text: str) -> bool:
     return text.lower().partition("?")[0].endswith(ENDINGS)
 
 
-def named(source: str) -> Header | None:
-    """The header of the weights that ``source`` names: a file, an index, or a folder that holds weights and no config.
+def named(source: str, *, beside_config: bool = False, progress: Progress | None = None) -> Header | None:
+    """The header of the weights that ``source`` names: a file, an index, or a folder or repository that holds some.
+
+    Args:
+        source: a path, an address, or what names something of the Hub.
+        beside_config: whether a folder or repository counts that holds a ``config.json`` as well, which says more than
+            a header does.
+        progress: called as files are read.
 
     Returns:
         None where it names something else.
@@ -30,13 +36,16 @@ def named(source: str) -> Header | None:
         SourceError: a file is missing or cannot be read.
         InputError: a file breaks a rule of its format.
     """
-    path = os.path.expanduser(source.strip())
-    folder = os.path.isdir(path)
-    if not folder and not is_file(path):
-        return None
-    if folder and os.path.isfile(os.path.join(path, "config.json")):
-        return None
     # Imported late: most models are no weights.
+    from tonnage.sources import places
+
+    at = places.located(source.strip())
+    if at is None or (at.name is not None and not is_file(at.name)):
+        return None
     from tonnage.sources import headers
 
-    return None if folder and headers.within(path) is None else headers.read(path)
+    if at.name is not None:
+        return headers.header(at.place, at.name, progress)
+    if not beside_config and not at.quant and at.place.has("config.json"):
+        return None
+    return headers.whole(at.place, at.quant, progress)

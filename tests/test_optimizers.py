@@ -1,0 +1,67 @@
+"""Optimizer states against the libraries' own, tensor by tensor; data/optimizers.json tells how they were read."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tonnage as tn
+from tonnage.memory.optimizers import OPTIMIZERS
+from tonnage.tensors import Tensor, size
+
+RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "optimizers.json").read_text())
+EXACT_STEPS = {"lion": 0, "came": 16_000, "adafactor": 9_000, "muon": 0}
+"""Steps that run one parameter after the other, with the bytes of small sums beside their large tensors."""
+
+
+def parameter(name: str, shape: list[int]) -> Tensor:
+    return Tensor(name, tuple(("X", n) for n in shape), "attention")
+
+
+@pytest.mark.parametrize("run", RECORDED["runs"], ids=lambda r: f"{r['optimizer']}-{r['weights']}")
+def test_states_are_those_of_the_library(run: dict[str, Any]) -> None:
+    optimizer = OPTIMIZERS[run["optimizer"]]
+    for name, (shape, states) in run["states"].items():
+        if run["optimizer"] == "muon" and len(shape) != 2:
+            continue  # torch's Muon is given matrices only; AdamW takes the rest
+        theirs = sorted((prod(s), form) for _, s, form in states if name or s)
+        ours = sorted((size(axes), form or run["weights"]) for _, axes, form in optimizer.state(parameter(name, shape)))
+        # A scalar beside a parameter is in its gradient's format, whatever that is.
+        assert [x for x in ours if x[0] > 1] == [x for x in theirs if x[0] > 1], name
+        assert len(ours) == len(theirs), name
+
+
+@pytest.mark.parametrize(
+    "run",
+    [r for r in RECORDED["runs"] if r["optimizer"] in EXACT_STEPS],
+    ids=lambda r: f"{r['optimizer']}-{r['weights']}",
+)
+def test_step_takes_what_the_library_takes(run: dict[str, Any]) -> None:
+    width = 2 if run["weights"] == "bf16" else 4
+    trained = [(parameter(n, shape), width, 1) for n, (shape, _) in run["states"].items()]
+    ours = OPTIMIZERS[run["optimizer"]].highest(trained).requested
+    assert 0 <= run["step_peak"] - ours <= EXACT_STEPS[run["optimizer"]]
+
+
+def test_the_trainer_keeps_tables_in_full() -> None:
+    """``create_optimizer`` registers every embedding for 32 bits."""
+    state = OPTIMIZERS["adamw-8bit"].state(Tensor("embed", (("V", 32_000), ("D", 64)), "embedding"))
+    assert [(size(axes), form) for _, axes, form in state] == [(2_048_000, "fp32")] * 2
+
+
+def test_paged_states_lie_on_the_host() -> None:
+    found = tn.train("llama-3.2-1b", optimizer="paged-adamw-8bit").ranks[0]
+    plain = tn.train("llama-3.2-1b", optimizer="adamw-8bit").ranks[0]
+    assert found.tier("host") == sum(c.bytes for c in plain.components if c.name == "optimizer_state")
+    assert found.tier("requested") < plain.tier("requested")
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_every_optimizer_is_answered(name: str) -> None:
+    found = tn.train("smollm2-135m", optimizer=name)
+    assert found.workload["optimizer"] == name
+    assert found.ranks[0].tier("requested") > 0
