@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from tonnage.arch.layers import Linear
 
 
+FUSED_ROWS = 4
+"""Rows up to which a kernel reads packed values on every device, when no gradient flows.
+
+bitsandbytes 0.50.2 backends/cuda/ops.py, ``_GEMM_4BIT_CUSTOM_FLOOR_M``.
+"""
+
+
 class Packed(Record):
     """Matrices stored in 4 bit, which bitsandbytes unpacks for every product.
 
@@ -43,13 +50,14 @@ class Packed(Record):
         matrix: Axes = linear.outs + linear.ins
         rows = inner[: len(inner) - len(linear.ins)]
         scales: Axes = (("X", -(-size(matrix) // self.nested)),) if self.nested else ()
-        # Too many rows for the kernel that reads packed values: the matrix is unpacked whole, after its scales.
-        unpacked_scales = [tape.new("unpacked scales", scales, "fp32") for _ in range(2) if scales]
-        whole = tape.new("unpacked matrix", matrix, form)
-        out = tape.new(f"{linear.name} output", rows + linear.outs, form)
-        del whole
-        unpacked_scales.clear()
         flows = needs_grad(x)
+        passing = []
+        if flows or size(rows) > FUSED_ROWS:
+            # Too many rows for the kernel that reads packed values: the matrix is unpacked whole, after its scales.
+            passing = [tape.new("unpacked scales", scales, "fp32") for _ in range(2) if scales]
+            passing.append(tape.new("unpacked matrix", matrix, form))
+        out = tape.new(f"{linear.name} output", rows + linear.outs, form)
+        passing.clear()
 
         def back(g: Value) -> Grads:
             wide = tape.new("unpacked scales", scales, "fp32") if scales else None

@@ -23,6 +23,7 @@ from tonnage.tensors import product
 from tonnage.timeline import Rank
 
 if TYPE_CHECKING:
+    from tonnage.arch.adapters import Tuning
     from tonnage.memory.weights import Share
 
 MOST_SEQUENCES: Final = 1 << 20
@@ -62,6 +63,7 @@ def deploy(model: Model, s: Setting, engine: Engine) -> Deployment:
         latent=since(s.version, engine.latent),
         workspace=cublas_workspace(device.architecture if device is not None else "") if caching(device) else 0,
         shares=quantized,
+        tuning=_unpacked(model, s) if quantized else None,
     )
     rank, missing, ran = _rank(model, session, device, engine)
     doubt = (*model.ignored, *missing)
@@ -84,9 +86,22 @@ def deploy(model: Model, s: Setting, engine: Engine) -> Deployment:
             *attention_told(ran, asked or "sdpa", device),
             *no_caching_caveat(device),
         ),
-        not_modelled=(*missing, *NOT_MODELLED, *([UNPACKING] if quantized else [])),
+        not_modelled=(*missing, *NOT_MODELLED, *([UNPACKING] if quantized and session.tuning is None else [])),
         doubt=doubt,
     )
+
+
+def _unpacked(model: Model, s: Setting) -> Tuning | None:
+    """The packed matrices of a scheme whose products unpack them; None where its kernels are not modelled."""
+    from tonnage import quant
+    from tonnage.arch.adapters import Packed, Tuning
+    from tonnage.memory.adapters import local_names
+
+    recipe = s.recipe
+    if recipe is None or recipe.trains is None:
+        return None
+    names = local_names(model, quant.packed_modules(model, recipe))
+    return Tuning(packed=Packed(modules=names, dtype=s.dtype, nested=recipe.nested))
 
 
 def _same_format(s: Setting, engine: Engine) -> None:

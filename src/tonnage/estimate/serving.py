@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.masks import make_masks
@@ -19,6 +20,9 @@ from tonnage.record import Record
 from tonnage.tensors import Axes
 from tonnage.timeline import Level
 
+if TYPE_CHECKING:
+    from tonnage.arch.adapters import Tuning
+
 
 class Session(Record):
     """A serving workload with nothing left open.
@@ -33,6 +37,7 @@ class Session(Record):
         latent: whether a latent cache is kept as the latent.
         workspace: of matrix products. [byte]
         shares: the weights by part and format, where they are quantized; empty where all are in ``dtype``.
+        tuning: the matrices that are packed, where a pass unpacks them.
     """
 
     dtype: str
@@ -44,6 +49,7 @@ class Session(Record):
     latent: bool
     workspace: int
     shares: tuple[Share, ...] = ()
+    tuning: Tuning | None = None
 
 
 class Reading:
@@ -57,7 +63,7 @@ class Reading:
         self.tape = tape = Tape(grad=False, weights=s.dtype)
         self.session = s
         stack = model.decoder
-        f = Forward(tape, s.kernel, cached=cached)
+        f = Forward(tape, s.kernel, cached=cached, tuning=s.tuning)
         B, T = ("B", s.sequences), ("T", tokens)
         tape.category = "inputs"
         ids = tape.new("token ids", (B, T), "int64")
