@@ -7,7 +7,7 @@ MatMul8bitLt) and nn/modules.py (Linear4bit, Linear8bitLt)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.forward import Forward
@@ -26,7 +26,7 @@ bitsandbytes 0.50.2 backends/cuda/ops.py, ``_GEMM_4BIT_CUSTOM_FLOOR_M``.
 """
 
 
-class Packed(Record):
+class FourBit(Record):
     """Matrices stored in 4 bit, which bitsandbytes unpacks for every product.
 
     Args:
@@ -38,6 +38,7 @@ class Packed(Record):
     modules: frozenset[str]
     dtype: str
     nested: int = 0
+    copies: ClassVar[bool] = True
 
     def forward(self, f: Forward, linear: Linear, x: Value) -> Value:
         """The product, in the format of ``x``."""
@@ -72,6 +73,55 @@ class Packed(Record):
         return out
 
 
+class EightBit(Record):
+    """Matrices of a byte an element, which bitsandbytes multiplies by activations of a byte (LLM.int8()).
+
+    Args:
+        modules: their names below the layer.
+
+    Leaves out: the columns of outliers, which depend on the data.
+    """
+
+    modules: frozenset[str]
+    copies: ClassVar[bool] = False
+
+    def forward(self, f: Forward, linear: Linear, x: Value) -> Value:
+        """The product, in the format of ``x``, which is kept whenever a gradient flows."""
+        tape, inner, form = x.tape, x.axes, x.dtype
+        rows, matrix = inner[: len(inner) - len(linear.ins)], linear.outs + linear.ins
+        half = [ops.cast(x.detached(), "fp16")]
+        scales = tape.new("scales of rows", rows, "fp32")
+        packed = tape.new("activations in int8", inner, "int8")
+        absolute = [tape.new("absolute values", inner, "fp16")]
+        outliers = tape.new("outliers", inner, "bool")
+        absolute.clear()
+        half.clear()
+        del outliers
+        sums = tape.new(f"{linear.name} sums", rows + linear.outs, "int32")
+        made = [tape.new(f"{linear.name} output", rows + linear.outs, "fp16")]
+        out = ops.cast(made.pop(), form)
+        del sums, packed, scales
+        flows = needs_grad(x)
+
+        def back(g: Value) -> Grads:
+            unpacked = tape.new("unpacked matrix", matrix, form)
+            grad = tape.new("input gradient", inner, form)
+            del unpacked
+            return (grad,)
+
+        if flows:
+            tape.record((out,), (x,), back, (x,))
+        return out
+
+
+Packed = FourBit | EightBit
+
+
+def packed(how: str, modules: frozenset[str], dtype: str, nested: int) -> Packed:
+    """Packed matrices by how their products run: "unpacks" each whole, or "multiplies bytes"."""
+    return FourBit(modules, dtype, nested) if how == "unpacks" else EightBit(modules)
+
+
 class LoRA(Record):
     """Low-rank adapters (arXiv:2106.09685): ``y + s B(A(x))`` beside frozen matrices.
 
@@ -87,7 +137,7 @@ class LoRA(Record):
     dropout: float
     dtype: str
 
-    def forward(self, f: Forward, linear: Linear, x: Value, made: list[Value], *, packed: bool) -> Value:
+    def forward(self, f: Forward, linear: Linear, x: Value, made: list[Value], packed: Packed | None) -> Value:
         """The frozen matrix's output with the adapter's added.
 
         Args:
@@ -95,13 +145,14 @@ class LoRA(Record):
             linear: the frozen matrix.
             x: what it was given.
             made: what it made, handed over: the list is emptied, so that nobody else keeps it alive.
-            packed: it is packed, so that its output is copied first and the adapter's is cast before they are added.
+            packed: how it is packed, so that the adapter's output is cast before they are added, and the matrix's
+                copied first where it is of 4 bit.
         """
         y = made.pop()
         tape, before = x.tape, y.dtype
-        if packed:
+        if packed is not None and packed.copies:
             y = ops.copy(y)
-        converts = not (packed and tape.autocast is not None)
+        converts = packed is None or tape.autocast is None
         if converts:
             x = ops.cast(x, self.dtype)
         inner: Axes = (("R", self.rank),)
@@ -111,10 +162,10 @@ class LoRA(Record):
         added = ops.linear(low, b, None, 1, linear.outs)
         del low
         added = ops.scaled(added)
-        if packed and converts:
+        if packed is not None and converts:
             added = ops.cast(added, before)
         y = ops.add(y, added)
-        if packed:
+        if packed is not None:
             return y
         del added
         return ops.cast(y, before)
@@ -133,11 +184,11 @@ class Tuning(Record):
 
     def forward(self, f: Forward, linear: Linear, x: Value) -> Value:
         """One matrix as it is run."""
-        packed = self.packed is not None and linear.name in self.packed.modules
-        made = [self.packed.forward(f, linear, x) if packed and self.packed is not None else linear.plain(f, x)]
+        packed = self.packed if self.packed is not None and linear.name in self.packed.modules else None
+        made = [linear.plain(f, x) if packed is None else packed.forward(f, linear, x)]
         if self.lora is None or linear.name not in self.lora.modules:
             return made.pop()
-        return self.lora.forward(f, linear, x, made, packed=packed)
+        return self.lora.forward(f, linear, x, made, packed)
 
 
 def adapter_elements(ins: int, outs: int, rank: int) -> int:

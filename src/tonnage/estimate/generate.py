@@ -94,14 +94,14 @@ def deploy(model: Model, s: Setting, engine: Engine) -> Deployment:
 def _unpacked(model: Model, s: Setting) -> Tuning | None:
     """The packed matrices of a scheme whose products unpack them; None where its kernels are not modelled."""
     from tonnage import quant
-    from tonnage.arch.adapters import Packed, Tuning
+    from tonnage.arch.adapters import Tuning, packed
     from tonnage.memory.adapters import local_names
 
     recipe = s.recipe
     if recipe is None or recipe.trains is None:
         return None
     names = local_names(model, quant.packed_modules(model, recipe))
-    return Tuning(packed=Packed(modules=names, dtype=s.dtype, nested=recipe.nested))
+    return Tuning(packed=packed(recipe.trains, names, s.dtype, recipe.nested))
 
 
 def _same_format(s: Setting, engine: Engine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage import quant
-from tonnage.arch.adapters import LoRA, Packed, Tuning
+from tonnage.arch.adapters import LoRA, Packed, Tuning, packed
 from tonnage.arch.model import Model
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
@@ -60,12 +60,12 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
     found = quant.entries(model, by_layer=False)
     targets = targeted(model, found, w.lora_targets)
     caveats: list[str] = []
-    packed: Packed | None = None
+    matrices: Packed | None = None
     shares: tuple[Share, ...] = ()
     if recipe is not None:
         # The first product casts its bias for good.
         recipe = recipe.but(loaded_bias=compute)
-        packed, shares, weights = _packed(model, w, recipe, weights, compute)
+        matrices, shares, weights = _packed(model, w, recipe, weights, compute)
         caveats.append(f"{recipe.title}: the frozen weights")
     lora = LoRA(
         modules=local_names(model, [m.module for _, m in targets]),
@@ -74,7 +74,7 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         dtype=ADAPTERS,
     )
     return Tuned(
-        tuning=Tuning(packed=packed, lora=lora),
+        tuning=Tuning(packed=matrices, lora=lora),
         trained=tuple(adapters(targets, w.lora_rank, ADAPTERS)),
         shares=shares,
         packing=recipe,
@@ -88,9 +88,14 @@ def _packed(
     model: Model, w: Train, recipe: Recipe, weights: str, compute: str
 ) -> tuple[Packed, tuple[Share, ...], str]:
     """The packed matrices, all weights by part, and the format of those that stay as they are."""
-    if recipe.trains is None:
+    if recipe.trains != "unpacks":
+        why = (
+            "how much its outliers take depends on the data"
+            if recipe.trains
+            else "its backward pass is not modelled yet"
+        )
         raise UnsupportedError(
-            f"training beside weights packed by {recipe.title} is not modelled yet", key="quant", value=w.quant,
+            f"training beside weights packed by {recipe.title}: {why}", key="quant", value=w.quant,
             hint="--quant nf4 or nf4-dq",
         )  # fmt: skip
     if w.kbit_prepared:
@@ -98,7 +103,7 @@ def _packed(
         weights = "fp32"
     shares = stored(model, FORMATS[weights], recipe)
     names = quant.packed_modules(model, recipe)
-    return Packed(modules=local_names(model, names), dtype=compute, nested=recipe.nested), shares, weights
+    return packed(recipe.trains, local_names(model, names), compute, recipe.nested), shares, weights
 
 
 def check(w: Train) -> None:

@@ -113,10 +113,12 @@ class Recipe(Record):
         bias: format of the biases of packed modules; None for the model's.
         loaded_bias: their format on the device, where a file has another.
         resident: "packed", or "dense" where the weights are unpacked before they are used.
+        saved: the same for its files: "dense" where weights are packed after loading and never written so.
         dtype: the one format in which it computes; None for the model's.
         needs: compute capability below which transformers dequantizes on load.
-        trains: how products with packed weights run while gradients flow: "unpacks" each matrix whole; None where that
-            is not modelled.
+        unties: whether a head that shares the table of tokens is packed as a matrix of its own.
+        trains: how products with packed weights run while gradients flow: "unpacks" each matrix whole, or "multiplies
+            bytes"; None where that is not modelled.
         nested: elements that share a scale, where the scales are quantized themselves.
         calibrated: whether only a checkpoint can be in it: it is not made while loading.
         told: caveats.
@@ -136,8 +138,10 @@ class Recipe(Record):
     bias: str | None = None
     loaded_bias: str | None = None
     resident: str = "packed"
+    saved: str = "packed"
     dtype: str | None = None
     needs: tuple[int, int] | None = None
+    unties: bool = False
     trains: str | None = None
     nested: int = 0
     calibrated: bool = False
@@ -293,6 +297,9 @@ def _stored(found: list[Entry], model: Model, recipe: Recipe) -> Iterator[Stored
     keeps, bias = skipped(model, recipe), recipe.bias or recipe.loaded_bias
     packed: set[str] = set()
     for times, t, m in found:
+        if recipe.unties and t.alias_of is not None and t.role == "head":
+            t = Tensor(t.name, t.axes, t.role, t.dims, t.layer)
+            m = matrix(t)
         if m is not None and recipe.packs(m) and not keeps(m.module):
             packed.add(m.module)
             for part in store(m):
@@ -406,6 +413,19 @@ def _as_listed(names: list[str]) -> Callable[[str], bool]:
     plain = {n for n in names if not n.startswith("re:")}
     patterns = [expression(n[3:]) for n in names if n.startswith("re:")]
     return lambda module: module in plain or any(p.match(module) for p in patterns)
+
+
+def names_of(m: Matrix) -> list[str]:
+    """Names of the linear modules that a matrix stands for: its own, or those of the first and the last expert.
+
+    >>> names_of(Matrix(module="mlp.experts.down_proj", role="expert", outs=("D", 1), ins=("F", 1), batch=(("E", 3),)))
+    ['mlp.experts.0.down_proj', 'mlp.experts.2.down_proj']
+    """
+    if not m.batch:
+        return [m.module]
+    base, _, last = m.module.rpartition(".")
+    inner = ("gate_proj", "up_proj") if last == "gate_up_proj" else (last,)
+    return [f"{base}.{e}.{name}" for e in (0, m.batch[0][1] - 1) for name in inner]
 
 
 def numbered(names: Iterable[str]) -> bool:

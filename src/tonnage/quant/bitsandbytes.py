@@ -85,7 +85,7 @@ def read(k: Keys, *, checkpoint: bool) -> Recipe:
         takes=takes,
         skips=skips,
         by_layer=numbered(skips),
-        trains="unpacks" if four else None,
+        trains="unpacks" if four else "multiplies bytes",
         nested=BLOCK if four and double else 0,
     )
 
