@@ -12,6 +12,8 @@ FOLDER: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "cases"
 
 UNITS: Final = {
     "parameters": 1,
+    "tokens": 1,
+    "blocks": 1,
     "M parameters": 10**6,
     "B": 1,
     "MB": 10**6,
@@ -35,8 +37,9 @@ class Case:
 
     Args:
         id: unique in its group.
-        model: a catalogue name or an inline config.
-        workload: every key, as a workload file has it; ``{"task": "params"}`` asks for the model alone.
+        model: a catalogue name, an inline config, or the name of a recording.
+        workload: every key, as a workload file has it; ``{"task": "params"}`` asks for the model alone,
+            ``{"task": "replay"}`` for a recording of the caching allocator.
         measured: the figure. [byte, or parameters]
         step: distance of two figures that the source could have printed; 0 where it printed all digits.
         counter: which field of a result the figure is compared with.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -9,6 +10,10 @@ from typing import Any, Final
 
 import tonnage as tn
 from accuracy.cases import Case
+from tonnage.api import replay
+
+RECORDINGS: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recordings")
+"""Of the caching allocator: the model of a case of task ``replay`` is the name of one."""
 
 
 def _layer_saved(result: Any) -> int:
@@ -32,9 +37,15 @@ COUNTERS: Final[Mapping[str, Callable[[Any], int]]] = {
     "allocated": _tier("allocated"),
     "reserved": _tier("reserved"),
     "device": _tier("device"),
+    "pool": lambda result: sum(c.bytes for c in result.fullest.components if c.name == "kv_cache"),
+    "tokens": lambda result: int(result.capacity["tokens"]),
+    "blocks": lambda result: int(result.capacity["blocks"]),
     "weights": lambda result: sum(c.bytes for c in result.components if c.name == "weights"),
     "last_instant": lambda result: int(result.fullest.instants[-1].bytes),
     "layer_saved": _layer_saved,
+    "replayed_reserved": lambda answer: int(answer.replayed.reserved),
+    "replayed_allocated": lambda answer: int(answer.replayed.allocated),
+    "asked_reserved": lambda answer: int(answer.outcome.reserved),
 }
 """Field of a result (for ``parameters``, of a model) that a measured figure is compared with."""
 
@@ -95,6 +106,8 @@ def outcome(case: Case) -> Outcome:
 def _answer(case: Case) -> Any:
     said = dict(case.workload)
     task = said.pop("task")
+    if task == "replay":
+        return replay(os.path.join(RECORDINGS, f"{case.model}.json.gz"), **said)
     model = tn.load(case.model)
     return model if task == "params" else ASK[task](model, suggest=False, **said)
 

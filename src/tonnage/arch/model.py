@@ -228,6 +228,7 @@ class Model(Record):
         head: None for a bare model.
         positions: the trained length; None where there is none.
         table: positions are a learned or fixed table that cannot be exceeded.
+        reach: tokens that scaled angles of positions reach; None where that is ``positions``.
         eager_only: transformers runs its attention by no other kernel.
         causal: the loss is over the next token; over masked tokens where not.
         dtype: format of the checkpoint, if its config tells.
@@ -251,6 +252,7 @@ class Model(Record):
     head: Head | None
     positions: int | None
     table: bool = False
+    reach: int | None = None
     eager_only: bool = False
     causal: bool = True
     dtype: str | None = None

@@ -97,7 +97,7 @@ def _pooled(w: Mapping[str, Any]) -> Iterator[Change]:
         for tp in (2 * w["tp"], 4 * w["tp"], 8 * w["tp"]):
             gpus = w["gpus"] // w["tp"] * tp
             yield {"tp": tp, "gpus": gpus}, (), f"tensor parallelism over {tp} devices (--tp {tp})"
-    for key in ("gpu_memory_utilization", "mem_fraction_static"):
+    for key in ("gpu_memory_utilization", "mem_fraction_static", "free_gpu_memory_fraction"):
         share = w.get(key)
         if share is not None and share < 0.95:
             yield {key: 0.95}, (), f"a larger share of the device (--{key.replace('_', '-')} 0.95)"

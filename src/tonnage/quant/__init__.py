@@ -12,7 +12,7 @@ from typing import Any, Final
 from tonnage.arch.model import Model
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.keys import Keys
-from tonnage.quant._names import ALIASES, APART, GGUF, NAMES
+from tonnage.quant._names import ALIASES, APART, GGUF, NAMES, ON_DEMAND
 from tonnage.quant._stored import Entry, Recipe, Scheme, Stored, apart, as_stored, entries, packed_modules, stored
 from tonnage.registry import names, variant
 
@@ -101,6 +101,7 @@ __all__ = [
     "APART",
     "GGUF",
     "NAMES",
+    "ON_DEMAND",
     "Entry",
     "Recipe",
     "Scheme",

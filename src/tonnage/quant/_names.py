@@ -68,6 +68,7 @@ NAMES: Final[dict[str, dict[str, Any]]] = {
     "hqq-int3": _hqq(3, 64),
     "hqq-int2": _hqq(2, 16),
     "torchao-int8": _ao("Int8WeightOnlyConfig"),
+    "torchao-int8-dynamic": _ao("Int8DynamicActivationInt8WeightConfig"),
     "torchao-int4": _ao("Int4WeightOnlyConfig", group_size=128),
     "torchao-fp8": _ao("Float8WeightOnlyConfig"),
     "quanto-int8": {"quant_method": "quanto", "weights": "int8"},
@@ -77,7 +78,23 @@ NAMES: Final[dict[str, dict[str, Any]]] = {
     "eetq-int8": {"quant_method": "eetq", "weights": "int8"},
     "aqlm-2bit": {"quant_method": "aqlm", "in_group_size": 8, "num_codebooks": 1, "nbits_per_codebook": 16},
     "bitnet": {"quant_method": "bitnet"},
+    "dynamic-int8": {"quant_method": "torch-dynamic", "dtype": "qint8", "per_channel": False},
+    "dynamic-int8-channel": {"quant_method": "torch-dynamic", "dtype": "qint8", "per_channel": True},
+    "sparse-24": {"quant_method": "semi-structured", "backend": "cutlass"},
+    "sparse-24-cusparselt": {"quant_method": "semi-structured", "backend": "cusparselt"},
+    "pruned-50": {"quant_method": "pruned", "layout": "dense", "density": 0.5},
+    "csr-50": {"quant_method": "pruned", "layout": "csr", "density": 0.5, "index_dtype": "int32"},
+    "csr-90": {"quant_method": "pruned", "layout": "csr", "density": 0.1, "index_dtype": "int32"},
+    "coo-90": {"quant_method": "pruned", "layout": "coo", "density": 0.1},
 }
+
+ON_DEMAND: Final = frozenset(
+    (
+        "torchao-int8-dynamic", "dynamic-int8-channel", "sparse-24-cusparselt", "pruned-50", "csr-50", "csr-90",
+        "coo-90",
+    )
+)  # fmt: skip
+"""Variations that a plain answer leaves out."""
 
 ALIASES: Final = {
     "awq": "awq-int4",
@@ -95,6 +112,9 @@ ALIASES: Final = {
     "w8a8": "ct-int8",
     "w8a8-fp8": "ct-fp8",
     "aqlm": "aqlm-2bit",
+    "2:4": "sparse-24",
+    "semi-structured": "sparse-24",
+    "quantize-dynamic": "dynamic-int8",
     "q3_k": "q3_k_m",
     "q4_k": "q4_k_m",
     "q5_k": "q5_k_m",

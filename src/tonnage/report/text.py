@@ -61,6 +61,8 @@ def heading(result: Result) -> str:
         sequences = "sequence" if w["batch"] == 1 else "sequences"
         how = f"{w['precision']}, {w['optimizer']}, {w['batch']} {sequences} of {w['seq']:,} tokens"
         how += ", recomputing" if w["recompute"] == "full" else ""
+    elif w["task"] == "trace":
+        how = str(w["target"])
     else:
         sequences = "sequence" if w["concurrency"] == 1 else "sequences"
         how = f"{w['dtype']}, {w['engine']}, {w['concurrency']} {sequences} of {w['context']:,} tokens"
@@ -124,7 +126,7 @@ def _instants(rank: Rank, result: Result) -> list[str]:
     text = f"peak at {rank.peak.name!r}, {gib(rank.peak.bytes)} allocated"
     if second is not None:
         text += f"; next {second.name!r}, {gib(second.bytes)}"
-    between = "steps" if result.workload["task"] == "train" else "requests"
+    between = {"train": "steps", "serve": "requests"}.get(result.workload["task"], "calls")
     return [text, f"resident between {between}: {gib(rank.static_bytes)}"]
 
 

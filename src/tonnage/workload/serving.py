@@ -12,7 +12,8 @@ def own(kind: str, says: str, choices: tuple[str, ...] = ()) -> Any:
     """A key that only some engines have (``Engine.takes``); its flag on the command line is made of this.
 
     Args:
-        kind: how its value is read: "count", "share" (from 0 to 1), "switch", "size", "choice" or "text".
+        kind: how its value is read: "count" (from 1), "number" (from 0), "share" (from 0 to 1), "switch", "size",
+            "choice" or "text".
         says: what it means, in one line.
         choices: the values of a choice.
     """
@@ -45,3 +46,40 @@ class Serve:
     attention: str | None = own("choice", "eager, sdpa, flash (sdpa).", ATTENTION)
     prompt: int | None = own("count", "Tokens read in one pass, the rest being generated (context).")
     logits: str | None = own("choice", "last or all positions of the prompt (last).", ("last", "all"))
+    gpu_memory_utilization: float | None = own("share", "Part of the device that vllm may use (0.92).")
+    kv_cache_memory: str | int | None = own("size", "Size of vllm's pool, instead of what its profile run leaves.")
+    max_num_batched_tokens: int | None = own("count", "Tokens of one step (by the device's memory).")
+    max_num_seqs: int | None = own("count", "Requests of one step (by the device's memory).")
+    block_size: int | None = own("count", "Tokens of a page (16; latents 64).")
+    prefix_caching: bool | None = own("switch", "Whether prefixes are cached (as the release does).")
+    enforce_eager: bool | None = own("switch", "No compilation and no CUDA graphs.")
+    speculative_tokens: int | None = own("count", "Tokens that the model's own prediction layer drafts.")
+    max_loras: int | None = own("count", "Adapters in one batch.")
+    max_lora_rank: int | None = own("count", "Their largest rank (16).")
+    mamba_ssm_cache_dtype: str | None = own("text", "Format of recurrences: auto, float32, bfloat16, ...")
+    mem_fraction_static: float | None = own("share", "Part of the memory for weights and sglang's pool (by a rule).")
+    chunked_prefill_size: int | None = own("count", "Tokens of a prompt read at once (by the device's memory).")
+    cuda_graph_max_bs: int | None = own("count", "Largest batch with a CUDA graph (by the device's memory).")
+    max_mamba_cache_size: int | None = own("count", "Slots of recurrent states (by mamba_full_memory_ratio).")
+    page_size: int | None = own("count", "Tokens of a page of sglang (1; 64 on Blackwell).")
+    swa_full_tokens_ratio: float | None = own("share", "Tokens of windowed layers for one of the others (0.8).")
+    mamba_full_memory_ratio: float | None = own("share", "Memory of states for that of keys and values (0.9).")
+    free_gpu_memory_fraction: float | None = own("share", "Part of what is left for tensorrt-llm's pool (0.9).")
+    max_num_tokens: int | None = own("count", "Tokens of one step of tensorrt-llm (8192).")
+    tokens_per_block: int | None = own("count", "Tokens of a page of tensorrt-llm (32).")
+    n_gpu_layers: int | None = own("number", "Layers that llamacpp offloads, the output being one (all).")
+    cpu_moe: bool | None = own("switch", "Experts' matrices stay in host memory.")
+    n_cpu_moe: int | None = own("number", "Those of the first N layers do.")
+    override_tensor: str | None = own("text", "expression=buffer, ...: where tensors go (CUDA0, CPU).")
+    tensor_split: str | None = own("text", "Shares of the devices, such as 3,1 (equal).")
+    parallel: int | None = own("count", "Slots of llama-server (4, or as many as --concurrency).")
+    kv_unified: bool | None = own("switch", "One cache for all slots (where --parallel is left out).")
+    kv_dtype_v: str | None = own("text", "Format of llamacpp's values (--kv-dtype).")
+    flash_attn: str | None = own("choice", "auto, on, off (auto).", ("auto", "on", "off"))
+    batch_size: int | None = own("count", "Tokens that llamacpp takes at once (2048).")
+    ubatch_size: int | None = own("count", "Tokens of one pass of llamacpp (512).")
+    swa_full: bool | None = own("switch", "Windowed layers keep every token.")
+    kv_offload: bool | None = own("switch", "The cache lies on the devices of its layers (yes).")
+    mmap: bool | None = own("switch", "The file is mapped into memory (yes).")
+    cuda_memory_fraction: float | None = own("share", "Part of the device that tgi may use (1).")
+    max_batch_prefill_tokens: int | None = own("count", "Prompt tokens of one step of tgi (by device and model).")

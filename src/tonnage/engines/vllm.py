@@ -1,0 +1,390 @@
+"""vLLM: a share of the device, less weights and what a profile run reaches, is one pool of pages.
+
+Every rule names the release from which on it holds; all were read in the source of the releases 0.6.6 to 0.33.0 of
+https://github.com/vllm-project/vllm (vllm/v1/worker/gpu_worker.py, vllm/v1/core/kv_cache_utils.py and
+kv_cache_planning.py, vllm/engine/arg_utils.py, vllm/config/).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+from tonnage.arch.model import Model
+from tonnage.devices import Device
+from tonnage.engines import Deployment, Engine, Setting
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.formats import FORMATS
+from tonnage.memory import kv_formats, paging
+from tonnage.memory.kept import Kept, kept
+from tonnage.memory.overhead import cublas_workspace
+from tonnage.memory.pooled import MOST_TOKENS, Load, largest, rank
+from tonnage.memory.profiling import Batch, profile
+from tonnage.memory.ranked import Span, absorbed, adapters, doubled, kernel_padding, rank_weights, rotary_tables
+from tonnage.memory.reserves import VLLM_GRAPHS, VLLM_OUTSIDE
+from tonnage.memory.served import Served, decoding, longest, narrowed, prediction, refuse_quantization
+from tonnage.placement.serving import evenly, partition
+from tonnage.placement.sharding import cuts
+from tonnage.record import Record
+from tonnage.releases import Releases, Since, since
+from tonnage.timeline import Rank
+from tonnage.units import GiB
+
+REFERENCE: Final = "https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/v1/worker/gpu_worker.py"
+
+UTILIZATION: Final[Since[float]] = (((0, 20), 0.92), ((0, 0), 0.9))
+IN_FLIGHT: Final[Since[int]] = (((0, 26), 2), ((0, 0), 1))
+"""Steps whose tokens windows keep blocks for: asynchronous scheduling has one more than there are stages."""
+PREFIXES: Final[Since[bool]] = (((0, 26), True), ((0, 0), False))
+"""Whether prefixes are cached by default in models with states; others cache them since 0.8."""
+GRAPHS: Final[Since[bool]] = (((0, 20), True), ((0, 0), False))
+"""Whether the profile run's estimate of CUDA graphs is taken off the pool."""
+ALIGNED: Final = (0, 16)
+"""Release from which on a request keeps two states where prefixes are cached: the last one of a page, and its own."""
+RETRIED: Final[Since[int]] = (((0, 32), 1), ((0, 0), 0))
+"""Blocks of a Mamba 2 state for a checkpoint inside a prompt, where prefixes are cached."""
+
+IN_FP32: Final = ("qwen3_5", "nemotron_h")
+"""Models whose recurrences are fp32 unless said otherwise, as their configs state, or
+vllm/model_executor/models/config.py; Kimi's mixer keeps them so always, others have the weights' format."""
+
+LARGE, LARGEST = 70 * GiB, 160 * GiB
+V1, AUTO = (0, 8), (0, 10)
+"""Releases of the second engine, and of formats that fall back to what the device has."""
+
+NOT_MODELLED: Final = (
+    "whether this release has the model's architecture",
+    "encoders of pictures and sound in the profile run",
+    "layouts that kernels make of packed weights",
+    "draft models beside the checkpoint's own prediction layer; caches in host memory",
+)
+
+
+class Flags(Record):
+    """What is asked of the engine and what it decides itself.
+
+    Args:
+        utilization: share of the device.
+        batch: tokens and rows of one step.
+        block: tokens of a page before states widen it.
+        prefixes: whether they are cached.
+        eager: no graphs.
+        drafts: tokens drafted a step.
+        form: of the cache.
+        dtype: of activations.
+        ssm: format of recurrences, where said.
+    """
+
+    utilization: float
+    batch: Batch
+    block: int
+    prefixes: bool
+    eager: bool
+    drafts: int
+    form: kv_formats.CacheFormat
+    dtype: str
+    ssm: str | None
+
+
+def deploy(model: Model, s: Setting) -> Deployment:
+    """Plan the pool of every rank.
+
+    Raises:
+        UnsupportedError: understood, and not modelled yet.
+        InputError: what the engine would refuse to start with.
+    """
+    s = narrowed(s, "bf16" if s.version >= AUTO else "fp16", falls_back=s.version >= AUTO)
+    _check(model, s)
+    layers = kept(model, cuts(s.mesh).dense)
+    flags = _flags(model, s, layers)
+    kv_formats.refuse(flags.form, layers, "vllm")
+    pages, notes = _pages(model, layers, flags, s)
+    stages = partition(len(layers), s.mesh.pp)
+    loads = [_load(model, s, flags, i, stages[i] if s.mesh.pp > 1 else None) for i in range(s.mesh.pp)]
+    held_by = [[i for i, (layer, _) in enumerate(pages) if layer in stage] for stage in stages]
+    served = Served(
+        model=model, setting=s, flags=flags, loads=tuple(loads), pages=tuple(page for _, page in pages),
+        stages=tuple(tuple(h) for h in held_by), demand=_demand(model, layers, flags, s), notes=notes,
+    )  # fmt: skip
+    return _answer(served, layers)
+
+
+def _check(model: Model, s: Setting) -> None:
+    if s.mesh.cp > 1:
+        raise UnsupportedError(
+            f"cp = {s.mesh.cp}: vllm's context parallelism is not modelled yet", key="cp", value=s.mesh.cp
+        )
+    if s.mesh.ep > 1 and s.mesh.ep != s.mesh.tp * s.mesh.dp:
+        raise InputError(
+            f"ep = {s.mesh.ep}: vllm spreads experts over all tp x dp = {s.mesh.tp * s.mesh.dp} ranks",
+            key="ep", value=s.mesh.ep,
+        )  # fmt: skip
+    reach = longest(model)
+    if reach is not None and s.context > reach:
+        raise InputError(
+            f"vllm refuses to start: context = {s.context:,} is greater than the {reach:,} positions that "
+            "the model's config states", key="context", value=s.context,
+            hint=f"--context {reach}",
+        )  # fmt: skip
+    if s.version < V1 and any(k.kind == "state" for layer in kept(model, {}) for k in layer):
+        raise UnsupportedError("vllm before 0.8 keeps states apart from its pool: not modelled", key="engine_version")
+    evenly((t for _, group in model.groups() for t in group), s.mesh)
+    refuse_quantization(s.recipe, s.device, s.version)
+
+
+def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
+    said, kinds = s.said, {k.kind for layer in layers for k in layer}
+    form = kv_formats.chosen(
+        said.get("kv_dtype"), kv_formats.VLLM, s.dtype, s.version,
+        kv_formats.declared(model.quantization) if s.version >= (0, 14) and s.recipe is not None else None, "vllm",
+    )  # fmt: skip
+    if "indexer" in kinds and form.name.startswith("fp8"):
+        form = kv_formats.VLLM["fp8_ds_mla"]
+    state = "state" in kinds
+    prefixes = said.get("prefix_caching")
+    if prefixes and state and s.version < ALIGNED:
+        raise UnsupportedError(
+            "prefix_caching: before 0.16 vllm kept a state for every page of a prefix, or none: not modelled",
+            key="prefix_caching", value=True, hint="--engine-version 0.16",
+        )  # fmt: skip
+    if prefixes is None:
+        prefixes = since(s.version, PREFIXES) if state else s.version >= V1
+    return Flags(
+        utilization=said.get("gpu_memory_utilization") or since(s.version, UTILIZATION),
+        batch=_batch(s),
+        block=said.get("block_size") or _block(kinds, s.device),
+        prefixes=prefixes,
+        eager=bool(said.get("enforce_eager")),
+        drafts=said.get("speculative_tokens") or 0,
+        form=form,
+        dtype=s.dtype,
+        ssm=said.get("mamba_ssm_cache_dtype"),
+    )
+
+
+def _batch(s: Setting) -> Batch:
+    """Tokens and requests of one step: ``get_batch_defaults`` for a server."""
+    total = s.device.capacity.bytes if s.device is not None else 0
+    large = s.version >= V1 and total >= LARGE and not (s.device is not None and s.device.name.startswith("a100"))
+    if s.version < V1:
+        tokens, rows = (2048 if s.context > 32768 else max(s.context, 2048)), 256
+    elif s.version >= (0, 28) and total >= LARGEST:
+        tokens, rows = 16384, 1024
+    else:
+        tokens, rows = (8192, 1024) if large else (2048, 256)
+    rows = s.said.get("max_num_seqs") or rows
+    tokens = s.said.get("max_num_batched_tokens") or (min(tokens, rows * s.context) if s.version >= (0, 9) else tokens)
+    if s.said.get("max_num_seqs") and tokens < rows:
+        raise InputError(
+            f"max_num_batched_tokens = {tokens:,} is fewer than max_num_seqs = {rows:,}, which vllm refuses",
+            key="max_num_batched_tokens", value=tokens,
+        )  # fmt: skip
+    return Batch(tokens, min(rows, tokens))
+
+
+def _block(kinds: set[str], device: Device | None) -> int:
+    """Tokens of a page that the attention backend prefers."""
+    if "latent" not in kinds:
+        return 16
+    major = (device.architecture if device is not None else "sm_90").removeprefix("sm_").rstrip("abf")[:-1]
+    return 64 if major in ("9", "10") else 16
+
+
+def _pages(
+    model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Setting
+) -> tuple[list[tuple[int, paging.Page]], tuple[str, ...]]:
+    """Pages of every layer, with the layer's index; and what the engine says when states widen them."""
+    found = [(i, k) for i, layer in enumerate(layers) for k in layer]
+    if flags.drafts:
+        last = next(k for _, k in reversed(found) if k.kind not in ("state", "indexer", "cross"))
+        found.append((len(layers) - 1, last))
+    states = [_state(k, flags, model) for _, k in found if k.kind == "state"]
+    block, padded = flags.block, None
+    notes: tuple[str, ...] = ()
+    attention = [k for _, k in found if k.kind not in ("state", "indexer", "cross")]
+    if states and attention:
+        alignment = max(flags.block, 128 if attention[0].kind == "latent" else 16)
+        block, padded, notes = paging.aligned(max(states), flags.form.token(attention[0]), flags.block, alignment)
+    out = []
+    for i, k in found:
+        if k.kind == "state":
+            page = paging.Page("state", block, state=_state(k, flags, model), padded=padded)
+        else:
+            form = (k.heads, k.key, k.value, flags.form.name)
+            page = paging.Page(k.kind, block, token=flags.form.token(k), window=k.window, form=form)
+        out.append((i, page))
+    return out, notes
+
+
+def _state(k: Kept, flags: Flags, model: Model) -> int:
+    """Bytes of a layer's states: a convolution keeps one token fewer than it sees, and one for each that is drafted."""
+    width, total = FORMATS[flags.dtype].bytes, 0
+    recurrent = kv_formats.state_width(None if flags.ssm in (None, "auto") else flags.ssm, flags.dtype)
+    if flags.ssm in (None, "auto") and (k.mixer == "KimiDelta" or model.model_type.startswith(IN_FP32)):
+        recurrent = 4
+    for state in k.states:
+        total += state.elements * ((state.taps - 1 + flags.drafts) * width if state.taps else recurrent)
+    return total
+
+
+def _demand(model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Setting) -> paging.Demand:
+    steps = since(s.version, IN_FLIGHT) + (s.mesh.pp - 1 if s.version >= (0, 26) else 0)
+    align = flags.prefixes and s.version >= ALIGNED
+    mamba2 = any(k.mixer == "Mamba2" for layer in layers for k in layer)
+    states = (2 + (since(s.version, RETRIED) if mamba2 else 0) if align else 1) + flags.drafts
+    return paging.Demand(in_flight=steps * flags.batch.tokens, states=states, encoder=model.positions or 0)
+
+
+def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | None) -> Load:
+    """What a rank of one stage holds before it has a pool."""
+    form, mesh, last = FORMATS[s.dtype], s.mesh, stage == s.mesh.pp - 1
+    extras = [
+        rotary_tables(model, form.bytes),
+        doubled(model, mesh, form, layers),
+        absorbed(model, mesh, layers) if s.recipe is not None else None,
+        adapters(model, mesh, form, s.said.get("max_loras") or 0, s.said.get("max_lora_rank") or 16, layers),
+        prediction(model, s) if flags.drafts and last else None,
+        kernel_padding(model, s.recipe, mesh, s.device.architecture if s.device is not None else "sm_90", layers),
+    ]
+    shares = rank_weights(model, form, s.recipe, mesh, stage)
+    outside: list[tuple[str, Span, str]] = []
+    if s.device is None:
+        return Load(shares, tuple(e for e in extras if e is not None))
+    batch = flags.batch if last else flags.batch.but(rows=0)
+    peak = profile(
+        model, mesh, batch, s.version, width=form.bytes, longest=s.context,
+        compiled=not flags.eager and s.version >= V1,
+    )  # fmt: skip
+    one, several, basis = since(s.version, VLLM_OUTSIDE)
+    outside.append(("other:non-torch", several if mesh.world > 1 else one, basis))
+    if since(s.version, GRAPHS) and not flags.eager:
+        outside.append(("cuda_graphs", *VLLM_GRAPHS))
+    return Load(
+        shares=shares,
+        extras=tuple(e for e in extras if e is not None),
+        peak=Span(peak.low, peak.likely, peak.high),
+        peak_why=peak.why,
+        instant=peak.instant,
+        runner_up=peak.runner_up,
+        resident=(("sampler state", peak.resident, "counts and prompts of every row and token"),),
+        workspace=cublas_workspace(s.device.architecture),
+        outside=tuple(outside),
+    )
+
+
+def budget(s: Setting, flags: Flags, load: Load) -> Span:
+    """Bytes that a rank leaves to its pool."""
+    assert s.device is not None
+    own = s.said.get("kv_cache_memory")
+    if own is not None:
+        return Span(own, own, own)
+    c, before = s.device.capacity, load.before
+    low, likely, high = (math.ceil(n * flags.utilization) for n in (c.low, c.bytes, c.high))
+    return Span(low - before.high, likely - before.likely, high - before.low)
+
+
+def planned(served: Served, budgets: Sequence[Span], longest: int) -> tuple[paging.Pool, paging.Pool, paging.Pool]:
+    """The pool at least, likely and at most."""
+    found: list[paging.Pool] = []
+    for bound in ("low", "likely", "high"):
+        ranks = [(stage, getattr(b, bound)) for stage, b in zip(served.stages, budgets, strict=True)]
+        found.append(paging.plan(served.pages, 0, longest, served.demand, served.setting.version, ranks=ranks))
+    return found[0], found[1], found[2]
+
+
+def _answer(served: Served, layers: Sequence[Sequence[Kept]]) -> Deployment:
+    s, flags = served.setting, served.flags
+    kv_bytes, per_token = decoding(
+        served.pages,
+        served.stages,
+        s.context,
+        -(-s.concurrency // s.mesh.dp),
+        encoder=served.demand.encoder,
+    )
+    capacity: dict[str, Any] = {
+        "kv_bytes": kv_bytes, "kv_bytes_per_token": per_token, "tokens": None, "blocks": None, "max_context": None,
+        "max_concurrency": None, "log": [],
+    }  # fmt: skip
+    settled = {
+        "dtype": s.dtype, "kv_dtype": flags.form.name,
+        "gpu_memory_utilization": flags.utilization, "prefix_caching": flags.prefixes,
+        "max_num_batched_tokens": flags.batch.tokens, "max_num_seqs": flags.batch.rows,
+        "enforce_eager": flags.eager, "speculative_tokens": flags.drafts or None,
+        "block_size": served.pages[0].block if served.pages else flags.block,
+    }  # fmt: skip
+    if s.device is None or not served.pages:
+        held_bytes = Span(kv_bytes, kv_bytes, kv_bytes)
+        return Deployment(
+            ranks=tuple(_ranks(served, [held_bytes] * s.mesh.pp, "what is asked for")), settled=settled,
+            capacity=capacity, not_modelled=NOT_MODELLED,
+        )  # fmt: skip
+    from tonnage.memory.pool_log import caveats, lines, stopped
+
+    budgets = [budget(s, flags, load) for load in served.loads]
+    pools = planned(served, budgets, s.context)
+    likely = pools[1]
+    asked = -(-s.concurrency // s.mesh.dp)
+    capacity |= {
+        "tokens": likely.tokens,
+        "blocks": likely.blocks,
+        "max_concurrency": int(likely.blocks // likely.per_request) * s.mesh.dp if likely.holds_one else 0,
+        "max_context": _longest(served, likely, asked),
+        "log": lines(served, budgets, likely),
+    }
+    spans = [
+        Span(*(p.blocks * paging.stage_bytes(p, stage) for p in pools)) for stage in served.stages
+    ]  # fmt: skip
+    why = f"{likely.blocks:,} blocks of {likely.page_tokens:,} tokens for each of {len(likely.groups)} tables"
+    return Deployment(
+        ranks=tuple(_ranks(served, spans, why)),
+        settled=settled,
+        capacity=capacity,
+        held=_held(pools, s.mesh.dp) if stopped(served, budgets) is None else (0.0, 0.0, 0.0),
+        spare=min(
+            b.likely - asked * likely.per_request * paging.stage_bytes(likely, stage)
+            for b, stage in zip(budgets, served.stages, strict=True)
+            if stage
+        ),
+        caveats=caveats(served, budgets, pools),
+        not_modelled=NOT_MODELLED,
+    )
+
+
+def _held(pools: Sequence[paging.Pool], dp: int) -> tuple[float, float, float]:
+    """Whole requests that the pool holds at least, likely and at most; none where it does not start."""
+    least, likely, most = (p.concurrency * dp if p.holds_one else 0.0 for p in pools)
+    return least, likely, most
+
+
+def _longest(served: Served, pool: paging.Pool, asked: int) -> int:
+    """The longest context of which the pool holds as many as are asked for."""
+
+    def holds(tokens: int) -> bool:
+        need = sum(max(paging.blocks_of(page, tokens, served.demand) for page in group.pages) for group in pool.groups)
+        return need * asked <= pool.blocks - pool.null
+
+    return largest(holds, longest(served.model) or MOST_TOKENS)
+
+
+def _ranks(served: Served, pools: Sequence[Span], why: str) -> list[Rank]:
+    s = served.setting
+    return [
+        rank(
+            f"pp{i}", s.mesh.tp * s.mesh.dp, load, pool, why=why,
+            reference=REFERENCE, deployed=s.device is not None,
+        )
+        for i, (load, pool) in enumerate(zip(served.loads, pools, strict=True))
+    ]  # fmt: skip
+
+
+ENGINE: Final = Engine(
+    name="vllm",
+    releases=Releases("vllm", newest=(0, 33), oldest=(0, 6), last={}),
+    takes=(
+        "gpu_memory_utilization", "kv_cache_memory", "max_num_batched_tokens", "max_num_seqs", "block_size",
+        "prefix_caching", "enforce_eager", "speculative_tokens", "max_loras", "max_lora_rank", "mamba_ssm_cache_dtype",
+    ),
+    reference=REFERENCE,
+    deploy=deploy,
+)  # fmt: skip

@@ -1,0 +1,215 @@
+"""Weights of one rank as an engine loads them: cut, padded, packed, with the tables that it makes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import TYPE_CHECKING, Final
+
+from tonnage.arch.model import Model
+from tonnage.errors import UnsupportedError
+from tonnage.formats import Format
+from tonnage.memory.passes import blocks
+from tonnage.memory.weights import Share, shares
+from tonnage.placement.mesh import Mesh
+from tonnage.placement.serving import held
+from tonnage.placement.sharding import cuts, largest_shard
+from tonnage.record import Record
+from tonnage.tensors import Tensor
+from tonnage.timeline import Level
+
+if TYPE_CHECKING:
+    from tonnage.quant import Recipe
+
+
+class Span(Record):
+    """A size that is known within bounds. [byte]"""
+
+    low: int
+    likely: int
+    high: int
+
+    def plus(self, other: Span) -> Span:
+        """The sum of two."""
+        return Span(self.low + other.low, self.likely + other.likely, self.high + other.high)
+
+
+DOUBLED: Final = "values made of the keys' matrix"
+ROTARY: Final = "cosine and sine of every position"
+PADDING: Final = "padding of packed experts"
+ABSORBED: Final = "latent's expansion, unpacked"
+
+
+class Extra(Record):
+    """What an engine holds beside a checkpoint's tensors.
+
+    Args:
+        what: in words.
+        level: what it takes. [byte]
+        size: how the size comes about.
+    """
+
+    what: str
+    level: Level
+    size: str
+
+
+def rank_weights(model: Model, form: Format, recipe: Recipe | None, mesh: Mesh, stage: int = 0) -> tuple[Share, ...]:
+    """Weights of the fullest rank of one pipeline stage, by part and format.
+
+    Args:
+        model: whose weights.
+        form: format of what is not packed.
+        recipe: how weights are packed; None where they are not.
+        mesh: the degrees.
+        stage: which of the pipeline's.
+
+    Raises:
+        UnsupportedError: a recipe for whole models, cut.
+
+    Leaves out: buffers, which engines make for themselves; a kernel's own padding and layouts.
+    """
+    from tonnage.quant import as_stored, entries
+
+    several = mesh.pp > 1
+    if recipe is not None and recipe.plan is not None:
+        if mesh.world > 1:
+            raise UnsupportedError(
+                f"{recipe.title} on {mesh.world} ranks is not modelled yet", key="quant", value=recipe.method
+            )
+        return shares(as_stored([], model, recipe), form)
+    found = entries(model, by_layer=several or (recipe is not None and recipe.by_layer))
+    about = {t.name: m for _, t, m in found}
+    pieces = held(((n, t) for n, t, _ in found), mesh, stage=stage, layers=len(model.decoder.layers))
+    mine = [(n, t, about[t.name]) for n, t in pieces if t.role != "buffer"]
+    return shares(as_stored(mine, model, recipe), form)
+
+
+def doubled(model: Model, mesh: Mesh, form: Format, layers: range | None = None) -> Extra | None:
+    """Values that are the keys' projection before its norm: engines load that matrix into both (Gemma 4).
+
+    vLLM v0.33.0 vllm/model_executor/models/gemma4.py, ``load_weights``: "k_eq_v layers".
+    """
+    level, count = Level(), 0
+    for i, layer in enumerate(model.decoder.layers):
+        if layers is not None and i not in layers:
+            continue
+        names = {t.name: t for t in layer.weights()}
+        key = names.get("self_attn.k_proj.weight")
+        caches = any("K" in dict(t.axes) for t in _cache(layer))
+        if key is None or not caches or "self_attn.v_proj.weight" in names or not _apart(names):
+            continue
+        ((_, piece),) = held([(1, key)], mesh.__class__(tp=mesh.tp))
+        n = form.nbytes(piece.numel)
+        level, count = level + Level(n, blocks(n)), count + 1
+    return Extra(DOUBLED, level, f"{count} layers") if count else None
+
+
+def rotary_tables(model: Model, width: int) -> Extra | None:
+    """A row of cosines and sines for every position, one table for each kind of angle, on every rank.
+
+    vLLM v0.33.0 vllm/model_executor/layers/rotary_embedding/base.py ``_compute_cos_sin_cache``.
+
+    Args:
+        model: its positions are the rows, those of a stretched table included.
+        width: bytes of an element. [byte]
+    """
+    level, words = Level(), []
+    if model.positions is None or model.table:
+        return None
+    for rotary in {r.key: r for r in model.decoder.stem.rotary}.values():
+        # Angles of windows are not scaled.
+        rows = model.positions if "sliding" in rotary.key or "local" in rotary.key else model.reach or model.positions
+        n = rows * rotary.width * width
+        level = level + Level(n, blocks(n))
+        words.append(f"{rows:,} positions x {rotary.width} x {width} B")
+    return Extra(ROTARY, level, "; ".join(words)) if words else None
+
+
+def absorbed(model: Model, mesh: Mesh, layers: range | None = None, width: int = 2) -> Extra | None:
+    """What a latent is expanded with, once more in 16 bit beside the packed matrix.
+
+    vLLM v0.33.0 vllm/model_executor/layers/attention/mla_attention.py, ``process_weights_after_loading``.
+    """
+    level, count = Level(), 0
+    for i, layer in enumerate(model.decoder.layers):
+        if layers is not None and i not in layers:
+            continue
+        for t in layer.weights():
+            if t.name.endswith("kv_b_proj.weight"):
+                ((_, piece),) = held([(1, t)], mesh.__class__(tp=mesh.tp))
+                level, count = level + Level(piece.numel * width, blocks(piece.numel * width)), count + 1
+    return Extra(ABSORBED, level, f"{count} layers") if count else None
+
+
+def adapters(
+    model: Model, mesh: Mesh, form: Format, slots: int, largest: int, layers: range | None = None
+) -> Extra | None:
+    """Two stacks of every linear module for adapters: the side that tensor parallelism does not cut is whole.
+
+    vLLM v0.33.0 vllm/lora/layers/column_parallel_linear.py, row_parallel_linear.py ``create_lora_weights``.
+
+    Leaves out: adapters of experts, of embeddings and of the head.
+    """
+    if not slots:
+        return None
+    level, count, table = Level(), 0, cuts(mesh)
+    for i, layer in enumerate(model.decoder.layers):
+        if layers is not None and i not in layers:
+            continue
+        for t in layer.weights():
+            dims = t.dims or (1,) * len(t.axes)
+            if t.role not in ("attention", "feed_forward", "shared_expert") or len(dims) != 2:
+                continue
+            axes = largest_shard(t, table.of(t)).axes
+            for part in (axes[: dims[0]], axes[dims[0] :]):
+                n = form.nbytes(slots * largest * prod(size for _, size in part))
+                level, count = level + Level(n, blocks(n)), count + 1
+    return Extra("adapters", level, f"{slots} slots of rank {largest}, {count} stacks")
+
+
+def kernel_padding(
+    model: Model, recipe: Recipe | None, mesh: Mesh, architecture: str, layers: range | None = None
+) -> Extra | None:
+    """What the kernels of MXFP4 experts pad.
+
+    On Hopper the layouts of triton_kernels: rows to multiples of 256, a row's values to 64 bytes, its scales to two.
+    Elsewhere Marlin's and TensorRT-LLM's: the residual width to a multiple of 256, the experts' to one of 128.
+
+    vLLM v0.33.0 vllm/model_executor/layers/fused_moe/oracle/mxfp4.py; triton-lang/triton
+    python/triton_kernels/triton_kernels/tensor_details/layout_details/hopper_value.py, hopper_scale.py.
+    """
+    if recipe is None or recipe.method != "mxfp4":
+        return None
+    table, extra, count = cuts(mesh), 0, 0
+    hopper = architecture.startswith("sm_90")
+    for i, layer in enumerate(model.decoder.layers):
+        for t in layer.weights() if layers is None or i in layers else ():
+            dims = dict(largest_shard(t, table.of(t)).axes)
+            if t.role != "expert" or not {"E", "F", "D"} <= dims.keys() or t.name.endswith("bias"):
+                continue
+            down = "down" in t.name
+            rows, columns = (dims["D"], dims["F"]) if down else (dims["F"] * dims.get("X", 1), dims["D"])
+            if hopper:
+                padded = _to(rows, 256) * (_to(-(-columns // 2), 64) + _to(-(-columns // 32), 2))
+            else:
+                wide, inner = _to(dims["D"], 256), _to(dims["F"], 128)
+                padded = wide * inner * dims.get("X", 1) * 17 // 32
+            extra, count = extra + dims["E"] * (padded - rows * columns * 17 // 32), count + 1
+    return Extra(PADDING, Level(extra, extra), f"{count} stacks of experts") if extra else None
+
+
+def _to(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+def _cache(layer: object) -> Iterator[Tensor]:
+    for sub in getattr(layer, "sublayers", ()):
+        state = getattr(sub.block, "state", None)
+        if state is not None:
+            yield from (t for t in state(1, 1) if t.role == "cache")
+
+
+def _apart(names: dict[str, Tensor]) -> bool:
+    """Whether queries, keys and values have matrices of their own."""
+    return "self_attn.q_proj.weight" in names

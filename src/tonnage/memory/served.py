@@ -1,0 +1,173 @@
+"""What engines with a pool have in common: a deployment on its way, its state while decoding, and what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from tonnage.arch.model import Model
+from tonnage.devices import Device
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.formats import FORMATS
+from tonnage.memory.paging import Demand, Page
+from tonnage.memory.pooled import Load
+from tonnage.memory.ranked import Extra
+from tonnage.record import Record
+from tonnage.releases import Version, shown
+from tonnage.timeline import Level
+
+if TYPE_CHECKING:
+    from tonnage.quant import Recipe
+
+
+class Served(Record):
+    """A deployment on its way.
+
+    Args:
+        model: what runs.
+        setting: what is asked, as the engine's module was handed it.
+        flags: what the engine decided.
+        loads: of every stage.
+        pages: of every layer that keeps anything.
+        stages: which pages every stage holds.
+        demand: of a request.
+        notes: lines that the engine prints before it plans.
+    """
+
+    model: Model
+    setting: Any
+    flags: Any
+    loads: tuple[Load, ...]
+    pages: tuple[Page, ...]
+    stages: tuple[tuple[int, ...], ...]
+    demand: Demand
+    notes: tuple[str, ...] = ()
+
+
+def longest(model: Model) -> int | None:
+    """Tokens beyond which an engine refuses to start: scaled angles count, but for Gemma 3, whose positions are scaled.
+
+    vLLM v0.33.0 vllm/config/model.py ``_get_and_verify_max_len``.
+    """
+    return model.positions if "gemma3" in model.model_type else model.reach or model.positions
+
+
+def decoding(
+    pages: Sequence[Page], stages: Sequence[Sequence[int]], context: int, sequences: int, *, encoder: int = 0
+) -> tuple[int, int]:
+    """State of sequences in steady decoding on the fullest rank, and its growth by one token; whole pages left out.
+
+    Returns:
+        Both. [byte]
+    """
+
+    def size(page: Page, tokens: int) -> int:
+        if page.kind == "state":
+            return page.state
+        kept = encoder if page.kind == "cross" else tokens if page.window is None else min(tokens, page.window)
+        return kept * page.token
+
+    def at(stage: Sequence[int], tokens: int) -> int:
+        return sum(size(pages[i], tokens) for i in stage)
+
+    if not pages:
+        return 0, 0
+    whole = max(at(stage, context) for stage in stages)
+    growth = max(at(stage, context + 1) - at(stage, context) for stage in stages)
+    return whole * sequences, growth
+
+
+def capability(device: Device | None) -> int | None:
+    """Compute capability times ten; None where there is none."""
+    text = "" if device is None else device.architecture
+    digits = text.removeprefix("sm_").rstrip("abcdef")
+    return int(digits) if text.startswith("sm_") and digits.isdigit() else None
+
+
+def narrowed(s: Any, plain: str, *, falls_back: bool = True) -> Any:
+    """The setting in the format that an engine settles on: none computes in fp32 unless it is told to.
+
+    vLLM v0.33.0 vllm/config/model.py ``_resolve_auto_dtype``, vllm/platforms/cuda.py ``check_if_supports_dtype``;
+    SGLang 0.5.23 configs/model_config.py ``_get_and_verify_dtype``.
+
+    Args:
+        s: what is asked.
+        plain: what stands for fp32.
+        falls_back: whether fp16 stands for bf16 where the device has none, rather than a refusal.
+
+    Raises:
+        InputError: the device has no bf16.
+    """
+    asked = "dtype" in s.said
+    dtype = plain if s.dtype in ("fp32", "fp64") and not asked else s.dtype
+    if dtype == "bf16" and (capability(s.device) or 80) < 80:
+        if asked or not falls_back:
+            raise InputError(
+                "Bfloat16 is only supported on GPUs with compute capability of at least 8.0", key="dtype", value=dtype,
+                hint="--dtype fp16",
+            )  # fmt: skip
+        dtype = "fp16"
+    return s if dtype == s.dtype else s.but(dtype=dtype)
+
+
+LEAST: Final[Mapping[str, int]] = {
+    "awq": 75, "gptq": 60, "fp8": 75, "fbgemm_fp8": 80, "modelopt": 75, "mxfp4": 80, "torchao": 75,
+    "compressed-tensors": 70, "bitsandbytes": 70, "gguf": 60,
+}  # fmt: skip
+"""Compute capability that a method needs at least. vLLM v0.33.0 vllm/model_executor/layers/quantization/*.py
+``get_min_capability``; bitsandbytes.py and gguf.py of v0.23.0."""
+GONE: Final[Mapping[str, Version]] = {
+    "gguf": (0, 24), "bitsandbytes": (0, 28), "hqq": (0, 18), "aqlm": (0, 12), "bitnet": (0, 0), "eetq": (0, 0),
+    "quanto": (0, 0), "nvfp4": (0, 0),
+}  # fmt: skip
+"""Release of vLLM from which on a method is not there (the list of quantization/__init__.py of each release)."""
+
+
+def refuse_quantization(recipe: Recipe | None, device: Device | None, version: Version) -> None:
+    """Refuse a method that vLLM's release, or the device, does not have.
+
+    Raises:
+        UnsupportedError: in the engine's words.
+    """
+    if recipe is None:
+        return
+    method = recipe.method
+    if method in GONE and version >= GONE[method]:
+        since = f" from {shown(GONE[method])} on" if GONE[method] > (0, 0) else ""
+        raise UnsupportedError(f"vllm has no quantization method {method}{since}", key="quant", value=method)
+    has, least = capability(device), LEAST.get(method, 0)
+    if has is not None and has < least:
+        raise UnsupportedError(
+            f"vllm: the quantization method {method} is not supported for the current GPU: minimum capability "
+            f"{least}, current capability {has}", key="quant", value=method,
+        )  # fmt: skip
+
+
+def prediction(model: Model, setting: Any) -> Extra:
+    """The layer that predicts several tokens, as the checkpoint stores it; embedding and head are the model's own.
+
+    Raises:
+        UnsupportedError: the checkpoint has none.
+    """
+    if not model.apart:
+        raise UnsupportedError(
+            f"speculative_tokens: {model.name or model.model_type} has no prediction layer of its own, and other "
+            "drafts are not modelled yet", key="speculative_tokens", value=setting.said.get("speculative_tokens"),
+        )  # fmt: skip
+    from tonnage import quant
+    from tonnage.memory.weights import shares, total
+    from tonnage.placement.serving import held
+
+    form = FORMATS[setting.dtype]
+    found = (
+        list(quant.apart(model, setting.recipe))
+        if setting.recipe is not None
+        else [(1, t, "kept") for t in model.apart]
+    )
+    own = [(n, t, part) for n, t, part in found if t.role not in ("embedding", "head", "buffer")]
+    pieces = held(
+        [(n, t) for n, t, _ in own], setting.mesh.__class__(tp=setting.mesh.tp, dp=setting.mesh.dp, ep=setting.mesh.ep)
+    )
+    cut = [(n, t, part) for (n, t), (_, _, part) in zip(pieces, own, strict=True)]
+    level: Level = total(shares(cut, form))
+    return Extra("prediction layer", level, f"{len(own)} tensors")
