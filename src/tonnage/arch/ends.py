@@ -144,8 +144,11 @@ class Stem(Record):
             x = ops.mul(x, f.tape.new("scale of embedding", (), x.dtype), "scaled embedding")
         elif self.scaled:
             x = ops.scaled(x, "scaled embedding", in_place=self.scaled_in_place)
-        if not any(table.buffered and not table.named for table in self.tables):
-            # The model's code names this ``inputs_embeds`` to its end; BERT makes it in a module of its own.
+        # BERT makes all this in a module of its own, of which the model's code names the output alone.
+        apart = any(table.buffered and not table.named for table in self.tables)
+        named = list(f.frame)
+        if not apart:
+            # The model's code names this ``inputs_embeds`` to its end.
             f.frame.append(x)
         if self.project is not None:
             x = Linear(self.project, width, (("D", self.D),), "embedding").forward(f, x)
@@ -158,6 +161,8 @@ class Stem(Record):
         x = ops.dropout(x, self.dropout, f.training)
         if self.widen is not None:
             x = self.widen.forward(f, x)
+        if apart:
+            f.frame[:] = [*named, x]
         for rotary in self.rotary:
             rotary.forward(f, x)
         if self.alibi is not None:

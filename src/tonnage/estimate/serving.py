@@ -113,7 +113,8 @@ class Reading:
         old = self._cached(f, layer)
         tape.category = "activations"
         start = len(tape.events)
-        f.store = store
+        # An encoder keeps nothing of what it has read.
+        f.store = store if any(t.role == "cache" for t, _ in states(layer, 1, 1)) else None
         layer.forward(f, x)
         self.carried[id(layer)] = list(f.carried)
         span = Span(tape, start, len(tape.events), first)
