@@ -222,6 +222,33 @@ def compare(
     return mine.name, theirs.name, lines, reconcile.compare(mine, theirs)
 
 
+def beside(left: str, right: str) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    """Two results of the JSON contract, where at least one of two texts names a trace or a result in a file.
+
+    The other may name a model: it is asked for the same workload.
+
+    Raises:
+        InputError: a trace of a function beside a model.
+    """
+    from tonnage.tracing.files import found
+
+    a, b = found(left, device), found(right, device)
+    if a is None and b is None:
+        return None
+    return a or _as_asked(left, b or {}), b or _as_asked(right, a or {})
+
+
+def _as_asked(source: str, other: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is predicted for a model under the workload of another result."""
+    asked = {key: value for key, value in other["workload"].items() if value not in (None, "none", [], False)}
+    task = asked.pop("task", None)
+    if task not in ("train", "serve"):
+        raise InputError("a traced function has no prediction: compare it with another trace", key="left", value=source)
+    for key in ("model", "in_use", "stack_version", "engine_version"):
+        asked.pop(key, None)
+    return (train if task == "train" else serve)(source, suggest=False, **asked).as_dict()
+
+
 def _device(gpu: str | None, in_use: str | int | None) -> tuple[Device | None, int]:
     """The device that is named and what others hold of it. [byte]"""
     if gpu is None:
@@ -294,6 +321,51 @@ def _answer(
 def _may_fit(result: Result) -> bool:
     """Whether a change could make it fit surely: what is not modelled whole never does."""
     return result.fit is not None and result.fit.verdict != "fits" and not result.extras.get("incomplete")
+
+
+def trace(target: Any = None, *, task: str | None = None, **said: Any) -> Any:
+    """The real code on tensors without data: every allocation, through the model of the caching allocator.
+
+    Args:
+        target: a model as ``load`` takes it; ``file.py:function`` or ``module:function``; None for a context manager,
+            ``with trace() as t:``, around any PyTorch code.
+        task: "train" or "serve", for a model.
+        said: the keys of the workload; ``head``; ``layers`` ("few" or "all"), ``backend`` ("cuda" or "meta"),
+            ``alloc_conf``, ``max_seconds``, ``max_memory``; for a function ``calls`` and ``item``.
+
+    Returns:
+        An ``Answer``, whose ``extras["traced"]`` is the event stream; or the context manager.
+
+    Raises:
+        UnsupportedError: torch is not installed, or it cannot be traced.
+        InputError: contradictory, or the traced code needs data.
+    """
+    from tonnage.tracing import ask
+
+    if target is None:
+        return ask.context(**said)
+    text = os.fspath(target) if isinstance(target, str | os.PathLike) else ""
+    if ask.is_function(text):
+        result = ask.function(text, said, _device(said.pop("gpu", None), said.pop("in_use", None)))
+    else:
+        raw = None if isinstance(target, Model) else _raw(target, None)
+        if raw is None:
+            raise InputError("a trace needs the config: name the model, or give its config", key="model")
+        kind = ask.workload_of(task)
+        asked = ask.taken(said)
+        w = workload(kind, said)
+        result = ask.model(raw.config, raw.name, w, _device(w.gpu, w.in_use), _described(target, asked.head), asked)
+    return Answer(**{f.name: getattr(result, f.name) for f in fields(result)})
+
+
+def _described(source: ModelLike, head: str | None) -> Model | None:
+    """The model as tonnage reads it; None where it does not: the real code needs no family of ours."""
+    from tonnage.errors import TonnageError
+
+    try:
+        return load(source, head=head, ignore_unknown=True)
+    except TonnageError:
+        return None
 
 
 def replay(

@@ -117,6 +117,7 @@ INERT: Final = frozenset(
         "sep_token_id",
         "logits_scaling",
         "embedding_multiplier",
+        "ignore_index",
         "residual_multiplier",
         "attention_multiplier",
     ]

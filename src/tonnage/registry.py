@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from importlib import import_module
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
+@cache
 def names(package: str) -> tuple[str, ...]:
     """Public modules of ``package``: listed, not imported, so that an answer pays for one variant only.
 

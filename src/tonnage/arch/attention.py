@@ -71,6 +71,7 @@ class GroupedQuery(Record):
         angles: rows of a table of angles that every layer has for itself (GPT-J).
         wide_angles: queries and keys are turned in the table's fp32, and stay so (CodeGen).
         buffers: tensors beside the weights that every layer has for itself (GPT-Neo's mask).
+        seen: width of what keys and values are made of, where that is not ``D`` (cross attention to another encoder).
     """
 
     name: str
@@ -120,6 +121,7 @@ class GroupedQuery(Record):
     angles: int | None = None
     wide_angles: bool = False
     buffers: tuple[Tensor, ...] = ()
+    seen: int | None = None
 
     @property
     def value_width(self) -> int:
@@ -132,6 +134,7 @@ class GroupedQuery(Record):
     def matrices(self) -> tuple[Linear, ...]:
         """The projections, in the order in which the forward pass applies them."""
         ins: Axes = (("D", self.D),)
+        sees: Axes = (("D", self.seen or self.D),)
         q_rows: Axes = (("N", self.N), ("H", self.H))
         k_rows: Axes = (("K", self.K), ("H", self.H))
         v_rows: Axes = (("K", self.K), ("H", self.value_width))
@@ -152,8 +155,8 @@ class GroupedQuery(Record):
             ), out
         return (
             Linear(self._path(self.q), ins, q_rows, "attention", self.bias, self.transposed),
-            Linear(self._path(self.k), ins, k_rows, "attention", self.bias and self.key_bias, self.transposed),
-            Linear(self._path(self.v), ins, v_rows, "attention", self.bias, self.transposed),
+            Linear(self._path(self.k), sees, k_rows, "attention", self.bias and self.key_bias, self.transposed),
+            Linear(self._path(self.v), sees, v_rows, "attention", self.bias, self.transposed),
             out,
         )
 
@@ -228,7 +231,10 @@ class GroupedQuery(Record):
             cosine, sine = f.rotary[self.rotary]
             width = self.rotary_width or self.H
             style = self.rotary_style
-            q, k = rotate(q, k, cosine, sine, width, interleaved=self.interleaved, style=style, keep=f.local)
+            if f.fused is not None and f.fused.rope:
+                q, k = f.fused.rotate(q, k, cosine, sine)
+            else:
+                q, k = rotate(q, k, cosine, sine, width, interleaved=self.interleaved, style=style, keep=f.local)
         if self.angles is not None:
             width = self.rotary_width or self.H
             q, k = rotate_pairs(f, q, k, None if self.wide_angles else self.angles, width)
@@ -380,7 +386,8 @@ class Latent(Record):
     def state(self, B: int, S: int) -> Iterator[Tensor]:
         """One latent and one rotary key a token for all heads: no N or K axis, so tensor parallelism cannot cut it."""
         yield Tensor("latent", (("B", B), ("S", S), ("R", self.kv_rank)), "cache")
-        yield Tensor("rotary key", (("B", B), ("S", S), ("R", self.rope)), "cache")
+        if self.rope:
+            yield Tensor("rotary key", (("B", B), ("S", S), ("R", self.rope)), "cache")
 
     def expanded_state(self, B: int, S: int) -> Iterator[Tensor]:
         """What transformers caches before it learned to keep the latent: the heads' own keys and values."""

@@ -115,6 +115,7 @@ class KimiDelta(Record):
         C: tokens that the convolution sees.
         latent: decay and output gate go through a latent of one head's width (Kimi Linear); by one matrix each where
             not (Ling).
+        flat: the heads' decays stand in one dimension though they do (GLM-5.3).
     """
 
     working_set_modelled: ClassVar[bool] = False
@@ -126,6 +127,7 @@ class KimiDelta(Record):
     H: int
     C: int
     latent: bool = True
+    flat: bool = False
 
     def _matrices(self) -> Iterator[Linear]:
         D: Axes = (("D", self.D),)
@@ -147,7 +149,9 @@ class KimiDelta(Record):
             yield from matrix.weights()
         yield Tensor(f"{self.name}.conv1d.weight", (("I", 3 * self.N * self.H), ("X", 1), ("C", self.C)), "mixer")
         yield Tensor(f"{self.name}.forget_gate.dt_bias", (("N", self.N), ("H", self.H)), "mixer", (2,))
-        decay: Axes = (("X", 1), ("X", 1), ("N", self.N), ("X", 1)) if self.latent else (("N", self.N),)
+        decay: Axes = (("N", self.N),)
+        if self.latent and not self.flat:
+            decay = (("X", 1), ("X", 1), *decay, ("X", 1))
         yield Tensor(f"{self.name}.forget_gate.A_log", decay, "mixer")
         yield from Norm(f"{self.name}.o_norm", (("H", self.H),)).weights()
 

@@ -72,3 +72,21 @@ class BlockIndexer(Record):
     def state(self, B: int, S: int) -> Iterator[Tensor]:
         """One key a token."""
         yield Tensor("index keys", (("B", B), ("S", S), ("X", self.H)), "cache")
+
+
+class IndexKeys(Record):
+    """What an indexer keeps without the matrices that make it: its key, and what stands beside it.
+
+    Args:
+        H: elements a token.
+    """
+
+    H: int
+
+    def weights(self) -> Iterator[Tensor]:
+        """None."""
+        yield from ()
+
+    def state(self, B: int, S: int) -> Iterator[Tensor]:
+        """One row a token."""
+        yield Tensor("index keys", (("B", B), ("S", S), ("X", self.H)), "cache")

@@ -42,12 +42,14 @@ class KeyValues(Record):
         H: width of a key head.
         VH: width of a value head; ``H`` when None.
         window: tokens that are kept; None for all.
+        cross: they are of the encoder's tokens.
     """
 
     K: int
     H: int
     VH: int | None = None
     window: int | None = None
+    cross: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """None."""
@@ -55,8 +57,9 @@ class KeyValues(Record):
 
     def state(self, B: int, S: int) -> Iterator[Tensor]:
         """Keys and values of ``S`` tokens."""
-        yield Tensor("keys", (("B", B), ("S", S), ("K", self.K), ("H", self.H)), "cache")
-        yield Tensor("values", (("B", B), ("S", S), ("K", self.K), ("H", self.VH or self.H)), "cache")
+        of = "encoder " if self.cross else ""
+        yield Tensor(f"{of}keys", (("B", B), ("S", S), ("K", self.K), ("H", self.H)), "cache")
+        yield Tensor(f"{of}values", (("B", B), ("S", S), ("K", self.K), ("H", self.VH or self.H)), "cache")
 
 
 class Memory(Record):
@@ -77,6 +80,25 @@ class Memory(Record):
     def state(self, B: int, S: int) -> Iterator[Tensor]:
         """What went into the layer for ``S`` tokens."""
         yield Tensor("hidden states", (("B", B), ("S", S), ("D", self.D)), "cache")
+
+
+class PerToken(Record):
+    """What else a block keeps of every token (Reformer's buckets).
+
+    Args:
+        states: name, axes without sequences and tokens, and format where it is fixed.
+    """
+
+    states: tuple[tuple[str, Axes, str | None], ...]
+
+    def weights(self) -> Iterator[Tensor]:
+        """None."""
+        yield from ()
+
+    def state(self, B: int, S: int) -> Iterator[Tensor]:
+        """One of each for every token."""
+        for name, axes, dtype in self.states:
+            yield Tensor(name, (("B", B), ("S", S), *axes), "cache", dtype=dtype)
 
 
 class Kept(Record):

@@ -34,7 +34,8 @@ _RULES: Final = (
         "buffer",
         r"rotary_emb|inv_freq|rope_freqs|rope_factors|embed_scale$|(?:position|token_type)_ids$|e_score_correction_bias$"
         r"|exp_probs_b(?:\.|$)|\.attn\.(?:masked_)?bias$|\.attention\.(?:masked_)?bias$|attn\.embed_positions$"
-        r"|num_batches_tracked$|running_(?:mean|var)$",
+        r"|num_batches_tracked$|running_(?:mean|var)$|(?:weight|bias)_integer$|_scaling_factor$|\.x_(?:min|max)$"
+        r"|mask_value_float#$",
     ),
     ("router", r"(?:^|\.)(?:routers?|gate_inp|ffn_gate_inp)(?:\.|$)|(?:mlp|moe|ffn|feed_forward)\.gate(?:\.|$)"),
     ("shared_expert", r"shared_expert|_shexp|shared_mlp"),

@@ -109,6 +109,25 @@ def model_of(given: dict[str, Any]) -> Any:
         )
 
 
+def model_name(given: dict[str, Any]) -> str:
+    """Take the model's options out of ``given`` but for the head: a verb that runs the code wants the name alone.
+
+    Raises:
+        InputError: none, or two; a model from dimensions has no code.
+    """
+    from tonnage.errors import InputError
+
+    named = [name for name in (given.pop("model", None), given.pop("model_flag", None)) if name is not None]
+    said = [key for key in (*DIMENSIONS, *SHAPES) if given.pop(key, None) is not None]
+    given.pop("ignore_key"), given.pop("ignore_unknown")
+    if said or len(named) != 1:
+        why = f"--{said[0].replace('_', '-')} describes no code that could run" if said else (
+            f"two models are named: {' and '.join(named)}" if named else "no model is named"
+        )
+        raise InputError(why, key="model", hint="a name (tonnage models), a config.json, or train.py:step")
+    return str(named[0])
+
+
 def waiting() -> AbstractContextManager[Any]:
     """What shows how far the reading of many files has come; nothing where no one looks."""
     if not (sys.stdout.isatty() and sys.stderr.isatty()):

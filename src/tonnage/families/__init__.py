@@ -65,17 +65,7 @@ def model_from(
             file=file,
             hint="a config.json as transformers writes it names its model_type",
         )
-    module = ALIASES.get(model_type, model_type.replace("-", "_"))
-    if module not in names(__name__):
-        raise UnsupportedError(
-            f"the architecture {model_type!r} is not supported yet",
-            key="model_type",
-            value=model_type,
-            file=file,
-            nearest=nearest(model_type, (*names(__name__), *ALIASES)),
-            hint="dimensions alone give an answer: tonnage params --hidden ... --layers ... --heads ... --vocab ...",
-        )
-    family = variant(__name__, module, "FAMILY", Family)
+    family = family_of(model_type, file=file)
     keys = Keys(config, file=file, aliases=family.attributes, ignored=ignored, lenient=lenient)
     kind, labels = wanted(config, head, file=file)
     reader = family.classes.get("seq2seq" if kind == "conditional" else kind or "", family.read)
@@ -86,12 +76,32 @@ def model_from(
     keys.done()
     return model.but(
         dtype=model.dtype or _dtype(config, file),
+        reach=_reach(config, model.positions),
         source=family.source,
         quantized=quantized,
         quantization=None if scheme is None else scheme.config,
         class_name=str((config.get("architectures") or [""])[0]),
         defaulted=tuple(dict.fromkeys(keys.defaulted)),
         ignored=tuple(keys.ignored),
+    )
+
+
+def family_of(model_type: str, *, key: str = "model_type", file: str | None = None) -> Family:
+    """What reads this type; ``key`` is where the config names it.
+
+    Raises:
+        UnsupportedError: nothing does.
+    """
+    module = ALIASES.get(model_type, model_type.replace("-", "_"))
+    if module in names(__name__):
+        return variant(__name__, module, "FAMILY", Family)
+    raise UnsupportedError(
+        f"the architecture {model_type!r} is not supported yet",
+        key=key,
+        value=model_type,
+        file=file,
+        nearest=nearest(model_type, (*names(__name__), *ALIASES)),
+        hint="dimensions alone give an answer: tonnage params --hidden ... --layers ... --heads ... --vocab ...",
     )
 
 
@@ -104,6 +114,30 @@ def _sensible(model: Model, file: str | None) -> None:
                 raise ConfigError(
                     f"the sizes make no model: {t.name} would be {list(t.shape)}", key=t.name, value=t.shape, file=file
                 )
+
+
+def _reach(config: Mapping[str, Any], positions: int | None) -> int | None:
+    """Tokens that scaled angles reach: positions times a linear or dynamic factor, YaRN's from what it was trained for.
+
+    >>> _reach({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}, 32768)
+    131072
+    """
+    inner = config.get("text_config")
+    told = config.get("rope_scaling") or config.get("rope_parameters")
+    if not told and isinstance(inner, Mapping):
+        told = inner.get("rope_scaling") or inner.get("rope_parameters")
+    if isinstance(told, Mapping) and isinstance(told.get("full_attention"), Mapping):
+        told = told["full_attention"]
+    if positions is None or not isinstance(told, Mapping):
+        return None
+    kind, factor = told.get("rope_type") or told.get("type"), told.get("factor")
+    if kind not in ("linear", "dynamic", "yarn") or isinstance(factor, bool) or not isinstance(factor, int | float):
+        return None
+    start = told.get("original_max_position_embeddings") if kind == "yarn" else positions
+    if isinstance(start, bool) or not isinstance(start, int | float) or not 0 < start * factor < 1 << 40:
+        return None
+    found = int(start * factor)
+    return found if found > positions else None
 
 
 def _dtype(config: Mapping[str, Any], file: str | None) -> str | None:

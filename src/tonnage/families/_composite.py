@@ -18,11 +18,26 @@ def nested(k: Keys, key: str, read: Callable[[Keys], T]) -> T | None:
 
 def filled(k: Keys, key: str, defaults: Mapping[str, Any], read: Callable[[Keys], T]) -> T:
     """The same where a nested config leaves out what its class fills in, or is left out itself."""
+    return read_inner(k, key, defaults, read)
+
+
+def read_inner(
+    k: Keys,
+    key: str,
+    defaults: Mapping[str, Any],
+    read: Callable[[Keys], T],
+    *,
+    aliases: Mapping[str, str] | None = None,
+    less: tuple[str, ...] = (),
+) -> T:
+    """The same with other names that its keys go by, without the keys ``less``, which the class around overrules."""
     stated = k.inner(key)
-    given = {} if stated is None else stated.config
-    path = f"{k.path}{key}."
-    k.defaulted += [path + name for name in defaults if name not in given]
-    inner = Keys({**defaults, **given}, file=k.file, ignored=k.allowed, lenient=k.lenient, path=path)
+    given = {} if stated is None else {name: value for name, value in stated.config.items() if name not in less}
+    path, others = f"{k.path}{key}.", aliases or {}
+    absent = {name: v for name, v in defaults.items() if name not in given and others.get(name) not in given}
+    k.defaulted += [path + name for name in absent]
+    config = {**absent, **given}
+    inner = Keys(config, file=k.file, aliases=aliases, ignored=k.allowed, lenient=k.lenient, path=path)
     return _closed(k, inner, read)
 
 

@@ -10,6 +10,7 @@ from tonnage.arch.feedforward import Plain
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.model import Layer, Model, Stack, Sublayer
 from tonnage.arch.parts import Part
+from tonnage.errors import ConfigError
 from tonnage.families._pieces import counted, layer_norm, matrix
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
@@ -51,19 +52,35 @@ def feed_forward(k: Keys, D: int, *, act: str = "gelu") -> Plain:
 def post_norm(k: Keys, D: int, N: int, *, act: str = "gelu", **fields: Any) -> Layer:
     """BERT's layer: each sum is normed. ``fields`` are those of the attention."""
     dropout = k.want("hidden_dropout_prob", 0.1)
+    own = attention(k, D, N, **fields)
+
+    def attends(block: GroupedQuery) -> Sublayer:
+        norm = layer_norm(f"{block.name}.output.LayerNorm", D)
+        return Sublayer(block=block, of_sum=norm, dropout=dropout, named=True)
+
     return Layer(
         sublayers=(
-            Sublayer(
-                block=attention(k, D, N, **fields),
-                of_sum=layer_norm("attention.output.LayerNorm", D),
-                dropout=dropout,
-                named=True,
-            ),
+            attends(own),
+            *(attends(own.but(name=name, cross=True, causal=False)) for name in _crosses(k, own)),
             Sublayer(
                 block=feed_forward(k, D, act=act), of_sum=layer_norm("output.LayerNorm", D), dropout=dropout, named=True
             ),
         )
     )
+
+
+def _crosses(k: Keys, own: GroupedQuery) -> tuple[str, ...]:
+    """The name of the attention to another encoder, which a decoder of a pair has."""
+    if not k.want("add_cross_attention", False):
+        return ()
+    if not own.causal:
+        raise ConfigError(
+            f"{k.path}add_cross_attention: only a decoder has it, which is_decoder says",
+            key=f"{k.path}add_cross_attention",
+            value=True,
+            file=k.file,
+        )
+    return ("crossattention",)
 
 
 def unrun(k: Keys, D: int, what: str, *parts: Part | Tensor, act: str = "gelu", mlp: Any = None) -> Layer:
@@ -200,6 +217,13 @@ def classifier(D: int, *, act: str = "tanh") -> Head:
     )
 
 
+def three_matrices(head: Head, path: str, F: int) -> Head:
+    """UltraBERT's head: down to ``F`` elements and up again before the table."""
+    down = matrix(f"{path}.linear1", ("D", head.D), ("F", F), "head", bias=False)
+    up = matrix(f"{path}.linear2", ("F", F), ("D", head.D), "head", bias=False)
+    return head.but(dense=down, second=up, act="gelu_pytorch_tanh")
+
+
 def pooler(base: str, D: int) -> tuple[Tensor, ...]:
     """The square matrix behind the first token."""
     return tuple(matrix(f"{base}.pooler.dense", ("D", D), ("D", D), "pooler").weights())
@@ -230,6 +254,6 @@ def encoder(
 
 
 def only_encoder(k: Keys) -> None:
-    """Cross attention is built for encoder-decoder pairs only."""
+    """A family whose cross attention, which pairs of encoder and decoder have, is not modelled."""
     k.refuse("add_cross_attention")
     k.skip("classifier_dropout_prob")

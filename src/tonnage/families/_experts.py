@@ -171,20 +171,25 @@ def even(width: int) -> int:
     return width + width % 2
 
 
-def ahead(layer: Layer, index: int, D: int, V: int) -> Iterator[Tensor]:
+def ahead(
+    layer: Layer, index: int, D: int, V: int, *, tables: bool = True, last: str = "shared_head.norm", path: str = ""
+) -> Iterator[Tensor]:
     """One layer of multi-token prediction: a layer with experts, two norms, a projection of both inputs.
 
     A checkpoint stores embedding and head with it once more; a model that runs it shares the main ones. For
-    DeepSeek-V3 that is 13.46 B, of which 11.61 B are its own; its authors tell 14 and 11.5.
+    DeepSeek-V3 that is 13.46 B, of which 11.61 B are its own; its authors tell 14 and 11.5. GLM-4.6 leaves both out,
+    which its config does not tell. ``tables``: whether they are stored; ``last``: the norm behind the layer; ``path``:
+    where it stands, if not behind the model's own layers.
     References: arXiv:2412.19437, section 2.2; README_WEIGHTS.md in https://huggingface.co/deepseek-ai/DeepSeek-V3.
     """
-    width, path = (("D", D),), f"model.layers.{index}."
+    width, path = (("D", D),), path or f"model.layers.{index}."
     own: list[Tensor] = [t for t in layer.weights() if t.role != "buffer"]
     own += Norm("enorm", width).weights()
     own += Norm("hnorm", width).weights()
     own += Linear("eh_proj", (("X", 2), ("D", D)), width, "feed_forward").weights()
-    own += Norm("shared_head.norm", width).weights()
-    own.append(Tensor("embed_tokens.weight", (("V", V), ("D", D)), "embedding"))
-    own.append(Tensor("shared_head.head.weight", (("V", V), ("D", D)), "head"))
+    own += Norm(last, width).weights()
+    if tables:
+        own.append(Tensor("embed_tokens.weight", (("V", V), ("D", D)), "embedding"))
+        own.append(Tensor("shared_head.head.weight", (("V", V), ("D", D)), "head"))
     for tensor in own:
         yield tensor.placed(path, index)

@@ -19,6 +19,7 @@ from tonnage.errors import ConfigError, UnsupportedError
 from tonnage.families._blocks import normed_before
 from tonnage.families._decoder import chosen, heads
 from tonnage.keys import Keys
+from tonnage.tensors import Tensor
 
 FULL: Final = "full_attention"
 SLIDING: Final = "sliding_attention"
@@ -143,10 +144,11 @@ def mamba2(
 
 def kimi_layers(
     k: Keys, D: int, kinds: tuple[str, ...], delta: KimiDelta, full: Block, *, dense: int, F: int, E: int
-) -> tuple[Layer, ...]:
+) -> tuple[tuple[Layer, ...], Layer]:
     """Layers of Kimi Linear and Ling: the first ``dense`` ones without experts unless ``mlp_layer_types`` says others.
 
-    ``F`` and ``E`` are transformers' defaults of the experts' width and number.
+    Beside them a layer of full attention with experts, such as predicts a further token. ``F`` and ``E`` are
+    transformers' defaults of the experts' width and number.
     """
     act = k.want("hidden_act", "silu")
     F = k.size("moe_intermediate_size", F)
@@ -161,7 +163,8 @@ def kimi_layers(
         act=act,
         routing="sigmoid",
         normalised=k.want("norm_topk_prob", True),
-        correction=True,
+        # In the format of the model: Ling's class alone keeps it in fp32.
+        corrected=Tensor("mlp.gate.e_score_correction_bias", (("Er", E),), "buffer"),
         shared=shared,
     )
     mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act)
@@ -182,7 +185,7 @@ def kimi_layers(
     channels = layer_kinds(
         k, len(kinds), lambda i: "dense" if i < first else "sparse", ("dense", "sparse"), key="mlp_layer_types"
     )
-    return tuple(map(layer, kinds, channels))
+    return tuple(map(layer, kinds, channels)), layer(FULL, "sparse")
 
 
 def untied(model: Model) -> Model:

@@ -80,6 +80,7 @@ class Builder:
         self.bias = k.want("use_bias", False) if style.bias is None else style.bias
         self.tied = k.want("tie_word_embeddings", True)
         k.skip("encoder_layerdrop", "decoder_layerdrop", "scale_embedding", "d_model", "num_hidden_layers")
+        k.skip("add_cross_attention")
 
     def heads(self, side: Side) -> int:
         """Heads of a stack's attention."""
@@ -134,9 +135,12 @@ class Builder:
         )
 
     def decoder_layer(self, *, alone: bool) -> Layer:
-        """The same over earlier tokens, and cross attention, which a decoder that stands alone has but does not use."""
+        """The same over earlier tokens, and cross attention.
+
+        A decoder that stands alone has it, but does not use it unless its config says that it is half of a pair.
+        """
         cross: Any = self.attention("decoder", "encoder_attn", cross=True)
-        if alone:
+        if alone and not self.k.want("add_cross_attention", False):
             cross = counted("a decoder with cross attention that is not used", *cross.matrices())
         return Layer(
             sublayers=(
@@ -157,7 +161,7 @@ class Builder:
         table = f"{path}.embed_positions"
         given: dict[str, Any] = {
             "tables": (Table(name=table, rows=rows, width=self.D),) if s.table in ("learned", "fixed") else (),
-            "buffers": (Tensor(f"{table}.weights", (("P", rows), ("D", self.D)), "buffer", dtype="fp32"),)
+            "buffers": (Tensor(f"{table}.weights", (("P", rows), ("D", self.D)), "buffer"),)
             if s.table == "buffer"
             else (),
         }
@@ -221,7 +225,7 @@ class Builder:
         k, path = self.k, self.style.path
         shared = f"{path}.shared.weight"
         alias = shared if self.tied else None
-        bias = Tensor("final_logits_bias", (("X", 1), ("V", self.V)), "buffer", dtype="fp32")
+        bias = Tensor("final_logits_bias", (("X", 1), ("V", self.V)), "buffer")
         beside = (bias,) if self.style.logits_bias else ()
         head = Head(name=self.style.head, D=self.D, V=self.V, alias_of=alias, extra=beside)
         table = Tensor(

@@ -37,10 +37,10 @@ def siglip(k: Keys, path: str) -> tuple[int, tuple[Tensor, ...]]:
         layer_norm("post_layernorm", D),
     )
     layers = repeated("vision", f"{path}.encoder.layers", k.need("num_hidden_layers"), *clip_layer(D, F))
-    return D, first + layers + (_pooling(path, D, F) if k.want("vision_use_head", True) else ())
+    return D, first + layers + (pooling(path, D, F) if k.want("vision_use_head", True) else ())
 
 
-def _pooling(path: str, D: int, F: int) -> tuple[Tensor, ...]:
+def pooling(path: str, D: int, F: int) -> tuple[Tensor, ...]:
     """One learned query that attends to all patches."""
     return tower(
         "vision",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from tonnage.arch.parts import Part
 from tonnage.errors import ConfigError
 from tonnage.families._pieces import layer_norm, matrix
 from tonnage.keys import Keys
 from tonnage.tensors import Axis, Role, Tensor
+
+NAMES: Final = {"num_heads": "num_attention_heads", "depth": "num_hidden_layers"}
+"""Other names of keys in the configs of Qwen's and GLM's towers."""
 
 
 def tower(role: Role, path: str, *parts: Part | Tensor) -> tuple[Tensor, ...]:
@@ -33,6 +37,12 @@ def convolution(name: str, ins: int, outs: int, *kernel: int, bias: bool = True)
     axes: tuple[Axis, ...] = (("D", outs), ("X", ins), *(("C", n) for n in kernel))
     found = (Tensor(f"{name}.weight", axes, "embedding"),)
     return (*found, Tensor(f"{name}.bias", (("D", outs),), "embedding")) if bias else found
+
+
+def batch_norm(name: str, C: int) -> tuple[Part | Tensor, ...]:
+    """``nn.BatchNorm``: a scale and a bias, and the mean and the variance that it has seen."""
+    moments = (Tensor(f"{name}.running_{x}", (("X", C),), "buffer") for x in ("mean", "var"))
+    return (layer_norm(name, C), *moments, Tensor(f"{name}.num_batches_tracked", (), "buffer", dtype="int64"))
 
 
 def attention(
@@ -78,3 +88,26 @@ def side(k: Keys, key: str) -> int:
     if isinstance(value, list):
         raise ConfigError(f"{k.path}{key} = {value} is not square", key=k.path + key, value=value, file=k.file)
     return k.need(key)
+
+
+def chosen_layers(k: Keys, default: int | tuple[int, ...]) -> int:
+    """How many of the tower's layers ``vision_feature_layer`` hands on, one beside another: one, or a list of them."""
+    value = k.config.get("vision_feature_layer", k.config.get("vision_feature_layers", default))
+    k.skip("vision_feature_layer")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return 1
+    if isinstance(value, list | tuple) and value:
+        return len(value)
+    name = f"{k.path}vision_feature_layer"
+    raise ConfigError(f"{name} must be a layer or a list of layers", key=name, value=value, file=k.file)
+
+
+def sizes(k: Keys, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    """A list of positive numbers with transformers' default."""
+    found = k.optional(key, list)
+    if found is None:
+        return default
+    if not found or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in found):
+        name = k.path + key
+        raise ConfigError(f"{name} must be a list of positive numbers", key=name, value=found, file=k.file)
+    return tuple(found)

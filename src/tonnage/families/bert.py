@@ -10,7 +10,7 @@ from typing import Final
 from tonnage.arch.ends import Table
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._encoder import encoder, only_encoder, pooler, post_norm, predictions, stem
+from tonnage.families._encoder import encoder, pooler, post_norm, predictions, stem
 from tonnage.keys import Keys
 
 
@@ -18,7 +18,7 @@ def read(k: Keys) -> Model:
     """Build the model that ``BertForMaskedLM`` builds. ``BertLMHeadModel`` holds the same tensors."""
     base = str(k.config["model_type"])
     D, N, P = k.need("hidden_size"), k.need("num_attention_heads"), k.size("max_position_embeddings", 512)
-    only_encoder(k)
+    k.skip("classifier_dropout_prob")
     k.refuse("position_embedding_type", "absolute")
     k.skip("gradient_checkpointing", "directionality", "pooler_fc_size", "pooler_num_attention_heads")
     k.skip("pooler_num_fc_layers", "pooler_size_per_head", "pooler_type")

@@ -7,7 +7,7 @@ from typing import Final
 from tonnage.arch.ends import Head
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._encoder import encoder, only_encoder, post_norm, stem
+from tonnage.families._encoder import encoder, post_norm, stem
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
@@ -16,7 +16,7 @@ def read(k: Keys) -> Model:
     """Build the model that ``BertGenerationDecoder`` builds."""
     D, N, P = k.need("hidden_size"), k.need("num_attention_heads"), k.size("max_position_embeddings", 512)
     V = k.need("vocab_size")
-    only_encoder(k)
+    k.skip("classifier_dropout_prob")
     k.refuse("position_embedding_type", "absolute")
     tied = k.want("tie_word_embeddings", True)
     head = Head(

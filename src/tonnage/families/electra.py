@@ -7,7 +7,7 @@ from typing import Final
 from tonnage.arch.ends import Head
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._encoder import classifier, encoder, only_encoder, post_norm, stem
+from tonnage.families._encoder import classifier, encoder, post_norm, stem
 from tonnage.families._pieces import layer_norm, matrix
 from tonnage.keys import Keys
 
@@ -16,7 +16,7 @@ def read(k: Keys) -> Model:
     """Build the model that ``ElectraForMaskedLM`` builds. ``ElectraForCausalLM`` holds the same tensors."""
     D, N, P = k.need("hidden_size"), k.need("num_attention_heads"), k.size("max_position_embeddings", 512)
     E, V = k.size("embedding_size", 128), k.need("vocab_size")
-    only_encoder(k)
+    k.skip("classifier_dropout_prob")
     k.refuse("position_embedding_type", "absolute")
     k.skip("summary_last_dropout")
     tied, path = k.want("tie_word_embeddings", True), "generator_predictions"

@@ -21,7 +21,7 @@ def read(k: Keys) -> Model:
     mixer = mamba2(k, D, inner=told, normed=k.want("mamba_rms_norm", False))
     mixer = mixer.but(out_bias=k.want("projectors_bias", False))
     rows: Axes = (("X", 1), ("X", 1), ("I", mixer.inner + mixer.channels + mixer.N))
-    scales = Loose(tensors=(Tensor(f"{mixer.name}.mup_vector", rows, "buffer", dtype="fp32"),))
+    scales = Loose(tensors=(Tensor(f"{mixer.name}.mup_vector", rows, "buffer"),))
     mlp = gated(k, D, bias=k.want("mlp_bias", False)).but(name="feed_forward")
     for part in ("attention_in", "attention_out", "key", "lm_head", "embedding", "ssm_in", "ssm_out"):
         k.skip(f"{part}_multiplier")

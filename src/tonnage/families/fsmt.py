@@ -37,9 +37,17 @@ def read(k: Keys) -> Model:
     )
 
 
+def bare(k: Keys) -> Model:
+    """Build ``FSMTModel``, which has the output matrix, too."""
+    model = read(k)
+    assert model.head is not None
+    return model.but(extra=(*model.extra, *model.head.weights()))
+
+
 FAMILY: Final = Family(
     read=read,
     source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/fsmt/modeling_fsmt.py",
+    classes={"none": bare},
     attributes={
         "d_model": "hidden_size",
         "encoder_attention_heads": "num_attention_heads",

@@ -18,19 +18,16 @@ from tonnage.tensors import Tensor
 
 FULL: Final = "full_attention"
 SLIDING: Final = "sliding_attention"
+TEXT: Final = {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26}
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``Gemma3ForCausalLM`` builds, or ``Gemma3ForConditionalGeneration`` with its tower."""
-    text = k.inner("text_config")
-    if text is None:
+    if "text_config" not in k.config and k.config.get("model_type") != "shieldgemma2":
         return _text(k, "model", k.want("tie_word_embeddings", True))
-    k.skip("mm_tokens_per_image")
-    model = _text(text, "model.language_model", k.want("tie_word_embeddings", True))
-    text.skip("tie_word_embeddings")
-    text.done()
-    k.defaulted += text.defaulted
-    k.ignored += text.ignored
+    k.skip("mm_tokens_per_image", "yes_token_index", "no_token_index")
+    tied = k.want("tie_word_embeddings", True)
+    model = filled(k, "text_config", TEXT, lambda inner: _within(inner, tied))
     tower = "model.vision_tower"
     sees, tensors = filled(k, "vision_config", SIGLIP, lambda inner: siglip(inner, tower))
     joint = (
@@ -38,6 +35,11 @@ def read(k: Keys) -> Model:
         Tensor("model.multi_modal_projector.mm_soft_emb_norm.weight", (("D", sees),), "vision"),
     )
     return model.but(extra=(*model.extra, *tensors, *joint))
+
+
+def _within(k: Keys, tied: bool) -> Model:
+    k.skip("tie_word_embeddings")
+    return _text(k, "model.language_model", tied)
 
 
 def _text(k: Keys, path: str, tied: bool) -> Model:

@@ -9,7 +9,7 @@ from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Model
 from tonnage.families import Family
 from tonnage.families._decoder import causal, latent, rotary_width
-from tonnage.families._experts import even, routed, scored, stacked
+from tonnage.families._experts import ahead, even, routed, scored, stacked
 from tonnage.keys import Keys
 
 
@@ -19,23 +19,26 @@ def read(k: Keys) -> Model:
     style = "neighbours" if k.want("rope_interleave", True) else "plain"
     attention = latent(k, D, style=style, q_rank=768, nope=192, VH=256)
     norm, act = (("D", D),), k.want("hidden_act", "silu")
-    k.skip("num_nextn_predict_layers", "first_k_dense_replace")
+    k.skip("first_k_dense_replace")
+    V, further = k.need("vocab_size"), k.optional("num_nextn_predict_layers") or 0
+    layers = stacked(
+        lambda _: attention,
+        (None,) * L,
+        scored(k, D, act, experts=64, used=4, width=1536),
+        Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act),
+        routed(k, L, 1),
+        lambda name: Norm(name, norm),
+    )
     return causal(
         k,
-        V=k.need("vocab_size"),
+        V=V,
         D=D,
-        layers=stacked(
-            lambda _: attention,
-            (None,) * L,
-            scored(k, D, act, experts=64, used=4, width=1536),
-            Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act),
-            routed(k, L, 1),
-            lambda name: Norm(name, norm),
-        ),
+        layers=layers,
         norm=Norm("model.norm", norm),
         rotary=(Rotary("model.rotary_emb", even(rotary_width(k, attention.rope))),),
         tied=k.want("tie_word_embeddings", False),
         positions=k.want("max_position_embeddings", 202752),
+        apart=tuple(t for i in range(L, L + further) for t in ahead(layers[-1], i, D, V)),
     )
 
 

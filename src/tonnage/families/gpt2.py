@@ -7,9 +7,11 @@ from typing import Final
 from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.ends import Head, Stem, Table
 from tonnage.arch.feedforward import Plain
-from tonnage.arch.layers import Norm
+from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.model import Layer, Model, Stack, Sublayer
+from tonnage.arch.parts import KeyValues
 from tonnage.families import Family
+from tonnage.families._pieces import counted, layer_norm
 from tonnage.keys import Keys
 
 
@@ -20,8 +22,7 @@ def read(k: Keys) -> Model:
     P = k.size("max_position_embeddings", 1024)
     dropout = k.want("resid_pdrop", 0.1)
     norm = (("D", D),)
-    # Cross attention is built for encoder-decoder pairs; the other switch changes eager attention in mixed precision.
-    k.refuse("add_cross_attention")
+    # It changes eager attention in mixed precision.
     k.refuse("reorder_and_upcast_attn")
     k.skip("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "n_ctx")
     attention = GroupedQuery(
@@ -53,6 +54,7 @@ def read(k: Keys) -> Model:
     layer = Layer(
         sublayers=(
             Sublayer(block=attention, before=Norm("ln_1", norm, "layer", bias=True), holds=True),
+            *_crosses(k, D, N, attention.H),
             Sublayer(block=mlp, before=Norm("ln_2", norm, "layer", bias=True)),
         )
     )
@@ -78,6 +80,21 @@ def read(k: Keys) -> Model:
         positions=P,
         table=True,
     )
+
+
+def _crosses(k: Keys, D: int, N: int, H: int) -> tuple[Sublayer, ...]:
+    """Attention to an encoder, which a decoder of a pair has: keys and values are packed, queries apart."""
+    if not k.want("add_cross_attention", False):
+        return ()
+    width, heads, path = (("D", D),), (("N", N), ("H", H)), "crossattention"
+    block = counted(
+        "GPT-2's cross attention",
+        Linear(f"{path}.c_attn", width, (("X", 2), *heads), "attention", bias=True, transposed=True),
+        Linear(f"{path}.q_attn", width, heads, "attention", bias=True, transposed=True),
+        Linear(f"{path}.c_proj", heads, width, "attention", bias=True, transposed=True),
+        KeyValues(K=N, H=H, cross=True),
+    )
+    return (Sublayer(block=block, before=layer_norm("ln_cross_attn", D)),)
 
 
 FAMILY: Final = Family(

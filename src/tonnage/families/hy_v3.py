@@ -11,7 +11,7 @@ from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Model
 from tonnage.families import Family
 from tonnage.families._decoder import causal, chosen, heads
-from tonnage.families._experts import routed, shared_expert, stacked
+from tonnage.families._experts import ahead, routed, shared_expert, stacked
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
@@ -24,7 +24,7 @@ def read(k: Keys) -> Model:
     norm, head, act = (("D", D),), (("H", H),), k.want("hidden_act", "silu")
     bias, mlp_bias = k.want("attention_bias", False), k.want("mlp_bias", False)
     wide = k.want("enable_moe_fp32_combine", True)
-    k.skip("router_scaling_factor", "num_nextn_predict_layers", "first_k_dense_replace")
+    k.skip("router_scaling_factor", "first_k_dense_replace")
     attention = GroupedQuery(
         name="self_attn",
         D=D,
@@ -52,22 +52,29 @@ def read(k: Keys) -> Model:
         # Without shared experts the modelled code falls back on the width of a dense layer.
         shared=shared_expert(D, F * k.want("num_shared_experts", 1) or whole, act, bias=mlp_bias),
     )
+    layers = stacked(
+        lambda _: attention,
+        (None,) * L,
+        experts,
+        Gated(name="mlp", D=D, F=whole, act=act, bias=mlp_bias),
+        routed(k, L, 1),
+        lambda name: Norm(name, norm),
+    )
+    V, further = k.need("vocab_size"), k.optional("num_nextn_predict_layers") or 0
     return causal(
         k,
-        V=k.need("vocab_size"),
+        V=V,
         D=D,
-        layers=stacked(
-            lambda _: attention,
-            (None,) * L,
-            experts,
-            Gated(name="mlp", D=D, F=whole, act=act, bias=mlp_bias),
-            routed(k, L, 1),
-            lambda name: Norm(name, norm),
-        ),
+        layers=layers,
         norm=Norm("model.norm", norm),
         rotary=(Rotary("model.rotary_emb", H),),
         tied=k.want("tie_word_embeddings", False),
         positions=k.want("max_position_embeddings", 131072),
+        apart=tuple(
+            t
+            for index in range(L, L + further)
+            for t in ahead(layers[-1], index, D, V, tables=False, last="final_layernorm")
+        ),
     )
 
 

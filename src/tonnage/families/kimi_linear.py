@@ -35,7 +35,7 @@ def read(k: Keys) -> Model:
     model = decoder(
         k,
         D,
-        kimi_layers(k, D, kinds, delta, full, dense=1, F=1024, E=256),
+        kimi_layers(k, D, kinds, delta, full, dense=1, F=1024, E=256)[0],
         width=1,
         positions=1048576,
         rotary=(),

@@ -52,7 +52,7 @@ def read_both(k: Keys) -> Model:
         D=D,
         V=target,
         alias_of=(shared if shares else own) if tied else None,
-        extra=(Tensor("final_logits_bias", (("X", 1), ("V", target)), "buffer", dtype="fp32"),),
+        extra=(Tensor("final_logits_bias", (("X", 1), ("V", target)), "buffer"),),
     )
     # A tied table has the shared one's rows whatever decoder_vocab_size says.
     rows = made.V if alias else V

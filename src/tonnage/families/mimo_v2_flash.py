@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm
-from tonnage.arch.model import Model
+from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.arch.untraced import Untraced
 from tonnage.families import Family
 from tonnage.families._decoder import causal, heads, window_of, windows
-from tonnage.families._experts import routed, scored, stacked, tables, turned
+from tonnage.families._experts import ahead, routed, scored, stacked, tables, turned
 from tonnage.keys import Keys
+from tonnage.tensors import Tensor
 
 
 def read(k: Keys) -> Model:
@@ -22,7 +24,7 @@ def read(k: Keys) -> Model:
     H, VH = k.size("head_dim", 192), k.size("v_head_dim", 128)
     norm, act, bias = (("D", D),), k.want("hidden_act", "silu"), k.want("attention_bias", False)
     dropout = k.want("attention_dropout", 0.0)
-    k.skip("attention_value_scale", "first_k_dense_replace", "num_nextn_predict_layers")
+    k.skip("attention_value_scale", "first_k_dense_replace")
     shown = k.optional("sliding_window_size")
     window = window_of(k, 129) if shown is None else shown + 1
     k.skip("sliding_window")
@@ -52,15 +54,16 @@ def read(k: Keys) -> Model:
         )
         return Untraced(block=plain, what="attention with sinks in some layers and weighed values")
 
+    V, mlp = k.need("vocab_size"), Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act)
     return causal(
         k,
-        V=k.need("vocab_size"),
+        V=V,
         D=D,
         layers=stacked(
             attention,
             seen,
             scored(k, D, act, experts=256, used=8, width=2048, shared=None),
-            Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act),
+            mlp,
             routed(k, L, 1),
             lambda name: Norm(name, norm),
         ),
@@ -69,7 +72,29 @@ def read(k: Keys) -> Model:
         tied=k.want("tie_word_embeddings", False),
         positions=k.want("max_position_embeddings", 131072),
         eager_only=True,
+        apart=tuple(
+            t
+            for index in range(k.want("num_nextn_predict_layers", 0))
+            for t in _ahead(attention(window), mlp, index, D, V)
+        ),
     )
+
+
+def _ahead(token: Untraced, mlp: Gated, index: int, D: int, V: int) -> Iterator[Tensor]:
+    """A layer that predicts a further token: within a window and without experts, 0.33 B in the released model.
+
+    A checkpoint stores it, transformers does not build it; embedding and head are the model's own.
+    Reference: https://github.com/sgl-project/sglang/blob/main/python/sglang/srt/models/mimo_v2_flash_nextn.py.
+    """
+    norm = (("D", D),)
+    layer = Layer(
+        sublayers=(
+            Sublayer(block=token, before=Norm("input_layernorm", norm)),
+            Sublayer(block=mlp, before=Norm("pre_mlp_layernorm", norm)),
+        )
+    )
+    path = f"model.mtp.layers.{index}."
+    yield from ahead(layer, index, D, V, tables=False, last="final_layernorm", path=path)
 
 
 FAMILY: Final = Family(

@@ -12,11 +12,16 @@ from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Model
 from tonnage.arch.parts import Parts
 from tonnage.arch.untraced import Untraced
+from tonnage.errors import ConfigError
 from tonnage.families import Family
+from tonnage.families._composite import nested
 from tonnage.families._decoder import causal, chosen, heads, rotary_width
 from tonnage.families._experts import even, routed, shared_expert, stacked, words
+from tonnage.families._hybrid import whole_numbers
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
+
+SPARSE: Final = "minimax_m3_sparse"
 
 
 def read(k: Keys) -> Model:
@@ -27,8 +32,6 @@ def read(k: Keys) -> Model:
     turned, act = even(rotary_width(k, H)), "silu"
     k.skip("hidden_act", "rotary_dim", "swiglu_alpha", "swiglu_limit", "routed_scaling_factor")
     k.skip("index_block_size", "index_topk_blocks", "index_local_blocks")
-    k.refuse("sparse_attention_config")
-    k.refuse("moe_layer_freq")
     plain = GroupedQuery(
         name="self_attn",
         D=D,
@@ -41,11 +44,31 @@ def read(k: Keys) -> Model:
         rotary_style="rebound",
         dropout=k.want("attention_dropout", 0.0),
     )
-    indexer = BlockIndexer("self_attn.indexer", D, k.size("index_n_heads", 4), k.size("index_head_dim", 128))
+    indexer, kinds = _sparse(k, D, L)
     sparse = Parts(what="attention over chosen blocks", parts=(plain, indexer))
-    kinds = words(k, "layer_types", L, ("full_attention", "minimax_m3_sparse")) or ["full_attention"] * L
+    dense = Gated(name="mlp", D=D, F=k.size("dense_intermediate_size", 12288), act=act, fused="gate_up_proj")
+    return causal(
+        k,
+        V=k.need("vocab_size"),
+        D=D,
+        layers=stacked(
+            lambda kind: plain if kind == "full_attention" else sparse,
+            kinds,
+            _experts(k, D, act),
+            Untraced(block=dense, what="a clamped feed-forward"),
+            _routes(k, L),
+            lambda name: Norm(name, norm, "rms-gemma"),
+        ),
+        norm=Norm("model.norm", norm, "rms-gemma"),
+        rotary=(Rotary("model.rotary_emb", turned),),
+        tied=k.want("tie_word_embeddings", False),
+        positions=k.want("max_position_embeddings", 524288),
+    )
+
+
+def _experts(k: Keys, D: int, act: str) -> Experts:
     E = k.size("num_local_experts", 128)
-    experts = Experts(
+    return Experts(
         name="mlp",
         D=D,
         E=E,
@@ -56,24 +79,44 @@ def read(k: Keys) -> Model:
         corrected=Tensor("mlp.gate.e_score_correction_bias", (("Er", E),), "buffer"),
         shared=shared_expert(D, k.size("shared_intermediate_size", 3072), act, fused="gate_up_proj"),
     )
-    dense = Gated(name="mlp", D=D, F=k.size("dense_intermediate_size", 12288), act=act, fused="gate_up_proj")
-    return causal(
-        k,
-        V=k.need("vocab_size"),
-        D=D,
-        layers=stacked(
-            lambda kind: plain if kind == "full_attention" else sparse,
-            kinds,
-            experts,
-            Untraced(block=dense, what="a clamped feed-forward"),
-            routed(k, L, 0),
-            lambda name: Norm(name, norm, "rms-gemma"),
-        ),
-        norm=Norm("model.norm", norm, "rms-gemma"),
-        rotary=(Rotary("model.rotary_emb", turned),),
-        tied=k.want("tie_word_embeddings", False),
-        positions=k.want("max_position_embeddings", 524288),
-    )
+
+
+def _sparse(k: Keys, D: int, layers: int) -> tuple[BlockIndexer, list[str]]:
+    """The indexer, and the kind of every layer."""
+    found = (k.size("index_n_heads", 4), k.size("index_head_dim", 128))
+    stated = words(k, "layer_types", layers, ("full_attention", SPARSE))
+    N, H, often = nested(k, "sparse_attention_config", lambda inner: _released(inner, *found)) or (*found, None)
+    kinds = stated or ["full_attention"] * layers
+    if stated is None and often is not None:
+        kinds = [SPARSE if flag else "full_attention" for flag in _every(k, "sparse_attention_freq", often, layers)]
+    return BlockIndexer("self_attn.indexer", D, N, H), kinds
+
+
+def _released(k: Keys, N: int, H: int) -> tuple[int, int, list[int] | None]:
+    """Heads and width of the indexer and the layers that have it, as the released config tells them."""
+    k.skip("sparse_block_size", "sparse_topk_blocks", "sparse_local_block", "sparse_init_block", "sparse_score_type")
+    k.skip("use_sparse_attention", "sparse_disable_index_value")
+    often = whole_numbers(k, "sparse_attention_freq")
+    return k.size("sparse_num_index_heads", N), k.size("sparse_index_dim", H), often
+
+
+def _routes(k: Keys, layers: int) -> tuple[bool, ...]:
+    """Which layers have experts: all, but as ``mlp_layer_types`` or the released config's ``moe_layer_freq`` says."""
+    often = whole_numbers(k, "moe_layer_freq")
+    if often is None or k.config.get("mlp_layer_types") is not None:
+        return routed(k, layers, 0)
+    return tuple(map(bool, _every(k, "moe_layer_freq", often, layers)))
+
+
+def _every(k: Keys, key: str, found: list[int], layers: int) -> list[int]:
+    if len(found) != layers:
+        raise ConfigError(
+            f"{k.path}{key} has {len(found)} entries for {layers} layers",
+            key=k.path + key,
+            value=len(found),
+            file=k.file,
+        )
+    return found
 
 
 FAMILY: Final = Family(

@@ -50,7 +50,7 @@ def read(k: Keys) -> Model:
     norm = (("D", D),)
     layer = Layer(
         sublayers=(
-            Sublayer(block=attention, before=Norm("input_layernorm", norm)),
+            Sublayer(block=counted("Moshi", attention), before=Norm("input_layernorm", norm)),
             Sublayer(block=mlp, before=Norm("post_attention_layernorm", norm)),
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
@@ -28,10 +29,7 @@ def read(k: Keys) -> Model:
     k.refuse("sliding_window")
     k.skip("num_logits_to_keep", "use_mamba_kernels", "rescale_prenorm_residual", "hidden_dropout", "num_hidden_layers")
     k.skip("time_step_limit", "time_step_min", "time_step_max", "time_step_floor", "mamba_ssm_cache_dtype", "expand")
-    # Layers that predict further tokens are stored with some checkpoints and not built.
-    k.skip(
-        "num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern", "moe_shared_expert_overlap"
-    )
+    k.skip("moe_shared_expert_overlap")
     k.skip("routed_scaling_factor", "n_group", "topk_group", "norm_topk_prob", "residual_in_fp32", "mamba_proj_bias")
     k.skip("mamba_dt_min", "mamba_dt_max", "mamba_dt_limit", "mamba_dt_init_floor", "mamba_expand", "time_step_rank")
     blocks: dict[str, Block] = {
@@ -53,6 +51,7 @@ def read(k: Keys) -> Model:
         rotary=(),
         tied=False,
         positions=k.size("max_position_embeddings", 4096),
+        apart=tuple(_ahead(k, D, layers)),
     )
     # Transformers' class ties nothing, whatever its config says.
     k.skip("tie_word_embeddings")
@@ -60,18 +59,42 @@ def read(k: Keys) -> Model:
     return model.but(stacks=(stack.but(stem=stack.stem.but(name="model.embeddings")),))
 
 
-def _kinds(k: Keys) -> tuple[str, ...]:
-    pattern = k.optional("hybrid_override_pattern", str)
-    listed = k.optional("layers_block_type", list)
-    if listed is None and pattern is None:
-        return (LINEAR, "moe", FULL, "mlp")
-    if listed is None and pattern is not None:
-        if not pattern or set(pattern) - set(LETTERS):
-            raise ConfigError(
-                f"hybrid_override_pattern is made of {''.join(LETTERS)}", key="hybrid_override_pattern", value=pattern
-            )
-        return tuple(LETTERS[letter] for letter in pattern)
-    return layer_kinds(k, len(listed or ()), lambda i: "", tuple(LETTERS.values()), key="layers_block_type")
+def _kinds(
+    k: Keys,
+    default: tuple[str, ...] = (LINEAR, "moe", FULL, "mlp"),
+    *,
+    pattern: str = "hybrid_override_pattern",
+    key: str = "layers_block_type",
+) -> tuple[str, ...]:
+    """The kinds of layers: a list of them, or a letter for each."""
+    letters, listed = k.optional(pattern, str), k.optional(key, list)
+    if listed is None and letters is None:
+        return default
+    if listed is None and letters is not None:
+        if not letters or set(letters) - set(LETTERS):
+            raise ConfigError(f"{pattern} is made of {''.join(LETTERS)}", key=pattern, value=letters)
+        return tuple(LETTERS[letter] for letter in letters)
+    return layer_kinds(k, len(listed or ()), lambda i: "", tuple(LETTERS.values()), key=key)
+
+
+def _ahead(k: Keys, D: int, layers: dict[str, Layer]) -> Iterator[Tensor]:
+    """What predicts further tokens: a few layers for each, the first behind a projection of both inputs.
+
+    Checkpoints store it, transformers does not build it; embedding and head are the model's own.
+    Reference: https://github.com/sgl-project/sglang/blob/main/python/sglang/srt/models/nemotron_h_mtp.py.
+    """
+    width: Axes = (("D", D),)
+    kinds = _kinds(k, (FULL, "moe"), pattern="mtp_hybrid_override_pattern", key="mtp_layers_block_type")
+    for index, kind in enumerate(kinds * k.want("num_nextn_predict_layers", 0)):
+        path, place = f"mtp.layers.{index}.", index % len(kinds)
+        own = [t for t in layers[kind].weights() if t.role != "buffer"]
+        if not place:
+            own += [*Norm("enorm", width).weights(), *Norm("hnorm", width).weights()]
+            own += Linear("eh_proj", (("X", 2), ("D", D)), width, "feed_forward").weights()
+        if place == len(kinds) - 1:
+            own += Norm("final_layernorm", width).weights()
+        for t in own:
+            yield t.placed(path)
 
 
 def _mixer(k: Keys, D: int) -> Mamba2:

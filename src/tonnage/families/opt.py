@@ -59,6 +59,7 @@ def read(k: Keys) -> Model:
     )
     table = "model.decoder.embed_tokens"
     projected = width != D
+    out = Linear("model.decoder.project_out", (("D", D),), (("D", width),), "head") if projected else None
     tied = k.want("tie_word_embeddings", True)
     return Model(
         model_type="opt",
@@ -84,10 +85,13 @@ def read(k: Keys) -> Model:
             D=width,
             V=V,
             alias_of=f"{table}.weight" if tied else None,
-            project=Linear("model.decoder.project_out", (("D", D),), (("D", width),), "head") if projected else None,
+            project=out,
         ),
         positions=P,
         table=True,
+        # The matrix behind the layers is part of the bare class, too, and the labels are of its width.
+        pooler=() if out is None else tuple(out.weights()),
+        classifier=None if out is None else Head(name="score", D=width, V=1, project=out),
     )
 
 

@@ -151,10 +151,7 @@ def _sound(k: Keys, D: int) -> tuple[Tensor, ...]:
         *tower(
             "audio",
             f"{path}.encoder",
-            *(
-                Tensor(f"encoder_embedding.global_{x}", (("X", bins),), "buffer", dtype="fp32")
-                for x in ("mean", "invstd")
-            ),
+            *(Tensor(f"encoder_embedding.global_{x}", (("X", bins),), "buffer") for x in ("mean", "invstd")),
             Tensor("relative_attention_bias_layer.bias_values.weight", (("P", rows), ("N", N)), "audio"),
             matrix("embed.out", ("X", C * last), ("D", W), "audio"),
         ),

@@ -7,17 +7,16 @@ from typing import Final
 
 from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Gated
-from tonnage.arch.layers import Linear, Norm, Rotary
+from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.model import Layer, Model
 from tonnage.families import Family
 from tonnage.families._blocks import decoder, normed_before
 from tonnage.families._composite import nested
 from tonnage.families._decoder import chosen, rotary_width
 from tonnage.families._hybrid import FULL, LINEAR, every_fourth, gated_attention, gated_delta, layer_kinds
+from tonnage.families.towers import seen
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
-
-VISUAL: Final = "model.visual"
 
 
 def read(k: Keys) -> Model:
@@ -33,10 +32,10 @@ def read_with_vision(k: Keys) -> Model:
     """Build the model that ``Qwen3_5ForConditionalGeneration`` or its like with experts builds."""
     tied, routed = k.want("tie_word_embeddings", False), _routed(k)
     model = nested(k, "text_config", lambda text: _text(text, "model.language_model", routed, tied))
-    tower = nested(k, "vision_config", lambda vision: tuple(_vision(vision)))
-    if model is None or tower is None:
-        k.need("text_config" if model is None else "vision_config")
+    if model is None:
+        k.need("text_config", dict)
         raise AssertionError
+    _, tower = seen(k, "model.visual", "qwen3_5_vision", fixed=True)
     return model.but(extra=tower)
 
 
@@ -62,8 +61,8 @@ def _text(k: Keys, path: str, routed: bool, tied: bool | None = None) -> Model:
 
     layers = {kind: layer(kind) for kind in (FULL, LINEAR)}
     kinds = layer_kinds(k, L, every_fourth(k))
-    # A layer that predicts a further token is stored in some checkpoints; transformers does not build it.
-    k.skip("full_attention_interval", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mlp_only_layers")
+    k.refuse("mtp_use_dedicated_embeddings")
+    k.skip("full_attention_interval", "mlp_only_layers")
     k.skip("mamba_ssm_dtype", "attn_output_gate", "partial_rotary_factor")
     model = decoder(
         k,
@@ -73,10 +72,28 @@ def _text(k: Keys, path: str, routed: bool, tied: bool | None = None) -> Model:
         positions=32768,
         style="rms-gemma",
         path=path,
+        apart=tuple(_ahead(layers[FULL], D, k.want("mtp_num_hidden_layers", 0))),
     )
     if tied is None or model.head is None:
         return model
     return model.but(head=model.head.but(alias_of=f"{path}.embed_tokens.weight" if tied else None))
+
+
+def _ahead(layer: Layer, D: int, count: int) -> Iterator[Tensor]:
+    """What predicts a further token: full layers over a projection of the last states and the next token's embedding.
+
+    A checkpoint stores it, transformers does not build it; embedding and head are the model's own.
+    Reference: https://github.com/vllm-project/vllm/blob/main/vllm/model_executor/models/qwen3_5_mtp.py.
+    """
+    if not count:
+        return
+    width = (("D", D),)
+    yield from Linear("mtp.fc", (("X", 2), ("D", D)), width, "feed_forward").weights()
+    for name in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden"):
+        yield from Norm(f"mtp.{name}", width, "rms-gemma").weights()
+    for index in range(count):
+        for t in layer.weights():
+            yield t.placed(f"mtp.layers.{index}.")
 
 
 def _experts(k: Keys, D: int, act: str) -> Experts:
@@ -99,35 +116,6 @@ def _experts(k: Keys, D: int, act: str) -> Experts:
         ),
         shared_gate="shared_expert_gate",
     )
-
-
-def _vision(k: Keys) -> Iterator[Tensor]:
-    """The tower: patches of two frames, layers of attention, and a merger of neighbouring patches."""
-    D, F, depth = k.size("hidden_size", 1152), k.size("intermediate_size", 4304), k.size("depth", 27)
-    width, inner = (("D", D),), (("F", F),)
-    merged = k.size("spatial_merge_size", 2) ** 2
-    patch, frames = k.size("patch_size", 16), k.size("temporal_patch_size", 2)
-    pixels = (("X", k.size("in_channels", 3)), ("X", frames), ("X", patch), ("X", patch))
-    yield Tensor(f"{VISUAL}.patch_embed.proj.weight", (*width, *pixels), "vision")
-    yield Tensor(f"{VISUAL}.patch_embed.proj.bias", width, "vision")
-    yield Tensor(f"{VISUAL}.pos_embed.weight", (("P", k.size("num_position_embeddings", 2304)), *width), "vision")
-    for index in range(depth):
-        path = f"{VISUAL}.blocks.{index}"
-        for name in ("norm1", "norm2"):
-            yield from Norm(f"{path}.{name}", width, "layer", bias=True).weights()
-        yield from Linear(f"{path}.attn.qkv", width, (("X", 3), *width), "vision", True).weights()
-        yield from Linear(f"{path}.attn.proj", width, width, "vision", True).weights()
-        yield from Linear(f"{path}.mlp.linear_fc1", width, inner, "vision", True).weights()
-        yield from Linear(f"{path}.mlp.linear_fc2", inner, width, "vision", True).weights()
-    together = (("X", merged), *width)
-    yield from Norm(f"{VISUAL}.merger.norm", width, "layer", bias=True).weights()
-    yield from Linear(f"{VISUAL}.merger.linear_fc1", together, together, "vision", True).weights()
-    out = (("D", k.size("out_hidden_size", 3584)),)
-    yield from Linear(f"{VISUAL}.merger.linear_fc2", together, out, "vision", True).weights()
-    N = k.size("num_heads", 16)
-    H = k.divides("hidden_size", "num_heads", D, N)
-    yield from Rotary(f"{VISUAL}.rotary_pos_emb", H // 2).weights()
-    k.skip("hidden_act", "deepstack_visual_indexes")
 
 
 FAMILY: Final = Family(

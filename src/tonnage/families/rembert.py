@@ -7,7 +7,7 @@ from typing import Final
 from tonnage.arch.ends import Head
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._encoder import encoder, only_encoder, pooler, post_norm, stem, without_pass
+from tonnage.families._encoder import encoder, pooler, post_norm, stem, without_pass
 from tonnage.families._pieces import layer_norm, matrix
 from tonnage.keys import Keys
 
@@ -16,7 +16,7 @@ def read(k: Keys) -> Model:
     """Build the model that ``RemBertForMaskedLM`` builds. Its head shares nothing with the embedding."""
     D, N, P = k.need("hidden_size"), k.need("num_attention_heads"), k.size("max_position_embeddings", 512)
     E, wide, V = k.size("input_embedding_size", 256), k.size("output_embedding_size", 1664), k.need("vocab_size")
-    only_encoder(k)
+    k.skip("classifier_dropout_prob")
     k.refuse("tie_word_embeddings")
     act = k.want("hidden_act", "gelu")
     path, widen = "cls.predictions", "rembert.encoder.embedding_hidden_mapping_in"

@@ -9,7 +9,7 @@ from typing import Final
 
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._encoder import classifier, encoder, lm_head, only_encoder, places, pooler, post_norm, stem
+from tonnage.families._encoder import classifier, encoder, lm_head, places, pooler, post_norm, stem
 from tonnage.keys import Keys
 
 
@@ -17,7 +17,7 @@ def read(k: Keys) -> Model:
     """Build the model that ``RobertaForMaskedLM`` builds. ``RobertaForCausalLM`` holds the same tensors."""
     base = "data2vec_text" if k.config["model_type"] == "data2vec-text" else "roberta"
     D, N, P = k.need("hidden_size"), k.need("num_attention_heads"), k.size("max_position_embeddings", 512)
-    only_encoder(k)
+    k.skip("classifier_dropout_prob")
     k.refuse("position_embedding_type", "absolute")
     k.skip("gradient_checkpointing")
     return encoder(

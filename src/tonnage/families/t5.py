@@ -1,7 +1,8 @@
 """T5: an encoder and a decoder with relative positions, cross attention, plain or gated feed-forward.
 
 mT5 and umT5 are the same, the latter with positions in every layer; LongT5's encoder attends to blocks; in Switch
-Transformers some feed-forward blocks are experts.
+Transformers some feed-forward blocks are experts; Pop2Piano reads sound, and has a composer's embedding and a head of
+its own.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ def read(k: Keys) -> Model:
     k.skip("local_radius", "global_block_size", "num_experts", "router_bias", "add_cross_attention")
     parts = _Parts(k, D, dropout)
     tied = k.want("tie_word_embeddings", True)
+    composers: tuple[Tensor, ...] = ()
+    if parts.kind == "pop2piano":
+        rows, tied = k.size("composer_vocab_size", 21), False
+        composers = (Tensor("mel_conditioner.embedding.weight", (("V", rows), ("D", D)), "audio"),)
     return Model(
         model_type=parts.kind,
         stacks=(
@@ -55,7 +60,10 @@ def read(k: Keys) -> Model:
         ),
         head=Head(name="lm_head", D=D, V=V, alias_of="shared.weight" if tied else None),
         positions=k.size("n_positions", 512),
-        extra=(Tensor("encoder.embed_tokens.weight", (("V", V), ("D", D)), "embedding", alias_of="shared.weight"),),
+        extra=(
+            Tensor("encoder.embed_tokens.weight", (("V", V), ("D", D)), "embedding", alias_of="shared.weight"),
+            *composers,
+        ),
         causal=False,
     )
 
@@ -76,7 +84,7 @@ class _Parts:
         if self.switches:
             self.act, self.gated = k.want("dense_act_fn", "relu"), False
         else:
-            self.act, self.gated = _activation(k, "gated-gelu" if self.kind in ("mt5", "umt5") else "relu")
+            self.act, self.gated = _activation(k, "gated-gelu" if self.kind in ("mt5", "pop2piano", "umt5") else "relu")
         self.long = self.kind == "longt5" and k.want("encoder_attention_type", "local")
         if self.long not in (False, "local", "transient-global"):
             raise ConfigError(

@@ -6,6 +6,7 @@ from typing import Final
 
 from tonnage.arch.ends import Head
 from tonnage.arch.model import Layer, Model
+from tonnage.arch.parts import KeyValues
 from tonnage.families import Family
 from tonnage.families._pieces import counted, matrix
 from tonnage.families._seq2seq import Builder, Style
@@ -38,12 +39,14 @@ def _layer(k: Keys, made: Builder) -> Layer:
     layer = made.decoder_layer(alone=True)
     wide = k.optional("cross_attention_hidden_size") or made.D
     D: Axis = ("D", made.D)
+    N = made.heads("decoder")
     cross = counted(
         "a decoder with cross attention that is not used",
         *(
             matrix(f"encoder_attn.{name}", ("X", wide) if name in ("k_proj", "v_proj") else D, D, "attention")
             for name in ("q_proj", "k_proj", "v_proj", "out_proj")
         ),
+        *((KeyValues(K=N, H=made.D // N, cross=True),) if k.want("add_cross_attention", False) else ()),
     )
     own, other, last = layer.sublayers
     return layer.but(sublayers=(own, other.but(block=cross), last))

@@ -7,6 +7,7 @@ from typing import Final
 from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.ends import Head, Stem, Table
 from tonnage.arch.model import Layer, Model, Stack, Sublayer
+from tonnage.errors import UnsupportedError
 from tonnage.families import Family
 from tonnage.families._pieces import counted, layer_norm, matrix
 from tonnage.keys import Keys
@@ -82,9 +83,21 @@ def read(k: Keys) -> Model:
     )
 
 
+def classifies(k: Keys) -> Model:
+    """Build what stands before the classifier, whose only matrix is the summary's."""
+    for key in ("summary_use_proj", "summary_proj_to_labels"):
+        if not k.want(key, True):
+            raise UnsupportedError(
+                f"a classifier with {key} = false is not modelled", key=key, value=False, file=k.file
+            )
+    model = read(k)
+    return model.but(classifier=Head(name="sequence_summary.summary", D=model.width, V=1, bias=True))
+
+
 FAMILY: Final = Family(
     read=read,
     source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/xlm/modeling_xlm.py",
+    classes={"classify": classifies},
     attributes={
         "hidden_size": "emb_dim",
         "num_attention_heads": "n_heads",

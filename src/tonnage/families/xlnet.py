@@ -7,7 +7,7 @@ from typing import Final
 from tonnage.arch.ends import Head, Stem
 from tonnage.arch.model import Layer, Model, Stack, Sublayer
 from tonnage.arch.parts import Memory
-from tonnage.errors import ConfigError
+from tonnage.errors import ConfigError, UnsupportedError
 from tonnage.families import Family
 from tonnage.families._pieces import counted, layer_norm, matrix
 from tonnage.keys import Keys
@@ -60,9 +60,22 @@ def read(k: Keys) -> Model:
     )
 
 
+def classifies(k: Keys) -> Model:
+    """Build what stands before the classifier: a summary of the sequence."""
+    if k.want("summary_proj_to_labels", False):
+        raise UnsupportedError(
+            "a classifier with summary_proj_to_labels = true is not modelled", key="summary_proj_to_labels", file=k.file
+        )
+    model = read(k)
+    D = ("D", model.width)
+    dense = matrix("sequence_summary.summary", D, D, "head") if k.want("summary_use_proj", True) else None
+    return model.but(classifier=Head(name="logits_proj", D=D[1], V=1, bias=True, dense=dense, act="tanh"))
+
+
 FAMILY: Final = Family(
     read=read,
     source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/xlnet/modeling_xlnet.py",
+    classes={"classify": classifies},
     attributes={
         "hidden_size": "d_model",
         "num_attention_heads": "n_head",

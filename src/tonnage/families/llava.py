@@ -1,0 +1,119 @@
+"""LLaVA and its like: a language model of any type behind a tower of any type and two matrices (arXiv:2304.08485)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tonnage.arch.model import Model
+from tonnage.arch.parts import Part
+from tonnage.errors import UnsupportedError
+from tonnage.families import Family
+from tonnage.families._language import headed, language
+from tonnage.families._pieces import layer_norm, matrix
+from tonnage.families._towers import chosen_layers, tower
+from tonnage.families.towers import seen
+from tonnage.keys import Keys
+from tonnage.record import Record
+from tonnage.tensors import Tensor
+
+CLIP: Final[dict[str, Any]] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+SIGLIP: Final[dict[str, Any]] = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+
+
+class Kind(Record):
+    """What differs between the types.
+
+    Args:
+        text: type of the language model where the config names none.
+        tower: type of the tower where the config names none.
+        given: the tower where the config has none.
+        towers: their modules.
+        newline: a learned vector stands between the rows of an image.
+        joined: the language model's config ties the head too.
+        layers: what the projector is given where the config does not say.
+        normed: the projector begins with a norm.
+    """
+
+    text: str = "llama"
+    tower: str = "clip_vision_model"
+    given: dict[str, Any] = CLIP
+    towers: tuple[str, ...] = ("vision_tower",)
+    newline: bool = False
+    joined: bool = False
+    layers: int | tuple[int, ...] = -2
+    normed: bool = False
+
+
+KINDS: Final = {
+    "llava": Kind(joined=True),
+    "llava_next": Kind(newline=True),
+    "llava_next_video": Kind(newline=True, joined=True),
+    "llava_onevision": Kind(
+        text="qwen2", tower="siglip_vision_model", given=SIGLIP, newline=True, joined=True, layers=-1
+    ),
+    "video_llava": Kind(given={**CLIP, "image_size": 224}, towers=("image_tower", "video_tower")),
+    "vipllava": Kind(layers=(-2, -5, -8, -11, 6), normed=True),
+}
+
+TIMM: Final = ("fast_vlm", "perception_lm")
+"""Types of this kind whose towers come from another library."""
+
+
+def read(k: Keys) -> Model:
+    """Build the model that ``LlavaForConditionalGeneration`` or its like builds."""
+    name = str(k.config["model_type"])
+    if name in TIMM:
+        raise UnsupportedError(
+            f"the tower of {name} is one of timm's, which is not modelled yet",
+            key="vision_config",
+            value=name,
+            file=k.file,
+            hint="its text_config as a config of its own counts the language model",
+        )
+    kind = KINDS[name]
+    text = language(k, "model.language_model", kind.text)
+    D = text.model.width
+    tensors: tuple[Tensor, ...] = ()
+    for name in kind.towers:
+        width, found = seen(k, f"model.{name}", kind.tower, given=kind.given)
+        tensors += found
+    ins = width * chosen_layers(k, kind.layers)
+    # Its own bias is a key of every type but ViP-LLaVA.
+    bias = kind.normed or k.want("multimodal_projector_bias", True)
+    projector: list[Part] = [layer_norm("projector_layernorm", ins)] if kind.normed else []
+    projector.append(matrix("linear_1", ("X", ins), ("D", D), "vision", bias=bias))
+    projector.append(matrix("linear_2", ("D", D), ("D", D), "vision", bias=bias))
+    tensors += tower("vision", "model.multi_modal_projector", *projector)
+    if kind.newline:
+        tensors += (Tensor("model.image_newline", (("D", D),), "vision"),)
+    k.skip("projector_hidden_act", "vision_feature_select_strategy", "image_seq_length", "video_seq_length")
+    k.skip("image_grid_pinpoints", "spatial_pool_mode", "spatial_pool_stride", "vision_aspect_ratio")
+    k.skip("projector_layernorm_eps", "use_image_newline_parameter", "vocab_size", "pad_token_id")
+    tied = k.want("tie_word_embeddings", False) or (kind.joined and text.tied)
+    return headed(text.model, tied, extra=tensors)
+
+
+FAMILY: Final = Family(
+    read=read,
+    source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/llava/modeling_llava.py",
+    attributes={
+        "image_token_id": "image_token_index",
+        "video_token_id": "video_token_index",
+        "vision_feature_layers": "vision_feature_layer",
+    },
+)

@@ -1,0 +1,31 @@
+"""Qwen2-VL and Qwen2.5-VL: Qwen2 with positions in three dimensions behind a tower for images (arXiv:2409.12191)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tonnage.arch.model import Model
+from tonnage.families import Family
+from tonnage.families._language import headed, language, unpassed
+from tonnage.families.towers import seen
+from tonnage.keys import Keys
+
+TURNED: Final = "attention with positions in three dimensions"
+
+
+def read(k: Keys) -> Model:
+    """Build the model that ``Qwen2VLForConditionalGeneration`` or ``Qwen2_5_VLForConditionalGeneration`` builds."""
+    kind = str(k.config["model_type"])
+    text = language(k, "model.language_model", f"{kind}_text", like="qwen2", flat=True)
+    _, tensors = seen(k, "model.visual", f"{kind}_vision", fixed=True)
+    # Releases before transformers 5 state it beside the sizes of the text.
+    tied = k.want("tie_word_embeddings", False) or text.tied
+    model = headed(unpassed(text.model, TURNED), tied)
+    return model.but(model_type=kind, extra=model.extra + tensors)
+
+
+FAMILY: Final = Family(
+    read=read,
+    source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/qwen2_vl/"
+    "modeling_qwen2_vl.py",
+)

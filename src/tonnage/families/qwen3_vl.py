@@ -1,0 +1,30 @@
+"""Qwen3-VL, dense or with experts: Qwen3 with positions in three dimensions behind a tower (arXiv:2511.21631)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tonnage.arch.model import Model
+from tonnage.families import Family
+from tonnage.families._language import headed, language, unpassed
+from tonnage.families.towers import seen
+from tonnage.keys import Keys
+
+
+def read(k: Keys) -> Model:
+    """Build the model that ``Qwen3VLForConditionalGeneration`` or its like with experts builds."""
+    kind = str(k.config["model_type"]).replace("cosmos3_omni", "qwen3_vl")
+    like = "qwen3_moe" if kind == "qwen3_vl_moe" else "qwen3"
+    text = language(k, "model.language_model", f"{kind}_text", like=like)
+    _, tensors = seen(k, "model.visual", f"{kind}_vision", fixed=True)
+    model = headed(
+        unpassed(text.model, "attention with positions in three dimensions"), k.want("tie_word_embeddings", False)
+    )
+    return model.but(model_type=str(k.config["model_type"]), extra=model.extra + tensors)
+
+
+FAMILY: Final = Family(
+    read=read,
+    source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/qwen3_vl/"
+    "modeling_qwen3_vl.py",
+)

@@ -1,0 +1,193 @@
+"""What released checkpoints store: the parameters of the class, and beside them those that predict further tokens.
+
+The figures are the sums that the Hub shows of each repository's safetensors headers. Some of these files also store
+the corrections of the routers' scores, one number an expert, which transformers holds in buffers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+
+from tonnage.families import model_from
+
+
+class Release(NamedTuple):
+    """A repository: its config, the elements of its files, and how many of them correct scores."""
+
+    name: str
+    config: dict[str, Any]
+    stored: int
+    corrections: int = 0
+
+
+def qwen3_5(D: int, F: int, L: int, N: int, K: int, values: int, vision: tuple[int, ...]) -> dict[str, Any]:
+    """Qwen3.5 with its tower: of both sizes below 9B the head is the embedding."""
+    text = {
+        "model_type": "qwen3_5_text",
+        "hidden_size": D,
+        "intermediate_size": F,
+        "num_hidden_layers": L,
+        "num_attention_heads": N,
+        "num_key_value_heads": K,
+        "head_dim": 256,
+        "vocab_size": 248320,
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": values,
+        "mtp_num_hidden_layers": 1,
+        "mtp_use_dedicated_embeddings": False,
+    }
+    depth, width, inner, heads = vision
+    tower = {"depth": depth, "hidden_size": width, "intermediate_size": inner, "num_heads": heads, "out_hidden_size": D}
+    return {
+        "model_type": "qwen3_5",
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        "tie_word_embeddings": D < 4096,
+        "text_config": text,
+        "vision_config": tower,
+    }
+
+
+def glm4_5(D: int, F: int, L: int, E: int, experts: int, first: int, *, normed: bool) -> dict[str, Any]:
+    return {
+        "model_type": "glm4_moe",
+        "hidden_size": D,
+        "intermediate_size": F,
+        "num_hidden_layers": L,
+        "num_attention_heads": 96,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151552,
+        "n_routed_experts": E,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": experts,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": first,
+        "use_qk_norm": normed,
+        "attention_bias": True,
+        "num_nextn_predict_layers": 1,
+    }
+
+
+GLM_FLASH = {
+    "model_type": "glm4_moe_lite",
+    "hidden_size": 2048,
+    "intermediate_size": 10240,
+    "num_hidden_layers": 47,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 20,
+    "q_lora_rank": 768,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 192,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 256,
+    "n_routed_experts": 64,
+    "num_experts_per_tok": 4,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 1536,
+    "vocab_size": 154880,
+    "num_nextn_predict_layers": 1,
+}
+LING = {
+    "model_type": "bailing_hybrid",
+    "hidden_size": 2560,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_hidden_layers": 42,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "num_experts": 512,
+    "num_experts_per_tok": 8,
+    "vocab_size": 157184,
+    "num_nextn_predict_layers": 1,
+}
+HUNYUAN = {
+    "model_type": "hy_v3",
+    "hidden_size": 4096,
+    "intermediate_size": 13312,
+    "moe_intermediate_size": 1536,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "num_experts": 192,
+    "num_experts_per_tok": 8,
+    "num_shared_experts": 1,
+    "vocab_size": 120832,
+    "num_nextn_predict_layers": 1,
+}
+NEMOTRON = {
+    "model_type": "nemotron_h",
+    "hidden_size": 4096,
+    "vocab_size": 131072,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "mamba_num_heads": 128,
+    "mamba_head_dim": 64,
+    "ssm_state_size": 128,
+    "conv_kernel": 4,
+    "n_groups": 8,
+    "n_routed_experts": 512,
+    "num_experts_per_tok": 22,
+    "moe_latent_size": 1024,
+    "moe_intermediate_size": 2688,
+    "moe_shared_expert_intermediate_size": 5376,
+    "intermediate_size": 2688,
+    # Their order changes no sum.
+    "hybrid_override_pattern": "ME" * 40 + "*" * 8,
+    "num_nextn_predict_layers": 1,
+    "mtp_hybrid_override_pattern": "*E",
+}
+
+SMALL, MIDDLE, LARGE = (12, 768, 3072, 12), (24, 1024, 4096, 16), (27, 1152, 4304, 16)
+RELEASES = (
+    Release("Qwen/Qwen3.5-0.8B", qwen3_5(1024, 3584, 24, 8, 2, 16, SMALL), 873_438_784),
+    Release("Qwen/Qwen3.5-2B", qwen3_5(2048, 6144, 24, 8, 2, 16, MIDDLE), 2_274_069_824),
+    Release("Qwen/Qwen3.5-4B", qwen3_5(2560, 9216, 32, 16, 4, 32, MIDDLE), 4_659_865_088),
+    Release("Qwen/Qwen3.5-9B", qwen3_5(4096, 12288, 32, 16, 4, 32, LARGE), 9_653_104_368),
+    Release("Qwen/Qwen3.5-27B", qwen3_5(5120, 17408, 64, 24, 4, 48, LARGE), 27_781_427_952),
+    Release("zai-org/GLM-4.5", glm4_5(5120, 12288, 92, 160, 1536, 3, normed=True), 358_337_791_296, 90 * 160),
+    Release("zai-org/GLM-4.5-Air", glm4_5(4096, 10944, 46, 128, 1408, 1, normed=False), 110_468_824_832, 46 * 128),
+    Release("zai-org/GLM-4.7-Flash", GLM_FLASH, 31_221_488_576, 47 * 64),
+    Release("inclusionAI/Ling-3.0-flash", LING, 127_486_405_600, 41 * 512),
+    Release("tencent/Hy3", HUNYUAN, 298_786_155_776, 80 * 192),
+    Release("nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16", NEMOTRON, 123_611_012_096),
+)
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
+def test_stored_parameters_are_those_of_the_files(release: Release) -> None:
+    parameters = model_from(release.config).parameters
+    assert parameters.stored + release.corrections == release.stored
+    assert parameters.stored > parameters.total
+
+
+def test_a_layer_that_predicts_a_token_has_a_third_of_a_billion_in_mimo() -> None:
+    """MiMo-V2-Flash: 0.33 B a block, https://github.com/XiaomiMiMo/MiMo-V2-Flash."""
+    sizes = {
+        "model_type": "mimo_v2_flash",
+        "hidden_size": 4096,
+        "intermediate_size": 16384,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 4,
+        "vocab_size": 152576,
+    }
+    one, three = (model_from({**sizes, "num_nextn_predict_layers": n}).parameters for n in (1, 3))
+    assert round((one.stored - one.total) / 1e9, 2) == 0.33
+    assert three.stored - three.total == 3 * (one.stored - one.total)
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
+def test_what_is_stored_apart_has_names_of_its_own(release: Release) -> None:
+    model = model_from(release.config)
+    apart = [t.name for t in model.apart]
+    assert len(set(apart)) == len(apart)
+    assert not {t.name for t in model.tensors()} & set(apart)
