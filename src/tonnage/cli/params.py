@@ -96,7 +96,7 @@ def _counted(
         if as_json:
             dumped(as_dict(model, header, notes) | ways.as_dict(model, more))
         else:
-            print(render(model, header, notes), ways.render(model, more), sep="\n\n")
+            print(render(model, header, notes, whole="storage" in more), ways.render(model, more), sep="\n\n")
     elif as_json:
         dumped(as_dict(model, header, notes))
     else:

@@ -44,8 +44,13 @@ def as_dict(model: Model, header: Header | None = None, notes: Sequence[str] = (
     }
 
 
-def render(model: Model, header: Header | None = None, notes: Sequence[str] = ()) -> str:
-    """Counts by component with bars, a table of formats, and what the files beside the config hold."""
+def render(model: Model, header: Header | None = None, notes: Sequence[str] = (), *, whole: bool = False) -> str:
+    """Counts by component with bars, a table of formats, and what the files beside the config hold.
+
+    Args:
+        model, header, notes: as in ``as_dict``.
+        whole: the table has every format, not those alone that most ask for.
+    """
     counts, columns = model.parameters, width()
     total = counts.total
     out = [f"{model.name or model.model_type}: {total:,} parameters ({count(total)})"]
@@ -62,11 +67,13 @@ def render(model: Model, header: Header | None = None, notes: Sequence[str] = ()
     if len(kinds) > 2:
         out += ["", *(f"  {name:<24}{n:>19,}" for name, n in kinds.items())]
     rows = [("format", "parameters", "on disk", "loading, host", "loading, device")]
-    for row in storage.rows(model):
+    for row in storage.rows(model, None if whole else storage.USUAL):
         rows.append(
             (row["format"], *(gib(row[k]) for k in ("bytes", "disk_bytes", "host_load_bytes", "device_load_bytes")))
         )
     out += ["", table(rows, right=frozenset({1, 2, 3, 4}))]
+    if not whole:
+        out.append("every other format and scheme: --storage")
     if model.defaulted:
         out += ["", *wrapped("defaulted", [", ".join(dict.fromkeys(model.defaulted))], columns)]
     if model.ignored:

@@ -26,15 +26,38 @@ AdamW's two moments have the format of the weights, or that of the master weight
 """
 
 
-def rows(model: Model) -> list[dict[str, Any]]:
+USUAL: Final = frozenset(
+    (
+        "fp32",
+        "bf16",
+        "checkpoint",
+        "bnb-int8",
+        "nf4",
+        "gptq-int4",
+        "awq-int4",
+        "fp8",
+        "q8_0",
+        "q6_k",
+        "q5_k_m",
+        "q4_k_m",
+    )
+)
+"""Formats that most ask for."""
+
+
+def rows(model: Model, only: frozenset[str] | None = None) -> list[dict[str, Any]]:
     """Bytes in every plain format, in every scheme that packs some of the model, and of training checkpoints.
 
     A row has a name of its own, which ``--quant`` takes where it is a scheme's. ``bytes`` is the parameters alone;
     ``disk_bytes`` adds what a checkpoint stores and transformers does not build. Loading reads one tensor after the
     other, so the device holds the weights and the host the largest tensor. Leaves out the matrix that is being packed,
     where weights are quantized while loading.
+
+    Args:
+        model: that is stored.
+        only: formats to tell; all where None.
     """
-    return [*_plain(model), *_schemes(model), *_training(model)]
+    return [*_plain(model, only), *_schemes(model, only), *_training(model)]
 
 
 def _row(name: str, size: int, disk: int, host: int, device: int) -> dict[str, Any]:
@@ -47,20 +70,21 @@ def _largest(model: Model) -> int:
     return max((t.numel for _, inventory in model.groups() for t in inventory if is_parameter(t)), default=0)
 
 
-def _plain(model: Model) -> Iterator[dict[str, Any]]:
+def _plain(model: Model, only: frozenset[str] | None) -> Iterator[dict[str, Any]]:
     groups, largest = list(model.groups()), _largest(model)
-    for name in PLAIN:
+    for name in (name for name in PLAIN if only is None or name in only):
         form = FORMATS[name]
         size = bytes_of(groups, form, is_parameter)[0].requested
         yield _row(name, size, size + form.nbytes(numel(model.apart)), form.nbytes(largest), size)
 
 
-def _schemes(model: Model) -> Iterator[dict[str, Any]]:
+def _schemes(model: Model, only: frozenset[str] | None) -> Iterator[dict[str, Any]]:
     """The checkpoint's own scheme first; schemes that pack nothing of this model are left out."""
     form = _own_format(model)
     dense, largest = bytes_of(model.groups(), form, is_parameter)[0].requested, form.nbytes(_largest(model))
     found = quant.entries(model, by_layer=False)
-    asked = [(quant.APART.get(name, name), quant.called(name), False) for name in _names()]
+    named = ((quant.APART.get(name, name), name) for name in _names())
+    asked = [(told, quant.called(name), False) for told, name in named if only is None or told in only]
     if model.quantization is not None:
         asked.insert(0, ("checkpoint", model.quantization, True))
     for name, config, own in asked:
