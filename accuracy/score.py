@@ -29,6 +29,24 @@ def _tier(name: str) -> Callable[[Any], int]:
     return lambda result: int(result.fullest.tier(name))
 
 
+def _printed(buffer: str, what: str, nth: int = 0) -> Callable[[Any], int]:
+    """The size that llama.cpp's log prints for a buffer, the ``nth`` of its kind on one device."""
+
+    def read(result: Any) -> int:
+        lines = [line for line in result.capacity["log"] if f" {buffer} " in line and f" {what} buffer size = " in line]
+        return round(float(lines[nth].split(" = ")[1].split()[0]) * 2**20) if nth < len(lines) else 0
+
+    return read
+
+
+LLAMACPP: Final = {
+    f"{buffer} {what}{' 2' if nth else ''}": _printed(buffer, what, nth)
+    for buffer in ("CUDA0", "CUDA1", "CUDA2", "CUDA3", "CPU", "CUDA_Host", "CPU_Mapped", "CPU_REPACK")
+    for what in ("model", "KV", "RS", "compute", "output")
+    for nth in (0, 1)
+}
+"""Counters named after the lines of llama.cpp's log."""
+
 COUNTERS: Final[Mapping[str, Callable[[Any], int]]] = {
     "parameters": lambda model: int(model.parameters.total),
     "kv_bytes": lambda result: int(result.capacity["kv_bytes"]),
@@ -46,6 +64,7 @@ COUNTERS: Final[Mapping[str, Callable[[Any], int]]] = {
     "replayed_reserved": lambda answer: int(answer.replayed.reserved),
     "replayed_allocated": lambda answer: int(answer.replayed.allocated),
     "asked_reserved": lambda answer: int(answer.outcome.reserved),
+    **LLAMACPP,
 }
 """Field of a result (for ``parameters``, of a model) that a measured figure is compared with."""
 
