@@ -80,6 +80,13 @@ def test_peft_chooses_targets_by_the_type_of_the_model() -> None:
     assert found.workload["lora_targets"] == ["q_proj", "v_proj"]
 
 
+def test_frozen_weights_keep_the_format_of_the_checkpoint() -> None:
+    """Mixed precision makes what is trained in fp32, and no more."""
+    found = tn.train("llama-3.1-8b", lora_rank=16, precision="bf16-mixed", recompute="full")
+    assert found.workload["weights_dtype"] == "bf16"
+    assert found.workload["compute_dtype"] == "bf16"
+
+
 def test_lines_add_up_with_packed_weights() -> None:
     found = tn.train("llama-3.1-8b", lora_rank=16, quant="nf4", kbit_prepared=True, recompute="full", gpu="rtx-4090")
     rank = found.ranks[0]

@@ -250,7 +250,7 @@ def _trainable(model: Model) -> None:
 def _precision(model: Model, w: Train, default: str) -> tuple[str, str, str | None]:
     """The preset, the format of the weights and what autocast computes in."""
     stored = checkpoint_format(model, w.dtype)
-    precision = w.precision or default or stored
+    precision = w.precision or (default if w.lora_rank is None else None) or stored
     if precision not in PRESETS:
         raise UnsupportedError(
             f"precision = {precision} is not modelled yet",
@@ -259,6 +259,9 @@ def _precision(model: Model, w: Train, default: str) -> tuple[str, str, str | No
             hint=f"one of {', '.join(PRESETS)}",
         )
     weights, autocast = PRESETS[precision]
+    if w.lora_rank is not None and autocast is not None:
+        # What is frozen keeps the checkpoint's format: only what is trained is made in fp32.
+        weights = stored
     wanted = {
         "dtype": weights,
         "weights_dtype": weights,

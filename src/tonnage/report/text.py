@@ -43,12 +43,24 @@ def render(result: Result) -> str:
     rank = result.fullest
     parts = [heading(result), *verdict_lines(result), ""]
     parts += _lines(rank, columns)
+    parts += _host(result, columns)
     parts += ["", *_instants(rank, result)]
     if result.capacity is not None:
         parts += ["", *_capacity(result)]
     for title, notes in (("note", result.caveats), ("not modelled", result.not_modelled)):
         parts += wrapped(title, notes, columns)
+    if "command" in result.extras:
+        parts += ["", *(f"# {note}" for note in result.extras["command"]["notes"]), result.extras["command"]["text"]]
     return "\n".join(parts)
+
+
+def _tuned(m: Mapping[str, Any], w: Mapping[str, Any]) -> str:
+    """Adapters and what they stand beside."""
+    if w["lora_rank"] is None:
+        return ""
+    frozen = f", the rest frozen in {w['quant']}" if w["quant"] != "none" else ""
+    on = ", ".join(w["lora_targets"])
+    return f"; LoRA of rank {w['lora_rank']} on {on}: {count(m['trainable_parameters'])} trained{frozen}"
 
 
 def heading(result: Result) -> str:
@@ -61,11 +73,13 @@ def heading(result: Result) -> str:
         sequences = "sequence" if w["batch"] == 1 else "sequences"
         how = f"{w['precision']}, {w['optimizer']}, {w['batch']} {sequences} of {w['seq']:,} tokens"
         how += ", recomputing" if w["recompute"] == "full" else ""
+        how += _tuned(m, w)
     elif w["task"] == "trace":
         how = str(w["target"])
     else:
         sequences = "sequence" if w["concurrency"] == 1 else "sequences"
-        how = f"{w['dtype']}, {w['engine']}, {w['concurrency']} {sequences} of {w['context']:,} tokens"
+        stored = f", {w['quant']}" if w["quant"] != "none" else ""
+        how = f"{w['dtype']}{stored}, {w['engine']}, {w['concurrency']} {sequences} of {w['context']:,} tokens"
     return f"{w['task']} {m['name']}: {size}; {how}"
 
 
@@ -102,6 +116,14 @@ def _lines(rank: Rank, columns: int) -> list[str]:
     return out
 
 
+def _host(result: Result, columns: int) -> list[str]:
+    """What lies in host memory, of all ranks."""
+    found = [c for rank in result.ranks for c in rank.components if c.tier == "host"]
+    whole = sum(c.bytes for c in found)
+    total = f"{'= host':<17}{gib(whole):>12}  {' ' * BAR}  beside the device"
+    return [*(_line(c, max(whole, 1), columns) for c in found), total] if found else []
+
+
 def _line(c: Component, whole: int, columns: int) -> str:
     name = c.name.removeprefix("other:").replace("_", " ")
     text = f"  {name:<15}{gib(c.bytes):>12}  {bar(c.bytes, whole)}  {c.trust:<8} "
@@ -135,13 +157,14 @@ def _capacity(result: Result) -> list[str]:
     out = [f"state of the sequences: {gib(c['kv_bytes'])}; one token more: {c['kv_bytes_per_token']:,} B"]
     if c["tokens"] is not None:
         return [*out, *_pool(result, c)]
+    logged = [line for line in c["log"] if ": " in line]
     if c["max_context"] is not None:
-        told = "".join(f" ({note})" for note in c["log"])
+        told = "".join(f" ({note})" for note in c["log"] if note not in logged)
         out.append(
             f"largest context that fits: {c['max_context']:,} tokens{told}; largest concurrency: "
             f"{c['max_concurrency']:,}"
         )
-    return out
+    return [*out, *(f"log: {line}" for line in logged)]
 
 
 def _pool(result: Result, c: Mapping[str, Any]) -> list[str]:
