@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import tonnage as tn
-from tonnage.memory.kept import kept
-from tonnage.memory.slots import Cells, divided, sequences
+from tonnage.memory.pool.kept import kept
+from tonnage.memory.pool.slots import Cells, divided, sequences
 from tonnage.placement.mesh import Mesh
 from tonnage.placement.sharding import cuts
 

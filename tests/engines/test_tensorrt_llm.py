@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import tonnage as tn
-from tonnage.memory.kept import kept
-from tonnage.memory.kv_formats import TENSORRT
+from tonnage.memory.pool.kept import kept
+from tonnage.memory.pool.kv_formats import TENSORRT
 
 GIB = 2**30
 H100 = {"engine": "tensorrt-llm", "gpu": "h100-sxm-80gb"}

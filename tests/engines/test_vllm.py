@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import tonnage as tn
-from tonnage.memory.kept import kept
-from tonnage.memory.kv_formats import VLLM
-from tonnage.memory.profiling import Batch, profile
+from tonnage.memory.pool.kept import kept
+from tonnage.memory.pool.kv_formats import VLLM
+from tonnage.memory.pool.profiling import Batch, profile
 from tonnage.placement.mesh import Mesh
 from tonnage.placement.sharding import cuts
 

@@ -18,8 +18,8 @@ import tonnage as tn
 from tonnage.cli import main
 from tonnage.evidence import TRUSTS
 from tonnage.formats import FORMATS
-from tonnage.memory import jobs, loading, quantizing
-from tonnage.memory.ways import PLACES, Way, subject
+from tonnage.memory.store import jobs, loading, quantizing
+from tonnage.memory.store.ways import PLACES, Way, subject
 from tonnage.report.ways import found
 
 MB = 10**6

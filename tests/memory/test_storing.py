@@ -14,9 +14,9 @@ from stored_models import LLAMA, MIXTRAL
 
 import tonnage as tn
 from tonnage.formats import FORMATS
-from tonnage.memory.checkpoints import optimizer_bytes, parameters
-from tonnage.memory.files import plain
-from tonnage.memory.storing import (
+from tonnage.memory.store.checkpoints import optimizer_bytes, parameters
+from tonnage.memory.store.files import plain
+from tonnage.memory.store.storing import (
     DTYPES,
     Kept,
     archive_bytes,
@@ -27,7 +27,7 @@ from tonnage.memory.storing import (
     split,
     written,
 )
-from tonnage.memory.ways import subject
+from tonnage.memory.store.ways import subject
 
 
 @pytest.mark.parametrize(("form", "size"), [("bf16", 221_272_360), ("fp32", 442_540_296)])
@@ -112,7 +112,7 @@ def test_every_format_of_a_model_has_a_name_in_headers():
 
 
 def test_what_is_packed_after_loading_is_saved_dense():
-    from tonnage.memory.files import ways
+    from tonnage.memory.store.files import ways
     from tonnage.report.storage import rows
 
     s = subject(tn.load(LLAMA))
@@ -125,7 +125,7 @@ def test_what_is_packed_after_loading_is_saved_dense():
 
 def test_an_adapter_and_its_optimizer_to_the_byte_and_nearly_so():
     """Written by peft 0.21.2 and torch 2.13.0 for a LoRA of rank 16 on all linear modules of a model in bf16."""
-    from tonnage.memory.checkpoints import adapter
+    from tonnage.memory.store.checkpoints import adapter
 
     config = {
         "model_type": "llama", "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 3,

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from tonnage.cli.options import DEVICES, MODEL, OUTPUT, PLACE, exit_code, model_of, text, together
+from tonnage.cli.options import DEVICES, DIMENSIONS, MODEL, OUTPUT, PLACE, exit_code, model_of, text, together
 from tonnage.workload.serving import Serve
 
 
@@ -40,11 +40,18 @@ WORKLOAD: Final = together(
     *_own(),
 )
 
+COMMANDS: Final = together(
+    text("--from", "What starts an engine, such as 'vllm serve org/name -tp 2'; flags beside it win.", "COMMAND"),
+    text("--to", "Write the command that does what is answered: vllm, sglang, llamacpp, ...", "STACK"),
+    text("--table", "Go through context, concurrency, quant, kv-dtype, gpus, gpu or model (one key or two).", "KEYS"),
+)
+
 
 @click.command(short_help="Memory to run a model.")
 @MODEL
 @PLACE
 @WORKLOAD
+@COMMANDS
 @DEVICES
 @OUTPUT
 def command(**given: Any) -> int:
@@ -57,7 +64,38 @@ def command(**given: Any) -> int:
     from tonnage.cli.show import shown
 
     as_json, strict = given.pop("as_json"), given.pop("strict")
+    if given["table"] == "model" and not given["from"]:
+        return _models(given, as_json=as_json)
+    started = _started(given)
     model = model_of(given)
-    result = api.serve(model, **given)
+    result = api.serve(model, command=started, **given)
     shown(result, as_json=as_json)
     return exit_code(result.fit.verdict if result.fit else None, strict)
+
+
+def _started(given: dict[str, Any]) -> Any:
+    """The command of ``--from``; its model becomes the one that is asked of, where none is named beside it."""
+    line = given.pop("from")
+    if line is None:
+        return None
+    from tonnage import launch
+
+    started = launch.read(line)
+    if not any(given[key] for key in ("model", "model_flag", *DIMENSIONS)):
+        given["model_flag"] = launch.named(started)
+    return started
+
+
+def _models(given: dict[str, Any], *, as_json: bool) -> int:
+    """The models of the catalogue that fit."""
+    from tonnage import api
+    from tonnage.cli.show import dumped
+    from tonnage.report.inverse import render
+
+    keys = {f.name for f in fields(Serve)} - {"task"}
+    found = api.fitting(**{key: value for key, value in given.items() if key in keys})
+    if as_json:
+        dumped({"schema": 1, "table": found})
+    else:
+        print(render(found))
+    return 0

@@ -14,13 +14,13 @@ from tonnage.arch.model import Model
 from tonnage.engines import Deployment, Engine, Setting
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
-from tonnage.memory import kv_formats
-from tonnage.memory.kept import Kept, kept
-from tonnage.memory.pooled import MOST_TOKENS, Load, largest, rank
-from tonnage.memory.profiling import forward
-from tonnage.memory.ranked import Span, absorbed, adapters, kernel_padding, rank_weights, rotary_tables
-from tonnage.memory.served import longest, narrowed
-from tonnage.memory.slots import Cells, Division, divided, sequences
+from tonnage.memory.pool import kv_formats
+from tonnage.memory.pool.kept import Kept, kept
+from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
+from tonnage.memory.pool.profiling import forward
+from tonnage.memory.pool.ranked import Span, absorbed, adapters, kernel_padding, rank_weights, rotary_tables
+from tonnage.memory.pool.served import longest, narrowed
+from tonnage.memory.pool.slots import Cells, Division, divided, sequences
 from tonnage.placement.serving import evenly, partition
 from tonnage.placement.sharding import cuts
 from tonnage.record import Record

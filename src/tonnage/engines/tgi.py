@@ -15,15 +15,15 @@ from tonnage.devices import Device
 from tonnage.engines import Deployment, Engine, Setting
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
-from tonnage.memory import kv_formats
-from tonnage.memory.kept import Kept, kept
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.memory.passes import blocks
-from tonnage.memory.pooled import MOST_TOKENS, Load, largest, rank
-from tonnage.memory.profiling import forward
-from tonnage.memory.ranked import Extra, Span, rank_weights
-from tonnage.memory.reserves import TENSORRT_PEERS, TGI_GRAPHS, TGI_OUTSIDE
-from tonnage.memory.served import narrowed
+from tonnage.memory.pool import kv_formats
+from tonnage.memory.pool.kept import Kept, kept
+from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
+from tonnage.memory.pool.profiling import forward
+from tonnage.memory.pool.ranked import Extra, Span, rank_weights
+from tonnage.memory.pool.reserves import TENSORRT_PEERS, TGI_GRAPHS, TGI_OUTSIDE
+from tonnage.memory.pool.served import narrowed
 from tonnage.placement.serving import evenly
 from tonnage.placement.sharding import cuts
 from tonnage.record import Record

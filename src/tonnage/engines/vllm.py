@@ -16,14 +16,14 @@ from tonnage.devices import Device
 from tonnage.engines import Deployment, Engine, Setting
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
-from tonnage.memory import kv_formats, paging
-from tonnage.memory.kept import Kept, kept
 from tonnage.memory.overhead import cublas_workspace
-from tonnage.memory.pooled import MOST_TOKENS, Load, largest, rank
-from tonnage.memory.profiling import Batch, profile
-from tonnage.memory.ranked import Span, absorbed, adapters, doubled, kernel_padding, rank_weights, rotary_tables
-from tonnage.memory.reserves import VLLM_GRAPHS, VLLM_OUTSIDE
-from tonnage.memory.served import Served, decoding, longest, narrowed, prediction, refuse_quantization
+from tonnage.memory.pool import kv_formats, paging
+from tonnage.memory.pool.kept import Kept, kept
+from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
+from tonnage.memory.pool.profiling import Batch, profile
+from tonnage.memory.pool.ranked import Span, absorbed, adapters, doubled, kernel_padding, rank_weights, rotary_tables
+from tonnage.memory.pool.reserves import VLLM_GRAPHS, VLLM_OUTSIDE
+from tonnage.memory.pool.served import Served, decoding, longest, narrowed, prediction, refuse_quantization
 from tonnage.placement.serving import evenly, partition
 from tonnage.placement.sharding import cuts
 from tonnage.record import Record
@@ -319,7 +319,7 @@ def _answer(served: Served, layers: Sequence[Sequence[Kept]]) -> Deployment:
             ranks=tuple(_ranks(served, [held_bytes] * s.mesh.pp, "what is asked for")), settled=settled,
             capacity=capacity, not_modelled=NOT_MODELLED,
         )  # fmt: skip
-    from tonnage.memory.pool_log import caveats, lines, stopped
+    from tonnage.memory.pool.log import caveats, lines, stopped
 
     budgets = [budget(s, flags, load) for load in served.loads]
     pools = planned(served, budgets, s.context)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from tonnage.arch.model import Model
-from tonnage.memory.ways import PLACES, Subject, Way, own_format, subject
+from tonnage.memory.store.ways import PLACES, Subject, Way, own_format, subject
 from tonnage.report.text import cut, table, width
 from tonnage.units import gib
 
@@ -23,14 +23,14 @@ TITLES: Final = {
 def _rows(kind: str) -> dict[str, Callable[[Subject], Iterable[Way]]]:
     """What a kind shows, by key. Imported late: a plain answer needs none of it."""
     if kind == "storage":
-        from tonnage.memory import checkpoints, files
+        from tonnage.memory.store import checkpoints, files
 
         return {"files": files.ways, "checkpoints": checkpoints.ways}
     if kind == "loading":
-        from tonnage.memory import loading, quantizing
+        from tonnage.memory.store import loading, quantizing
 
         return {"loading": lambda s: (*loading.ways(s), *quantizing.ways(s))}
-    from tonnage.memory import jobs
+    from tonnage.memory.store import jobs
 
     return {"jobs": jobs.ways}
 

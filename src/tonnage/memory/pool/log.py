@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tonnage.memory import paging
 from tonnage.memory.overhead import CONTEXT
-from tonnage.memory.ranked import Span
-from tonnage.memory.served import Served
+from tonnage.memory.pool import paging
+from tonnage.memory.pool.ranked import Span
+from tonnage.memory.pool.served import Served
 from tonnage.units import GiB, gib
 
 ONE_LINE: Final = (0, 28)

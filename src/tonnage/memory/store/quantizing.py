@@ -13,8 +13,8 @@ from typing import Final
 from tonnage import quant
 from tonnage.errors import TonnageError
 from tonnage.evidence import ASSUMED, MEASURED
-from tonnage.memory.loading import CPP, STAGING
-from tonnage.memory.ways import Subject, Way, line
+from tonnage.memory.store.loading import CPP, STAGING
+from tonnage.memory.store.ways import Subject, Way, line
 from tonnage.memory.weights import Share, stored, total
 from tonnage.quant import Entry, Recipe
 from tonnage.tensors import size

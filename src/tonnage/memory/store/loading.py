@@ -17,7 +17,7 @@ from typing import Final
 
 from tonnage.evidence import MEASURED
 from tonnage.formats import FORMATS, Format
-from tonnage.memory.ways import Subject, Way, line
+from tonnage.memory.store.ways import Subject, Way, line
 from tonnage.timeline import Component
 
 V5: Final = "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers"

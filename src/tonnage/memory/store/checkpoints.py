@@ -9,8 +9,8 @@ from tonnage import quant
 from tonnage.evidence import ASSUMED, DERIVED, EXACT
 from tonnage.formats import FORMATS
 from tonnage.memory.adapters import targeted
-from tonnage.memory.storing import ARCHIVE, SAFETENSORS, Kept, archive_bytes, header_bytes
-from tonnage.memory.ways import Subject, Way, line, subject
+from tonnage.memory.store.storing import ARCHIVE, SAFETENSORS, Kept, archive_bytes, header_bytes
+from tonnage.memory.store.ways import Subject, Way, line, subject
 from tonnage.timeline import Component
 
 TRAINER: Final = (

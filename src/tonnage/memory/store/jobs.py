@@ -12,8 +12,8 @@ from tonnage import quant
 from tonnage.evidence import ASSUMED, MEASURED
 from tonnage.formats import FORMATS
 from tonnage.memory.adapters import targeted
-from tonnage.memory.checkpoints import RANK
-from tonnage.memory.ways import Subject, Way, line
+from tonnage.memory.store.checkpoints import RANK
+from tonnage.memory.store.ways import Subject, Way, line
 from tonnage.quant import Entry
 from tonnage.record import Record
 from tonnage.tensors import size

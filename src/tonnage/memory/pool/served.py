@@ -9,9 +9,9 @@ from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
-from tonnage.memory.paging import Demand, Page
-from tonnage.memory.pooled import Load
-from tonnage.memory.ranked import Extra
+from tonnage.memory.pool.paging import Demand, Page
+from tonnage.memory.pool.pooled import Load
+from tonnage.memory.pool.ranked import Extra
 from tonnage.record import Record
 from tonnage.releases import Version, shown
 from tonnage.timeline import Level

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.formats import FORMATS, storage_format
-from tonnage.memory.kept import Kept
+from tonnage.memory.pool.kept import Kept
 from tonnage.record import Record
 from tonnage.releases import Version, shown
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from tonnage.evidence import ASSUMED, DERIVED, EXACT
 from tonnage.memory.overhead import CONTEXT, CONTEXT_BASIS
-from tonnage.memory.ranked import Extra, Span
+from tonnage.memory.pool.ranked import Extra, Span
 from tonnage.memory.weights import Share
 from tonnage.record import Record
 from tonnage.timeline import Component, Instant, Level, Rank, exact, ranged
@@ -133,7 +133,7 @@ def rank(
 def _share(s: Share) -> Component:
     return exact(
         "weights", s.level.requested, f"{s.part}: {s.elements:,} x {s.format}, {s.tensors} tensors of this rank",
-        "memory/ranked.py", trust=EXACT, terms=(("n", f"elements in {s.format}", s.elements),),
+        "memory/pool/ranked.py", trust=EXACT, terms=(("n", f"elements in {s.format}", s.elements),),
     )  # fmt: skip
 
 

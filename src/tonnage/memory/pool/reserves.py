@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.memory.ranked import Span
+from tonnage.memory.pool.ranked import Span
 from tonnage.releases import Since
 from tonnage.units import MiB
 

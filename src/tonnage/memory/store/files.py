@@ -9,8 +9,8 @@ from tonnage import quant
 from tonnage.errors import TonnageError
 from tonnage.evidence import ASSUMED, EXACT
 from tonnage.formats import FORMATS
-from tonnage.memory.storing import CONVERSIONS, RENAMED, SAFETENSORS, SHARD, SHARDS
-from tonnage.memory.ways import Subject, Way, line, subject
+from tonnage.memory.store.storing import CONVERSIONS, RENAMED, SAFETENSORS, SHARD, SHARDS
+from tonnage.memory.store.ways import Subject, Way, line, subject
 from tonnage.memory.weights import Share, shares, stored, total
 from tonnage.timeline import Component
 

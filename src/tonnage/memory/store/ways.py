@@ -8,7 +8,7 @@ from tonnage.arch.model import Model
 from tonnage.errors import TonnageError
 from tonnage.evidence import DERIVED, EXACT, Trust
 from tonnage.formats import FORMATS, Format, storage_format
-from tonnage.memory.storing import SHARD, STACKED, Kept, header_bytes, index_bytes, saved, split, written
+from tonnage.memory.store.storing import SHARD, STACKED, Kept, header_bytes, index_bytes, saved, split, written
 from tonnage.record import Record
 from tonnage.timeline import Component, ranged
 
