@@ -37,9 +37,9 @@ class Case:
 
     Args:
         id: unique in its group.
-        model: a catalogue name, an inline config, or the name of a recording.
+        model: a catalogue name, an inline config, or the name of a recording or of an operator.
         workload: every key, as a workload file has it; ``{"task": "params"}`` asks for the model alone,
-            ``{"task": "replay"}`` for a recording of the caching allocator.
+            ``{"task": "replay"}`` for a recording of the caching allocator, ``{"task": "operator"}`` for an operator.
         measured: the figure. [byte, or parameters]
         step: distance of two figures that the source could have printed; 0 where it printed all digits.
         counter: which field of a result the figure is compared with.

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import tonnage as tn
 from accuracy.cases import Case
+from accuracy.operators import measured
 from tonnage.api import replay
 
 RECORDINGS: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recordings")
@@ -64,6 +65,7 @@ COUNTERS: Final[Mapping[str, Callable[[Any], int]]] = {
     "replayed_reserved": lambda answer: int(answer.replayed.reserved),
     "replayed_allocated": lambda answer: int(answer.replayed.allocated),
     "asked_reserved": lambda answer: int(answer.outcome.reserved),
+    "peak": int,
     **LLAMACPP,
 }
 """Field of a result (for ``parameters``, of a model) that a measured figure is compared with."""
@@ -127,6 +129,8 @@ def _answer(case: Case) -> Any:
     task = said.pop("task")
     if task == "replay":
         return replay(os.path.join(RECORDINGS, f"{case.model}.json.gz"), **said)
+    if task == "operator":
+        return measured(str(case.model), **said)
     model = tn.load(case.model)
     return model if task == "params" else ASK[task](model, suggest=False, **said)
 

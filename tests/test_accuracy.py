@@ -162,7 +162,7 @@ def test_case_is_complete(case: cases.Case) -> None:
     assert case.exactness in cases.EXACTNESS
     assert case.measured > 0
     assert 0 <= case.step < case.measured
-    assert case.workload["task"] in ("params", "train", "serve", "replay")
+    assert case.workload["task"] in ("params", "train", "serve", "replay", "operator")
     assert (case.workload["task"] == "params") == (case.counter == "parameters")
     assert isinstance(case.seen, bool)
 

@@ -19,6 +19,12 @@ TRACED = [
     ("roberta", {**SMALL, "max_position_embeddings": 514}, "fp32", "efficient", 12_384_288),
     ("xlm-roberta", {**SMALL, "max_position_embeddings": 514}, "bf16", "flash", 6_200_352),
     ("electra", {**SMALL, "embedding_size": 128}, "fp32", "efficient", 11_593_216),
+    ("nomic_bert", SMALL, "fp32", "efficient", 14_546_048),
+    ("gte", SMALL, "bf16", "flash", 7_266_944),
+    ("jina_embeddings_v3", SMALL, "fp32", "efficient", 12_567_712),
+    ("modernbert", {**SMALL, "local_attention": 64}, "bf16", "flash", 8_663_296),
+    ("eurobert", {**SMALL, "num_key_value_heads": 2}, "bf16", "flash", 7_054_976),
+    ("ultrabert", {**SMALL, "num_key_value_heads": 8, "sliding_window": 64}, "bf16", "flash", 8_529_664),
 ]
 """Type, config, format, kernel, and the highest point of a pass over 2 x 256 tokens with a masked-LM head. [byte]"""
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import tonnage as tn
+from played import play
 from tonnage.errors import InputError
-from tonnage.estimate.stream import Player
 from tonnage.estimate.training import Recipe, Step
 from tonnage.families import model_from
 from tonnage.memory.optimizers import optimizer
@@ -19,35 +19,6 @@ RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "traces.
 REFUSED = {"mamba", "mamba2", "jamba", "t5"}
 RUNS = [r for r in RECORDED["runs"] if r["mode"] == "train" and r["family"] not in REFUSED]
 FIRST = list({(r["family"], r["kernel"], bool(r["autocast"]), r["recompute"]): r for r in RUNS}.values())
-
-
-class Plain:
-    """An allocator that hands out blocks of 512 B from an endless memory."""
-
-    def __init__(self) -> None:
-        self.allocated = self.peak_allocated = self.reserved = self.peak_reserved = 0
-        self.live: set[int] = set()
-
-    def malloc(self, size: int) -> list[int]:
-        block = [-(-size // 512) * 512]
-        self.live.add(id(block))
-        self.allocated += block[0]
-        self.peak_allocated = max(self.peak_allocated, self.allocated)
-        return block
-
-    def free(self, block: list[int]) -> None:
-        self.live.remove(id(block))
-        self.allocated -= block[0]
-
-
-def play(step: Step) -> tuple[Player, Plain]:
-    plain = Plain()
-    player = Player(step, plain)  # type: ignore[arg-type]
-    player.load()
-    player.step(first=True)
-    player.instants.clear()
-    player.step(first=False)
-    return player, plain
 
 
 @pytest.mark.parametrize("run", FIRST, ids=lambda r: r["id"])

@@ -32,7 +32,7 @@ the correction bias of the router in fp32 (2 layers x 16 experts x 2 B)."""
 
 
 def model(run: dict[str, Any]) -> Any:
-    return model_from(RECORDED["families"][run["family"]])
+    return model_from(RECORDED["families"][run["family"]], head=run.get("head"))
 
 
 @pytest.mark.parametrize("run", TRAINED, ids=lambda r: r["id"])
@@ -98,6 +98,27 @@ def test_prefill_and_decoding_peak_where_the_trace_does(run: dict[str, Any]) -> 
     windowed = 8 * sum(w is not None for layer in m.decoder.layers for _, w in states(layer, 1, 1))
     for mine, traced in zip([*prefill, decode], [*run["layers"], *run["peaks"]], strict=True):
         assert 0 <= mine - over(run) - traced <= windowed
+
+
+@pytest.mark.parametrize("run", [r for r in RECORDED["runs"] if r["mode"] == "prefill"], ids=lambda r: r["id"])
+def test_an_encoder_peaks_where_the_trace_does(run: dict[str, Any]) -> None:
+    session = Session(
+        dtype=run["weights"], kernel=run["kernel"], sequences=run["batch"], context=run["seq"], prompt=run["seq"],
+        logits="all", latent=True, workspace=0,
+    )  # fmt: skip
+    levels = {x.name: x.highest for x in Run(model(run), session).moments()}
+    layers = [levels[f"prefill: layer {i}"] for i in range(len(run["layers"]))]
+    assert [*layers, max(levels.values())] == [*run["layers"], *run["peaks"]]
+
+
+VISION = [r for r in TRAINED if "vision_config" in RECORDED["families"][r["family"]]]
+
+
+@pytest.mark.parametrize("run", VISION[:3], ids=lambda r: r["id"])
+def test_what_no_gradient_reaches_has_no_state(run: dict[str, Any]) -> None:
+    step = Step(model(run), recipe(run))
+    assert {t.role for t, _ in step.idle} == {"vision"}
+    assert sum(t.numel * n for t, n in (*step.trained, *step.idle)) == run["parameters"]
 
 
 @pytest.mark.parametrize("family", sorted(NOT_MODELLED & set(RECORDED["families"])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tonnage.api import load, serve, train
+    from tonnage.api import load, serve, trace, train
     from tonnage.errors import ConfigError, InputError, SourceError, TonnageError, UnsupportedError
     from tonnage.estimate.result import Result
 
@@ -21,12 +21,14 @@ __all__ = [
     "__version__",
     "load",
     "serve",
+    "trace",
     "train",
 ]
 
 _HOMES = {
     "load": "api",
     "serve": "api",
+    "trace": "api",
     "train": "api",
     "Result": "estimate.result",
 }

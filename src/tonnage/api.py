@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from tonnage.arch.model import Model
@@ -17,8 +17,8 @@ from tonnage.workload import workload
 if TYPE_CHECKING:
     from tonnage.allocator.answer import Answer as Replay
     from tonnage.checkpoint import Header
-    from tonnage.reconcile import Difference
-    from tonnage.sources import RawModel
+    from tonnage.history import History
+    from tonnage.launch import Command
     from tonnage.sources.places import Progress
     from tonnage.workload.serving import Serve
     from tonnage.workload.training import Train
@@ -74,10 +74,16 @@ def load(
         return source
     # Imported late: reading a model loads its family and the catalogue.
     from tonnage.families import model_from
+    from tonnage.sources import described
 
-    raw = _raw(source, progress)
+    raw = described(source, progress)
     if prune:
-        return _pruned(raw, prune, frozenset(ignore_keys), ignore_unknown, head)
+        from tonnage.families._pruned import model_pruned
+
+        return model_pruned(
+            raw.config, prune, name=raw.name, file=raw.file, ignored=frozenset(ignore_keys), lenient=ignore_unknown,
+            head=head,
+        )  # fmt: skip
     model = model_from(
         raw.config,
         file=raw.file,
@@ -86,58 +92,6 @@ def load(
         head=head,
     )
     return model.but(name=raw.name or model.model_type)
-
-
-def _pruned(raw: RawModel, prune: tuple[str, ...], ignored: frozenset[str], lenient: bool, head: str | None) -> Model:
-    from tonnage.errors import UnsupportedError
-    from tonnage.families import model_from
-    from tonnage.families._pruned import pruned
-
-    config, told = pruned(raw.config, prune)
-    try:
-        model = model_from(config, file=raw.file, ignored=ignored, lenient=lenient, head=head)
-    except InputError as e:
-        if not told:
-            raise
-        # Where a head's width is no key of the family, it follows from what was changed.
-        raise UnsupportedError(
-            f"a model with {', '.join(prune)} is no config of {raw.config.get('model_type')}: {e.message}",
-            key="prune", value=", ".join(prune), file=raw.file,
-        ) from None  # fmt: skip
-    return model.but(name=f"{raw.name or model.model_type}, pruned to {', '.join(prune)}")
-
-
-def _raw(source: str | os.PathLike[str] | Mapping[str, Any], progress: Progress | None) -> RawModel:
-    from tonnage.sources import RawModel
-
-    if isinstance(source, Mapping):
-        inline = source.get("config", source)
-        if not isinstance(inline, Mapping):
-            raise InputError("an inline config is an object", key="model", value=type(inline).__name__)
-        return RawModel(config=inline, name=str(source.get("name", "")), origin="inline")
-    from tonnage.sources import catalogue
-
-    if isinstance(source, os.PathLike):
-        source = os.fspath(source)
-    if not isinstance(source, str):
-        raise InputError(f"a model is a name, a path or a config, not {source!r}", key="model", value=source)
-    text = source.strip()
-    if not text:
-        raise InputError("no model is named", key="model", value=source, hint="tonnage models lists the catalogue")
-    if text.startswith("{"):
-        from tonnage.sources.config import parsed
-
-        return _raw(parsed(text, None), progress)
-    if not os.path.lexists(text):
-        found = catalogue.find(text)
-        if found is not None:
-            return found
-    from tonnage.sources.model import described
-
-    raw = described(text, progress)
-    if raw is None:
-        raise catalogue.unknown(text)
-    return raw
 
 
 def weights(source: str, *, beside_config: bool = False, progress: Progress | None = None) -> Header | None:
@@ -160,97 +114,12 @@ def weights(source: str, *, beside_config: bool = False, progress: Progress | No
     return named(source, beside_config=beside_config, progress=progress)
 
 
-def compare(
-    left: str,
-    right: str,
-    *,
-    head: str | None = None,
-    ignore_keys: tuple[str, ...] = (),
-    ignore_unknown: bool = False,
-    progress: Progress | None = None,
-) -> tuple[str, str, dict[str, tuple[int, int]], Difference]:
-    """A model held against a file of weights, or two files.
-
-    A folder or repository that holds a config and weights is the config on the left and the weights on the right.
-
-    Args:
-        left: as ``load`` takes it, or a file of weights.
-        right: the same; one of the two is a file.
-        head: the class that is counted.
-        ignore_keys: config keys to pass over.
-        ignore_unknown: pass over every config key that is not understood.
-        progress: called with files read and files in all, where headers come from a network.
-
-    Returns:
-        Names of both sides, their bytes by component, and the tensors that they do not share.
+def place(gpu: str | None, in_use: str | int | None) -> tuple[Device | None, int]:
+    """The device that is named and what others hold of it. [byte]
 
     Raises:
-        InputError: neither is a file of weights.
+        InputError: no such device, or ``in_use`` without one.
     """
-    from tonnage import reconcile
-    from tonnage.checkpoint.names import role
-    from tonnage.formats import storage_format
-
-    file = weights(right, beside_config=True, progress=progress)
-    if file is None and weights(left, beside_config=True, progress=progress) is not None:
-        # The file first: the same answer from the other side.
-        b, a, lines, found = compare(
-            right, left, head=head, ignore_keys=ignore_keys, ignore_unknown=ignore_unknown, progress=progress
-        )
-        return a, b, {name: (size[1], size[0]) for name, size in lines.items()}, found.turned()
-    if file is None:
-        raise InputError(
-            "one of the two must be a file of weights", key="right", value=right,
-            hint="tonnage compare CONFIG FILE: the file is .safetensors, its index, .gguf, .bin or .pt",
-        )  # fmt: skip
-    other = weights(left, progress=progress)
-    sizes: dict[str, list[int]] = {}
-    if other is not None:
-        mine = reconcile.found(other)
-        for t in other.tensors:
-            sizes.setdefault(role(t.name), [0, 0])[0] += t.nbytes
-    else:
-        model = load(left, head=head, ignore_keys=ignore_keys, ignore_unknown=ignore_unknown, progress=progress)
-        mine = reconcile.predicted(model)
-        form = storage_format(model.dtype or "bf16")
-        for w in model.weights():
-            sizes.setdefault(w.role, [0, 0])[0] += (storage_format(w.dtype) if w.dtype else form).nbytes(w.numel)
-    theirs = reconcile.found(file, mine)
-    for t in file.tensors:
-        sizes.setdefault(role(t.name), [0, 0])[1] += t.nbytes
-    lines = {name: (a, b) for name, (a, b) in sizes.items()}
-    return mine.name, theirs.name, lines, reconcile.compare(mine, theirs)
-
-
-def beside(left: str, right: str) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
-    """Two results of the JSON contract, where at least one of two texts names a trace or a result in a file.
-
-    The other may name a model: it is asked for the same workload.
-
-    Raises:
-        InputError: a trace of a function beside a model.
-    """
-    from tonnage.tracing.files import found
-
-    a, b = found(left, device), found(right, device)
-    if a is None and b is None:
-        return None
-    return a or _as_asked(left, b or {}), b or _as_asked(right, a or {})
-
-
-def _as_asked(source: str, other: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is predicted for a model under the workload of another result."""
-    asked = {key: value for key, value in other["workload"].items() if value not in (None, "none", [], False)}
-    task = asked.pop("task", None)
-    if task not in ("train", "serve"):
-        raise InputError("a traced function has no prediction: compare it with another trace", key="left", value=source)
-    for key in ("model", "in_use", "stack_version", "engine_version"):
-        asked.pop(key, None)
-    return (train if task == "train" else serve)(source, suggest=False, **asked).as_dict()
-
-
-def _device(gpu: str | None, in_use: str | int | None) -> tuple[Device | None, int]:
-    """The device that is named and what others hold of it. [byte]"""
     if gpu is None:
         if in_use is not None:
             raise InputError(
@@ -267,12 +136,13 @@ def _device(gpu: str | None, in_use: str | int | None) -> tuple[Device | None, i
     return where, found.in_use or 0 if in_use in (None, "here") else held
 
 
-def train(model: ModelLike, *, suggest: bool = True, **said: Any) -> Answer:
+def train(model: ModelLike, *, suggest: bool = True, calibration: str | None = None, **said: Any) -> Answer:
     """Memory to train or fine-tune a model, at its peak.
 
     Args:
         model: as ``load`` takes it.
         suggest: whether a change is looked for when it does not fit.
+        calibration: file of what ``measure`` kept of the device; that which TONNAGE_CALIBRATION names where None.
         said: the keys of a training workload.
 
     >>> train("gpt2", seq=128, batch=1).fullest.tier("requested") > 0
@@ -282,29 +152,74 @@ def train(model: ModelLike, *, suggest: bool = True, **said: Any) -> Answer:
     from tonnage.workload.training import Train
 
     m, w = load(model), workload(Train, said)
-    where, held = _device(w.gpu, w.in_use)
-    result = answer(m, w, where, in_use=held)
+    where, held = place(w.gpu, w.in_use)
+    result = _calibrated(answer(m, w, where, in_use=held), calibration, where, held)
     return _answer(result, m, w, where, held, suggest=suggest)
 
 
-def serve(model: ModelLike, *, suggest: bool = True, **said: Any) -> Answer:
+def _calibrated(result: Result, path: str | None, where: Device | None, held: int) -> Result:
+    """The result with what was measured on its device, where a file of that is named."""
+    if path is None and "TONNAGE_CALIBRATION" not in os.environ:
+        return result
+    from tonnage.sources.calibration import applied
+
+    return applied(result, path, where, held)
+
+
+def serve(
+    model: ModelLike | None = None,
+    *,
+    command: str | Command | None = None,
+    to: str | None = None,
+    table: str | None = None,
+    suggest: bool = True,
+    calibration: str | None = None,
+    **said: Any,
+) -> Answer:
     """Memory to run a model, and how much context and concurrency are left.
 
     Args:
-        model: as ``load`` takes it.
+        model: as ``load`` takes it; None for the one that ``command`` names.
+        command: what starts the engine, such as ``"vllm serve org/name -tp 2"``; ``said`` wins over it.
+        to: the stack whose command is written for the answer.
+        table: keys to go through, such as "context,concurrency".
         suggest: whether a change is looked for when it does not fit.
+        calibration: as in ``train``.
         said: the keys of a serving workload.
 
     >>> serve("llama-3.1-8b", context=8192).capacity["kv_bytes_per_token"]
     131072
+    >>> serve(command="vllm serve meta-llama/Llama-3.1-8B --max-model-len 8192").workload["context"]
+    8192
     """
     from tonnage.estimate.serve import answer
     from tonnage.workload.serving import Serve
 
-    m, w = load(model), workload(Serve, said)
-    where, held = _device(w.gpu, w.in_use)
-    result = answer(m, w, where, in_use=held)
-    return _answer(result, m, w, where, held, suggest=suggest)
+    doubt: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+    if command is not None or to is not None:
+        from tonnage import runs
+
+        model, said, doubt, told = runs.started(model, command, said, to, load)
+    m, w = load(model if model is not None else ""), workload(Serve, said)
+    where, held = place(w.gpu, w.in_use)
+    result = _calibrated(answer(m, w, where, in_use=held, doubt=doubt), calibration, where, held)
+    found = _answer(result, m, w, where, held, suggest=suggest and table is None)
+    extras: dict[str, Any] = dict(found.extras)
+    if to is not None:
+        extras["command"] = runs.written(to, m, command, found.workload, said)
+    if table is not None:
+        from tonnage.plan.inverse import table as rows
+
+        extras["table"] = rows(m, w, where, held, table)
+    return replace(found, caveats=(*found.caveats, *told), extras=extras)
+
+
+def fitting(**said: Any) -> dict[str, Any]:
+    """The models of the catalogue that a device holds under one workload, the largest first."""
+    from tonnage import runs
+
+    return runs.fitting(said, load, place)
 
 
 def _answer(
@@ -340,21 +255,22 @@ def trace(target: Any = None, *, task: str | None = None, **said: Any) -> Any:
         UnsupportedError: torch is not installed, or it cannot be traced.
         InputError: contradictory, or the traced code needs data.
     """
+    from tonnage.sources import described
     from tonnage.tracing import ask
 
     if target is None:
         return ask.context(**said)
     text = os.fspath(target) if isinstance(target, str | os.PathLike) else ""
     if ask.is_function(text):
-        result = ask.function(text, said, _device(said.pop("gpu", None), said.pop("in_use", None)))
+        result = ask.function(text, said, place(said.pop("gpu", None), said.pop("in_use", None)))
     else:
-        raw = None if isinstance(target, Model) else _raw(target, None)
+        raw = None if isinstance(target, Model) else described(target)
         if raw is None:
             raise InputError("a trace needs the config: name the model, or give its config", key="model")
         kind = ask.workload_of(task)
         asked = ask.taken(said)
         w = workload(kind, said)
-        result = ask.model(raw.config, raw.name, w, _device(w.gpu, w.in_use), _described(target, asked.head), asked)
+        result = ask.model(raw.config, raw.name, w, place(w.gpu, w.in_use), _described(target, asked.head), asked)
     return Answer(**{f.name: getattr(result, f.name) for f in fields(result)})
 
 
@@ -366,6 +282,24 @@ def _described(source: ModelLike, head: str | None) -> Model | None:
         return load(source, head=head, ignore_unknown=True)
     except TonnageError:
         return None
+
+
+def profile(path: str, *, device: int | None = None) -> History:
+    """What a run held over time, from a file of any kind that tells it; what is alive at its peak, and why.
+
+    Args:
+        path: of a memory snapshot of PyTorch, an Nsight Systems SQLite export, a Chrome trace or memory timeline of
+            ``torch.profiler``, a memory analysis of XLA, a device memory profile of JAX, or a trace of ``tonnage``.
+        device: its index, where the file holds several.
+
+    Raises:
+        InputError: no such file, or a damaged one.
+        UnsupportedError: a pickle that names anything: nothing of it is run.
+        SourceError: the file cannot be read.
+    """
+    from tonnage import profiles
+
+    return profiles.read(path, device=device)
 
 
 def replay(
@@ -393,21 +327,16 @@ def replay(
         SourceError: the file cannot be read.
     """
     from tonnage.allocator import answer
-    from tonnage.memory.overhead import CONTEXT
+    from tonnage.estimate.room import room
     from tonnage.sources.recording import read
     from tonnage.units import parse_bytes
 
     if device_memory is not None and gpu is not None:
         raise InputError("device_memory and gpu both name a memory", key="device_memory", hint="give one of the two")
-    where, held = _device(gpu, in_use if in_use in (None, "here") else parse_bytes(str(in_use), key="in_use"))
-    room = None
-    if where is not None:
-        have, taken = where.capacity, [c + held for c in CONTEXT]
-        room = answer.Room(where.name, have.bytes - taken[1], have.low - taken[2], have.high - taken[0], have.bytes)
-    elif device_memory is not None:
-        size = parse_bytes(device_memory, key="device_memory")
-        room = answer.Room(device_memory, size, size, size, size)
-    return answer.answer(read(path, device=device), os.path.basename(path), alloc_conf, room)
+    where, held = place(gpu, in_use if in_use in (None, "here") else parse_bytes(str(in_use), key="in_use"))
+    return answer.answer(
+        read(path, device=device), os.path.basename(path), alloc_conf, room(where, held, device_memory)
+    )
 
 
 def line(result: Result, name: str) -> tuple[Component, ...]:

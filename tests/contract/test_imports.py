@@ -85,6 +85,7 @@ ALLOWED = frozenset(
         "tonnage.formats",
         "tonnage.keys",
         "tonnage.memory",
+        "tonnage.memory.accounts",
         "tonnage.memory.optimizers",
         "tonnage.memory.overhead",
         "tonnage.memory.passes",

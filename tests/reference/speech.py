@@ -45,12 +45,13 @@ PARAKEET: dict[str, Any] = {
 }
 DIA: dict[str, Any] = {**TEXT, "head_dim": 24}
 READER: dict[str, Any] = {k: v for k, v in TEXT.items() if k != "pad_token_id"}
+CODER: dict[str, Any] = {"num_filters": 4, "downsampling_ratios": [2, 3], "depths": [1, 2, 3]}
 LISTENER: dict[str, Any] = {k: v for k, v in READER.items() if k != "vocab_size"}
 
 SPEECH: dict[str, Table] = {
     "canary": {
         "vocab_size": (97,),
-        "encoder_config": ({**PARAKEET}, {**PARAKEET, "attention_bias": False, "convolution_bias": False}),
+        "encoder_config": (PARAKEET, {**PARAKEET, "attention_bias": False, "convolution_bias": False}),
         "decoder_config": (
             READER,
             {**READER, "attention_bias": False, "head_dim": 24, "max_position_embeddings": 77},
@@ -58,7 +59,7 @@ SPEECH: dict[str, Table] = {
         "tie_word_embeddings": FLAGS,
     },
     "cohere_asr": {
-        "encoder_config": ({**PARAKEET}, {**PARAKEET, "hidden_size": 48, "subsampling_factor": 4}),
+        "encoder_config": (PARAKEET, {**PARAKEET, "hidden_size": 48, "subsampling_factor": 4}),
         "hidden_size": (96,),
         "intermediate_size": (64, 160),
         "num_hidden_layers": (1, 2),
@@ -75,7 +76,8 @@ SPEECH: dict[str, Table] = {
         "decoder_config": (
             {**DIA, "cross_hidden_size": 96, "num_channels": 3, "pad_token_id": 1},
             {
-                **{**DIA, "pad_token_id": 1},
+                **DIA,
+                "pad_token_id": 1,
                 "cross_num_attention_heads": 6,
                 "cross_num_key_value_heads": 3,
                 "cross_head_dim": 8,
@@ -151,6 +153,19 @@ SPEECH: dict[str, Table] = {
         "encoder_max_relative_position": (10, 20),
         "max_speech_positions": (40, 60),
         "max_text_positions": (32, 77),
+    },
+    "vibevoice": {
+        "text_config": (
+            {**TEXT, "model_type": "qwen2", "tie_word_embeddings": True},
+            {**TEXT, "model_type": "qwen2"},
+            {**TEXT, "model_type": "llama", "head_dim": 24},
+        ),
+        "audio_config": (CODER, {**CODER, "hidden_size": 24, "ffn_expansion": 3, "channels": 2, "depths": [3, 1, 2]}),
+        "semantic_model_config": (None, CODER, {**CODER, "kernel_size": 5, "downsampling_ratios": [3, 5]}),
+        "diffusion_head_config": (
+            {"num_hidden_layers": 2, "intermediate_size": 40},
+            {"hidden_size": 192, "latent_size": 24, "mlp_bias": True, "frequency_embedding_size": 48},
+        ),
     },
 }
 """Keys whose values depend on each other are drawn together."""

@@ -13,10 +13,10 @@ import pytest
 
 from tonnage.families import model_from
 from tonnage.formats import FORMATS
-from tonnage.memory.checkpoints import optimizer_bytes, parameters
-from tonnage.memory.files import plain
-from tonnage.memory.storing import RENAMED, STACKED, index_bytes, saved, split, written
-from tonnage.memory.ways import subject
+from tonnage.memory.store.checkpoints import optimizer_bytes, parameters
+from tonnage.memory.store.files import plain
+from tonnage.memory.store.storing import RENAMED, STACKED, index_bytes, saved, split, written
+from tonnage.memory.store.ways import subject
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

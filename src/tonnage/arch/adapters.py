@@ -1,8 +1,7 @@
-"""Matrices that are not run as they stand: packed ones, and frozen ones with a low-rank adapter beside them.
+"""Matrices that are not run as they stand: packed ones, and frozen ones with something trained beside them.
 
-Reference: https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/layer.py and bnb.py (forward);
-https://github.com/bitsandbytes-foundation/bitsandbytes/blob/0.50.2/bitsandbytes/autograd/_functions.py (MatMul4Bit,
-MatMul8bitLt) and nn/modules.py (Linear4bit, Linear8bitLt)
+Reference: https://github.com/bitsandbytes-foundation/bitsandbytes/blob/0.50.2/bitsandbytes/autograd/_functions.py
+(MatMul4Bit, MatMul8bitLt) and nn/modules.py (Linear4bit, Linear8bitLt)
 """
 
 from __future__ import annotations
@@ -11,12 +10,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.forward import Forward
-from tonnage.arch.tape import Grads, Parameter, Value, needs_grad
+from tonnage.arch.tape import Grads, Value, needs_grad
 from tonnage.record import Record
 from tonnage.tensors import Axes, size
 
 if TYPE_CHECKING:
     from tonnage.arch.layers import Linear
+    from tonnage.arch.tuners import Method
+    from tonnage.arch.virtual import Virtual
 
 
 FUSED_ROWS = 4
@@ -45,6 +46,15 @@ class FourBit(Record):
         before = x.dtype
         x = ops.cast(x, self.dtype)
         return ops.cast(self._product(f, linear, x), before)
+
+    def whole(self, f: Forward, linear: Linear, dtype: str) -> Value:
+        """The matrix unpacked, outside a product (``dequantize_4bit``)."""
+        matrix: Axes = linear.outs + linear.ins
+        scales: Axes = (("X", -(-size(matrix) // self.nested)),) if self.nested else ()
+        wide = f.tape.new("unpacked scales", scales, "fp32") if scales else None
+        unpacked = f.tape.new("unpacked matrix", matrix, dtype)
+        del wide
+        return unpacked
 
     def _product(self, f: Forward, linear: Linear, x: Value) -> Value:
         tape, inner, form = x.tape, x.axes, x.dtype
@@ -85,6 +95,10 @@ class EightBit(Record):
     modules: frozenset[str]
     copies: ClassVar[bool] = False
 
+    def whole(self, f: Forward, linear: Linear, dtype: str) -> Value:
+        """The matrix unpacked, outside a product."""
+        return f.tape.new("unpacked matrix", linear.outs + linear.ins, dtype)
+
     def forward(self, f: Forward, linear: Linear, x: Value) -> Value:
         """The product, in the format of ``x``, which is kept whenever a gradient flows."""
         tape, inner, form = x.tape, x.axes, x.dtype
@@ -122,53 +136,18 @@ def packed(how: str, modules: frozenset[str], dtype: str, nested: int) -> Packed
     return FourBit(modules, dtype, nested) if how == "unpacks" else EightBit(modules)
 
 
-class LoRA(Record):
-    """Low-rank adapters (arXiv:2106.09685): ``y + s B(A(x))`` beside frozen matrices.
+class Trained(Record):
+    """Weights of the model itself that are trained while the others are frozen.
 
     Args:
-        modules: names of the adapted matrices below the layer.
-        rank: of the adapters.
-        dropout: of their input.
-        dtype: their format.
+        ends: names of those before and behind the layers.
+        layers: for each layer, the names of its own below it.
+        copied: trained in copies beside the frozen ones, which a tied head is not tied to.
     """
 
-    modules: frozenset[str]
-    rank: int
-    dropout: float
-    dtype: str
-
-    def forward(self, f: Forward, linear: Linear, x: Value, made: list[Value], packed: Packed | None) -> Value:
-        """The frozen matrix's output with the adapter's added.
-
-        Args:
-            f: the pass.
-            linear: the frozen matrix.
-            x: what it was given.
-            made: what it made, handed over: the list is emptied, so that nobody else keeps it alive.
-            packed: how it is packed, so that the adapter's output is cast before they are added, and the matrix's
-                copied first where it is of 4 bit.
-        """
-        y = made.pop()
-        tape, before = x.tape, y.dtype
-        if packed is not None and packed.copies:
-            y = ops.copy(y)
-        converts = packed is None or tape.autocast is None
-        if converts:
-            x = ops.cast(x, self.dtype)
-        inner: Axes = (("R", self.rank),)
-        a = Parameter(tape, f"{linear.name}.lora_A.weight", inner + linear.ins, self.dtype, tape.grad)
-        b = Parameter(tape, f"{linear.name}.lora_B.weight", linear.outs + inner, self.dtype, tape.grad)
-        low = ops.linear(ops.dropout(x, self.dropout, f.training), a, None, len(linear.ins), inner)
-        added = ops.linear(low, b, None, 1, linear.outs)
-        del low
-        added = ops.scaled(added)
-        if packed is not None and converts:
-            added = ops.cast(added, before)
-        y = ops.add(y, added)
-        if packed is not None:
-            return y
-        del added
-        return ops.cast(y, before)
+    ends: frozenset[str]
+    layers: tuple[frozenset[str], ...]
+    copied: bool = False
 
 
 class Tuning(Record):
@@ -176,19 +155,32 @@ class Tuning(Record):
 
     Args:
         packed: those that are stored packed; None for none.
-        lora: those that have adapters; None for none.
+        method: what is trained beside them; None for nothing.
+        own: which of the model's own weights are trained; None for none.
+        virtual: trained tokens before each sequence; None for none.
     """
 
     packed: Packed | None = None
-    lora: LoRA | None = None
+    method: Method | None = None
+    own: Trained | None = None
+    virtual: Virtual | None = None
+
+    @property
+    def early(self) -> tuple[str, ...]:
+        """Ends of the names of parameters whose gradient is made before the backward pass comes to the model."""
+        return () if self.method is None else self.method.early
 
     def forward(self, f: Forward, linear: Linear, x: Value) -> Value:
         """One matrix as it is run."""
+        if self.method is None or linear.name not in self.method.modules:
+            return self._frozen(f, linear, x)
         packed = self.packed if self.packed is not None and linear.name in self.packed.modules else None
-        made = [linear.plain(f, x) if packed is None else packed.forward(f, linear, x)]
-        if self.lora is None or linear.name not in self.lora.modules:
-            return made.pop()
-        return self.lora.forward(f, linear, x, made, packed)
+        return self.method.forward(f, linear, x, self._frozen, packed)
+
+    def _frozen(self, f: Forward, linear: Linear, x: Value) -> Value:
+        if self.packed is not None and linear.name in self.packed.modules:
+            return self.packed.forward(f, linear, x)
+        return linear.plain(f, x)
 
 
 def adapter_elements(ins: int, outs: int, rank: int) -> int:

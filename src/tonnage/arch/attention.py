@@ -43,6 +43,7 @@ class GroupedQuery(Record):
         transposed: matrices stored input first.
         q_norm, k_norm: norms of queries and keys, over a head or over all heads.
         norm_after_rotary: the norms come after the rotation.
+        norm_inline: each norm follows its matrix at once, before the next matrix (Qwen3, OLMo 2).
         window: tokens that a query sees, itself included; None for all.
         chunked: the window is a fixed chunk.
         rotary: which of the model's rotary tables turns queries and keys; None for none.
@@ -93,6 +94,7 @@ class GroupedQuery(Record):
     q_norm: Norm | HeadNorms | None = None
     k_norm: Norm | HeadNorms | None = None
     norm_after_rotary: bool = False
+    norm_inline: bool = False
     window: int | None = None
     chunked: bool = False
     rotary: str | None = "default"
@@ -198,6 +200,9 @@ class GroupedQuery(Record):
             q = matrices[0].forward(f, x)
             if self.scaled_queries:
                 q = ops.scaled(q, "scaled queries")
+            if self.norm_inline and self.q_norm is not None and self.k_norm is not None:
+                q = self.q_norm.forward(f, q)
+                return None, q, self.k_norm.forward(f, matrices[1].forward(f, x)), matrices[2].forward(f, x)
             return None, q, matrices[1].forward(f, x), matrices[2].forward(f, x)
         packed = matrices[0].forward(f, x)
         if self.clip:
@@ -221,10 +226,9 @@ class GroupedQuery(Record):
 
     def _attended(self, f: Forward, x: Value) -> Value:
         packed, q, k, v = self._projected(f, x)
-        if self.q_norm is not None and not self.norm_after_rotary:
-            q = self.q_norm.forward(f, q)
-        if self.k_norm is not None and not self.norm_after_rotary:
-            k = self.k_norm.forward(f, k)
+        if not (self.norm_after_rotary or self.norm_inline):
+            q = q if self.q_norm is None else self.q_norm.forward(f, q)
+            k = k if self.k_norm is None else self.k_norm.forward(f, k)
         if self.clip and self.fused is None:
             q, k, v = clamped(q), clamped(k), clamped(v)
         if self.rotary is not None:

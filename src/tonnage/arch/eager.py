@@ -19,7 +19,7 @@ from tonnage.tensors import Axes, Axis
 
 EagerStyle = Literal[
     "fp32-softmax", "native", "uncast", "fp32-scores", "fp32-where", "bloom", "mpt", "falcon", "falcon-alibi", "sinks",
-    "sinks-apart", "baddbmm", "floored", "triangle",
+    "sinks-apart", "baddbmm", "floored", "triangle", "biased",
 ]  # fmt: skip
 """How scores become weights.
 
@@ -133,7 +133,7 @@ def masked(f: Forward, a: Attention, scores: Value) -> Value:
 
 
 def _mask(f: Forward, a: Attention) -> Value | None:
-    return f.masks.get(a.window) if a.causal else None
+    return f.masks.get(a.window) if a.causal or a.window else None
 
 
 def product(q: Value, k: Value) -> Value:
@@ -288,6 +288,17 @@ def _falcon_alibi(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Val
     return tokens_first(applied(weights, repeated(v, a.N)))
 
 
+def _biased(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    """A learned bias is added in place (MPNet)."""
+    assert f.bias is not None
+    scores = ops.scaled(product(q, k), "scaled scores")
+    scores = ops.add(scores, f.bias, "scores with bias", in_place=True)
+    weights = ops.softmax(scores, label="attention weights")
+    weights = ops.dropout(weights, a.dropout, f.training)
+    f.local += [scores, weights]
+    return tokens_first(applied(weights, v))
+
+
 def _where(x: Value) -> Value:
     """``torch.where(buffer, x, smallest)``: keeps a view of the buffer only."""
     tape, axes, dtype = x.tape, x.axes, x.dtype
@@ -351,4 +362,5 @@ _STYLES: Final[dict[str, Callable[[Forward, Attention, Value, Value, Value], Val
     "falcon": _falcon,
     "falcon-alibi": _falcon_alibi,
     "sinks": _sinks,
+    "biased": _biased,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
@@ -12,6 +12,10 @@ from tonnage.arch.layers import Alibi, Linear, Norm, Rotary
 from tonnage.arch.tape import Value
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
+
+if TYPE_CHECKING:
+    from tonnage.arch.disentangled import Distances
+    from tonnage.arch.relative import RelativeBias
 
 
 class Table(Record):
@@ -90,8 +94,11 @@ class Stem(Record):
         widen: matrix from ``width`` to ``D`` behind norm and dropout (ELECTRA).
         alias_of: the table whose storage this one shares (T5's stacks).
         alibi: bias of the scores.
+        relative: the same, learned.
+        by_mask: the sum is multiplied by the mask, which the model's code makes and names to its end (DeBERTa).
         position_ids: what every layer is handed: one row of them, a row for each sequence (OPT), or a row where there
-            are rotary tables.
+            are rotary tables; "named" where none is, and the model's code keeps a name for them (Qwen2-VL).
+        apart: all this is made in a module of its own, of which the model's code names the output alone (ModernBERT).
         adds_zero: a number stands for token types and is added (CTRL, GPT).
         masked: attention is handed a mask even where its kernel could do without (Falcon).
     """
@@ -112,8 +119,11 @@ class Stem(Record):
     widen: Linear | None = None
     alias_of: str | None = None
     buffers: tuple[Tensor, ...] = ()
-    position_ids: Literal["rotary", "row", "batch"] = "rotary"
+    position_ids: Literal["rotary", "row", "batch", "named"] = "rotary"
+    apart: bool = False
     alibi: Alibi | None = None
+    relative: RelativeBias | Distances | None = None
+    by_mask: bool = False
     adds_zero: bool = False
     masked: bool = False
 
@@ -144,8 +154,11 @@ class Stem(Record):
             x = ops.mul(x, f.tape.new("scale of embedding", (), x.dtype), "scaled embedding")
         elif self.scaled:
             x = ops.scaled(x, "scaled embedding", in_place=self.scaled_in_place)
+        if f.tuning is not None and f.tuning.virtual is not None:
+            x = f.tuning.virtual.joined(f, x)
+        rows = x.axes[:2]
         # BERT makes all this in a module of its own, of which the model's code names the output alone.
-        apart = any(table.buffered and not table.named for table in self.tables)
+        apart = self.apart or any(table.buffered and not table.named for table in self.tables)
         named = list(f.frame)
         if not apart:
             # The model's code names this ``inputs_embeds`` to its end.
@@ -153,24 +166,35 @@ class Stem(Record):
         if self.project is not None:
             x = Linear(self.project, width, (("D", self.D),), "embedding").forward(f, x)
         for table in self.tables:
-            x = ops.add(x, table.looked_up(f, ids.axes), "embedding and positions")
+            x = ops.add(x, table.looked_up(f, rows), "embedding and positions")
         if self.adds_zero:
             x = ops.shifted(x, "embedding and a number")
         if self.norm is not None:
             x = self.norm.forward(f, x)
+        if self.by_mask:
+            mask = f.tape.new("mask", rows, "fp32")
+            x = ops.mul(x, ops.cast(mask, x.dtype), "masked embedding")
+            named.append(mask)
+            if not any(table.own for table in self.tables):
+                # Token types are made though no table takes them.
+                named.append(f.tape.new("token types", rows, "int64"))
+            del mask
         x = ops.dropout(x, self.dropout, f.training)
         if self.widen is not None:
             x = self.widen.forward(f, x)
         if apart:
             f.frame[:] = [*named, x]
+        if self.position_ids == "named":
+            f.frame.append(f.tape.new("position ids", rows[1:], "int64"))
         for rotary in self.rotary:
             rotary.forward(f, x)
-        if self.alibi is not None:
-            self.alibi.forward(f, x)
+        for bias in (self.alibi, self.relative):
+            if bias is not None:
+                bias.forward(f, x)
         if self.masked and f.kernel != "eager" and None not in f.masks:
-            keys = ("S", f.cached + ids.axes[1][1])
+            keys = ("S", f.cached + rows[1][1])
             # One for all sequences: it is only seen as one for each.
-            f.masks[None] = f.tape.new("attention mask", (("B", 1), ("X", 1), ids.axes[1], keys), "bool")
+            f.masks[None] = f.tape.new("attention mask", (("B", 1), ("X", 1), rows[1], keys), "bool")
         return x
 
 
@@ -191,7 +215,12 @@ class Head(Record):
         scaled: logits are multiplied by a number (Cohere, Granite).
         divided: the hidden states are divided by a number (MiniCPM3).
         wide: the hidden states are cast from the stream's format to the weights' and the logits to fp32 (Mamba).
+        raised: the loss of masked tokens casts the logits to fp32, which BERT's own does not (ModernBERT).
         unnamed: the tensor that is shared is all there is of the matrix, under no name of its own (Perceiver).
+        pooled: which token of a sequence a classifier looks at: the first, before its matrices, or the last that is no
+            padding, whose logits are taken from those of all (Llama); empty where that is not modelled.
+        drops_first: dropout of what its first matrix is given.
+        drops: dropout of what its last matrix is given.
     """
 
     name: str
@@ -209,7 +238,11 @@ class Head(Record):
     scaled: bool = False
     divided: bool = False
     wide: bool = False
+    raised: bool = False
     unnamed: bool = False
+    pooled: Literal["", "first", "last"] = ""
+    drops_first: float = 0.0
+    drops: float = 0.0
     extra: tuple[Tensor, ...] = ()
 
     def weights(self) -> Iterator[Tensor]:
@@ -228,8 +261,11 @@ class Head(Record):
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Hidden states to logits, axes ``B T V``."""
+        if self.pooled == "first":
+            x = ops.narrow(x, (x.axes[0], x.axes[2]))
         if self.divided:
             x = ops.scaled(x, "divided hidden states")
+        x = ops.dropout(x, self.drops_first, f.training)
         if self.project is not None:
             x = self.project.forward(f, x)
         if self.dense is not None:
@@ -242,6 +278,7 @@ class Head(Record):
         V: Axes = (("V", self.V),)
         weight = f.tape.parameter(self.alias_of or f"{self.name}.weight", V + D)
         bias = f.tape.parameter(self.bias_alias_of or f"{self.name}.bias", V) if self.bias else None
+        x = ops.dropout(x, self.drops, f.training)
         if self.wide:
             x = ops.cast(x, f.tape.weights)
         f.tape.category = "logits"
@@ -254,4 +291,19 @@ class Head(Record):
             x = ops.scaled(x, "logits before tanh")
             x = ops.unary(x, "tanh", saves="output")
             x = ops.scaled(x, "capped logits")
-        return x
+        return _of_last(x) if self.pooled == "last" else x
+
+
+def _of_last(x: Value) -> Value:
+    """``logits[torch.arange(batch), last_token]``: a row of every sequence, and both indices."""
+    tape, (B, T, V), whole, dtype = x.tape, x.axes, x.axes, x.dtype
+    words = tape.new("tokens that are no padding", (B, T), "int32")
+    numbers = tape.new("numbers of tokens", (T,), "int32")
+    product = tape.new("numbers of words", (B, T), "int32")
+    last = tape.new("last token that is no padding", (B,), "int64")
+    del product
+    rows = tape.new("sequences", (B,), "int64")
+    out = tape.new("logits of last tokens", (B, V), dtype)
+    del words, numbers
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of logits", whole, dtype),), (rows, last))
+    return out

@@ -92,7 +92,8 @@ class Gated(Record):
     """Three matrices: the activated gate times the up projection goes down (arXiv:2002.05202).
 
     ``fused`` names one matrix that holds gate and up; ``inner_norm`` is of the gated tensor (BitNet), ``dropout`` of
-    the output (Seed-OSS), ``inner_dropout`` of the gated tensor (CPM-Ant).
+    the output (Seed-OSS), ``inner_dropout`` of the gated tensor (CPM-Ant). ``down_bias``: whether the last matrix has a
+    bias where the others have none (GTE).
     """
 
     name: str
@@ -108,13 +109,14 @@ class Gated(Record):
     inner_norm: Norm | None = None
     dropout: float = 0.0
     inner_dropout: float = 0.0
+    down_bias: bool = False
 
     def matrices(self) -> tuple[Linear, ...]:
         """Gate, up and down; or both in one, and down."""
         D: Axes = (("D", self.D),)
         F: Axes = (("F", self.F),)
         path = f"{self.name}." if self.name else ""
-        down = Linear(f"{path}{self.down}", F, D, self.role, self.bias)
+        down = Linear(f"{path}{self.down}", F, D, self.role, self.bias or self.down_bias)
         if self.fused is not None:
             return Linear(f"{path}{self.fused}", D, (("X", 2), *F), self.role, self.bias), down
         return (
@@ -135,7 +137,7 @@ class Gated(Record):
         matrices = self.matrices()
         if self.fused is None:
             gate, up, down = matrices
-            x = self._inner(f, ops.mul(activate(gate.forward(f, x), self.act), up.forward(f, x), "gated"))
+            x = self._inner(f, self._gated(f, gate, up, x))
             x = down.forward(f, x)
             return ops.dropout(x, self.dropout, f.training)
         fused, down = matrices
@@ -143,8 +145,16 @@ class Gated(Record):
         half: Axes = (*both.axes[:2], ("F", self.F))
         first, second = ops.split(both, (half, half))
         del both
+        if f.fused is not None and f.fused.gated:
+            return down.forward(f, f.fused.product(first, second))
         second = ops.mul(second, activate(first, self.act), "gated")
-        return down.forward(f, second)
+        second = self._inner(f, second)
+        return ops.dropout(down.forward(f, second), self.dropout, f.training)
+
+    def _gated(self, f: Forward, gate: Linear, up: Linear, x: Value) -> Value:
+        if f.fused is not None and f.fused.gated:
+            return f.fused.product(gate.forward(f, x), up.forward(f, x))
+        return ops.mul(activate(gate.forward(f, x), self.act), up.forward(f, x), "gated")
 
     def _inner(self, f: Forward, x: Value) -> Value:
         if self.inner_norm is not None:

@@ -9,6 +9,7 @@ from tonnage.arch.tape import Storage, Tape, Value
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
+    from tonnage.arch.fused import Fused
 
 AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math"]
 
@@ -45,23 +46,29 @@ class Forward:
             attended.
         mixer: what computes recurrent mixers: kernels of their own, or operations of torch where these are missing.
         tuning: matrices that are packed or have adapters.
+        fused: kernels that stand for several operations; None where the model's own code runs.
         input_grads: the word embedding's output needs a gradient though its table is frozen
             (``enable_input_require_grads``).
 
     ``held`` is what the modelled layer's local variables still name when it is no longer used; a layer lets go of it
     when it returns. ``local`` is the same for a block, ``frame`` for the model, which returns when its
     layers are through.
+    ``labels`` are those of a pass that lengthens its sequences; ``around`` what code around the model names until the
+    loss is there.
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
     """
 
     __slots__ = (
+        "around",
         "bias",
         "cached",
         "carried",
         "frame",
+        "fused",
         "held",
         "input_grads",
         "kernel",
+        "labels",
         "local",
         "masks",
         "mixer",
@@ -85,6 +92,7 @@ class Forward:
         store: Callable[[tuple[Value, ...], int | None], tuple[Value, ...]] | None = None,
         mixer: Literal["kernels", "torch"] = "kernels",
         tuning: Tuning | None = None,
+        fused: Fused | None = None,
         input_grads: bool = False,
     ) -> None:
         self.tape = tape
@@ -94,12 +102,15 @@ class Forward:
         self.store = store
         self.mixer = mixer
         self.tuning = tuning
+        self.fused = fused
         self.input_grads = input_grads
         self.taken: set[Storage] = set()
         self.ran: set[str] = set()
         self.rotary: dict[str, tuple[Value, Value]] = Shared(self.taken)
         self.masks: dict[int | None, Value] = Shared(self.taken)
         self.bias: Value | None = None
+        self.labels: Value | None = None
+        self.around: list[Value] = []
         self.held: list[Value] = []
         self.local: list[Value] = []
         self.frame: list[Value] = []

@@ -40,7 +40,7 @@ def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, broadcast: 
     tape, before = f.tape, q.dtype
     B, N, T, _ = by_heads(q)
     S = ("S", named(k, "TS")[1])
-    mask = f.masks.get(a.window) if a.causal else None
+    mask = f.masks.get(a.window) if a.causal or a.window else None
     bias = None if mask is None or mask.dtype == before else tape.new("attention bias", (B, *mask.axes[1:]), before)
     wide = ops.cast(q, "fp32"), ops.cast(k, "fp32"), ops.cast(v, "fp32")
     queries, keys, values = ops.scaled(wide[0], "scaled queries"), wide[1], wide[2]
@@ -84,13 +84,19 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     bias = () if mask is None else (_bias(tape, mask, B, q.dtype),)
     # The output lies as the queries do, but for the memory-efficient kernel.
     heads_first = q.axes[1] == N and kernel != "efficient" and T[1] > 1
-    out = tape.new("attention output", (B, N, T, v.axes[3]) if heads_first else (B, T, N, v.axes[3]), q.dtype)
+    whole = (B, N, T, v.axes[3]) if heads_first else (B, T, N, v.axes[3])
     trained = needs_grad(q) or needs_grad(k) or needs_grad(v)
-    # The memory-efficient kernel makes it for a backward pass only.
-    rows = T if kernel != "efficient" else ("T", -(-T[1] // 32) * 32 if trained else 0)
-    lse = tape.new("log-sum-exp", (B, N, rows), "fp32")
-    seed = tape.new("random state", (("X", 2 if kernel == "flash" else 1),), "int64")
-    offset = tape.new("random offset", (("X", 1),), "int64")
+    # The memory-efficient kernel makes it for a backward pass only, be it one that runs the forward pass again first.
+    again = tape.grad and not tape.recording
+    rows = T if kernel != "efficient" else ("T", -(-T[1] // 32) * 32 if trained or again else 0)
+
+    def make() -> tuple[Value, ...]:
+        out = tape.new("attention output", whole, q.dtype)
+        lse = tape.new("log-sum-exp", (B, N, rows), "fp32")
+        seed = tape.new("random state", (("X", 2 if kernel == "flash" else 1),), "int64")
+        return out, lse, seed, tape.new("random offset", (("X", 1),), "int64")
+
+    out, lse, seed, offset = tape.results(kernel, make)
     saved = (q, k, v, out, lse, seed, offset, *bias)
     q_axes, k_axes, v_axes, dtype = q.axes, k.axes, v.axes, q.dtype
     flat = (B, T, N, q_axes[3]), (B, named(k, "TS"), named(k, "NK"), k_axes[3])

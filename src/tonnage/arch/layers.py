@@ -107,6 +107,8 @@ class Norm(Record):
             return _rms_bare(x).view(whole)
         if weight is None:
             raise AssertionError(f"{self.name}: a norm of style {self.style} has a weight")
+        if f.fused is not None and f.fused.replaces(self.name):
+            return f.fused.norm(x, weight, self.name).view(whole)
         return _STYLES[self.style](x, weight).view(whole)
 
 
@@ -190,6 +192,8 @@ class Rotary(Record):
         width_of_table: elements of a row of the cosine table: ``width``, or half of it where the code does not repeat.
         dtype: format of the tables; that of the activations when None.
         complex: one table of complex numbers (DeepSeek-V2); it counts as fp32 of twice their number.
+        batched: every sequence has a table of its own (ModernBERT's decoder).
+        factored: every frequency is divided by a factor of its own, which files may hold as a tensor (Llama 3).
     """
 
     name: str
@@ -199,6 +203,8 @@ class Rotary(Record):
     buffers: tuple[str, ...] = ("inv_freq", "original_inv_freq")
     dtype: str | None = None
     complex: bool = False
+    batched: bool = False
+    factored: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """Inverse frequencies: buffers in fp32, no parameters."""
@@ -207,9 +213,10 @@ class Rotary(Record):
 
     def forward(self, f: Forward, x: Value) -> None:
         """Put cosine and sine, in the format of ``x``, where the layers find them."""
-        tape, T, dtype = f.tape, x.axes[1], self.dtype or x.dtype
-        half = tape.new("rotary angles", (T, ("X", self.width // 2)), "fp32")
-        table: Axes = (T, ("X", self.width // 2 * self.halves))
+        tape, dtype = f.tape, self.dtype or x.dtype
+        rows = x.axes[:2] if self.batched else x.axes[1:2]
+        half = tape.new("rotary angles", (*rows, ("X", self.width // 2)), "fp32")
+        table: Axes = (*rows, ("X", self.width // 2 * self.halves))
         if self.complex:
             whole = ops.scaled(tape.new("rotary numbers", table, "fp32"))
             f.rotary[self.key] = (whole, whole)

@@ -11,30 +11,31 @@ from tonnage.arch.tape import Grads, Value
 from tonnage.tensors import Axes
 
 
-def _padded(labels: Value) -> Value:
+def padded_labels(labels: Value) -> Value:
+    """The labels with one more behind each sequence."""
     (_, B), (_, T) = labels.axes
     return labels.tape.new("padded labels", (("B", B), ("T", T + 1)), "int64")
 
 
-def _shifted(padded: Value, axes: Axes) -> Value:
+def shifted_labels(padded: Value, axes: Axes) -> Value:
     """The labels one token on: a view of one padded sequence, a copy of several."""
     return padded.view(axes) if axes[0][1] == 1 else padded.tape.new("shifted labels", axes, "int64")
 
 
-def cross_entropy(logits: Value, labels: Value, *, causal: bool) -> Value:
+def cross_entropy(logits: Value, labels: Value, *, causal: bool, wide: bool) -> Value:
     """Mean cross entropy of ``logits`` (axes ``B T V``).
 
-    The log-softmax is kept, and the backward pass takes two more tensors of that size. The causal loss casts the logits
-    to fp32 first; that of masked tokens does not.
+    The log-softmax is kept, and the backward pass takes two more tensors of that size. Where it is ``wide``, the logits
+    are cast to fp32 first.
     """
     tape = logits.tape
     tape.category = "loss"
-    if causal:
+    if wide:
         logits = cast(logits, "fp32")
     axes = labels.axes
     if causal:
-        labels = _padded(labels)
-    target = _shifted(labels, axes) if causal else labels
+        labels = padded_labels(labels)
+    target = shifted_labels(labels, axes) if causal else labels
     # Autocast leaves this log-softmax alone, since its format is spelt out, and casts for the likelihood.
     scores = raised(_log_softmax(logits))
     whole, dtype = scores.axes, scores.dtype

@@ -45,6 +45,7 @@ class Sublayer(Record):
         holds_dropped: it keeps one for what dropout made of that (CTRL).
         holds_input: the layer keeps a name of its own for the normed input (StableLM).
         named: the output keeps its name until the sum is normed (BERT).
+        rebinds: the block's output, before dropout, keeps its name until the sum has it (GTE).
     """
 
     block: Block
@@ -58,6 +59,7 @@ class Sublayer(Record):
     holds_dropped: bool = False
     holds_input: bool = False
     named: bool = False
+    rebinds: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """The block's tensors and its norms'."""
@@ -75,8 +77,8 @@ class Sublayer(Record):
             if self.holds_input:
                 f.held.append(x)
             x = self.block.forward(f, x)
-        if self.holds:
-            f.held.append(x)
+        if self.holds or self.rebinds:
+            (f.held if self.holds else f.local).append(x)
         if self.after is not None:
             x = self.after.forward(f, x)
         x = ops.dropout(x, self.dropout, f.training)
@@ -134,6 +136,8 @@ class Layer(Record):
             residual = x
             x = sub.output(f, x)
             x = ops.add(residual, ops.scaled(x, "scaled output") if sub.scaled else x, "residual stream")
+            if sub.rebinds:
+                f.local.clear()
             if sub.of_sum is not None:
                 x = sub.of_sum.forward(f, x)
             f.local.clear()
@@ -182,6 +186,7 @@ class Stack(Record):
         layers: identical layers are one object.
         norm: after the last layer.
         masks: windows for which the pass makes a mask whether or not a layer has them.
+        keeps: the model's code keeps every layer's output until all are through (DeBERTa).
         lists: the model has a list of each part instead of a list of layers (XLM): ``#`` in the names of a layer's
             tensors stands for its number.
     """
@@ -193,6 +198,7 @@ class Stack(Record):
     norm: Norm | None = None
     masks: tuple[int | None, ...] = ()
     lists: bool = False
+    keeps: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """Every tensor under its full name."""

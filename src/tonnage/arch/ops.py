@@ -51,12 +51,18 @@ def linear(
     x: Value, weight: Parameter, bias: Parameter | None, ins: int, outs: Axes, *, dtype: str | None = None
 ) -> Value:
     """``F.linear``: the last ``ins`` axes of ``x`` are contracted and ``outs`` take their place."""
-    x = lowered(x)
     tape = x.tape
-    w = _weight(tape, weight)
+    # Autocast's casts are made as the compiler evaluates the call's arguments: from the last to the first.
     b = None if bias is None else _weight(tape, bias)
+    w = _weight(tape, weight)
+    # The caller's frame holds what it was given until the product is there.
+    given, x = x, lowered(x)
     rows, inner, form = x.axes[: len(x.axes) - ins], x.axes, x.dtype
-    out = tape.new(f"{weight.name} output", rows + outs, form)
+
+    def make() -> tuple[Value, ...]:
+        return (tape.new(f"{weight.name} output", rows + outs, form),)
+
+    (out,) = tape.results("mm" if bias is None else "addmm", make)
     grad_x, grad_w, grad_b = needs_grad(x), needs_grad(w), needs_grad(b)
     weight_axes = weight.axes
 
@@ -65,6 +71,8 @@ def linear(
 
     def back(g: Value) -> Grads:
         gx = tape.new("input gradient", inner, form) if grad_x else None
+        if gx is not None:
+            gx.storage.viewed = len(rows) > 1  # The product is of rows: a view gives back batch and tokens.
         gw = tape.new("weight gradient", weight_axes, form) if grad_w else None
         if gw is not None:
             gw.storage.viewed = True
@@ -76,7 +84,8 @@ def linear(
     saved = (x,) if grad_w else ()
     if isinstance(w, Value) and grad_x:
         saved = (*saved, w)
-    tape.record((out,), (x, w, b), back, saved)
+    tape.record((out,), (x, w, b), back, saved, weights_first=bias is not None)
+    del given
     return out
 
 

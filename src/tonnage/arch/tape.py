@@ -16,8 +16,8 @@ saved tensors), torch/csrc/autograd/input_buffer.cpp (in-place accumulation).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
 
 from tonnage.formats import FORMATS
 from tonnage.tensors import Axes, size
@@ -108,7 +108,7 @@ Source = Value | Parameter | None
 class Node:
     """One step of the backward pass."""
 
-    __slots__ = ("back", "category", "inputs", "pending", "saved")
+    __slots__ = ("back", "category", "inputs", "pending", "saved", "weights_first")
 
     def __init__(
         self, inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...], outputs: int, category: str = ""
@@ -122,6 +122,15 @@ class Node:
         self.back = back
         self.saved = saved
         self.pending: list[Value | None] = [None] * outputs
+        self.weights_first = False
+
+
+class Keeper(Protocol):
+    """What a checkpoint keeps of the operations that it runs again."""
+
+    def results(self, op: str, make: Callable[[], tuple[Value, ...]], *, again: bool) -> tuple[Value, ...]:
+        """What an operation makes: anew, or what was kept of it."""
+        ...
 
 
 class Tape:
@@ -152,10 +161,15 @@ class Tape:
         self.events: list[int] = []
         self.nodes: list[Node] = []
         self.gradients: dict[str, Value] = {}
+        self.reached: set[str] = set()
         self.casts: dict[str, Value] = {}
         self.cut = 0
         self.rerun = False
+        self.keeper: Keeper | None = None
         self.accumulated = False
+        self.consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None
+        # Ends of the names of parameters whose gradient is there before the pass: a term of the loss made it.
+        self.early: tuple[str, ...] = ()
         self.tied: str | None = None
 
     def new(self, label: str, axes: Axes, dtype: str) -> Value:
@@ -188,15 +202,32 @@ class Tape:
             storage = Storage(self, label, (("X", nbytes),), "uint8", "workspace")
             self.events.append(~storage.serial)
 
+    def results(self, op: str, make: Callable[[], tuple[Value, ...]]) -> tuple[Value, ...]:
+        """What an operation makes whose results a selective checkpoint may keep."""
+        return make() if self.keeper is None else self.keeper.results(op, make, again=self.recording)
+
     def record(
-        self, outputs: tuple[Value, ...], inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...]
+        self,
+        outputs: tuple[Value, ...],
+        inputs: tuple[Source, ...],
+        back: Back,
+        saved: tuple[Value, ...],
+        *,
+        custom: bool = False,
+        weights_first: bool = False,
     ) -> None:
-        """Put a node on the tape if any input needs a gradient."""
+        """Put a node on the tape if any input needs a gradient.
+
+        An ``autograd.Function`` (``custom``) saves when it has run; operations of torch save before they make anything.
+        """
         if not self.recording or not any(needs_grad(i) for i in inputs):
             return
         if saved:
-            self.cut = outputs[0].storage.position
+            # What it makes is not there yet where the pass stops; an older storage is written over, or was kept.
+            at = outputs[0].storage.position
+            self.cut = at if at >= self.cut and not custom else len(self.events)
         node = Node(inputs, back, tuple(v.detached() for v in saved), len(outputs), self.category)
+        node.weights_first = weights_first
         for index, out in enumerate(outputs):
             out.node = node
             out.index = index
@@ -217,8 +248,9 @@ class Tape:
             pending = node.pending
             if any(g is not None for g in pending):
                 node.pending = []
-                targets = node.inputs
+                targets, weights_first = node.inputs, node.weights_first
                 back = node.back
+                node.back = _spent
                 # What a step of the backward pass takes counts as what the forward step made.
                 self.category = node.category
                 made = list(back(*_moved(pending)))
@@ -227,12 +259,26 @@ class Tape:
                 del node, back
                 grads = [g() if callable(g) else g for g in made]
                 del made
-                self._deliver(targets, grads)
+                self._deliver(targets, grads, weights_first=weights_first)
             else:
                 del node
             del pending
 
-    def _deliver(self, targets: tuple[tuple[Node, int] | Parameter | None, ...], grads: list[Value | None]) -> None:
+    def _deliver(
+        self,
+        targets: tuple[tuple[Node, int] | Parameter | None, ...],
+        grads: list[Value | None],
+        *,
+        weights_first: bool,
+    ) -> None:
+        # Of a product with a bias, gradients of bias and weight arrive, and are added to what is there, before the
+        # input's is: its weight was transposed after the input was flattened, and without a bias before.
+        for index in range(len(targets) - 1, -1, -1) if weights_first else ():
+            parameter, grad = targets[index], grads[index]
+            if isinstance(parameter, Parameter) and parameter.trained and grad is not None:
+                grads[index] = None
+                self._keep(parameter, grad)
+            del grad
         grads.reverse()
         for target in targets:
             grad = grads.pop()
@@ -252,16 +298,30 @@ class Tape:
         view, into which nothing is added in place: the sum is a third tensor.
         """
         name = parameter.name
+        self.reached.add(name)
         held = self.gradients.get(name)
         if held is not None and held.storage.viewed:
             total = self.new("sum of tied gradients", grad.axes, grad.dtype)
             del self.gradients[name], grad
             grad = total
-        elif held is not None or (self.accumulated and name != self.tied):
+        elif held is not None and self.consume is not None:
+            grad = self.gradients.pop(name)
+        elif held is not None or (self.accumulated and name != self.tied) or name.endswith(self.early):
             return
         grad.storage.category = "gradients"
         grad.storage.label = f"{name}.grad"
+        if self.consume is not None and (held is not None or name != self.tied):
+            # The optimizer's step for this one tensor, after which its gradient is let go of.
+            for group in self.consume(parameter):
+                step = [Storage(self, "step of the optimizer", (("X", n),), "uint8", "optimizer_state") for n in group]
+                self.events += [~s.serial for s in step]
+            return
         self.gradients[name] = grad
+
+
+def _spent(*_: Value) -> Grads:
+    """The step of a node that has run: what it held is gone."""
+    raise AssertionError("a step of the backward pass runs once")
 
 
 def needs_grad(source: Source) -> bool:
@@ -281,9 +341,8 @@ def _moved(pending: list[Value | None]) -> list[Value | None]:
 def _sum(first: Value | None, second: Value, pending: list[Value | None], index: int) -> Value:
     if first is None:
         return second
-    # In place where either operand is held by nobody else.
-    if first.storage.owners == 1:
-        return first
-    if second.storage.owners == 1:
-        return second
+    # In place where either operand is held by nobody else, which a view never is.
+    for grad in (first, second):
+        if grad.storage.owners == 1 and not grad.storage.viewed:
+            return grad
     return first.storage.tape.new("sum of gradients", first.axes, first.dtype)

@@ -37,7 +37,10 @@ _RULES: Final = (
         r"|num_batches_tracked$|running_(?:mean|var)$|(?:weight|bias)_integer$|_scaling_factor$|\.x_(?:min|max)$"
         r"|mask_value_float#$",
     ),
-    ("router", r"(?:^|\.)(?:routers?|gate_inp|ffn_gate_inp)(?:\.|$)|(?:mlp|moe|ffn|feed_forward)\.gate(?:\.|$)"),
+    (
+        "router",
+        r"(?:^|\.)(?:routers?|gate_inp|ffn_gate_inp|expert_bias)(?:\.|$)|(?:mlp|moe|ffn|feed_forward)\.gate(?:\.|$)",
+    ),
     ("shared_expert", r"shared_expert|_shexp|shared_mlp"),
     ("expert", r"(?:^|\.)experts?(?:\.|_|$)|_exps(?:\.|$)|ffn_(?:gate|up|down)\.#\."),
     (
@@ -57,7 +60,11 @@ _RULES: Final = (
         r"|embed_tokens_per_layer|per_layer_token_embd)(?:\.|$)|(?:^|\.)shared(?:\.|$)|backbone\.embeddings?(?:\.|$)"
         r"|^(?:\w+\.)?embeddings?(?:\.weight|$)|embeddings?_(?:project|hidden_mapping_in)(?:\.|$)",
     ),
-    ("mixer", r"(?:^|\.)(?:mixer|mamba|ssm|linear_attn|time_mix\w*|recurrent|short_?conv|conv)(?:\.|_|$)|(?:^|\.)ssm_"),
+    (
+        "mixer",
+        r"(?:^|\.)(?:mixer|mamba|ssm|linear_attn|time_mix\w*|recurrent|short_?conv|conv)(?:\.|_|$)|(?:^|\.)ssm_"
+        r"|^rwkv\.blocks\.#\.attention\.",
+    ),
     (
         "feed_forward",
         r"(?:^|\.)(?:mlp|ffn|feed_forward|feedforward|ff|ff_context|densereludense|channel_mix\w*|intermediate|eh_proj)"
@@ -77,10 +84,18 @@ _COMPILED: Final = tuple((role, re.compile(pattern)) for role, pattern in _RULES
 _NORM: Final = re.compile(r"norm(?:_?[a-z#])?$|norm_embedding$|norm_(?:enc|dec|final|#)$|(?:^|_)ln(?:_[\w#]+|#)?$")
 
 _TOWERS: Final = (
-    ("audio", re.compile(r"(?:^|\.)audio_\w+\.|^a\.")),
+    (
+        "audio",
+        re.compile(
+            r"(?:^|\.)(?:audio_\w+|speech_encoder|talker|token#wav|code#wav|codec_model|(?:acoustic|semantic)_\w+)\.|^a\."
+        ),
+    ),
     (
         "vision",
-        re.compile(r"(?:^|\.)(?:vision_\w+|visual\w*|image_(?:encoder|embed)|multi_modal_projector)\.|^(?:v|mm)\."),
+        re.compile(
+            r"(?:^|\.)(?:vision_\w+|visual\w*|vqmodel|image_(?:encoder|embed)|perceiver_resampler|multi_modal_projector"
+            r"|(?:spatial|layerwise)_projectors)\.|^(?:v|mm)\."
+        ),
     ),
 )
 """All of a tower has its role, whatever it is inside."""

@@ -19,13 +19,16 @@ VERBS: Final = {
     "params": "How many parameters, where; bytes to store and to load.",
     "serve": "Memory to run a model; does it fit; how much context and concurrency are left.",
     "train": "Memory to train or fine-tune a model, at its peak.",
+    "trace": "The real code on tensors without data: every allocation, without a GPU.",
+    "measure": "The real code on the real device, beside the prediction.",
     "explain": "A line of an answer down to its formula, numbers and reference; the rules of thumb.",
     "compare": "What a config predicts beside what a file of weights holds: missing, extra, resized tensors.",
+    "replay": "A recording of PyTorch's caching allocator through the model of it; any profile, as a timeline.",
     "devices": "The accelerators that are known, with sources.",
     "models": "The models that are known by name, with sources.",
 }
 
-LATER: Final = ("plan", "trace", "measure", "serve-api", "mcp", "convert", "watch")
+LATER: Final = ("plan", "serve-api", "mcp", "convert", "watch")
 """Verbs to come: asking for one is understood, and refused."""
 
 

@@ -7,7 +7,20 @@ from typing import Any, Final
 
 import click
 
-from tonnage.cli.options import DEVICES, DIMENSIONS, MODEL, OUTPUT, PLACE, SHAPES, model_of, plain, text, together
+from tonnage.cli.options import (
+    DEVICES,
+    DIMENSIONS,
+    FROM,
+    MODEL,
+    OUTPUT,
+    PLACE,
+    SHAPES,
+    model_of,
+    plain,
+    started,
+    text,
+    together,
+)
 from tonnage.cli.serve import WORKLOAD as SERVE
 from tonnage.cli.train import WORKLOAD as TRAIN
 
@@ -29,7 +42,7 @@ def train(**given: Any) -> int:
 
 @command.command("serve", short_help="A line of tonnage serve.")
 @MODEL
-@together(LINE, PLACE, SERVE, DEVICES, OUTPUT)
+@together(LINE, FROM, PLACE, SERVE, DEVICES, OUTPUT)
 def serve(**given: Any) -> int:
     """A line of tonnage serve MODEL: formula, numbers, trust and reference."""
     return _line("serve", given)
@@ -64,6 +77,8 @@ def _line(verb: str, given: dict[str, Any]) -> int:
 
     as_json, name = given.pop("as_json"), given.pop("line")
     given.pop("strict")
+    if verb == "serve":
+        given["command"] = started(given)
     model = model_of(given)
     result = (api.train if verb == "train" else api.serve)(model, suggest=False, **given)
     there = list(dict.fromkeys(c.name for c in result.components))

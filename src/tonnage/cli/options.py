@@ -50,13 +50,21 @@ MODEL: Final = together(
     text("--head", "Count this class: causal, masked, seq2seq, none, classify:N.", "HEAD"),
     click.option("--ignore-key", multiple=True, metavar="KEY", help="A config key to pass over; may be repeated."),
     click.option("--ignore-unknown", is_flag=True, help="Pass over every config key that is not understood."),
-    click.option("--prune", multiple=True, metavar="WHAT=HOW",
-                 help="Less of layers, heads, ffn, experts, hidden or vocab: heads=25%, layers=24; may be repeated."),
+    click.option(
+        "--prune",
+        multiple=True,
+        metavar="WHAT=HOW",
+        help="Less of layers, heads, ffn, experts, hidden or vocab: heads=25%, layers=24; may be repeated.",
+    ),
     *(text(f"--{name.replace('_', '-')}", f"From dimensions: {what}.", "N") for name, what in DIMENSIONS.items()),
     *(
         click.option(f"--{name}/--no-{name}", default=None, help=f"From dimensions: {what}.")
         for name, what in SHAPES.items()
     ),
+)
+
+FROM: Final = text(
+    "--from", "What starts an engine, such as 'vllm serve org/name -tp 2'; flags beside it win.", "COMMAND"
 )
 
 OUTPUT: Final = together(
@@ -68,6 +76,8 @@ PLACE: Final = together(
     text("--in-use", "What others hold on it, such as 2341MiB.", "SIZE"),
     click.option("--strict", is_flag=True, help="Exit 1 where it is uncertain as well."),
 )
+
+CALIBRATION: Final = text("--calibration", "What tonnage measure --calibrate kept of the device.", "FILE")
 
 DEVICES: Final = together(
     text("--gpus", "Number of devices.", "N"),
@@ -109,6 +119,22 @@ def model_of(given: dict[str, Any]) -> Any:
         )
 
 
+def started(given: dict[str, Any]) -> Any:
+    """Take the command of ``--from`` out of ``given``, as it is read; None where there is none.
+
+    Its model becomes the one that is asked of, where none is named beside it.
+    """
+    line = given.pop("from")
+    if line is None:
+        return None
+    from tonnage import launch
+
+    told = launch.read(line)
+    if not any(given[key] for key in ("model", "model_flag", *DIMENSIONS)):
+        given["model_flag"] = launch.named(told)
+    return told
+
+
 def model_name(given: dict[str, Any]) -> str:
     """Take the model's options out of ``given`` but for the head: a verb that runs the code wants the name alone.
 
@@ -121,8 +147,10 @@ def model_name(given: dict[str, Any]) -> str:
     said = [key for key in (*DIMENSIONS, *SHAPES) if given.pop(key, None) is not None]
     given.pop("ignore_key"), given.pop("ignore_unknown")
     if said or len(named) != 1:
-        why = f"--{said[0].replace('_', '-')} describes no code that could run" if said else (
-            f"two models are named: {' and '.join(named)}" if named else "no model is named"
+        why = (
+            f"--{said[0].replace('_', '-')} describes no code that could run"
+            if said
+            else (f"two models are named: {' and '.join(named)}" if named else "no model is named")
         )
         raise InputError(why, key="model", hint="a name (tonnage models), a config.json, or train.py:step")
     return str(named[0])

@@ -8,7 +8,19 @@ from typing import Any, Final
 
 import click
 
-from tonnage.cli.options import DEVICES, DIMENSIONS, MODEL, OUTPUT, PLACE, exit_code, model_of, text, together
+from tonnage.cli.options import (
+    CALIBRATION,
+    DEVICES,
+    FROM,
+    MODEL,
+    OUTPUT,
+    PLACE,
+    exit_code,
+    model_of,
+    started,
+    text,
+    together,
+)
 from tonnage.workload.serving import Serve
 
 
@@ -40,8 +52,8 @@ WORKLOAD: Final = together(
     *_own(),
 )
 
-COMMANDS: Final = together(
-    text("--from", "What starts an engine, such as 'vllm serve org/name -tp 2'; flags beside it win.", "COMMAND"),
+ANSWERS: Final = together(
+    FROM,
     text("--to", "Write the command that does what is answered: vllm, sglang, llamacpp, ...", "STACK"),
     text("--table", "Go through context, concurrency, quant, kv-dtype, gpus, gpu or model (one key or two).", "KEYS"),
 )
@@ -51,7 +63,8 @@ COMMANDS: Final = together(
 @MODEL
 @PLACE
 @WORKLOAD
-@COMMANDS
+@ANSWERS
+@CALIBRATION
 @DEVICES
 @OUTPUT
 def command(**given: Any) -> int:
@@ -66,24 +79,26 @@ def command(**given: Any) -> int:
     as_json, strict = given.pop("as_json"), given.pop("strict")
     if given["table"] == "model" and not given["from"]:
         return _models(given, as_json=as_json)
-    started = _started(given)
-    model = model_of(given)
-    result = api.serve(model, command=started, **given)
+    command_line = started(given)
+    model = _model(given, named=command_line is not None)
+    result = api.serve(model, command=command_line, **given)
     shown(result, as_json=as_json)
     return exit_code(result.fit.verdict if result.fit else None, strict)
 
 
-def _started(given: dict[str, Any]) -> Any:
-    """The command of ``--from``; its model becomes the one that is asked of, where none is named beside it."""
-    line = given.pop("from")
-    if line is None:
-        return None
-    from tonnage import launch
+def _model(given: dict[str, Any], *, named: bool) -> Any:
+    """The model; where a command named it and it cannot be had, what else names it is told."""
+    from tonnage.errors import SourceError
 
-    started = launch.read(line)
-    if not any(given[key] for key in ("model", "model_flag", *DIMENSIONS)):
-        given["model_flag"] = launch.named(started)
-    return started
+    own = given["model_flag"]
+    try:
+        return model_of(given)
+    except SourceError as e:
+        if named and own is not None:
+            e.hint = (
+                f"{e.hint}; or --model NAME beside --from, as tonnage models lists them" if e.hint else "add --model"
+            )
+        raise
 
 
 def _models(given: dict[str, Any], *, as_json: bool) -> int:

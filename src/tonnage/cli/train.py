@@ -6,17 +6,25 @@ from typing import Any, Final
 
 import click
 
-from tonnage.cli.options import DEVICES, MODEL, OUTPUT, PLACE, exit_code, model_of, text, together
+from tonnage.cli.options import CALIBRATION, DEVICES, MODEL, OUTPUT, PLACE, exit_code, model_of, text, together
 
 WORKLOAD: Final = together(
     text("--batch", "Sequences in one forward pass (1).", "N"),
     text("--seq", "Tokens of a sequence (2048, or the model's positions).", "N"),
     text("--accumulate", "Forward passes a step (1).", "N"),
-    text("--precision", "fp32 tf32 bf16-mixed fp16-mixed bf16-autocast fp16-autocast bf16 fp16 (what the stack does)."),
+    text(
+        "--precision",
+        "fp32 tf32 bf16-mixed fp16-mixed bf16-autocast fp16-autocast bf16 fp16 bf16-master (what the stack does).",
+    ),
     text("--optimizer", "adamw, adamw-fused, adamw-foreach, adamw-loop, sgd, sgd-momentum (adamw)."),
+    click.option(
+        "--optimizer-in-backward", is_flag=True, default=None, help="Step each parameter as its gradient arrives."
+    ),
+    click.option("--ema", is_flag=True, default=None, help="A copy of the model holds moving averages of its weights."),
     text("--attention", "eager, sdpa, flash (sdpa)."),
-    text("--recompute", "none, full (none)."),
-    text("--loss", "full (full)."),
+    text("--recompute", "none, full, every-2, first-8, selective (none)."),
+    text("--loss", "full, fused, liger (full, or what --kernels brings)."),
+    text("--kernels", "none, liger, liger==0.8.5 (none)."),
     click.option("--retain", multiple=True, help="What the loop still holds: outputs, grads."),
     text("--stack", "transformers (transformers)."),
     text("--stack-version", "Its release (newest known)."),
@@ -34,7 +42,12 @@ WORKLOAD: Final = together(
     text("--grad-dtype", "Format of the gradients."),
     text("--state-dtype", "Format of the optimizer's state."),
     click.option("--master/--no-master", default=None, help="Keep fp32 master weights."),
-    text("--lora-rank", "Rank; turns LoRA on.", "N"),
+    text("--adapter", "lora rslora lora-fa dora vera ia3 adalora prompt layernorm (lora, given a rank)."),
+    text("--lora-rank", "Rank of the adapters; turns LoRA on.", "N"),
+    text("--virtual-tokens", "Trained tokens before each sequence (prompt tuning).", "N"),
+    text("--modules-to-save", "Modules trained as copies beside the adapters: embed_tokens,lm_head."),
+    text("--train-only", "Train these parts of the model and freeze the rest: lm_head,layers.31."),
+    text("--freeze-layers", "Layers that are not trained: 0-15."),
     text("--lora-targets", "Module names, attention, all-linear."),
     text("--lora-dropout", "Dropout of the adapters."),
     click.option("--kbit-prepared", is_flag=True, default=None, help="As prepare_model_for_kbit_training leaves it."),
@@ -45,6 +58,7 @@ WORKLOAD: Final = together(
 @MODEL
 @PLACE
 @WORKLOAD
+@CALIBRATION
 @DEVICES
 @OUTPUT
 def command(**given: Any) -> int:

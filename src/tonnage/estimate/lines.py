@@ -22,8 +22,8 @@ ALLOCATOR = "https://github.com/pytorch/pytorch/blob/v2.13.0/c10/cuda/CUDACachin
 RESERVES = "memory/overhead.py"
 
 ORDER = (
-    "weights", "other:buffers", "gradients", "optimizer_state", "kv_cache", "recurrent_state", "activations", "logits",
-    "loss", "inputs", "workspace",
+    "weights", "other:buffers", "gradients", "master_weights", "optimizer_state", "kv_cache", "recurrent_state",
+    "activations", "logits", "loss", "inputs", "workspace",
 )  # fmt: skip
 
 Terms = tuple[tuple[str, str, int], ...]

@@ -110,4 +110,5 @@ class Result:
             out["capacity"] = dict(self.capacity)
         out["caveats"] = list(self.caveats)
         out["not_modelled"] = list(self.not_modelled)
+        out.update({key: self.extras[key] for key in ("command", "table") if key in self.extras})
         return out

@@ -29,7 +29,15 @@ from tonnage.workload.serving import Serve
 DEFAULT_CONTEXT: Final = 8192
 
 
-def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, capacity: bool = True) -> Result:
+def answer(
+    model: Model,
+    w: Serve,
+    device: Device | None,
+    *,
+    in_use: int = 0,
+    capacity: bool = True,
+    doubt: tuple[str, ...] = (),
+) -> Result:
     """Memory of holding ``concurrency`` sequences of ``context`` tokens.
 
     Args:
@@ -38,6 +46,7 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         device: where; None asks for the memory only.
         in_use: what other processes hold there. [byte]
         capacity: whether the largest context and concurrency are searched for.
+        doubt: what was asked and is not answered; it forbids "fits".
 
     Raises:
         UnsupportedError: understood, and not modelled yet.
@@ -68,6 +77,7 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         search=capacity,
     )
     found = _deployed(model, setting, engine)
+    found = found.but(doubt=(*found.doubt, *doubt)) if doubt else found
     values: dict[str, Any] = {
         "gpus": mesh.world,
         **{key: getattr(mesh, key) for key in ("tp", "pp", "cp", "ep", "dp")},
@@ -88,7 +98,7 @@ def answer(model: Model, w: Serve, device: Device | None, *, in_use: int = 0, ca
         ranks=found.ranks,
         fit=_verdict(found, setting),
         capacity=found.capacity,
-        caveats=(*beyond, *([newer] if newer else []), *requantized, *found.caveats),
+        caveats=(*beyond, *([newer] if newer else []), *requantized, *doubt, *found.caveats),
         not_modelled=found.not_modelled,
         extras={"incomplete": list(found.doubt)},
     )

@@ -74,7 +74,7 @@ class Reading:
         first, start = len(tape.born), len(tape.events)
         x = stack.stem.forward(f, ids)
         self.embedding = Span(tape, start, len(tape.events), first)
-        make_masks(f, windows(stack), s.sequences, tokens, cached + tokens, x.dtype)
+        make_masks(f, windows(stack, cached + tokens), s.sequences, tokens, cached + tokens, x.dtype)
         self.hidden = x.storage
         self.dtype = x.dtype
         places = position_ids(tape, stack.stem, B, T, cached)
@@ -145,8 +145,9 @@ class Reading:
             # Only the positions that are asked for go through the head; they are a view.
             kept = x.view((axes[0], ("T", positions), axes[2]))
             logits = model.head.forward(f, kept)
-            # generate() takes the last position in fp32.
-            cast(logits.view((axes[0], ("X", 1), logits.axes[2])), "fp32")
+            if model.causal:
+                # generate() takes the last position in fp32.
+                cast(logits.view((axes[0], ("X", 1), logits.axes[2])), "fp32")
         return Span(tape, start, len(tape.events), first)
 
 
@@ -241,10 +242,12 @@ class Run(Ledger):
             there = there - own + new[id(layer)]
             if not i and reading.names_first:
                 self.take("first", "activations", "named by the model's code", H, [reading.hidden])
+            elif i and self.model.decoder.keeps:
+                self.take("passed", "activations", "outputs of earlier layers", H, [reading.hidden])
             self.drop_all("carried")
             carried = reading.carried[id(layer)]
             self.take("carried", "activations", "attention weights of the layer before", level(carried), carried)
-        for key in ("shared", "first", "carried", "cache"):
+        for key in ("shared", "first", "passed", "carried", "cache"):
             self.drop_all(key)
         self.take("cache", "kv_cache", "cache", there)
         yield Moment(f"{name}: logits", self.now + H + reading.head.peak, reading.head)

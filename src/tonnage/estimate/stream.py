@@ -149,6 +149,14 @@ class Player:
         for n in resident(self.run):
             if n:
                 self.take(n)
+        if self.run.recipe.averaged:
+            for n in (*resident(self.run), 8):
+                if n:
+                    self.take(n)
+        if self.run.recipe.master:
+            for t, times in self.run.trained:
+                for _ in range(2 * times):
+                    self.take(4 * t.numel)
 
     def play(self, start: int, stop: int, own: Own, joints: Joints) -> None:
         """Events of the tape, for one instance of its storages."""
@@ -171,7 +179,7 @@ class Player:
     def step(self, *, first: bool) -> None:
         """One optimizer step; the first makes the optimizer's state."""
         r, p = self.run.recipe, self.passes
-        if (r.keep_gradients or r.accumulate > 1) and not self.grads:
+        if (r.keep_gradients or r.accumulate > 1) and not self.grads and not r.master:
             # Of an earlier pass, into which this one's are added.
             self.grads = [self.take(self.run.bytes_of(t)) for t, times in self.run.trained for _ in range(times)]
         inputs = [self.take(s.nbytes) for s in p.inputs if s.nbytes]
@@ -186,6 +194,7 @@ class Player:
         streams: list[Shared] = []
         casts: list[Block] = []
         frame: list[Shared] = []
+        around: list[Shared] = []
         for i, a in enumerate(self.stages):
             own: Own = {}
             joints: Joints = {}
@@ -198,27 +207,42 @@ class Player:
                 self.drop(streams[-1])
             if i == 1:
                 self.workspace()
-            self.play(a.forward.start, a.forward.stop, own, joints)
-            self.end("loss" if i == last else f"forward layer {i - 1}" if i else "forward embedding")
-            recomputes = self.run.recipe.recompute and 0 < i < last
-            if i < last:
-                streams.append(Shared(own.pop(a.left.serial), 1 + (a.keeps_output and not recomputes)))
-            if not i:
-                frame = self.settle_shared(own, streams[0])
-            casts += [own.pop(s.serial) for s in a.casts if s.serial in own]
-            self.settle(a, own, joints, recomputes=recomputes)
-            left.append((own, joints))
-            if 0 < i < last:
-                self.drop(streams[i - 1])
-            if i == last - 1:
+            start, closing = a.forward.start, self.passes.closing
+            if i == last:
+                if closing is not None:
+                    # The last norm runs while the model's code still has its names.
+                    start = closing.stop
+                    self.play(a.forward.start, start, own, joints)
+                    self.end("last norm")
                 for held in frame:
                     self.drop(held)
                 self.forget_shared()
+                self.begin()
+            self.play(start, a.forward.stop, own, joints)
+            self.end("loss" if i == last else f"forward layer {i - 1}" if i else "forward embedding")
+            recomputes = a.recompute is not None
+            if i < last:
+                streams.append(Shared(own.pop(a.left.serial), 1 + (a.keeps_output and not recomputes)))
+            if not i:
+                frame, around = self.settle_shared(own, streams[0])
+            casts += [own.pop(s.serial) for s in a.casts if s.serial in own]
+            self.settle(a, own, joints)
+            left.append((own, joints))
+            if 0 < i < last:
+                if i > 1 and self.passes.stack.keeps:
+                    frame.append(streams[i - 1])
+                else:
+                    self.drop(streams[i - 1])
         self.free(casts)
+        for held in around:
+            self.drop(held)
         return left, streams
 
-    def settle_shared(self, own: Own, stream: Shared) -> list[Shared]:
-        """Set apart what the layers share; returns what the model's code names until they are through."""
+    def settle_shared(self, own: Own, stream: Shared) -> tuple[list[Shared], list[Shared]]:
+        """Set apart what the layers share.
+
+        Returns what the model's code names until they are through, and what code around it does until the loss.
+        """
         p = self.passes
         self.shared = {s.serial: own.pop(s.serial) for s in p.shared if s.serial in own}
         self.shared |= {s.serial: self.take(s.nbytes) for s in p.shared if s.serial not in self.shared and s.nbytes}
@@ -226,11 +250,15 @@ class Player:
         if any(s is p.stem.left for s in p.frame):
             stream.holders += 1
             frame.append(stream)
-        return frame
+        around = [Shared(own.pop(s.serial)) for s in p.around if s.serial in own]
+        if any(s is p.stem.left for s in p.around):
+            stream.holders += 1
+            around.append(stream)
+        return frame, around
 
-    def settle(self, a: Account, own: Own, joints: Joints, *, recomputes: bool) -> None:
+    def settle(self, a: Account, own: Own, joints: Joints) -> None:
         """Let go of what a stretch does not keep: of all of it where it runs again."""
-        keeps = set() if recomputes else {s.serial for s in a.saved}
+        keeps = {s.serial for s in a.left_behind()}
         self.free([own.pop(n) for n in list(own) if n not in keeps])
         if not a.keeps_input and a.entered.serial in joints:
             self.drop(joints.pop(a.entered.serial))
@@ -246,14 +274,21 @@ class Player:
         seed = self.stages[last].seed
         assert seed is not None
         gradient: Block | None = self.take(seed.nbytes)
+        if not (self.run.recipe.accumulate > 1 or self.run.recipe.keep_gradients):
+            early = self.passes.tape.early
+            self.grads += [
+                self.take(self.run.bytes_of(t)) for t, n in self.run.trained if t.name.endswith(early) for _ in range(n)
+            ]
         waiting: list[Block] = []
+        tied: list[Block] = []
+        summed: list[Block] = []
         self.workspace()
         for i in range(last, -1, -1):
             a, (own, joints) = self.stages[i], left[i]
             if not a.flows and i < last:
                 break
             self.begin()
-            if a.recompute is not None and self.run.recipe.recompute:
+            if a.recompute is not None:
                 joints[a.input.serial] = joints.pop(a.entered.serial)
                 self.play(a.recompute.start, a.recompute.stop, own, joints)
                 self.unwind(a.recompute.stop, a.backward.start, own)
@@ -261,12 +296,16 @@ class Player:
                 joints[a.output.serial] = streams[i]
             if a.seed is not None and gradient is not None:
                 own[a.seed.serial] = gradient
+            if not i:
+                own.update(zip((s.serial for s in p.given), summed, strict=True))
             self.play(a.backward.start, a.backward.stop, own, joints)
             self.end("loss backward" if i == last else f"backward layer {i - 1}" if i else "backward embedding")
             gradient = own.pop(a.handed.serial, None) if a.handed is not None else None
             self.grads += [own.pop(s.serial) for s in a.gradients if s.serial in own]
+            if i == last - 1:
+                summed = [own.pop(s.serial) for s in p.summed]
             if i == last:
-                self.grads += [own.pop(s.serial) for s in p.waiting if s.serial in own]
+                tied = [own.pop(s.serial) for s in p.waiting if s.serial in own]
                 waiting = [own.pop(s.serial) for s in p.outputs if s.serial in own]
             self.free(own.values())
             for held in joints.values():
@@ -276,6 +315,11 @@ class Player:
                 [self.shared.pop(s.serial) for s in a.shares if s.serial not in below and s.serial in self.shared]
             )
         self.free([*waiting, *([gradient] if gradient is not None else [])])
+        # What the tied head left is added to what is there of earlier passes, or is the first of this one.
+        if self.passes.tape.accumulated or self.run.recipe.in_backward:
+            self.free(tied)
+        else:
+            self.grads += tied
 
     def optimize(self, *, first: bool) -> None:
         """The step's own tensors, its state where there is none yet, and the end of the gradients."""
@@ -284,15 +328,16 @@ class Player:
         if first and not run.recipe.optimizer.paged:
             for t, times in run.trained:
                 sizes = [
-                    (run.form_of(t) if form is None else FORMATS[form]).nbytes(size(axes))
+                    (run.stepped_form(t) if form is None else FORMATS[form]).nbytes(size(axes))
                     for _, axes, form in run.recipe.optimizer.state(t)
                 ]
                 for _ in range(times):
                     for n in sizes:
                         self.take(n)
-        for group in run.recipe.optimizer.step(run.widths()):
-            self.free([self.take(n) for n in group if n])
-        self.end("optimizer step")
+        if not run.recipe.in_backward:
+            for group in run.recipe.optimizer.step(run.widths()):
+                self.free([self.take(n) for n in group if n])
+            self.end("optimizer step")
         if not run.recipe.keep_gradients:
             self.free(self.grads)
             self.grads.clear()
@@ -314,6 +359,6 @@ def resident(run: Step) -> Iterator[int]:
             if t.alias_of is None:
                 yield (form if t.dtype is None else FORMATS[t.dtype]).nbytes(t.numel)
     if run.recipe.tuning is not None:
-        for t, times in run.trained:
+        for t, times in (*run.recipe.adapters, *run.recipe.beside):
             for _ in range(times):
                 yield run.bytes_of(t)

@@ -8,18 +8,26 @@ from typing import TYPE_CHECKING
 
 from tonnage.arch.forward import AttentionKernel
 from tonnage.arch.model import Model
+from tonnage.arch.tape import WIDTH, Parameter
 from tonnage.estimate.moments import Ledger, Moment
 from tonnage.formats import FORMATS, Format
 from tonnage.memory.optimizers import Optimizer
 from tonnage.memory.passes import Account, Pass, blocks, level
 from tonnage.memory.weights import Share, bytes_of, is_buffer, is_parameter, total
 from tonnage.record import Record
-from tonnage.tensors import Tensor, size
+from tonnage.tensors import Inventory, Tensor, size
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
+    from tonnage.arch.fused import Fused
+    from tonnage.arch.losses import FusedLinear, InPlace
+    from tonnage.memory.recompute import Recompute
     from tonnage.quant import Recipe as Packing
+
+
+Standing = Iterable[tuple[Tensor, int]]
+"""Tensors with how often each stands."""
 
 
 class Recipe(Record):
@@ -31,7 +39,8 @@ class Recipe(Record):
         kernel: what computes attention.
         optimizer: its state and its step.
         batch, tokens, accumulate: sequences a pass, tokens a sequence, passes a step.
-        recompute: layers are checkpointed.
+        recompute: layers are checkpointed: all, or as ``plan`` says.
+        plan: which layers are, and what of them is kept all the same.
         keep_logits: the caller holds the model's output through the backward pass.
         keep_gradients: the last step's gradients stay, and the next ones are added into them.
         first_step: the optimizer has no state yet.
@@ -39,9 +48,16 @@ class Recipe(Record):
         workspace: of one thread that multiplies matrices. [byte]
         tuning: matrices that are packed or have adapters; None where the whole model is trained.
         adapters: the trained tensors beside the model with how often each stands.
+        beside: what else lies beside it, and is not trained.
+        own: the model's own tensors that are trained, where others of them are not.
         shares: the model's weights by part and format, where they are packed.
         packing: how they are packed.
         input_grads: the embedding's output needs a gradient though its table is frozen.
+        fused: kernels that stand for several operations of the model's code.
+        loss: what computes head and loss together; None for transformers' own loss of all logits.
+        in_backward: the optimizer steps a parameter as soon as its gradient is there, which then dies.
+        master: fp32 copies of the weights are stepped, by fp32 gradients into which those of a pass are added.
+        averaged: a copy of the whole model holds moving averages.
     """
 
     weights: str
@@ -59,9 +75,26 @@ class Recipe(Record):
     makes_mask: bool = False
     tuning: Tuning | None = None
     adapters: tuple[tuple[Tensor, int], ...] = ()
+    beside: tuple[tuple[Tensor, int], ...] = ()
+    own: tuple[tuple[Tensor, int], ...] = ()
     shares: tuple[Share, ...] = ()
     packing: Packing | None = None
     input_grads: bool = False
+    fused: Fused | None = None
+    loss: FusedLinear | InPlace | None = None
+    plan: Recompute | None = None
+    in_backward: bool = False
+    master: bool = False
+    averaged: bool = False
+
+    def way(self) -> Recompute | None:
+        """How activations are computed again; None where they are not."""
+        if not self.recompute or self.plan is not None:
+            return self.plan
+        # Imported late: most steps compute nothing again.
+        from tonnage.memory.recompute import Recompute
+
+        return Recompute()
 
 
 class Step(Ledger):
@@ -82,11 +115,6 @@ class Step(Ledger):
         else:
             self.weights, self.tensors = bytes_of(groups, self.form, is_parameter)
         self.buffers, _ = bytes_of(groups, self.form, is_buffer)
-        whole = [(t, n) for n, inventory in groups for t in inventory if is_parameter(t) and t.alias_of is None]
-        # What is trained, each tensor in its own format or else the weights'.
-        self.trained = whole if recipe.tuning is None else list(recipe.adapters)
-        self.grown = self._sum((self.bytes_of(t), times) for t, times in self.trained)
-        self.state = self._state()
         self.passes = Pass(
             model,
             batch=recipe.batch,
@@ -94,13 +122,29 @@ class Step(Ledger):
             kernel=recipe.kernel,
             weights=recipe.weights,
             autocast=recipe.autocast,
-            recompute=recipe.recompute,
-            accumulated=recipe.accumulate > 1 or recipe.keep_gradients,
+            recompute=recipe.way(),
+            accumulated=recipe.accumulate > 1 or recipe.keep_gradients or recipe.master,
             makes_mask=recipe.makes_mask,
             keep_logits=recipe.keep_logits,
             tuning=recipe.tuning,
             input_grads=recipe.input_grads,
+            fused=recipe.fused,
+            loss=recipe.loss,
+            consume=self._stepped if recipe.in_backward else None,
         )
+        # What is trained, each tensor in its own format or else the weights'.
+        beside = (*recipe.adapters, *recipe.own) if recipe.tuning else None
+        self.trained, self.idle = reached(model, groups, self.passes, beside)
+        self.grown = self._sum((self.bytes_of(t), times) for t, times in self.trained)
+        self.state = self._state()
+
+    def _stepped(self, p: Parameter) -> Iterable[Iterable[int]]:
+        """What the optimizer's step for one parameter takes for a moment. [byte]"""
+        return self.recipe.optimizer.step([(Tensor(p.name, p.axes, "norm"), WIDTH[p.dtype], 1)])
+
+    def stepped_form(self, t: Tensor) -> Format:
+        """The format of what the optimizer steps: a master copy's, or the tensor's own."""
+        return FORMATS["fp32"] if self.recipe.master else self.form_of(t)
 
     def form_of(self, t: Tensor) -> Format:
         """The format of a trained tensor."""
@@ -113,7 +157,7 @@ class Step(Ledger):
     def widths(self) -> Iterator[tuple[Tensor, int, int]]:
         """What is trained, with the bytes of an element and how often each tensor stands."""
         for t, times in self.trained:
-            yield t, self.form_of(t).bytes, times
+            yield t, self.stepped_form(t).bytes, times
 
     @staticmethod
     def _sum(sizes: Iterable[tuple[int, int]]) -> Level:
@@ -125,7 +169,7 @@ class Step(Ledger):
 
     def _state(self) -> Level:
         return self._sum(
-            ((self.form_of(t) if form is None else FORMATS[form]).nbytes(size(axes)), times)
+            ((self.stepped_form(t) if form is None else FORMATS[form]).nbytes(size(axes)), times)
             for t, times in self.trained
             for _, axes, form in self.recipe.optimizer.state(t)
         )
@@ -139,8 +183,15 @@ class Step(Ledger):
         if not r.shares:
             self.take("weights", "weights", "parameters", self.weights)
         if r.tuning is not None:
-            self.take("adapters", "weights", "adapters", self.grown)
+            for name, tensors in (("adapters", r.adapters), ("beside", r.beside)):
+                self.take(name, "weights", name, self._sum((self.bytes_of(t), times) for t, times in tensors))
+        if r.master:
+            copies = self._sum((4 * t.numel, times) for t, times in self.trained)
+            self.take("master", "master_weights", "master weights", copies)
+            self.take("main gradients", "gradients", "main gradients", copies)
         self.take("buffers", "other:buffers", "buffers", self.buffers)
+        if r.averaged:
+            self.take("averages", "other:averages", "averages", self.weights + self.buffers + Level(8, blocks(8)))
         if not r.first_step and not r.optimizer.paged:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
         # Each thread that multiplies matrices keeps its workspace: the program's own and the backward pass's.
@@ -151,7 +202,7 @@ class Step(Ledger):
         """Every instant in order."""
         self.static()
         r, p, stack = self.recipe, self.passes, self.model.decoder
-        if r.accumulate > 1 or r.keep_gradients:
+        if (r.accumulate > 1 or r.keep_gradients) and not r.master:
             self.take("gradients before", "gradients", "of earlier passes", self.grown)
         self.take("inputs", "inputs", "token ids", level(p.inputs), p.inputs)
         # A loop's variable still holds the last step's loss.
@@ -165,6 +216,8 @@ class Step(Ledger):
         kept = [below.keeps_output or above.keeps_input for below, above in pairwise(stages)]
         framed = [s for s in p.frame if s is not p.stem.output]
         self.take("frame", "activations", "named by the model's code", level(framed), framed)
+        around = [s for s in p.around if s is not p.stem.output]
+        self.take("around", "activations", "named by code around the model", level(around), around)
         for i, layer in enumerate(stack.layers):
             a = stages[i + 1]
             stream = f"stream {stages[i].output.dtype}"
@@ -172,12 +225,15 @@ class Step(Ledger):
             yield Moment(f"forward layer {i}", self.now + a.forward.peak, a.forward)
             if not kept[i]:
                 self.drop(stream)
-                if not i and p.stem.output in p.frame:
+                if not i and p.stem.output in (*p.frame, *p.around):
                     self.take("first", "activations", "named by the model's code", H[0], [p.stem.output])
-            if not r.recompute:
-                self.take(_key(a), "activations", f"saved by a {layer.kind}", a.kept(), a.saved)
+                elif i and stack.keeps:
+                    self.take("passed", "activations", "outputs of earlier layers", H[i], [stages[i].output])
+            self.take(_key(a), "activations", f"saved by a {layer.kind}", level(a.left_behind()), a.left_behind())
             self.take(f"casts {_key(a)}", "activations", "autocast's copies of weights", level(a.casts), a.casts)
-        for key in ("shared", "frame", "first"):
+        if p.closing is not None:
+            yield Moment("last norm", self.now + H[-1] + p.closing.peak, p.closing)
+        for key in ("shared", "frame", "passed", *(() if p.stem.output in p.around else ("first",))):
             self.drop_all(key)
         for s in p.shared:
             if any(s in a.shares for a in p.layers):
@@ -186,8 +242,14 @@ class Step(Ledger):
         for a in p.layers:
             self.drop_all(f"casts {_key(a)}")
         self.drop("loss before")
+        for key in ("around", "first"):
+            self.drop_all(key)
         if kept[-1]:
             self.take(f"stream {stages[-2].output.dtype}", "activations", "layer inputs", H[-1], [stages[-2].output])
+        early = [(t, n) for t, n in self.trained if r.tuning is not None and t.name.endswith(r.tuning.early)]
+        if early and not (r.accumulate > 1 or r.keep_gradients):
+            grown = self._sum((self.bytes_of(t), n) for t, n in early)
+            self.take("gradients early", "gradients", "of a term of the loss", grown)
         yield from self._backward(stages, H)
 
     def _backward(self, stages: list[Account], H: list[Level]) -> Iterator[Moment]:
@@ -210,8 +272,7 @@ class Step(Ledger):
                 self.take("loss", "loss", "the loss and where its gradient starts", level(p.loss), p.loss)
             elif i:
                 name = f"backward layer {i - 1}"
-                if not r.recompute:
-                    self.drop(_key(a))
+                self.drop(_key(a))
                 if not a.flows:
                     # Nothing below needs a gradient: what the graph held ends here.
                     for key in [k for k in self.held if k.startswith(("stream", "account", "stem", "shared"))]:
@@ -219,10 +280,12 @@ class Step(Ledger):
                     break
                 best = Moment(name, self.now + here + H[i] + a.backward.peak, a.backward)
                 if a.recompute is not None:
-                    again = self.now + H[i - 1] + H[i] + a.recompute.peak
+                    again = self.now + level(a.left_behind()) + H[i - 1] + H[i] + a.recompute.peak
                     if again.allocated > best.level.allocated:
                         best = Moment(name, again, a.recompute)
                 yield best
+                if i == len(stages) - 2:
+                    self.take("summed", "activations", "gradient of the position bias", level(p.summed), p.summed)
                 # What is shared lives until the lowest layer that keeps it is through.
                 for s in a.shares:
                     if not any(s in below.shares for below in p.layers[: i - 1]):
@@ -233,19 +296,49 @@ class Step(Ledger):
                 self.drop("tied")
                 here = here + level(p.waiting)
                 yield Moment("backward embedding", self.now + here + H[0] + a.backward.peak, a.backward)
+                self.drop("summed")
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
-        if not (r.accumulate > 1 or r.keep_gradients):
+        if not (r.accumulate > 1 or r.keep_gradients or r.master or r.in_backward):
             self.take("tied", "gradients", "of the tied table", level(p.waiting), p.waiting)
         self.drop_all("outputs")
         self.drop("loss")
         self.take("loss itself", "loss", "the loss itself", level([p.tail.output]), [p.tail.output])
         if r.first_step and not r.optimizer.paged:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
+        if r.in_backward:
+            return
         transient = r.optimizer.highest(self.widths())
         self.take("step", "optimizer_state", "the step's own", transient)
         yield Moment("optimizer step", self.now)
         self.drop("step")
+
+
+def reached(
+    model: Model, groups: Iterable[tuple[int, Inventory]], passes: Pass, adapters: Standing | None
+) -> tuple[list[tuple[Tensor, int]], list[tuple[Tensor, int]]]:
+    """Parameters that a gradient arrives at, and those that it passes by, with how often each stands.
+
+    An optimizer makes a state where it first meets a gradient: what a pass does not reach (a tower, where a step has
+    no images) is resident and no more. torch v2.13.0 torch/optim/adam.py, _init_group.
+    """
+    trained: list[tuple[Tensor, int]] = []
+    idle: list[tuple[Tensor, int]] = []
+    if adapters is not None:
+        from tonnage.memory.adapters import local_names
+
+        everywhere = frozenset().union(*passes.reached.values())
+        for t, times in adapters:
+            there = local_names(model, [t.name]) <= everywhere
+            (trained if there else idle).append((t, times))
+        return trained, idle
+    owners = [o for s in model.stacks for o in (None, *(id(layer) for layer, _ in s.distinct()), None)]
+    for owner, (times, inventory) in zip([*owners, None], groups, strict=True):
+        names = passes.reached.get(owner, set())
+        for t in inventory:
+            if is_parameter(t) and t.alias_of is None:
+                (trained if t.name in names else idle).append((t, times))
+    return trained, idle
 
 
 def _key(account: Account) -> str:

@@ -1,23 +1,28 @@
-"""Fine-tuning settled: what has adapters, how the frozen model lies on the device, what runs in which format."""
+"""Fine-tuning settled: what is trained, how the frozen model lies on the device, what runs in which format."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tonnage import quant
-from tonnage.arch.adapters import LoRA, Packed, Tuning, packed
+from tonnage.arch.adapters import Packed, Tuning, packed
 from tonnage.arch.model import Model
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate.methods import ADAPTERS, Adapter, adapter, layers_of, norms, saved, trained_part
 from tonnage.formats import FORMATS
-from tonnage.memory.adapters import adapters, local_names, targeted
+from tonnage.memory.adapters import Standing, adapters, local_names, targeted, trained_own
 from tonnage.memory.weights import Share, stored
 from tonnage.quant import Recipe
 from tonnage.record import Record
 from tonnage.tensors import Tensor
 from tonnage.workload.training import Train
 
-ADAPTERS: Final = "fp32"
-"""peft casts adapters that it makes over 16-bit weights (``autocast_adapter_dtype``)."""
+if TYPE_CHECKING:
+    from tonnage.arch.tuners import Method
+    from tonnage.quant import Entry
+
+KEYS: Final = ("lora_targets", "lora_dropout", "modules_to_save", "virtual_tokens")
+"""What says more about an adapter."""
 
 
 class Tuned(Record):
@@ -25,41 +30,56 @@ class Tuned(Record):
 
     Args:
         tuning: what stands for its matrices in a pass.
-        trained: the adapters' tensors with how often each stands.
+        trained: the tensors that are trained beside the model with how often each stands.
+        beside: what else lies beside it.
+        own: the model's own tensors that are trained.
         shares: its weights by part and format; empty where they are not packed.
         packing: how they are packed; None where they are not.
         weights: format of the weights that are not packed.
-        targets: module names that have adapters, as they were matched.
+        adapter: name of the method; None where a part of the model itself is trained.
+        rank: of the adapters; None where they have none.
+        targets: module names that are adapted, as they were matched.
         caveats: what has to be said.
     """
 
     tuning: Tuning
-    trained: tuple[tuple[Tensor, int], ...]
-    shares: tuple[Share, ...]
-    packing: Recipe | None
     weights: str
-    targets: tuple[str, ...]
-    caveats: tuple[str, ...]
+    trained: Standing = ()
+    beside: Standing = ()
+    own: Standing = ()
+    shares: tuple[Share, ...] = ()
+    packing: Recipe | None = None
+    adapter: str | None = None
+    rank: int | None = None
+    targets: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def elements(self) -> int:
+        """Trained parameters."""
+        return sum(t.numel * times for t, times in (*self.trained, *self.own))
 
 
 def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: str) -> Tuned:
-    """Settle a workload with adapters.
+    """Settle a workload in which a part is trained.
 
     Args:
         model: that is fine-tuned.
-        w: the workload; its ``lora_rank`` is given.
+        w: the workload.
         recipe: how the frozen weights are packed; None where they are not.
         weights: format of weights that are not packed.
         compute: format that products with packed weights are computed in.
 
     Raises:
-        InputError: a target matches nothing.
-        UnsupportedError: packed by a method whose backward pass is not modelled.
+        InputError: a target matches nothing, or keys contradict each other.
+        UnsupportedError: packed by a method whose backward pass is not modelled, or an unknown adapter.
     """
-    assert w.lora_rank is not None
-    found = quant.entries(model, by_layer=False)
-    targets = targeted(model, found, w.lora_targets)
-    caveats: list[str] = []
+    if w.train_only or w.freeze_layers is not None:
+        own = trained_part(model, w)
+        standing = tuple((t, 1) for t in own)
+        return Tuned(Tuning(own=trained_own(model, own, copied=False)), weights, own=standing)
+    kind = adapter(w)
+    loaded, caveats = weights, []
     matrices: Packed | None = None
     shares: tuple[Share, ...] = ()
     if recipe is not None:
@@ -67,21 +87,55 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         recipe = recipe.but(loaded_bias=compute)
         matrices, shares, weights = _packed(model, w, recipe, weights, compute)
         caveats.append(f"{recipe.title}: the frozen weights")
-    lora = LoRA(
-        modules=local_names(model, [m.module for _, m in targets]),
-        rank=w.lora_rank,
-        dropout=w.lora_dropout or 0.0,
-        dtype=ADAPTERS,
-    )
+        if kind.name == "ia3" and not w.kbit_prepared and not (w.precision or "").endswith(("autocast", "mixed")):
+            raise UnsupportedError(
+                "ia3 beside packed weights makes some of the keys, values and queries fp32 and leaves others in 16 "
+                "bit, which attention refuses", key="adapter", value="ia3", hint="--kbit-prepared or --precision "
+                "bf16-autocast",
+            )  # fmt: skip
+    found = quant.entries(model, by_layer=False)
+    method, targets, trained, beside = _method(model, w, kind, found, loaded)
+    copies = norms(model, w) if kind.norms else saved(model, w)
+    virtual = kind.virtual(w, model.decoder.stem) if kind.virtual is not None else None
     return Tuned(
-        tuning=Tuning(packed=matrices, lora=lora),
-        trained=tuple(adapters(targets, w.lora_rank, ADAPTERS)),
+        tuning=Tuning(
+            packed=matrices,
+            method=method,
+            own=trained_own(model, copies, copied=True) if copies else None,
+            virtual=virtual,
+        ),
+        weights=weights,
+        trained=(*trained, *_alone(copies), *_alone(virtual.weights() if virtual is not None else ())),
+        beside=beside,
         shares=shares,
         packing=recipe,
-        weights=weights,
-        targets=tuple(dict.fromkeys(m.module.rpartition(".")[2] for _, m in targets)),
+        adapter=kind.name,
+        rank=(w.lora_rank or kind.rank) or None,
+        targets=tuple(dict.fromkeys(name.rpartition(".")[2] for name in targets)),
         caveats=tuple(caveats),
     )
+
+
+def _alone(tensors: tuple[Tensor, ...]) -> Standing:
+    """Tensors that stand once each, and in a storage of their own."""
+    return tuple((Tensor(t.name, t.axes, t.role, t.dims, t.layer, None, t.dtype), 1) for t in tensors)
+
+
+def _method(
+    model: Model, w: Train, kind: Adapter, found: list[Entry], loaded: str
+) -> tuple[Method | None, tuple[str, ...], Standing, Standing]:
+    """What is trained beside matrices, the modules that it is beside, and its tensors."""
+    if kind.method is None:
+        return None, (), (), ()
+    targets = targeted(model, found, w.lora_targets, kind.defaults)
+    names = local_names(model, [m.module for _, m in targets])
+    rank = w.lora_rank or kind.rank or 0
+    inputs = layers_of(model, found, kind.inputs, [m for _, m in targets])
+    method = kind.method(names, rank, w.lora_dropout or 0.0, loaded, inputs)
+    trained, beside = adapters(model, targets, method, ADAPTERS)
+    if kind.shared is not None:
+        beside = (*beside, *_alone(kind.shared(rank, [m for _, m in targets])))
+    return method, tuple(m.module for _, m in targets), trained, beside
 
 
 def _packed(
@@ -110,16 +164,22 @@ def check(w: Train) -> None:
     """Refuse keys of adapters where there are none.
 
     Raises:
-        InputError: ``lora_targets`` and the like without ``lora_rank``.
+        InputError: ``lora_targets`` and the like without an adapter; parts of the model with one.
         UnsupportedError: packed weights without adapters.
     """
-    if w.lora_rank is not None:
-        return
-    for key in ("lora_targets", "lora_dropout"):
-        if getattr(w, key) not in (None, ()):
+    part = next((key for key in ("train_only", "freeze_layers") if getattr(w, key) not in (None, ())), None)
+    if w.lora_rank is not None or w.adapter is not None:
+        if part is not None:
             raise InputError(
-                f"{key} is said, and no lora_rank", key=key, value=str(getattr(w, key)), hint="--lora-rank 16"
-            )
+                f"{part} beside an adapter, which freezes the whole model", key=part, value=str(getattr(w, part)),
+                hint="--modules-to-save lm_head trains a copy of a module as well",
+            )  # fmt: skip
+        return
+    for key in KEYS:
+        if getattr(w, key) not in (None, ()):
+            none = "adapter" if key == "virtual_tokens" else "lora_rank"
+            hint = "--adapter prompt" if key == "virtual_tokens" else "--lora-rank 16"
+            raise InputError(f"{key} is said, and no {none}", key=key, value=str(getattr(w, key)), hint=hint)
     if w.kbit_prepared or w.quant not in (None, "none"):
         key = "quant" if w.quant not in (None, "none") else "kbit_prepared"
         raise UnsupportedError(

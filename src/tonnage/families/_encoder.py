@@ -6,11 +6,12 @@ from typing import Any
 
 from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.ends import Head, Stem, Table
-from tonnage.arch.feedforward import Plain
-from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.feedforward import Gated, Plain
+from tonnage.arch.layers import Linear, Norm, Rotary
 from tonnage.arch.model import Layer, Model, Stack, Sublayer
 from tonnage.arch.parts import Part
 from tonnage.errors import ConfigError
+from tonnage.families._decoder import rotary_width
 from tonnage.families._pieces import counted, layer_norm, matrix
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
@@ -65,6 +66,38 @@ def post_norm(k: Keys, D: int, N: int, *, act: str = "gelu", **fields: Any) -> L
             Sublayer(
                 block=feed_forward(k, D, act=act), of_sum=layer_norm("output.LayerNorm", D), dropout=dropout, named=True
             ),
+        )
+    )
+
+
+def rotary_layer(k: Keys, D: int, mlp: Plain | Gated, *, bias: bool, dropouts: tuple[float, float]) -> Layer:
+    """The same with rotary positions, in modules of other names (Nomic, GTE, Jina).
+
+    Args:
+        k: the config.
+        D: residual width.
+        mlp: the feed-forward block.
+        bias: whether attention has biases.
+        dropouts: of the attention weights and of the blocks' outputs, where the config says nothing.
+    """
+    N = k.need("num_attention_heads")
+    own = GroupedQuery(
+        name="self_attn",
+        D=D,
+        N=N,
+        K=N,
+        H=k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N),
+        bias=bias,
+        o_bias=bias,
+        causal=False,
+        eager="uncast",
+        dropout=k.want("attention_probs_dropout_prob", dropouts[0]),
+    )
+    dropout = k.want("hidden_dropout_prob", dropouts[1])
+    return Layer(
+        sublayers=(
+            Sublayer(block=own, of_sum=layer_norm("post_attention_layernorm", D), dropout=dropout, holds=True),
+            Sublayer(block=mlp, of_sum=layer_norm("post_mlp_layernorm", D), dropout=dropout, rebinds=True),
         )
     )
 
@@ -167,6 +200,34 @@ def stem(
     )
 
 
+def rotary_stem(k: Keys, base: str, D: int, types: int, *, P: int | None, dropout: float) -> Stem:
+    """The same without positions, before layers that turn queries and keys (Nomic, GTE, Jina).
+
+    Args:
+        k: the config.
+        base: path of the bare model.
+        D: residual width.
+        types: rows of the table of token types, which are made for every sequence.
+        P: tokens for which buffers hold positions and token types; None for no such buffers.
+        dropout: where the config says nothing.
+    """
+    path = f"{base}.embeddings"
+    table = Table(name=f"{path}.token_type_embeddings", rows=types, width=D, buffered=True, own=True)
+    H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, k.need("num_attention_heads"))
+    return stem(k, base, D, P=None, types=None, dropout=k.want("hidden_dropout_prob", dropout)).but(
+        tables=(table,) if types else (),
+        buffers=()
+        if P is None
+        else tuple(
+            Tensor(f"{path}.{name}", (("X", 1), ("P", P)), "buffer", dtype="int64")
+            for name in ("position_ids", "token_type_ids")
+        ),
+        rotary=(Rotary(f"{base}.rotary_emb", rotary_width(k, H)),),
+        position_ids="named",
+        apart=True,
+    )
+
+
 def places(k: Keys, P: int) -> int:
     """Tokens for which a table of ``P`` positions has rows, where it starts behind the padding token's number."""
     padding = k.optional("pad_token_id", int, 1)
@@ -205,9 +266,15 @@ def lm_head(base: str, D: int, V: int, *, tied: bool) -> Head:
     )
 
 
-def classifier(D: int, *, act: str = "tanh") -> Head:
-    """RoBERTa's classifier: a square matrix before that of the labels, whose number stands for itself."""
+def classifier(D: int, *, act: str = "tanh", drops: float | None = None) -> Head:
+    """RoBERTa's classifier: a square matrix before that of the labels, whose number stands for itself.
+
+    ``drops``: dropout before either matrix, where its pass is modelled.
+    """
     return Head(
+        pooled="" if drops is None else "first",
+        drops_first=drops or 0.0,
+        drops=drops or 0.0,
         name="classifier.out_proj",
         D=D,
         V=1,
@@ -215,6 +282,26 @@ def classifier(D: int, *, act: str = "tanh") -> Head:
         dense=matrix("classifier.dense", ("D", D), ("D", D), "head"),
         act=act,
     )
+
+
+def behind_pooler(base: str, D: int, drops: float) -> Head:
+    """BERT's classifier: the pooler, which is the bare class's as well, and a matrix."""
+    return Head(
+        name="classifier",
+        D=D,
+        V=1,
+        bias=True,
+        dense=matrix(f"{base}.pooler.dense", ("D", D), ("D", D), "pooler"),
+        act="tanh",
+        pooled="first",
+        drops=drops,
+    )
+
+
+def classifier_dropout(k: Keys) -> float:
+    """Dropout in the classifier's head: its own, or that of the layers."""
+    own = k.config.get("classifier_dropout")
+    return own if isinstance(own, float) else k.want("hidden_dropout_prob", 0.1)
 
 
 def three_matrices(head: Head, path: str, F: int) -> Head:

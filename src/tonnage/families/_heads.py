@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from tonnage.arch.ends import Head
 from tonnage.arch.model import Model
@@ -35,6 +35,17 @@ SUFFIXES: Final = {
 ``conditional`` is the sequence-to-sequence class where a family has one, and else the family's own (a language model
 with towers for images or sound).
 """
+
+SCORED: Final = frozenset((
+    "arcee", "axk1", "axk2", "deepseek_v2", "deepseek_v3", "diffllama", "doge", "exaone4", "gemma", "gemma2",
+    "gemma3_text", "glm", "glm4", "gpt_oss", "helium", "jamba", "jetmoe", "llama", "minicpm3", "minimax",
+    "ministral", "ministral3", "mistral", "mistral4", "mixtral", "nemotron", "olmo", "olmo2", "olmo3", "persimmon",
+    "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_5", "qwen3_moe", "qwen3_next", "seed_oss",
+    "smollm3", "stablelm", "starcoder2",
+))  # fmt: skip
+"""Types whose classifier scores every token and takes the last that is no padding
+(https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/modeling_layers.py,
+GenericForSequenceClassification)."""
 
 KINDS: Final = ("causal", "masked", "seq2seq", "none", "classify")
 
@@ -98,7 +109,8 @@ def with_head(model: Model, kind: str | None, labels: int) -> Model:
         return model.but(head=model.classifier.but(V=labels), classes=labels)
     if kind == "classify" and len(model.stacks) == 1:
         name = "score" if model.causal else "classifier"
-        head = Head(name=name, D=model.width, V=labels, bias=not model.causal)
+        pooled: Literal["", "last"] = "last" if model.causal and model.model_type in SCORED else ""
+        head = Head(name=name, D=model.width, V=labels, bias=not model.causal, pooled=pooled)
         return model.but(head=head, extra=model.extra + model.pooler, classes=labels)
     if kind == "causal" and model.head is not None and len(model.stacks) == 1:
         # An encoder's causal class (BertLMHeadModel) holds the same tensors.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from tonnage.arch.model import Model
 from tonnage.errors import InputError, UnsupportedError, nearest
 
 KEYS: Final[dict[str, tuple[str, ...]]] = {
@@ -135,3 +136,35 @@ def _shorter_lists(config: dict[str, Any], before: int, left: int) -> None:
     for key, value in config.items():
         if isinstance(value, list) and len(value) == before:
             config[key] = value[:left]
+
+
+def model_pruned(
+    config: Mapping[str, Any],
+    wishes: tuple[str, ...],
+    *,
+    name: str,
+    file: str | None,
+    ignored: frozenset[str],
+    lenient: bool,
+    head: str | None,
+) -> Model:
+    """The model of a pruned config; the arguments are those of ``model_from``.
+
+    Raises:
+        UnsupportedError: what is left is no config of the family.
+        InputError: a wish that cannot be read, or a config that is wrong.
+    """
+    from tonnage.families import model_from
+
+    less, told = pruned(config, wishes)
+    try:
+        model = model_from(less, file=file, ignored=ignored, lenient=lenient, head=head)
+    except InputError as e:
+        if not told:
+            raise
+        # Where a head's width is no key of the family, it follows from what was changed.
+        raise UnsupportedError(
+            f"a model with {', '.join(wishes)} is no config of {config.get('model_type')}: {e.message}",
+            key="prune", value=", ".join(wishes), file=file,
+        ) from None  # fmt: skip
+    return model.but(name=f"{name or model.model_type}, pruned to {', '.join(wishes)}")

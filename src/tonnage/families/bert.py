@@ -10,7 +10,7 @@ from typing import Final
 from tonnage.arch.ends import Table
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._encoder import encoder, pooler, post_norm, predictions, stem
+from tonnage.families._encoder import behind_pooler, classifier_dropout, encoder, pooler, post_norm, predictions, stem
 from tonnage.keys import Keys
 
 
@@ -36,6 +36,7 @@ def read(k: Keys) -> Model:
         predictions(base, D, k.need("vocab_size"), act, tied=tied),
         positions=P,
         pooler=pooler(base, D),
+        classifier=behind_pooler(base, D, classifier_dropout(k)),
     )
 
 

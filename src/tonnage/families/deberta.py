@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.ends import Head
-from tonnage.arch.model import Model
+from tonnage.arch.disentangled import Disentangled, Distances
+from tonnage.arch.ends import Head, Stem
+from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.arch.parts import Part
 from tonnage.errors import UnsupportedError
 from tonnage.families import Family
-from tonnage.families._encoder import encoder, predictions, stem, unrun
+from tonnage.families._encoder import encoder, feed_forward, predictions, stem, unrun
 from tonnage.families._pieces import layer_norm, matrix
 from tonnage.families._towers import convolution
 from tonnage.keys import Keys
@@ -44,8 +45,11 @@ def read(k: Keys) -> Model:
         widen=None,
         project="deberta.embeddings.embed_proj" if E != D else None,
     )
-    layer = unrun(k, D, "DeBERTa's attention", *(_second(k, D, N) if second else _first(k, D, N)))
-    return encoder(
+    if second and k.config.get("relative_attention") and not (k.config.get("conv_kernel_size") or 0) > 0:
+        layer, given = _disentangled(k, D, N, given)
+    else:
+        layer = unrun(k, D, "DeBERTa's attention", *(_second(k, D, N) if second else _first(k, D, N)))
+    model = encoder(
         k,
         "deberta",
         given,
@@ -59,9 +63,21 @@ def read(k: Keys) -> Model:
             V=1,
             bias=True,
             dense=matrix("pooler.dense", ("D", D), ("D", D), "pooler"),
+            act=str(k.config.get("pooler_hidden_act") or "gelu"),
+            pooled="first",
+            drops_first=_rate(k, "pooler_dropout", 0.0),
+            drops=_rate(k, "cls_dropout", given.dropout),
         ),
+        eager_only=True,
         extra=_relative(k, D, P, second=second),
     )
+    return model.but(stacks=(model.decoder.but(keeps=True),))
+
+
+def _rate(k: Keys, key: str, default: float) -> float:
+    """A dropout of the classifier's, which counts nowhere else."""
+    own = k.config.get(key)
+    return float(own) if isinstance(own, (int, float)) else default
 
 
 def _kinds(k: Keys) -> tuple[bool, bool]:
@@ -108,6 +124,40 @@ def _second(k: Keys, D: int, N: int) -> list[Part | Tensor]:
             if used:
                 parts.append(matrix(f"{name}.{part}_proj", ("D", D), wide, "attention"))
     return parts
+
+
+def _disentangled(k: Keys, D: int, N: int, given: Stem) -> tuple[Layer, Stem]:
+    """The second version's layer, and the stem with what it is handed."""
+    H = k.optional("attention_head_size") or k.divides("hidden_size", "num_attention_heads", D, N)
+    contents, positions = _kinds(k)
+    dropout = k.want("hidden_dropout_prob", 0.1)
+    table, *others = _relative(k, D, k.size("max_position_embeddings", 512), second=True)[::-1]
+    normed = any("encoder.LayerNorm" in t.name for t in others)
+    token = Disentangled(
+        name="attention",
+        D=D,
+        N=N,
+        H=H,
+        span=table.axes[0][1],
+        contents=contents,
+        positions=positions,
+        shared=k.want("share_att_key", False),
+        dropout=k.want("attention_probs_dropout_prob", 0.1),
+        pos_dropout=dropout,
+    )
+    norm = layer_norm("attention.output.LayerNorm", D)
+    mlp = Sublayer(block=feed_forward(k, D), of_sum=layer_norm("output.LayerNorm", D), dropout=dropout, named=True)
+    layer = Layer(sublayers=(Sublayer(block=token, of_sum=norm, dropout=dropout, named=True), mlp))
+    path = "deberta.encoder"
+    handed = Distances(
+        name=f"{path}.rel_embeddings",
+        rows=table.axes[0][1],
+        D=D,
+        norm=layer_norm(f"{path}.LayerNorm", D) if normed else None,
+    )
+    # Token types are made for every sequence.
+    tables = tuple(t.but(own=True, buffered=True) if "token_type" in t.name else t for t in given.tables)
+    return layer, given.but(relative=handed, by_mask=True, apart=True, tables=tables)
 
 
 def _relative(k: Keys, D: int, P: int, *, second: bool) -> tuple[Tensor, ...]:

@@ -55,7 +55,8 @@ def _stack(k: Keys, name: str, positions: int) -> tuple[Stack, int]:
     own = GroupedQuery(name="self_attention", D=D, N=N, K=K, H=k.size("head_dim", 128), causal=reads)
     mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "silu"), fused="gate_up_proj")
     blocks: list[tuple[Block, str]] = [(own, "pre_sa_norm"), (mlp, "pre_mlp_norm" if reads else "post_sa_norm")]
-    table, buffers = f"{path}.embedding", ()
+    table = f"{path}.embedding"
+    buffers: tuple[Tensor, ...] = ()
     if reads:
         C = k.size("num_channels", 9)
         V, table = V * C, f"{path}.embeddings.embed"

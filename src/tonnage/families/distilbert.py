@@ -10,7 +10,7 @@ from tonnage.arch.feedforward import Plain
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.families import Family
 from tonnage.families._encoder import encoder, stem
-from tonnage.families._pieces import counted, layer_norm, matrix
+from tonnage.families._pieces import layer_norm, matrix
 from tonnage.keys import Keys
 
 
@@ -18,7 +18,7 @@ def read(k: Keys) -> Model:
     """Build the model that ``DistilBertForMaskedLM`` builds."""
     D, N, P = k.need("hidden_size"), k.need("num_attention_heads"), k.size("max_position_embeddings", 512)
     V, dropout = k.need("vocab_size"), k.want("dropout", 0.1)
-    k.skip("qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds", "tie_weights_")
+    k.skip("qa_dropout", "sinusoidal_pos_embds", "tie_weights_")
     act, tied = k.want("activation", "gelu"), k.want("tie_word_embeddings", True)
     token = GroupedQuery(
         name="attention",
@@ -35,12 +35,13 @@ def read(k: Keys) -> Model:
         rotary=None,
         causal=False,
         dropout=k.want("attention_dropout", 0.1),
+        eager="uncast",
     )
     mlp = Plain(name="ffn", D=D, F=k.size("hidden_dim", 3072), act=act, up="lin1", down="lin2", dropout=dropout)
     layer = Layer(
         sublayers=(
-            Sublayer(block=counted("DistilBERT", token), of_sum=layer_norm("sa_layer_norm", D)),
-            Sublayer(block=mlp, of_sum=layer_norm("output_layer_norm", D)),
+            Sublayer(block=token, of_sum=layer_norm("sa_layer_norm", D), named=True),
+            Sublayer(block=mlp, of_sum=layer_norm("output_layer_norm", D), named=True),
         )
     )
     table = "distilbert.embeddings.word_embeddings.weight"
@@ -68,6 +69,8 @@ def read(k: Keys) -> Model:
             bias=True,
             dense=matrix("pre_classifier", ("D", D), ("D", D), "head"),
             act="relu",
+            pooled="first",
+            drops=k.want("seq_classif_dropout", 0.2),
         ),
     )
 

@@ -8,7 +8,7 @@ from tonnage.arch.ends import Head
 from tonnage.arch.model import Model
 from tonnage.families import Family
 from tonnage.families._blocks import attention, decoder, gated, normed_before
-from tonnage.families._pieces import counted, matrix
+from tonnage.families._pieces import matrix
 from tonnage.keys import Keys
 
 
@@ -18,14 +18,14 @@ def read(k: Keys) -> Model:
     k.skip("classifier_pooling", "pad_token", "mask_token", "bos_token", "eos_token", "clf_pooling")
     bias = k.want("mlp_bias", False)
     token, mlp = attention(k, D, causal=False), gated(k, D, bias=bias)
-    layer = normed_before(counted("EuroBERT", token), mlp, D)
+    layer = normed_before(token, mlp, D)
     model = decoder(k, D, (layer,) * k.need("num_hidden_layers"), width=token.H, positions=8192)
     dense = matrix("dense", ("D", D), ("D", D), "head")
     assert model.head is not None
     # The switch of the feed-forward blocks turns on the head's bias too.
     return model.but(
         causal=False,
-        head=model.head.but(bias=bias),
+        head=model.head.but(bias=bias, raised=True),
         classifier=Head(name="classifier", D=D, V=1, bias=True, dense=dense),
     )
 

@@ -29,6 +29,7 @@ def read(k: Keys) -> Model:
         o_bias=bias,
         q_norm=Norm("self_attn.q_norm", (("N", N), ("H", H)), "rms-fp32-weight"),
         k_norm=Norm("self_attn.k_norm", (("K", K), ("H", H)), "rms-fp32-weight"),
+        norm_inline=True,
         rotary_style="back",
         dropout=k.want("attention_dropout", 0.0),
     )

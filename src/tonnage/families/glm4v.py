@@ -8,7 +8,8 @@ from typing import Any, Final
 from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
 from tonnage.families import Family
-from tonnage.families._language import DEFAULTS, headed, language, unpassed
+from tonnage.families._grids import gridded
+from tonnage.families._language import DEFAULTS, headed, language
 from tonnage.families.towers import seen
 from tonnage.keys import Keys
 
@@ -34,7 +35,7 @@ def read(k: Keys) -> Model:
     text = language(k, "model.language_model", name, like=LIKE[name], always=_fixed(name, config))
     _, tensors = seen(k, "model.visual", sees, fixed=kind not in OPEN)
     tied = k.want("tie_word_embeddings", False) or (kind not in OPEN and text.tied)
-    model = unpassed(text.model, "attention with positions in three dimensions")
+    model = gridded(text.model, style="rebound", handed=name == "glm4v_moe_text")
     return headed(model, tied, extra=tensors).but(model_type=kind)
 
 

@@ -4,51 +4,25 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.feedforward import Plain
-from tonnage.arch.layers import Rotary
-from tonnage.arch.model import Layer, Model, Sublayer
+from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._decoder import rotary_width
-from tonnage.families._encoder import classifier, encoder, lm_head, pooler, stem
-from tonnage.families._pieces import counted, layer_norm
+from tonnage.families._encoder import classifier, encoder, lm_head, pooler, rotary_layer, rotary_stem
 from tonnage.keys import Keys
-from tonnage.tensors import Tensor
 
 BASE: Final = "roberta"
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``JinaEmbeddingsV3ForMaskedLM`` builds."""
-    D, N, P = k.need("hidden_size"), k.need("num_attention_heads"), k.size("max_position_embeddings", 8194)
-    H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
-    token = GroupedQuery(
-        name="self_attn",
-        D=D,
-        N=N,
-        K=N,
-        H=H,
-        bias=True,
-        o_bias=True,
-        causal=False,
-        dropout=k.want("attention_probs_dropout_prob", 0.1),
-    )
-    channel = Plain(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "gelu"))
-    layer = Layer(
-        sublayers=(
-            Sublayer(block=counted("Jina's embeddings", token), of_sum=layer_norm("post_attention_layernorm", D)),
-            Sublayer(block=channel, of_sum=layer_norm("post_mlp_layernorm", D)),
-        )
-    )
-    ids = tuple(
-        Tensor(f"{BASE}.embeddings.{name}", (("X", 1), ("P", P)), "buffer", dtype="int64")
-        for name in ("position_ids", "token_type_ids")
-    )
+    D, P = k.need("hidden_size"), k.size("max_position_embeddings", 8194)
+    mlp = Plain(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "gelu"))
+    layer = rotary_layer(k, D, mlp, bias=True, dropouts=(0.1, 0.1))
     tied = k.want("tie_word_embeddings", True)
     return encoder(
         k,
         BASE,
-        stem(k, BASE, D, P=None, types=1).but(buffers=ids, rotary=(Rotary(f"{BASE}.rotary_emb", rotary_width(k, H)),)),
+        rotary_stem(k, BASE, D, k.size("type_vocab_size", 1), P=P, dropout=0.1),
         (layer,) * k.need("num_hidden_layers"),
         lm_head(BASE, D, k.need("vocab_size"), tied=tied),
         positions=P,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
@@ -44,7 +45,9 @@ def read(k: Keys) -> Model:
             Stack(
                 name="decoder",
                 path="model.layers",
-                stem=Stem(name="model.embed_tokens", V=V, D=D, rotary=(Rotary("model.rotary_emb", H),)),
+                stem=Stem(
+                    name="model.embed_tokens", V=V, D=D, rotary=(Rotary("model.rotary_emb", H, factored=factored(k)),)
+                ),
                 layers=(layer,) * k.need("num_hidden_layers"),
                 norm=Norm("model.norm", norm),
             ),
@@ -52,6 +55,12 @@ def read(k: Keys) -> Model:
         head=Head(name="lm_head", D=D, V=V, alias_of="model.embed_tokens.weight" if tied else None),
         positions=k.want("max_position_embeddings", 2048),
     )
+
+
+def factored(k: Keys) -> bool:
+    """Whether every frequency has a factor of its own (Llama 3.1); it changes no count, so the key stays inert."""
+    told = k.config.get("rope_scaling") or k.config.get("rope_parameters")
+    return isinstance(told, Mapping) and (told.get("rope_type") or told.get("type")) == "llama3"
 
 
 FAMILY: Final = Family(

@@ -34,6 +34,7 @@ def read(k: Keys) -> Model:
         H=H,
         q_norm=Norm("self_attn.q_norm", (("N", N), ("H", H))),
         k_norm=Norm("self_attn.k_norm", (("K", K), ("H", H))),
+        norm_inline=True,
         rotary_width=turned,
         rotary_style="rebound",
         dropout=k.want("attention_dropout", 0.0),

@@ -8,8 +8,8 @@ from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.ends import Head, Stem, Table
 from tonnage.arch.feedforward import Plain
 from tonnage.arch.layers import Rotary
-from tonnage.arch.model import Layer, Model, Stack, Sublayer
-from tonnage.arch.parts import Parts
+from tonnage.arch.model import Block, Layer, Model, Stack, Sublayer
+from tonnage.arch.parts import Part, Parts
 from tonnage.families import Family
 from tonnage.families._composite import filled
 from tonnage.families._decoder import heads, rotary_width
@@ -98,8 +98,9 @@ def _encoder(k: Keys, D: int, V: int, F: int) -> tuple[Stack, tuple[Tensor, ...]
     own = _attention(k, D, *_heads(k), o_bias=False).but(causal=False)
     mlp = Plain(name="mlp", D=D, F=F, act=k.want("encoder_hidden_act", "gelu"))
     norms = [layer_norm(f"{name}_layernorm", D, bias=False) for name in ("input", "post_attention")]
-    layer = Layer(sublayers=tuple(Sublayer(block=b, before=n) for b, n in zip((own, mlp), norms, strict=True)))
-    waves = (
+    blocks: tuple[Block, ...] = (own, mlp)
+    layer = Layer(sublayers=tuple(Sublayer(block=b, before=n) for b, n in zip(blocks, norms, strict=True)))
+    waves: tuple[Part | Tensor, ...] = (
         *convolution("conv1", 1, D, 127, bias=False),
         *convolution("conv2", D, 2 * D, 7),
         *convolution("conv3", 2 * D, D, 3),

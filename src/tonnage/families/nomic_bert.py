@@ -4,54 +4,34 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.attention import GroupedQuery
-from tonnage.arch.ends import Head
 from tonnage.arch.feedforward import Gated
-from tonnage.arch.layers import Rotary
-from tonnage.arch.model import Layer, Model, Sublayer
+from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._decoder import rotary_width
-from tonnage.families._encoder import encoder, pooler, predictions, stem
-from tonnage.families._pieces import counted, layer_norm
+from tonnage.families._encoder import behind_pooler, classifier_dropout, encoder, predictions, rotary_layer, rotary_stem
+from tonnage.families._pieces import layer_norm
 from tonnage.keys import Keys
-from tonnage.tensors import Tensor
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``NomicBertForMaskedLM`` builds."""
     base = "nomic_bert"
-    D, N, P = k.need("hidden_size"), k.need("num_attention_heads"), k.size("max_position_embeddings", 2048)
-    H = k.optional("head_dim") or k.divides("hidden_size", "num_attention_heads", D, N)
+    D, P = k.need("hidden_size"), k.size("max_position_embeddings", 2048)
     act, tied = k.want("hidden_act", "silu"), k.want("tie_word_embeddings", True)
-    token = GroupedQuery(
-        name="self_attn", D=D, N=N, K=N, H=H, causal=False, dropout=k.want("attention_probs_dropout_prob", 0.0)
-    )
-    layer = Layer(
-        sublayers=(
-            Sublayer(block=counted("Nomic's BERT", token), of_sum=layer_norm("post_attention_layernorm", D)),
-            Sublayer(
-                block=Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act),
-                of_sum=layer_norm("post_mlp_layernorm", D),
-            ),
-        )
-    )
-    given = stem(k, base, D, P=None, dropout=k.want("hidden_dropout_prob", 0.0))
-    ids = tuple(
-        Tensor(f"{base}.embeddings.{name}", (("X", 1), ("P", P)), "buffer", dtype="int64")
-        for name in ("position_ids", "token_type_ids")
-    )
+    mlp = Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act)
+    layer = rotary_layer(k, D, mlp, bias=False, dropouts=(0.0, 0.0))
     head = predictions(base, D, k.need("vocab_size"), act, tied=tied)
     return encoder(
         k,
         base,
-        given.but(buffers=ids, rotary=(Rotary(f"{base}.rotary_emb", rotary_width(k, H)),)),
+        # The layers are handed the numbers of the positions too.
+        rotary_stem(k, base, D, k.size("type_vocab_size", 2), P=P, dropout=0.0).but(position_ids="rotary"),
         (layer,) * k.need("num_hidden_layers"),
         head.but(norm=layer_norm("cls.predictions.transform.layer_norm", D)),
         positions=P,
         table=False,
         path="layers",
         # Only the classifier has a pooler.
-        classifier=Head(name="classifier", D=D, V=1, bias=True, extra=pooler(base, D)),
+        classifier=behind_pooler(base, D, classifier_dropout(k)),
     )
 
 

@@ -20,6 +20,7 @@ def read(k: Keys) -> Model:
     token = token.but(
         q_norm=Norm("self_attn.q_norm", (("N", token.N), ("H", token.H)), "rms-fp32-weight"),
         k_norm=Norm("self_attn.k_norm", (("K", token.K), ("H", token.H)), "rms-fp32-weight"),
+        norm_inline=True,
     )
     mlp = gated(k, D)
     window = window_of(k, 4096)

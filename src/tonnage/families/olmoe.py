@@ -29,6 +29,7 @@ def read(k: Keys) -> Model:
         o_bias=bias,
         q_norm=Norm("self_attn.q_norm", (("N", N), ("H", H))),
         k_norm=Norm("self_attn.k_norm", (("K", K), ("H", H))),
+        norm_inline=True,
         dropout=k.want("attention_dropout", 0.0),
         clip=k.optional("clip_qkv", float) is not None,
     )

@@ -6,11 +6,10 @@ from typing import Final
 
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._language import headed, language, unpassed
+from tonnage.families._grids import gridded
+from tonnage.families._language import headed, language
 from tonnage.families.towers import seen
 from tonnage.keys import Keys
-
-TURNED: Final = "attention with positions in three dimensions"
 
 
 def read(k: Keys) -> Model:
@@ -20,7 +19,7 @@ def read(k: Keys) -> Model:
     _, tensors = seen(k, "model.visual", f"{kind}_vision", fixed=True)
     # Releases before transformers 5 state it beside the sizes of the text.
     tied = k.want("tie_word_embeddings", False) or text.tied
-    model = headed(unpassed(text.model, TURNED), tied)
+    model = headed(gridded(text.model), tied)
     return model.but(model_type=kind, extra=model.extra + tensors)
 
 

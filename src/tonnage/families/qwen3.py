@@ -37,6 +37,7 @@ def read(k: Keys) -> Model:
             o_bias=bias,
             q_norm=Norm("self_attn.q_norm", head),
             k_norm=Norm("self_attn.k_norm", head),
+            norm_inline=True,
             window=window,
             dropout=dropout,
         )

@@ -34,6 +34,7 @@ def read(k: Keys) -> Model:
         o_bias=bias,
         q_norm=Norm("self_attn.q_norm", head),
         k_norm=Norm("self_attn.k_norm", head),
+        norm_inline=True,
         window=used_window(k),
         dropout=k.want("attention_dropout", 0.0),
     )

@@ -6,7 +6,8 @@ from typing import Final
 
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._language import headed, language, unpassed
+from tonnage.families._grids import gridded
+from tonnage.families._language import headed, language
 from tonnage.families.towers import seen
 from tonnage.keys import Keys
 
@@ -14,12 +15,19 @@ from tonnage.keys import Keys
 def read(k: Keys) -> Model:
     """Build the model that ``Qwen3VLForConditionalGeneration`` or its like with experts builds."""
     kind = str(k.config["model_type"]).replace("cosmos3_omni", "qwen3_vl")
-    like = "qwen3_moe" if kind == "qwen3_vl_moe" else "qwen3"
-    text = language(k, "model.language_model", f"{kind}_text", like=like)
-    _, tensors = seen(k, "model.visual", f"{kind}_vision", fixed=True)
-    model = headed(
-        unpassed(text.model, "attention with positions in three dimensions"), k.want("tie_word_embeddings", False)
+    routed = kind == "qwen3_vl_moe"
+    text = language(
+        k,
+        "model.language_model",
+        f"{kind}_text",
+        like="qwen3_moe" if routed else "qwen3",
+        # The weights of a token's experts always add up to one.
+        always={"norm_topk_prob": True} if routed else {},
+        less=("norm_topk_prob",) if routed else (),
     )
+    _, tensors = seen(k, "model.visual", f"{kind}_vision", fixed=True)
+    inner = gridded(text.model, overwritten=True, handed=True)
+    model = headed(inner, k.want("tie_word_embeddings", False))
     return model.but(model_type=str(k.config["model_type"]), extra=model.extra + tensors)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._encoder import classifier, encoder, lm_head, places, pooler, post_norm, stem
+from tonnage.families._encoder import classifier, classifier_dropout, encoder, lm_head, places, pooler, post_norm, stem
 from tonnage.keys import Keys
 
 
@@ -28,7 +28,7 @@ def read(k: Keys) -> Model:
         lm_head(base, D, k.need("vocab_size"), tied=k.want("tie_word_embeddings", True)),
         positions=places(k, P),
         pooler=pooler(base, D),
-        classifier=classifier(D),
+        classifier=classifier(D, drops=classifier_dropout(k)),
     )
 
 

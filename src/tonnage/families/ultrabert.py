@@ -12,7 +12,6 @@ from tonnage.families import Family
 from tonnage.families._blocks import attention, decoder, gated, normed_before
 from tonnage.families._decoder import Windows, window_of, windows
 from tonnage.families._encoder import three_matrices
-from tonnage.families._pieces import counted
 from tonnage.keys import Keys
 
 FULL: Final = "full_attention"
@@ -29,7 +28,7 @@ def read(k: Keys) -> Model:
     def layer(tokens: int | None) -> Layer:
         token = whole if tokens is None else whole.but(window=tokens, rotary=SLIDING)
         kind = "full layer" if tokens is None else "sliding layer"
-        return normed_before(counted("UltraBERT", token), mlp, D, style="rms-t5", kind=kind)
+        return normed_before(token, mlp, D, kind=kind)
 
     path = "model.rotary_emb"
     model = decoder(
@@ -38,7 +37,6 @@ def read(k: Keys) -> Model:
         tuple(map(layer, seen)),
         width=whole.H,
         positions=32768,
-        style="rms-t5",
         rotary=tuple(
             Rotary(path, whole.H, kind, buffers=(f"{kind}_inv_freq", f"{kind}_original_inv_freq"))
             for kind in sorted({FULL if tokens is None else SLIDING for tokens in seen})
@@ -47,7 +45,9 @@ def read(k: Keys) -> Model:
     assert model.head is not None
     return model.but(
         causal=False,
-        head=three_matrices(model.head.but(name="head.decoder"), "head", k.size("prediction_head_size", 768)),
+        head=three_matrices(
+            model.head.but(name="head.decoder", raised=True), "head", k.size("prediction_head_size", 768)
+        ),
         classifier=Head(name="classifier", D=D, V=1, bias=True),
     )
 

@@ -3,49 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from tonnage.arch.adapters import Trained
 from tonnage.arch.model import Model
 from tonnage.errors import InputError, nearest
+from tonnage.memory.adapter_targets import LORA
+from tonnage.memory.weights import is_parameter
 from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
+    from tonnage.arch.tuners import Method
     from tonnage.quant import Entry
     from tonnage.quant._stored import Matrix
 
-DEFAULT: Final[dict[str, tuple[str, ...]]] = {
-    **dict.fromkeys(
-        ("bart", "gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "llama4", "mistral", "mixtral", "opt",
-         "qwen2", "qwen3", "stablelm"),
-        ("q_proj", "v_proj"),
-    ),
-    **dict.fromkeys(("bloom", "falcon", "gpt_neox"), ("query_key_value",)),
-    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
-    **dict.fromkeys(("bert", "electra", "layoutlm", "roberta", "xlm-roberta"), ("query", "value")),
-    **dict.fromkeys(("mt5", "t5"), ("q", "v")),
-    "codegen": ("qkv_proj",),
-    "deberta": ("in_proj",),
-    "deberta-v2": ("query_proj", "value_proj"),
-    "mpt": ("Wqkv",),
-    "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
-    "rwkv": ("key", "value", "receptance", "output"),
-}  # fmt: skip
-"""Target modules when none are named.
-
-https://github.com/huggingface/peft/blob/v0.21.2/src/peft/utils/constants.py
-(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
-"""
+Standing = tuple[tuple[Tensor, int], ...]
+"""Tensors with how often each stands."""
 
 
-def targeted(model: Model, found: Sequence[Entry], asked: Sequence[str]) -> list[tuple[int, Matrix]]:
+def targeted(
+    model: Model, found: Sequence[Entry], asked: Sequence[str], default: Mapping[str, tuple[str, ...]] = LORA
+) -> list[tuple[int, Matrix]]:
     """The matrices that get an adapter, with how often each stands.
 
     Args:
         model: that is adapted.
         found: its entries.
         asked: module names as peft matches them, ``attention``, ``all-linear``, or nothing for peft's own choice.
+        default: that choice by type of model.
 
     Raises:
         InputError: a name matches no matrix, or none is named and none is known for the type.
@@ -53,7 +39,7 @@ def targeted(model: Model, found: Sequence[Entry], asked: Sequence[str]) -> list
     matrices = [(n, m) for n, _, m in found if m is not None and m.role != "head" and (m.linear or m.transposed)]
     matrices = [(n, m) for n, m in matrices if not m.batch]
     if not asked:
-        asked = DEFAULT.get(model.model_type, ())
+        asked = default.get(model.model_type, ())
         if not asked:
             raise InputError(
                 f"no target modules are known for {model.model_type}", key="lora_targets",
@@ -83,26 +69,57 @@ def _test(name: str) -> Callable[[Matrix], bool]:
     return lambda m: m.module == name or m.module.endswith(f".{name}")
 
 
-def adapters(targets: Sequence[tuple[int, Matrix]], rank: int, dtype: str) -> list[tuple[Tensor, int]]:
-    """The two tensors beside each matrix, with how often they stand.
+def adapters(
+    model: Model, targets: Sequence[tuple[int, Matrix]], method: Method, dtype: str
+) -> tuple[Standing, Standing]:
+    """The tensors beside each matrix with how often they stand: those that are trained, and the others.
 
     .. math:: r (d_{in} + d_{out})
 
+    for the low-rank methods, and a magnitude for every output with DoRA.
+
     Args:
+        model: that is adapted.
         targets: matrices with how often each stands.
-        rank: of the adapters.
-        dtype: their format.
+        method: what is trained beside them.
+        dtype: format of what is.
 
-    Leaves out: the magnitude of DoRA, biases.
-
-    Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1.
+    Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1; arch/tuners.py.
     """
-    out = []
+    trained: list[tuple[Tensor, int]] = []
+    kept: list[tuple[Tensor, int]] = []
     for times, m in targets:
-        low = ("R", rank)
-        out.append((Tensor(f"{m.module}.lora_A.weight", (low, m.ins), m.role, layer=m.layer, dtype=dtype), times))
-        out.append((Tensor(f"{m.module}.lora_B.weight", (m.outs, low), m.role, layer=m.layer, dtype=dtype), times))
-    return out
+        (local,) = local_names(model, [m.module])
+        for found, tensors in ((trained, method.trained), (kept, method.kept)):
+            for name, axes in tensors(local, (m.outs,), (m.ins,)):
+                found.append((Tensor(f"{m.module}.{name}", axes, m.role, layer=m.layer, dtype=dtype), times))
+    return tuple(trained), tuple(kept)
+
+
+def own_weights(model: Model, wanted: Callable[[Tensor], bool]) -> Iterator[Tensor]:
+    """The model's parameters, each layer for itself, that are wanted; a tied head as its table."""
+    for stack in model.stacks:
+        yield from (t for t in stack.weights() if is_parameter(t) and wanted(t))
+    ends = (*model.extra, *(model.head.weights() if model.head is not None else ()))
+    yield from (t for t in ends if is_parameter(t) and wanted(t))
+
+
+def trained_own(model: Model, tensors: Sequence[Tensor], *, copied: bool) -> Trained:
+    """Which of the model's own weights are trained, as a pass asks for it."""
+    layers: dict[int, set[str]] = {}
+    stack = model.decoder
+    below = re.compile(rf"{re.escape(stack.path)}\.\d+\.(.+)")
+    ends = set()
+    for t in tensors:
+        match = below.fullmatch(t.name) if t.layer is not None else None
+        if match is not None and t.layer is not None:
+            layers.setdefault(t.layer, set()).add(match.group(1))
+        else:
+            ends.add(t.name if copied or t.alias_of is None else t.alias_of)
+    # Layers that train alike share one set, so that one account stands for them.
+    alike: dict[frozenset[str], frozenset[str]] = {}
+    found = [frozenset(layers.get(i, ())) for i in range(len(stack.layers))]
+    return Trained(frozenset(ends), tuple(alike.setdefault(names, names) for names in found), copied)
 
 
 def local_names(model: Model, modules: Sequence[str]) -> frozenset[str]:

@@ -13,6 +13,9 @@ Answer = Mapping[str, Any]
 """A result of the JSON contract."""
 Line = dict[str, Any]
 
+UNASKED = ("gpu", "in_use", "stack_version", "engine_version", "task", "model", "lora_targets")
+"""Keys of a workload that may be written in several ways, or change no line."""
+
 
 def as_dict(left: str, right: str, a: Answer, b: Answer) -> dict[str, Any]:
     """The JSON contract of ``compare`` for two results.
@@ -24,8 +27,9 @@ def as_dict(left: str, right: str, a: Answer, b: Answer) -> dict[str, Any]:
         b: the other.
     """
     mine, theirs = _fullest(a), _fullest(b)
-    lines = _beside(_components(mine), _components(theirs))
-    sums = _beside(*({(tier, tier): r[f"{tier}_bytes"] for tier in TIERS} for r in (mine, theirs)))
+    lines = _beside(*_aligned(_components(mine), _components(theirs)))
+    # A profile tells some tiers only: what it does not tell is null.
+    sums = _beside(*({(t, t): n for t in TIERS if (n := r[f"{t}_bytes"]) is not None} for r in (mine, theirs)))
     instants = _beside(*({(i["name"], "instant"): i["bytes"] for i in r["instants"]} for r in (mine, theirs)))
     level = _equal_up_to(lines, sums)
     return {
@@ -41,12 +45,13 @@ def as_dict(left: str, right: str, a: Answer, b: Answer) -> dict[str, Any]:
         "extra": [x["name"] for x in lines if x["left_bytes"] is None],
         "resized": [],
         "equal_up_to": level,
-        "equal": level is not None and not any(x["difference_bytes"] for x in instants if x["difference_bytes"] is not None),
+        "equal": level is not None
+        and not any(x["difference_bytes"] for x in instants if x["difference_bytes"] is not None),
     }
 
 
 def _fullest(answer: Answer) -> Mapping[str, Any]:
-    rank: Mapping[str, Any] = max(answer["ranks"], key=lambda r: r["device_bytes"])
+    rank: Mapping[str, Any] = max(answer["ranks"], key=lambda r: r["device_bytes"] or 0)
     return rank
 
 
@@ -57,6 +62,22 @@ def _components(rank: Mapping[str, Any]) -> dict[tuple[str, str], int]:
         key = (str(c["name"]), str(c["tier"]))
         out[key] = out.get(key, 0) + int(c["bytes"])
     return out
+
+
+def _aligned(
+    a: dict[tuple[str, str], int], b: dict[tuple[str, str], int]
+) -> tuple[dict[tuple[str, str], int], dict[tuple[str, str], int]]:
+    """The lines of the right under the tiers of the left, where each has a name in one tier alone.
+
+    A profile of an accelerator tells tensors in whole blocks, a prediction as they were asked for.
+    """
+    tiers = [{name: [t for n, t in side if n == name] for name, _ in side} for side in (a, b)]
+    out = {}
+    for (name, tier), size in b.items():
+        left = tiers[0].get(name, [])
+        alone = len(left) == 1 and len(tiers[1][name]) == 1
+        out[name, left[0] if alone else tier] = size
+    return a, out
 
 
 def _beside(a: Mapping[tuple[str, str], int], b: Mapping[tuple[str, str], int]) -> list[Line]:
@@ -85,7 +106,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, A
     return [
         {"key": key, "left": a[key], "right": b[key]}
         for key in a
-        if key in b and a[key] != b[key] and key not in ("gpu", "in_use", "stack_version", "engine_version", "task")
+        if a[key] is not None and b.get(key) is not None and a[key] != b[key] and key not in UNASKED
     ]
 
 
@@ -103,7 +124,9 @@ def render(left: str, right: str, a: Answer, b: Answer) -> str:
     other = [x for x in shared if x["difference_bytes"]]
     if shared:
         out.append(f"instants: {len(shared) - len(other)} of {len(shared)} that both name are equal")
-    out += [f"  {x['name']}: {x['left_bytes']:,} B, {x['right_bytes']:,} B, {x['difference_bytes']:+,}" for x in other[:12]]
+    out += [
+        f"  {x['name']}: {x['left_bytes']:,} B, {x['right_bytes']:,} B, {x['difference_bytes']:+,}" for x in other[:12]
+    ]
     told = [f"{d['key']}: {d['left']} and {d['right']}" for d in found["workload"]]
     if told:
         out += wrapped("asked", told, columns())

@@ -49,18 +49,24 @@ def render(result: Result) -> str:
         parts += ["", *_capacity(result)]
     for title, notes in (("note", result.caveats), ("not modelled", result.not_modelled)):
         parts += wrapped(title, notes, columns)
+    if "table" in result.extras:
+        from tonnage.report.inverse import render as rows
+
+        parts += ["", rows(result.extras["table"])]
     if "command" in result.extras:
         parts += ["", *(f"# {note}" for note in result.extras["command"]["notes"]), result.extras["command"]["text"]]
     return "\n".join(parts)
 
 
 def _tuned(m: Mapping[str, Any], w: Mapping[str, Any]) -> str:
-    """Adapters and what they stand beside."""
-    if w["lora_rank"] is None:
-        return ""
+    """Adapters and what they stand beside, or which part is trained."""
+    if w["adapter"] is None:
+        part = bool(w["train_only"]) or w["freeze_layers"] is not None
+        return f"; {count(m['trainable_parameters'])} trained" if part else ""
     frozen = f", the rest frozen in {w['quant']}" if w["quant"] != "none" else ""
-    on = ", ".join(w["lora_targets"])
-    return f"; LoRA of rank {w['lora_rank']} on {on}: {count(m['trainable_parameters'])} trained{frozen}"
+    rank = f" of rank {w['lora_rank']}" if w["lora_rank"] else ""
+    on = f" on {', '.join(w['lora_targets'])}" if w["lora_targets"] else ""
+    return f"; {w['adapter']}{rank}{on}: {count(m['trainable_parameters'])} trained{frozen}"
 
 
 def heading(result: Result) -> str:

@@ -31,6 +31,16 @@ def find(name: str) -> RawModel | None:
     return RawModel(config=row["config"], name=key, origin=f"catalogue: {row['source']}")
 
 
+def on_hub(name: str) -> str:
+    """Where the Hub has a model of the catalogue; the name itself where it is none of these.
+
+    >>> on_hub("llama-3.1-8b"), on_hub("org/name")
+    ('meta-llama/Llama-3.1-8B', 'org/name')
+    """
+    row = Rows("catalogue").row(name)
+    return name if row is None else str(row.get("hub") or name)
+
+
 def unknown(name: str) -> InputError:
     """The error for a name that nothing knows."""
     close = nearest(name.lower().rpartition("/")[2], Rows("catalogue").names())

@@ -34,12 +34,41 @@ def read(path: str, *, device: int | None = None) -> Recording:
         InputError: it is no recording, damaged, or holds none of that device.
         UnsupportedError: a pickle that names anything.
     """
+    return recorded(loaded(path), path, device)
+
+
+def loaded(path: str) -> Any:
+    """What a file holds, as plain values.
+
+    Raises:
+        SourceError: it cannot be read.
+        InputError: it is damaged.
+        UnsupportedError: a pickle that names anything.
+    """
     with opened(path) as file:
         if file.size > LARGEST:
             raise _wrong(file.path, f"{file.size:,} bytes are too many for a recording")
-        data = file.read(0, file.size)
-        value = _value(_unpacked(data, file), file)
-    return _Shape(file.path).recording(value, device)
+        return _value(_unpacked(file.read(0, file.size), file), file)
+
+
+def recorded(value: Any, path: str, device: int | None) -> Recording:
+    """The recording that plain values make.
+
+    Raises:
+        InputError: it is none, or holds none of that device.
+        UnsupportedError: private pools.
+    """
+    return _Shape(path).recording(value, device)
+
+
+def device_of(value: Mapping[str, Any], path: str, asked: int | None) -> int:
+    """The device of a snapshot that is meant: the only one that has anything, where none is named.
+
+    Raises:
+        InputError: several, or no such device.
+    """
+    shape = _Shape(path)
+    return shape.device(shape.listed(value, "segments"), shape.listed(value, "device_traces"), asked)
 
 
 def _wrong(file: str, what: str) -> InputError:

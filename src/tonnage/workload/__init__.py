@@ -26,17 +26,17 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "attention": ATTENTION,
     "sharding": SHARDING,
     "precision": PRECISION,
-    "recompute": ("full", "selective", "none"),
-    "loss": ("full", "chunked", "fused"),
+    "loss": ("full", "chunked", "fused", "liger"),
     "retain": ("outputs", "grads"),
     "task": ("train", "serve"),
 }
 COUNTS: Final = (
     "batch", "accumulate", "seq", "context", "concurrency", "gpus", "tp", "pp", "cp", "ep", "dp", "lora_rank",
+    "virtual_tokens",
 )  # fmt: skip
-SWITCHES: Final = ("first_step", "kbit_prepared", "master", "replay")
+SWITCHES: Final = ("first_step", "kbit_prepared", "master", "replay", "optimizer_in_backward", "ema")
 SIZES: Final = ("in_use",)
-LISTS: Final = ("retain", "lora_targets")
+LISTS: Final = ("retain", "lora_targets", "modules_to_save", "train_only")
 SHARES: Final = ("lora_dropout",)
 
 W = TypeVar("W", "Train", "Serve")
@@ -77,7 +77,9 @@ def _checked(key: str, value: Any, stated: Mapping[str, Any]) -> Any:
             raise InputError(f"{key} is a list of texts, not {value!r}", key=key, value=value)
         parts = (value,) if isinstance(value, str) else value
         return tuple(_one_of(key, item.strip()) for part in parts for item in part.split(","))
-    if key in COUNTS or kind == "count":
+    if kind == "number" and str(value) == "0":
+        return 0
+    if key in COUNTS or kind in ("count", "number"):
         return parse_count(value, key=key)
     if key in SWITCHES or kind == "switch":
         if not isinstance(value, bool):

@@ -1,0 +1,133 @@
+"""Liger settled: which of a model's operations the Trainer's ``use_liger_kernel`` replaces, by release.
+
+The Trainer patches the model that stands, so a norm that a release's function does not name stays as it is.
+
+Reference: https://github.com/linkedin/Liger-Kernel/blob/v0.8.5/src/liger_kernel/transformers/monkey_patch.py
+(``_apply_liger_kernel_to_instance``), with Triton's kernels; those that CuTe or cuTile bring on Hopper and Blackwell
+are left out.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from tonnage.arch.fused import NEWEST, Fused
+from tonnage.arch.losses import FusedLinear, InPlace
+from tonnage.devices import Device
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.record import Record
+from tonnage.releases import Version
+
+OLDEST: Final[Version] = (5, 10)
+HEADS: Final = ("q_norm", "k_norm")
+
+PROCESSORS: Final = {
+    "a100": 108, "h100-sxm": 132, "h100-pcie": 114, "h100-nvl": 132, "h200": 132, "v100": 80, "t4": 40, "l4": 58,
+    "l40s": 142, "l40": 142, "a10": 72, "a40": 84, "rtx-a6000": 84, "rtx-4090": 128, "rtx-3090": 82, "b200": 148,
+}  # fmt: skip
+"""Multiprocessors by the beginning of a device's name. Vendors' data sheets; 132 where it is not listed."""
+
+
+class Patch(Record):
+    """What is replaced in the models of one type.
+
+    Args:
+        since: first release that knows the type.
+        norms: whether RMS norms are, and whether their backward pass writes over the gradient that it is given.
+        own: endings of norms that stay as they are.
+        named: first release that names those norms too.
+        rope: rotary embeddings are.
+        loss: the loss that replaces the model's own.
+    """
+
+    since: Version = (5, 0)
+    norms: Literal["in place", "apart"] = "in place"
+    own: tuple[str, ...] = ()
+    named: Version | None = None
+    rope: bool = True
+    loss: type[FusedLinear] | type[InPlace] = FusedLinear
+
+
+PATCHES: Final = {
+    "llama": Patch(),
+    "mistral": Patch(),
+    "qwen2": Patch(),
+    "phi3": Patch(),
+    "gemma": Patch(),
+    "gemma2": Patch(norms="apart"),
+    "gemma3_text": Patch(since=(5, 7), norms="apart"),
+    "granite": Patch(since=(5, 4), loss=InPlace),
+    "olmo2": Patch(since=(5, 4), norms="apart", own=HEADS),
+    "olmo3": Patch(since=(6, 4), norms="apart", own=HEADS),
+    "glm4": Patch(since=(5, 9), norms="apart", rope=False),
+    "qwen3": Patch(since=(5, 9), own=HEADS, named=(8, 5)),
+    "smollm3": Patch(since=(6, 1)),
+    "exaone4": Patch(since=(6, 5), norms="apart"),
+}
+"""By ``model_type``. OLMo's last norm is replaced in place: nothing else sees its gradient."""
+
+ELSEWHERE: Final = frozenset(
+    [
+        "mllama", "mllama_text_model", "mixtral", "qwen2_vl", "qwen2_5_vl", "llava", "paligemma", "gemma3", "qwen3_moe",
+        "llama4_text", "llama4", "glm4v", "glm4v_moe", "internvl", "qwen3_next", "falcon_h1", "smolvlm", "qwen3_vl",
+        "qwen3_vl_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "gpt_oss", "pixtral", "gemma4_text", "gemma4",
+        "ministral", "nemotron", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "deepseek_v4",
+        "muse_glimmer", "deepseek_v3", "deepseek_v2",
+    ]
+)  # fmt: skip
+"""Types that Liger patches and that are not stated here yet."""
+
+
+def version(text: str) -> Version:
+    """The release that ``liger`` or ``liger==0.8.5`` means.
+
+    Raises:
+        InputError: no release of liger-kernel.
+        UnsupportedError: older than what is stated.
+    """
+    name, _, release = text.partition("==")
+    parts = release.split(".")
+    if name != "liger" or (release and (len(parts) != 3 or parts[0] != "0" or not all(p.isdigit() for p in parts))):
+        raise InputError(f"unknown kernels {text!r}", key="kernels", value=text, hint="liger, liger==0.8.5 or none")
+    if not release:
+        return NEWEST
+    found = int(parts[1]), int(parts[2])
+    if found < OLDEST:
+        raise UnsupportedError(
+            f"kernels = {text}: liger-kernel before 0.{shown(OLDEST)} is not modelled", key="kernels", value=text,
+            hint=f"modelled: 0.{shown(OLDEST)} to 0.{shown(NEWEST)}",
+        )  # fmt: skip
+    return found
+
+
+def shown(release: Version) -> str:
+    """Minor and patch number."""
+    return f"{release[0]}.{release[1]}"
+
+
+def replaced(model_type: str, release: Version, processors: int) -> tuple[Fused, FusedLinear | InPlace] | None:
+    """The kernels and the loss that stand in for a model's own; None where the release knows no such model.
+
+    Raises:
+        UnsupportedError: Liger patches this type in a way that is not stated here.
+    """
+    patch = PATCHES.get(model_type)
+    if patch is None and model_type in ELSEWHERE:
+        raise UnsupportedError(
+            f"Liger's kernels are not modelled for {model_type}", key="kernels", value="liger",
+            hint=f"modelled for {', '.join(PATCHES)}",
+        )  # fmt: skip
+    if patch is None or release < patch.since:
+        return None
+    own = () if patch.named is not None and release >= patch.named else patch.own
+    fused = Fused(
+        release=release, norms=patch.norms, own=own, rope=patch.rope, gated=True, processors=processors,
+        last="in place" if model_type in ("olmo2", "olmo3") else patch.norms,
+    )  # fmt: skip
+    return fused, FusedLinear(release=release) if patch.loss is FusedLinear else InPlace()
+
+
+def multiprocessors(device: Device | None) -> int:
+    """Of the device; those of an H100 where it is not listed."""
+    name = "" if device is None else device.name
+    return next((n for start, n in PROCESSORS.items() if name.startswith(start)), 132)

@@ -1,0 +1,216 @@
+"""``llama-server`` and ``llama-cli``.
+
+Names, aliases and variables: ggml-org/llama.cpp v0.5.0, common/arg.cpp; where the meaning changed, the builds before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tonnage.errors import InputError
+from tonnage.launch import Flag, Launch
+from tonnage.launch._values import count, number
+
+SLOTS: Final = 4
+"""Slots of a server that is not told how many; they share one cache. tools/server/server.cpp"""
+CACHES: Final = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+DRAFT: Final = "speculative decoding: the draft model, its cache and its buffers"
+POSITIONS: Final = "positions of the model"
+VISION: Final = "a projector of pictures or sound, and its buffers"
+ADAPTERS: Final = "adapters beside the weights"
+LOADING: Final = {"auto": None, "none": False, "mmap": True, "mlock": False, "mmap+mlock": True, "dio": False}
+SHORT: Final = {"BATCH": "--batch-size", "UBATCH": "--ubatch-size", "N_PARALLEL": "--parallel"}
+
+
+def _context(text: str, flag: str) -> int | None:
+    found = number(text, flag)
+    if found < 0:
+        raise InputError(f"{flag} {text}: a number of tokens is meant, or 0 for the model's own", key=flag, value=text)
+    return found or None
+
+
+def _layers(text: str, flag: str) -> int | None:
+    if text in ("auto", "all", "-1", "-2"):
+        return None
+    found = number(text, flag)
+    if found < 0:
+        raise InputError(f"{flag} {text}: a number of layers is meant, auto or all", key=flag, value=text)
+    return found
+
+
+def _flash(text: str, flag: str) -> str:
+    """On, off or auto; without a value on, as builds before August 2025 had it."""
+    said = {
+        "1": "on", "true": "on", "enabled": "on", "": "on", "0": "off", "false": "off", "disabled": "off", "-1": "auto",
+    }  # fmt: skip
+    found = said.get(text.lower(), text.lower())
+    if found not in ("on", "off", "auto"):
+        raise InputError(f"{flag} {text}: on, off or auto is meant", key=flag, value=text)
+    return found
+
+
+def _cache(text: str, flag: str) -> str:
+    if text not in CACHES:
+        raise InputError(f"{flag} {text}: no such cache", key=flag, value=text, hint=f"one of {', '.join(CACHES)}")
+    return text
+
+
+def _loading(text: str, flag: str) -> bool | None:
+    if text not in LOADING:
+        raise InputError(f"{flag} {text}: no such mode", key=flag, value=text, hint=f"one of {', '.join(LOADING)}")
+    return LOADING[text]
+
+
+def _split(text: str, flag: str) -> str:
+    if text not in ("none", "layer", "row", "tensor"):
+        raise InputError(f"{flag} {text}: none, layer, row or tensor is meant", key=flag, value=text)
+    return text
+
+
+def _finish(said: dict[str, Any], devices: int | None) -> tuple[dict[str, Any], list[str]]:
+    """Slots and the length that each has, the file, and the devices."""
+    told: list[str] = []
+    said.setdefault("_model", _repository(said.pop("_repository", None), said.pop("_file", None)))
+    slots = said.get("parallel")
+    if slots is not None and slots < 1:
+        # -1 stands for auto.
+        slots = said.pop("parallel", None) and None
+    if said["_program"] != "llama-server":
+        slots = said.setdefault("parallel", slots or 1)
+    unified = said.get("kv_unified", slots is None)
+    cells = said.pop("context", None)
+    if cells is not None:
+        said["context"] = cells if unified else max(cells // (slots or 1), 1)
+    if slots is not None and not unified:
+        said["concurrency"] = slots
+    if cells is None and said["_program"] == "llama-server":
+        told.append("no --ctx-size: the server shortens the context until it fits (--fit)")
+    named, split = said.pop("_devices", None), said.pop("_split", None)
+    seen = 1 if split == "none" else len(named.split(",")) if named not in (None, "none") else devices
+    if named == "none":
+        said["n_gpu_layers"] = 0
+    if seen is not None and seen > 1:
+        said["gpus"] = seen
+    if split in ("row", "tensor"):
+        told.append(f"--split-mode {split}: matrices are cut between the devices")
+    return {key: value for key, value in said.items() if value is not None}, told
+
+
+def _repository(repository: str | None, file: str | None) -> str | None:
+    """The model that ``-hf`` names: a file of a repository, or the one of a quantization, Q4_K_M where none is told."""
+    if repository is None:
+        return None
+    if file is not None:
+        return f"https://huggingface.co/{repository.partition(':')[0]}/resolve/main/{file}"
+    return repository if ":" in repository else f"{repository}:Q4_K_M"
+
+
+def _variable(name: str) -> str | None:
+    """``LLAMA_ARG_CTX_SIZE`` is ``--ctx-size``; a few are shorter than their flag."""
+    if not name.startswith("LLAMA_ARG_"):
+        return None
+    rest = name.removeprefix("LLAMA_ARG_")
+    return SHORT.get(rest, "--" + rest.lower().replace("_", "-"))
+
+
+def _tail(workload: Mapping[str, Any]) -> list[str]:
+    """The length of all slots together, as ``--ctx-size`` has it."""
+    context, slots = workload.get("context"), workload.get("parallel") or SLOTS
+    if context is None:
+        return []
+    each = -(-context // 256) * 256
+    unified = workload.get("kv_unified", workload.get("parallel") is None)
+    whole = context * (workload.get("concurrency") or 1) if unified else each * slots
+    out = ["--ctx-size", str(whole)]
+    if workload.get("mmap") is False:
+        out += ["--load-mode", "none"]
+    if workload.get("kv_offload") is False:
+        out.append("--no-kv-offload")
+    return out
+
+
+LAUNCH: Final = Launch(
+    name="llamacpp",
+    starts=(("llama-server",), ("llama-cli",), ("llama-run",), ("llama-completion",)),
+    images=("llama.cpp:server", "llama.cpp:full", "llama.cpp:light"),
+    begin=("llama-server", "--model", "MODEL"),
+    reference="common/arg.cpp, llama.cpp v0.5.0",
+    model=("--model", "--model-url"),
+    equals=False,
+    dashes=True,
+    finish=_finish,
+    tail=_tail,
+    tails=("context", "mmap", "kv_offload"),
+    ending=".gguf",
+    variables=_variable,
+    noted={
+        "GGML_CUDA_ENABLE_UNIFIED_MEMORY": "device memory that spills into host memory",
+        "GGML_CUDA_FORCE_CUBLAS": "fp16 copies of quantized matrices while they are multiplied",
+    },
+    always=(
+        "parallel", "kv_unified", "n_gpu_layers", "flash_attn", "batch_size", "ubatch_size", "kv_dtype", "kv_dtype_v",
+    ),
+    flags=(
+        Flag(("--ctx-size",), "context", _context),
+        Flag(("--parallel",), "parallel", number),
+        Flag(("--kv-unified",), "kv_unified"),
+        Flag(("--gpu-layers", "--n-gpu-layers"), "n_gpu_layers", _layers),
+        Flag(("--flash-attn",), "flash_attn", _flash, reads_switch=True),
+        Flag(("--batch-size",), "batch_size", count),
+        Flag(("--ubatch-size",), "ubatch_size", count),
+        Flag(("--cache-type-k",), "kv_dtype", _cache),
+        Flag(("--cache-type-v",), "kv_dtype_v", _cache),
+        Flag(("--override-tensor",), "override_tensor"),
+        Flag(("--cpu-moe",), "cpu_moe"),
+        Flag(("--n-cpu-moe",), "n_cpu_moe", number),
+        Flag(("--tensor-split",), "tensor_split"),
+        Flag(("--swa-full",), "swa_full"),
+        Flag(("--kv-offload",), "kv_offload"),
+        Flag(("--mmap",), "mmap"),
+        Flag(("--load-mode",), "mmap", _loading),
+        Flag(("--hf-repo",), "_repository"),
+        Flag(("--hf-file",), "_file"),
+        Flag(("--device",), "_devices"),
+        Flag(("--split-mode",), "_split", _split),
+        Flag(("--kv-unified-per-slot",), matters="the longest context of a slot"),
+        Flag(("--n-cpu-ffn",), matters="feed-forward matrices in host memory", harmless=("0",)),
+        Flag(("--mmproj",), matters=VISION),
+        Flag(("--mmproj-url",), matters=VISION),
+        Flag(("--image-max-tokens",), matters=VISION),
+        Flag(("--spec-draft-model",), matters=DRAFT),
+        Flag(("--spec-draft-hf",), matters=DRAFT),
+        Flag(("--spec-type",), matters="speculative decoding", harmless=("none",)),
+        Flag(("--mtp",), matters="the layers that predict several tokens"),
+        Flag(("--eagle3",), matters=DRAFT),
+        Flag(("--dflash",), matters=DRAFT),
+        Flag(("--spec-default",), matters="speculative decoding"),
+        Flag(("--lora",), matters=ADAPTERS),
+        Flag(("--lora-scaled",), matters=ADAPTERS),
+        Flag(("--control-vector",), matters="control vectors"),
+        Flag(("--control-vector-scaled",), matters="control vectors"),
+        Flag(("--rpc",), matters="devices of other machines"),
+        Flag(("--rope-scaling",), matters=POSITIONS),
+        Flag(("--rope-scale",), matters=POSITIONS),
+        Flag(("--yarn-orig-ctx",), matters=POSITIONS),
+        Flag(("--override-kv",), matters="keys of the file's header"),
+        Flag(("--embeddings", "--embedding"), matters="embeddings instead of logits"),
+        Flag(("--reranking", "--rerank"), matters="scores instead of logits"),
+        Flag(("--pooling",), matters="embeddings instead of logits"),
+        Flag(("--backend-sampling",), matters="sampling on the device"),
+        Flag(("--no-host",), matters="matrices laid out anew in host memory"),
+        Flag(("--no-repack",), matters="matrices laid out anew in host memory"),
+        Flag(("--no-op-offload",), matters="copies of host matrices on the device"),
+        Flag(("--cache-ram",), matters="prompts kept in host memory", harmless=("0",)),
+        Flag(("--models-preset",), matters="flags of each model in a file, which is not read"),
+        Flag(("--models-dir",), matters="several models"),
+        *(
+            Flag((name,), matters="a preset of flags and a model")
+            for name in (
+                "--embd-gemma-default", "--fim-qwen-1.5b-default", "--fim-qwen-3b-default", "--fim-qwen-7b-default",
+                "--fim-qwen-7b-spec", "--fim-qwen-14b-spec", "--fim-qwen-30b-default", "--gpt-oss-20b-default",
+                "--gpt-oss-120b-default", "--vision-gemma-4b-default", "--vision-gemma-12b-default",
+            )
+        ),
+    ),
+)  # fmt: skip

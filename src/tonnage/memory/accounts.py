@@ -1,0 +1,261 @@
+"""Accounts of a pass over one layer, or over what stands before and behind the layers.
+
+A stretch of a tape is counted once: what it leaves saved, how high it reaches above the level at which it started, and
+what its backward pass takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from tonnage.arch.tape import Node, Storage, Tape, Value
+from tonnage.tensors import Axes
+from tonnage.timeline import Level
+
+if TYPE_CHECKING:
+    from tonnage.memory.recompute import Recompute
+
+BLOCK = 512
+"""The caching allocator hands out multiples of this. torch v2.13.0 c10/cuda/CUDACachingAllocator.h, kMinBlockSize."""
+
+
+def blocks(nbytes: int) -> int:
+    """Bytes that the caching allocator counts for a request. [byte]
+
+    Leaves out: what a block that is not split keeps over.
+
+    >>> blocks(1), blocks(512), blocks(513)
+    (512, 512, 1024)
+    """
+    return -(-nbytes // BLOCK) * BLOCK
+
+
+def level(storages: Iterable[Storage]) -> Level:
+    """Bytes of these storages. Scratch of kernels is allocated but no tensor."""
+    requested = allocated = 0
+    for s in storages:
+        if s.category != "workspace":
+            requested += s.nbytes
+        allocated += blocks(s.nbytes)
+    return Level(requested, allocated)
+
+
+class Span:
+    """A stretch of a tape: its highest point above its start, its end, and what was alive there.
+
+    ``peak`` is where most is allocated; ``highest`` is the most that tensors alone take at any point, as a trace of
+    operations sees it, to which scratch of kernels is hidden. [byte]
+
+    Args:
+        tape: the events.
+        start: first event.
+        stop: one past the last.
+        first: storages born before this serial do not count, even when they die here.
+    """
+
+    __slots__ = ("_at", "_first", "_tape", "end", "highest", "peak", "start", "stop")
+
+    def __init__(self, tape: Tape, start: int, stop: int, first: int) -> None:
+        self._tape = tape
+        self._first = first
+        self._at = start
+        self.start = start
+        self.stop = stop
+        born = tape.born
+        requested = allocated = 0
+        highest = 0
+        top = (0, 0)
+        for position in range(start, stop):
+            event = tape.events[position]
+            storage = born[event if event >= 0 else ~event]
+            if storage.serial < first:
+                continue
+            sign = 1 if event >= 0 else -1
+            allocated += sign * blocks(storage.nbytes)
+            if storage.category != "workspace":
+                requested += sign * storage.nbytes
+                if requested > highest:
+                    highest = requested
+            if allocated > top[1]:
+                top = (requested, allocated)
+                self._at = position + 1
+        self.peak = Level(*top)
+        self.highest = highest
+        self.end = Level(requested, allocated)
+
+    def alive(self) -> list[Storage]:
+        """What was born on this tape since the span's ``first`` and is alive at the peak."""
+        born = self._tape.born
+        there: dict[int, Storage] = {}
+        for event in self._tape.events[: self._at]:
+            if event >= self._first:
+                there[event] = born[event]
+            elif event < 0:
+                there.pop(~event, None)
+        return list(there.values())
+
+
+class Account:
+    """What one stretch of the model takes in a training step.
+
+    ``forward`` and ``backward`` are counted from the level at which they start; the input is not part of the first,
+    the incoming gradient and what is saved are not part of the second, which there is only where ``flows``.
+    """
+
+    __slots__ = (
+        "backward", "casts", "entered", "flows", "forward", "gradients", "handed", "input", "keeps_input",
+        "keeps_output", "left", "output", "recompute", "saved", "seed", "shares", "waits",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.forward: Span
+        self.recompute: Span | None = None
+        self.backward: Span
+        self.flows = False
+        # What a stretch is given and hands on, as its own tape names it: going forward, running again, going back.
+        self.entered: Storage
+        self.left: Storage
+        self.input: Storage
+        self.seed: Storage | None = None
+        self.handed: Storage | None = None
+        # What is there when the backward pass begins, and what of it was there since the forward pass.
+        self.saved: list[Storage] = []
+        self.waits: list[Storage] | None = None
+        self.output: Storage
+        self.gradients: list[Storage] = []
+        self.casts: list[Storage] = []
+        self.shares: frozenset[Storage] = frozenset()
+        self.keeps_input = False
+        self.keeps_output = False
+
+    def kept(self) -> Level:
+        """What the backward pass begins with, input and output left out."""
+        return level(self.saved)
+
+    def left_behind(self) -> list[Storage]:
+        """What of it the forward pass leaves: not what is computed again."""
+        return self.saved if self.waits is None else self.waits
+
+    def grown(self) -> Level:
+        """Gradients of parameters that the backward pass leaves behind."""
+        return level(self.gradients)
+
+
+Run = Callable[[Value], Value]
+
+
+def ahead(tape: Tape, run: Run, x: Value, account: Account) -> tuple[Node, int] | None:
+    """Run forward from ``x``, which the caller goes on holding; returns where the backward pass starts."""
+    first, start = len(tape.born), len(tape.events)
+    y = run(x)
+    account.forward = Span(tape, start, len(tape.events), first)
+    return noted(tape, account, first, y, x.storage, 1)
+
+
+def noted(tape: Tape, account: Account, first: int, y: Value, source: Storage, holders: int) -> tuple[Node, int] | None:
+    """Note what a forward run left behind."""
+    account.output = account.left = y.storage
+    account.input = account.entered = source
+    account.keeps_output = y.storage.owners > 1
+    account.keeps_input = source.owners > holders
+    casts = set(only_cached(tape))
+    account.saved = [
+        s for s in tape.born[first:] if s.owners and s is not y.storage and s is not source and s not in casts
+    ]
+    return None if y.node is None else (y.node, y.index)
+
+
+def only_cached(tape: Tape) -> list[Storage]:
+    """Casts of weights that autocast's cache alone still holds: until the forward pass is over."""
+    return [v.storage for v in tape.casts.values() if v.storage.owners == 1]
+
+
+def back(tape: Tape, root: tuple[Node, int], hand: list[Value], floor: int, first: int, account: Account) -> None:
+    """Run the backward pass from ``root`` down to the ``floor`` of the tape's nodes.
+
+    ``hand`` holds the gradient that it starts from, and is emptied: nobody else may keep it alive.
+    """
+    before = set(tape.gradients)
+    start = len(tape.events)
+    account.seed = hand[0].storage
+    tape.backward(root, hand.pop(), floor)
+    account.backward = Span(tape, start, len(tape.events), first)
+    account.gradients = [v.storage for name, v in tape.gradients.items() if name not in before]
+
+
+def layer_account(
+    tape: Tape,
+    run: Run,
+    axes: Axes,
+    dtype: str,
+    *,
+    recompute: Recompute | None,
+    flows: bool = True,
+    viewed: bool = False,
+) -> Account:
+    """Account of one layer.
+
+    Args:
+        tape: the model's.
+        run: the layer's forward pass.
+        axes: of its input.
+        dtype: of its input.
+        recompute: what is saved beside the input, and the forward pass runs again before the backward pass; None where
+            all is saved that the backward pass asks for.
+        flows: whether its input needs a gradient.
+        viewed: the gradient that it is given is a view.
+    """
+    account, keeper = Account(), None
+    first = len(tape.born)
+    if recompute is not None:
+        # Checkpointing runs the layer with autograd on but saves nothing, so autocast's cache still fills.
+        keeper = recompute.keeper()
+        tape.recording, tape.keeper = False, keeper
+        ahead(tape, run, tape.new("layer input", axes, dtype), account)
+        tape.recording = True
+        plain, account.casts = account.forward, [v.storage for v in tape.casts.values()]
+        entered, left = account.entered, account.left
+        tape.casts.clear()
+        account.waits = [s for s in account.saved if s not in account.casts]
+    # With recomputation the gradient is there already while the forward pass runs again.
+    waiting = [] if recompute is None else [tape.new("gradient of layer output", axes, account.output.dtype)]
+    x = tape.leaf("layer input", axes, dtype) if flows else tape.new("layer input", axes, dtype)
+    leaf, floor, start = x.node, len(tape.nodes), len(tape.events)
+    tape.cut = start
+    if keeper is not None:
+        keeper.restart()
+    root = ahead(tape, run, x, account)
+    if recompute is None:
+        account.casts = only_cached(tape)
+        account.waits = account.saved
+    tape.casts.clear()
+    if root is None:
+        tape.keeper = None
+        return account
+    account.flows = True
+    if recompute is not None:
+        # The second forward pass stops where the last tensor is saved: what follows is not needed.
+        account.recompute = Span(tape, start, tape.cut, first)
+        if keeper is not None:
+            keeper.stop(tape.cut)
+        account.saved += [s for s in account.left_behind() if s.owners and s not in account.saved]
+        account.forward, account.entered, account.left = plain, entered, left
+        account.keeps_input = True
+    else:
+        waiting.append(tape.new("gradient of layer output", axes, account.output.dtype))
+    waiting[0].storage.viewed = viewed
+    # A checkpoint holds the layer's input, and what it kept, until its backward pass is over.
+    held = [] if recompute is None else [x]
+    del x
+    tape.rerun = recompute is not None
+    back(tape, root, waiting, floor, first, account)
+    tape.rerun, tape.keeper = False, None
+    held.clear()
+    if keeper is not None:
+        keeper.clear()
+    if leaf is not None:
+        account.handed = leaf.pending[0].storage if leaf.pending and leaf.pending[0] is not None else None
+        leaf.pending = []
+    tape.gradients.clear()
+    return account

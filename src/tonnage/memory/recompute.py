@@ -1,0 +1,110 @@
+"""Which layers are computed again in the backward pass, and what their checkpoints keep all the same.
+
+References: https://github.com/pytorch/pytorch/blob/v2.13.0/torch/utils/checkpoint.py (``checkpoint`` without
+reentrance, ``create_selective_checkpoint_contexts``);
+https://github.com/pytorch/torchtitan/blob/v0.2.0/torchtitan/distributed/activation_checkpoint.py (every n-th layer; the
+list of operations, of whose matrix products every second one is computed again).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from tonnage.arch.tape import Value
+from tonnage.errors import InputError
+from tonnage.record import Record
+
+PRODUCT: Final = "mm"
+KEPT: Final = frozenset([PRODUCT, "flash", "efficient", "cudnn"])
+"""torchtitan's list, as far as the operations are those of one device."""
+
+
+class Recompute(Record):
+    """A way to save activations by computing them again.
+
+    Args:
+        every: of so many layers the last one is computed again.
+        first: only so many layers, from the first on; all where None.
+        keeps: operations whose results a checkpoint keeps, of matrix products without bias every other one.
+    """
+
+    every: int = 1
+    first: int | None = None
+    keeps: frozenset[str] = frozenset()
+
+    def again(self, index: int) -> bool:
+        """Whether the layer of this number is computed again."""
+        return (index + 1) % self.every == 0 and (self.first is None or index < self.first)
+
+    def told(self, layers: int) -> str:
+        """What is computed again, in words."""
+        if self.keeps:
+            return (
+                "selective recomputation as torchtitan's: every layer's checkpoint keeps what attention kernels and "
+                "every other matrix product without bias made, through torch's selective checkpoint contexts"
+            )
+        return f"{sum(map(self.again, range(layers)))} of {layers} layers are computed again in the backward pass"
+
+    def keeper(self) -> Keeper | None:
+        """What keeps the results of one layer; None where nothing is kept."""
+        return Keeper(self.keeps) if self.keeps else None
+
+
+class Keeper:
+    """The results that one layer's checkpoint keeps."""
+
+    __slots__ = ("_handed", "_keeps", "_made", "_products")
+
+    def __init__(self, keeps: frozenset[str]) -> None:
+        self._keeps = keeps
+        self._products = 0
+        self._made: list[tuple[Value, ...]] = []
+        self._handed: list[tuple[int, tuple[Value, ...]]] = []
+
+    def restart(self) -> None:
+        """The layer is about to run again."""
+        self._products = 0
+
+    def results(self, op: str, make: Callable[[], tuple[Value, ...]], *, again: bool) -> tuple[Value, ...]:
+        """What an operation makes: anew, or what was kept of it when the layer runs again."""
+        if op == PRODUCT:
+            self._products += 1
+        if op not in self._keeps or (op == PRODUCT and self._products % 2 == 0):
+            return make()
+        if not again:
+            made = make()
+            self._made.append(tuple(v.detached() for v in made))
+            return made
+        kept = self._made.pop(0)
+        self._handed.append((len(kept[0].tape.events), tuple(v.detached() for v in kept)))
+        return kept
+
+    def stop(self, cut: int) -> None:
+        """The second run ended at this event: what it had not asked for by then stays."""
+        self._handed = [(at, kept) for at, kept in self._handed if at >= cut]
+
+    def clear(self) -> None:
+        """The layer's backward pass is over."""
+        self._handed.clear()
+
+
+def settled(said: str | None) -> Recompute | None:
+    """The way that a name means: ``full``, ``every-2``, ``first-8``, ``selective``; None for ``none``.
+
+    Raises:
+        InputError: no such way.
+    """
+    if said in (None, "none"):
+        return None
+    if said == "full":
+        return Recompute()
+    if said == "selective":
+        return Recompute(keeps=KEPT)
+    name, _, number = str(said).partition("-")
+    if name not in ("every", "first") or not number.isdigit() or not int(number):
+        raise InputError(
+            f"unknown recompute {said!r}", key="recompute", value=said,
+            hint="none, full, every-2 (of two layers one), first-8 (the first eight layers), selective",
+        )  # fmt: skip
+    return Recompute(every=int(number)) if name == "every" else Recompute(first=int(number))

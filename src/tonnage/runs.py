@@ -1,0 +1,123 @@
+"""Runs of engines: the commands that start them and the logs that they leave, joined to a model and an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tonnage import launch
+from tonnage.arch.model import Model
+from tonnage.devices import Device
+from tonnage.workload import workload
+from tonnage.workload.serving import Serve
+
+if TYPE_CHECKING:
+    from tonnage.plan.against import Against
+
+SIZES = ("in_use", "kv_cache_memory")
+"""Keys whose values are bytes."""
+Loads = Callable[[Any], Model]
+"""Reads a model as ``api.load`` does."""
+Places = Callable[[str | None, Any], tuple[Device | None, int]]
+"""The device that is named, and what others hold of it. [byte]"""
+
+
+def started(
+    model: Any, command: str | launch.Command | None, said: Mapping[str, Any], to: str | None, load: Loads
+) -> tuple[Model, dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+    """What a command asks for, ``said`` winning over it.
+
+    Args:
+        model: what runs; None for the model that the command names.
+        command: what starts the engine, where one is given.
+        said: keys of a workload.
+        to: the stack for which a command is to be written: its engine is answered for where none is named.
+        load: reads the model.
+
+    Returns:
+        The model, the keys, what is asked and not answered, and what has to be said of it.
+    """
+    keys = dict(said)
+    if to is not None:
+        keys["engine"] = keys.get("engine") or launch.stack(to).name
+    if command is None:
+        return load(model if model is not None else ""), keys, (), ()
+    told = launch.read(command) if isinstance(command, str) else command
+    found = load(model if model is not None else launch.named(told))
+    return found, *launch.applied(told, found, keys)
+
+
+def written(
+    to: str,
+    model: Model,
+    command: str | launch.Command | None,
+    answered: Mapping[str, Any],
+    said: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The command that does what an answer assumes, as a result carries it.
+
+    Args:
+        to: the stack.
+        model: that was answered for.
+        command: what named it, where something did.
+        answered: the workload with every default filled in.
+        said: the keys that were given.
+    """
+    from tonnage.sources.catalogue import on_hub
+
+    told = launch.read(command) if isinstance(command, str) else command
+    name = (told.model if told is not None else None) or on_hub(model.name or model.model_type)
+    text, notes = launch.write(to, name, answered, said)
+    return {"stack": to, "text": text, "notes": list(notes)}
+
+
+def beside_log(
+    left: str, right: str, model: Any, said: Mapping[str, Any], load: Loads, place: Places
+) -> tuple[str, str, Against] | None:
+    """A prediction held against the log that one of two texts names; None where neither does.
+
+    Args:
+        left: a launch command, a model, or the log.
+        right: the same.
+        model: that ran, where the command's cannot be read.
+        said: keys of the workload, which win over both.
+        load: reads the model.
+        place: finds the device.
+    """
+    from tonnage.plan.against import held
+    from tonnage.sources import logs
+
+    found = logs.pair(left, right, launch.known)
+    if found is None:
+        return None
+    asked, path, told = found
+    command = launch.read(asked) if launch.known(asked) else None
+    before = _answered(asked) if command is None else {}
+    name = before.pop("model", None) or asked if command is None else launch.named(command)
+    m = load(model if model is not None else name)
+    w = workload(Serve, launch.asked(told, command, m, {**before, **{k: v for k, v in said.items() if v is not None}}))
+    where, taken = place(w.gpu, w.in_use)
+    return asked, path, held(m, w, where, taken, told, lambda r: logs.told("\n".join((r.capacity or {})["log"])))
+
+
+def _answered(path: str) -> dict[str, Any]:
+    """The workload of a result in a file, as ``--json`` printed it, and its model; empty where it is none."""
+    from tonnage.devices import device
+    from tonnage.tracing.files import found
+
+    result = found(path, device)
+    keys = {} if result is None else dict(result["workload"])
+    if keys.pop("task", None) != "serve":
+        return {}
+    # Sizes are bytes in a result, and have a unit where they are said.
+    sized = {key: f"{value} B" for key, value in keys.items() if key in SIZES and value}
+    return {key: value for key, value in {**keys, **sized}.items() if value not in (None, "none", "checkpoint", [])}
+
+
+def fitting(said: Mapping[str, Any], load: Loads, place: Places) -> dict[str, Any]:
+    """The models of the catalogue that a device holds under one workload, the largest first."""
+    from tonnage.plan.inverse import models
+    from tonnage.sources.catalogue import rows
+
+    w = workload(Serve, said)
+    return models(load, rows(), w, *place(w.gpu, w.in_use))

@@ -1,0 +1,129 @@
+"""What llama.cpp prints about its buffers, from 2024 to v0.5.0, and what its fork ik_llama.cpp does.
+
+Wordings: ggml-org/llama.cpp, src/llama-model.cpp ``load_tensors``, src/llama-kv-cache.cpp,
+src/llama-memory-recurrent.cpp, src/llama-context.cpp; before 2025 the same in src/llama.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+from tonnage.sources.logs import Log
+from tonnage.sources.logs._sizes import figure, pattern, plain
+from tonnage.workload.told import Figure, Told
+
+BUFFER: Final = pattern(r"(\S+)\s+(?:(model|KV|RS|output|compute) )?buffer size\s*=\s*<size> (MiB|GiB)")
+SELF: Final = pattern(r"KV self size\s*=\s*<size> MiB, K \((\w+)\): +<size> MiB, V \((\w+)\): +<size> MiB")
+LATENT: Final = pattern(r"KV self size\s*=\s*<size> MiB, c\^KV \((\w+)\)")
+NAMES: Final = {
+    "model": "weights", "KV": "kv_cache", "RS": "recurrent_state", "output": "logits", "compute": "activations",
+}  # fmt: skip
+SETTING: Final = re.compile(
+    r"(?:llama_new_context_with_model|llama_context|llama_init_from_model|construct):\s+"
+    r"(n_ctx|n_batch|n_ubatch|flash_attn|n_seq_max|kv_unified|causal_attn)\s*=\s*(\w+)"
+)
+OFFLOADED: Final = pattern(r"offloaded <whole>/<whole> layers to GPU")
+BUILD: Final = re.compile(r"build(?:_info)?: ?(?:b|version )?(\d{3,5})\b")
+NAME: Final = re.compile(r"general\.name\s+str\s+= (.+?)\s*$")
+FORMAT: Final = re.compile(r"file type\s+= (\S+)|model ftype\s+= (\S+)")
+AGAIN: Final = re.compile(r"llama_model_loader: loaded meta data with")
+STOPPED: Final = re.compile(
+    r"((?:cudaMalloc failed: out of memory|failed to allocate \S+ buffer|unable to allocate \S+ ?\S* buffer).{0,120})"
+)
+FOUND: Final = pattern(r"using device (\S+) \(.*?\).* - <whole> MiB free")
+
+
+def read(lines: Iterable[str]) -> Told | None:
+    """What the lines tell of the first model that is loaded; caches of one device add up."""
+    sums: dict[tuple[str, str], Figure] = {}
+    state: dict[str, Any] = {"settings": {}}
+    notes: dict[str, None] = {}
+    for raw in lines:
+        line = plain(raw)
+        if AGAIN.search(line):
+            if any(name == "weights" for name, _ in sums):
+                notes["a second model is loaded, whose buffers are left out"] = None
+                break
+            continue
+        _settings(line, state)
+        found = BUFFER.search(line)
+        if found is not None:
+            device, what, number, unit = found.groups()
+            # Before 2025 the lines of weights said no more than "buffer size".
+            what = what or "model"
+            new = figure(NAMES[what], number, unit, line, device=device)
+            old = sums.get(new.key)
+            # A compute buffer is printed again when it is laid out anew; a cache has one line for each of its kinds.
+            if old is not None and what in ("KV", "RS"):
+                new = new.but(bytes=old.bytes + new.bytes, half=old.half + new.half)
+            sums[new.key] = new
+        stopped = STOPPED.search(line)
+        if stopped is not None:
+            notes[f"it stopped: {stopped.group(1).strip()}"] = None
+    whole = state.get("whole")
+    if whole is not None and not any(name == "kv_cache" for name, _ in sums):
+        sums[whole.key] = whole
+    if not sums:
+        return None
+    build = state.get("build")
+    return Told(
+        engine="llamacpp", release=f"b{build}" if build is not None else None, model=state.get("model"),
+        said=_said(state), figures=tuple(sums.values()), free=state.get("free"), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _settings(line: str, state: dict[str, Any]) -> None:
+    """Settings that a line states."""
+    setting, layers, caches = SETTING.search(line), OFFLOADED.search(line), SELF.search(line)
+    if setting is not None:
+        state["settings"].setdefault(setting.group(1), setting.group(2))
+    if layers is not None:
+        state["layers"] = (int(layers.group(1)), int(layers.group(2)))
+    if caches is not None:
+        state["formats"] = (caches.group(2), caches.group(4))
+    total = caches or LATENT.search(line)
+    if total is not None:
+        # The fork prints the sum of all devices where mainline prints each buffer as well.
+        state.setdefault("whole", figure("kv_cache", total.group(1), "MiB", line))
+    typed = re.search(r"type_k = '(\w+)', type_v = '(\w+)'|K \((\w+)\): .*V \((\w+)\):", line)
+    if typed is not None:
+        state.setdefault("formats", tuple(x for x in typed.groups() if x))
+    for key, says in (("model", NAME), ("build", BUILD)):
+        found = says.search(line)
+        if found is not None:
+            state.setdefault(key, found.group(1))
+    free = FOUND.search(line)
+    if free is not None:
+        state.setdefault("free", int(free.group(2)) * 2**20)
+
+
+def _said(state: dict[str, Any]) -> dict[str, Any]:
+    """Keys of a workload that the log states; the length of one sequence follows from slots and cells."""
+    settings = state["settings"]
+    out: dict[str, Any] = {}
+    slots = int(settings["n_seq_max"]) if str(settings.get("n_seq_max", "")).isdigit() else None
+    cells = int(settings["n_ctx"]) if str(settings.get("n_ctx", "")).isdigit() else None
+    unified = settings.get("kv_unified") in ("true", "1")
+    if cells:
+        out["context"] = cells if unified or not slots else cells // slots
+    if slots:
+        out["parallel"] = slots
+    if "kv_unified" in settings:
+        out["kv_unified"] = unified
+    for key, name in (("batch_size", "n_batch"), ("ubatch_size", "n_ubatch")):
+        if str(settings.get(name, "")).isdigit():
+            out[key] = int(settings[name])
+    flash = settings.get("flash_attn")
+    if flash is not None:
+        out["flash_attn"] = {"1": "on", "0": "off", "enabled": "on", "disabled": "off"}.get(flash, "auto")
+    if "layers" in state:
+        done, there = state["layers"]
+        out["n_gpu_layers"] = done if done < there else there
+    if "formats" in state:
+        out["kv_dtype"], out["kv_dtype_v"] = state["formats"]
+    return out
+
+
+LOG: Final = Log("llamacpp", read, "src/llama-context.cpp")

@@ -1,0 +1,142 @@
+"""A stand-in for bitsandbytes: its 4-bit linear module over tensors without data.
+
+peft's own code for 4-bit models then runs as it is. The module takes, keeps and drops what the library's does on CUDA:
+products unpack the matrix for a moment, forward and backward. Left out: the library's own table of 1,024 B.
+
+Reference: https://github.com/bitsandbytes-foundation/bitsandbytes/blob/0.50.2/bitsandbytes/nn/modules.py (Linear4bit),
+autograd/_functions.py (MatMul4Bit), functional.py (dequantize_4bit).
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+BLOCK: Final = 64
+"""Elements that share a scale."""
+NESTED: Final = 256
+"""Scales that share one of their own under double quantization."""
+LEVELS: Final = 16
+
+
+class Packed(torch.autograd.Function):  # type: ignore[misc]
+    """``x @ unpacked(weight).T + bias``; the matrix is unpacked anew for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, module: Linear4bit, bias: torch.Tensor | None) -> torch.Tensor:
+        """The product."""
+        ctx.module = module
+        return module.product(x, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        """The gradient of ``x``."""
+        (g,) = gradients
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        return torch.matmul(g, ctx.module.unpacked().to(g.dtype)), None, None
+
+
+class Linear4bit(nn.Linear):  # type: ignore[misc]
+    """A linear module whose matrix is packed to 4 bits an element.
+
+    Args:
+        linear: that it stands for, or GPT-2's transposed one; its bias is taken over.
+        compute: format in which products are computed.
+        nested: whether the scales are quantized as well.
+    """
+
+    def __init__(self, linear: Any, compute: torch.dtype, nested: bool) -> None:
+        nn.Module.__init__(self)
+        shape = linear.weight.shape
+        self.out_features, self.in_features = shape if isinstance(linear, nn.Linear) else tuple(reversed(shape))
+        self.compute_dtype, self.dense = compute, linear.weight.dtype
+        n = linear.weight.numel()
+        scales = -(-n // BLOCK)
+        with torch.device("meta"):
+            self.weight = nn.Parameter(torch.empty(-(-n // 2), 1, dtype=torch.uint8), requires_grad=False)
+            self.absmax = torch.empty(scales, dtype=torch.uint8 if nested else torch.float32)
+            self.code = torch.empty(LEVELS, dtype=torch.float32)
+            if nested:
+                self.offset = torch.empty((), dtype=torch.float32)
+                self.outer_absmax = torch.empty(-(-scales // NESTED), dtype=torch.float32)
+                self.outer_code = torch.empty(NESTED, dtype=torch.float32)
+        self.nested = nested
+        # What peft asks of a packed weight.
+        self.weight.compress_statistics, self.weight.quant_type = nested, "nf4"
+        self.bias = linear.bias
+
+    def scales(self) -> torch.Tensor:
+        """The scales in fp32: unpacked where they are packed themselves."""
+        if not self.nested:
+            return self.absmax
+        return torch.empty_like(self.absmax, dtype=torch.float32)
+
+    def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """The fallback of the library's fused product: the matrix unpacked in the format of ``x``."""
+        scales = self.scales() + self.offset if self.nested else self.absmax
+        matrix = torch.empty(self.out_features, self.in_features, dtype=x.dtype, device=x.device)
+        del scales
+        return functional.linear(x, matrix, bias)
+
+    def unpacked(self) -> torch.Tensor:
+        """The matrix in the format it had before it was packed."""
+        scales = self.scales()
+        if self.nested:
+            scales += self.offset
+        return torch.empty(self.out_features, self.in_features, dtype=self.dense, device=self.weight.device)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The product, in the format of ``x``."""
+        before = x.dtype
+        x = x.to(self.compute_dtype)
+        bias = self.bias
+        if bias is not None:
+            if bias.dtype != x.dtype:
+                bias.data = bias.data.to(x.dtype)
+            bias = bias.to(self.compute_dtype)
+        if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+            out: torch.Tensor = Packed.apply(x, self, bias)
+        else:
+            out = self.product(x, bias)
+        return out.to(before)
+
+
+class Linear8bitLt(nn.Linear):  # type: ignore[misc]
+    """Named by peft; no module here is one."""
+
+
+def install() -> None:
+    """Stand in for the library in this process."""
+    package, modules = ModuleType("bitsandbytes"), ModuleType("bitsandbytes.nn")
+    for module in (package, modules):
+        module.__spec__ = ModuleSpec(module.__name__, None)
+    package.__path__ = []
+    package.__version__ = "0.50.2"  # type: ignore[attr-defined]
+    modules.Linear4bit, modules.Linear8bitLt = Linear4bit, Linear8bitLt  # type: ignore[attr-defined]
+    package.nn = modules  # type: ignore[attr-defined]
+    sys.modules["bitsandbytes"], sys.modules["bitsandbytes.nn"] = package, modules
+
+
+def pack(model: Any, compute: torch.dtype, *, nested: bool) -> int:
+    """Every linear module but the head packed; returns how many.
+
+    Args:
+        model: on the meta device.
+        compute: format in which products are computed.
+        nested: double quantization.
+    """
+    head, count = model.get_output_embeddings(), 0
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if (type(child) is nn.Linear or type(child).__name__ == "Conv1D") and child is not head:
+                setattr(module, name, Linear4bit(child, compute, nested))
+                count += 1
+    model.is_loaded_in_4bit = True
+    return count

@@ -1,0 +1,154 @@
+"""The loops that are traced: optimizer steps as the Trainer runs them, and generation as ``generate`` does."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
+
+import torch
+
+from tonnage.errors import UnsupportedError
+from tonnage.tracing.models import DTYPES
+from tonnage.tracing.recorder import Recorder
+from tonnage.tracing.stream import BUFFER, CACHE, GRADIENT, INPUT, LOSS, PARAMETER, RECURRENT
+
+DEPTH: Final = 6
+"""Of a cache: how deep its tensors lie."""
+OPTIMIZERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "adamw-fused": lambda p: torch.optim.AdamW(p, lr=1e-4, fused=True),
+    "adamw-foreach": lambda p: torch.optim.AdamW(p, lr=1e-4, foreach=True),
+    "adamw-loop": lambda p: torch.optim.AdamW(p, lr=1e-4, foreach=False, fused=False),
+    "sgd": lambda p: torch.optim.SGD(p, lr=1e-4),
+    "sgd-momentum": lambda p: torch.optim.SGD(p, lr=1e-4, momentum=0.9),
+}
+
+
+def optimizer(name: str, model: Any) -> Any:
+    """The optimizer over what is trained.
+
+    Raises:
+        UnsupportedError: it is not traced.
+    """
+    make = OPTIMIZERS.get(name)
+    if make is None:
+        raise UnsupportedError(
+            f"optimizer = {name} is not traced", key="optimizer", value=name, hint=f"one of {', '.join(OPTIMIZERS)}"
+        )
+    return make([p for p in model.parameters() if p.requires_grad])
+
+
+def autocast(job: Mapping[str, Any]) -> AbstractContextManager[Any]:
+    """Autocast, where the precision has it."""
+    return torch.autocast("cuda", dtype=DTYPES[job["autocast"]]) if job["autocast"] else nullcontext()
+
+
+def ids(job: Mapping[str, Any], tokens: int, device: str) -> torch.Tensor:
+    """Token ids of a batch."""
+    return torch.empty((job["batch"], tokens), dtype=torch.int64, device=device)
+
+
+def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str) -> None:
+    """Optimizer steps, two of them unless the first is asked for: forward, loss, backward, step."""
+    o = optimizer(job["optimizer"], model)
+    inputs = {"input_ids": ids(job, job["seq"], device)}
+    inputs["labels"] = inputs["input_ids"]
+    if getattr(model.config, "is_encoder_decoder", False):
+        inputs["labels"] = ids(job, job["seq"], device)
+    for t in {id(t): t for t in inputs.values()}.values():
+        r.there(t, INPUT, "")
+    # Bound here, so that the last step's loss lives until this one's takes its place.
+    loss: Any = None
+    out: Any = None
+    for step in range(1, job["steps"] + 1):
+        for _ in range(min(job["accumulate"], 2)):
+            r.enter(f"step{step}.forward")
+            with autocast(job):
+                out = model(**inputs)
+                loss = out.loss
+                if not job["keep_outputs"]:
+                    out = None
+            r.enter(f"step{step}.backward")
+            # The gradient that the pass starts from.
+            r.outside = LOSS
+            loss.backward()
+            out = None
+            _grown(model, r)
+            if job["lora"] is not None:
+                # Without its graph, whose leaf would hold the embedding's output.
+                loss = loss.detach()
+        r.enter(f"step{step}.optimizer")
+        o.step()
+        if not job["keep_gradients"]:
+            o.zero_grad(set_to_none=True)
+    r.enter("end")
+
+
+def _grown(model: Any, r: Recorder) -> None:
+    """Tell which storages are gradients of parameters, and those of parameters that were cast on the way."""
+    for p in model.parameters():
+        r.is_for(p, PARAMETER)
+        if p.grad is not None:
+            r.is_for(p.grad, GRADIENT)
+
+
+def serve(model: Any, job: Mapping[str, Any], r: Recorder, device: str) -> None:
+    """A prompt read at once, and the last token of the context: greedy, as ``generate`` writes it."""
+    prompt, context = job["prompt"], job["context"]
+    with torch.no_grad():
+        r.enter("prefill")
+        given = ids(job, prompt, device)
+        r.there(given, INPUT, "")
+        cache = _forward(model, given, None, job, r, last=job["logits"] == "last")
+        rest = context - 1 - prompt
+        if context > prompt and cache is None:
+            raise UnsupportedError(
+                f"{type(model).__name__} keeps no cache", key="prompt", hint="--prompt as long as the context"
+            )
+        if context > prompt:
+            r.enter("between")
+            if rest > 0:
+                cache = _forward(model, ids(job, rest, device), cache, job, r, last=True)
+            del given
+            r.enter("decode")
+            given = ids(job, context - 1, device)
+            r.there(given, INPUT, "")
+            token = ids(job, 1, device)
+            r.there(token, INPUT, "")
+            cache = _forward(model, token, cache, job, r, last=True)
+        r.enter("end")
+
+
+def _forward(model: Any, given: torch.Tensor, cache: Any, job: Mapping[str, Any], r: Recorder, *, last: bool) -> Any:
+    """One pass; the next token's logits in fp32, as sampling takes them. Returns the cache."""
+    takes = inspect.signature(model.forward).parameters
+    extra: dict[str, Any] = {}
+    if last and "logits_to_keep" in takes:
+        extra["logits_to_keep"] = 1
+    name = "cache_params" if "cache_params" in takes else "past_key_values"
+    if cache is not None:
+        extra[name] = cache
+    with autocast(job):
+        out = model(input_ids=given, use_cache=True, **extra)
+    logits = out.logits[:, -1, :].to(copy=True, dtype=torch.float32)
+    del logits
+    cache = getattr(out, name, None)
+    for t, kind in _held(cache):
+        r.is_for(t, kind if t.is_floating_point() else BUFFER)
+    return cache
+
+
+def _held(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[torch.Tensor, str]]:
+    """Tensors of a cache, whatever it is made of; those of its states do not grow."""
+    if isinstance(value, torch.Tensor):
+        yield value, RECURRENT if "state" in name else CACHE
+    elif depth < DEPTH and isinstance(value, list | tuple):
+        for part in value:
+            yield from _held(part, name, depth + 1)
+    elif depth < DEPTH and (isinstance(value, dict) or hasattr(value, "__dict__")):
+        for key, part in list((value if isinstance(value, dict) else value.__dict__).items()):
+            yield from _held(part, key if isinstance(key, str) else name, depth + 1)
+
+
+__all__ = ["optimizer", "serve", "train"]

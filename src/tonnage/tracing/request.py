@@ -1,0 +1,204 @@
+"""What is asked of a trace, with nothing left open: the keys of ``train`` and ``serve``, settled for the real code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tonnage.devices import Device
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate.settle import AS_NEWEST, KNOWN_STACKS, chosen, filled, one_device, refuse
+from tonnage.estimate.summary import caching
+from tonnage.estimate.train import PRESETS
+from tonnage.formats import storage_format
+from tonnage.memory.overhead import cublas_workspace
+from tonnage.record import Record
+from tonnage.releases import shown, since
+from tonnage.stacks import Stack
+from tonnage.workload.serving import Serve
+from tonnage.workload.training import Train
+
+DEFAULT_SEQ: Final = 2048
+DEFAULT_CONTEXT: Final = 8192
+CAPABILITY: Final = (8, 0)
+"""Compute capability that is meant where no device is named."""
+FLASH_SINCE: Final = (8, 0)
+"""First compute capability with flash attention. torch v2.13.0 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"""
+OWN_KERNELS: Final = ("flash", "efficient", "math")
+NF4: Final = {"nf4": False, "nf4-dq": True}
+ATTENTION_LEAVES: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+SERVE_ONLY: Final = ("engine", "quant", "kv_dtype")
+POSITIONS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx")
+
+
+class Request(Record):
+    """A trace that is asked for.
+
+    Args:
+        job: for the process that traces.
+        workload: as a result repeats it.
+        caveats: what has to be said.
+    """
+
+    job: dict[str, Any]
+    workload: dict[str, Any]
+    caveats: tuple[str, ...] = ()
+
+
+def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name: str, head: str | None) -> Request:
+    """Settle a training workload.
+
+    Args:
+        config: of the model, as written.
+        w: the workload.
+        device: that is meant; None is one of compute capability 8.0.
+        name: of the model.
+        head: the class to trace; None for the config's own.
+
+    Raises:
+        UnsupportedError: understood, and not traced.
+        InputError: contradictory.
+    """
+    degrees = one_device(w)
+    stack: Stack = chosen("tonnage.stacks", "STACK", Stack, w.stack or "transformers", key="stack", known=KNOWN_STACKS)
+    version, newer = stack.releases.read(w.stack_version, key="stack_version")
+    refuse(w, "loss", "only the full loss is traced", unless=(None, "full"), hint="--loss full")
+    refuse(w, "recompute", "layers are checkpointed whole or not", unless=(None, "none", "full"))
+    stored = _stored(config, w.dtype)
+    precision = w.precision or since(version, stack.precision) or stored
+    if precision not in PRESETS:
+        raise UnsupportedError(
+            f"precision = {precision} is not traced", key="precision", value=precision,
+            hint=f"one of {', '.join(PRESETS)}",
+        )  # fmt: skip
+    weights, autocast = PRESETS[precision]
+    adam = since(version, stack.optimizer)
+    optimizer = adam if (w.optimizer or "adamw") == "adamw" else str(w.optimizer)
+    seq = w.seq or _length(config, DEFAULT_SEQ)
+    tuning, lora = _tuning(config, w, autocast or weights)
+    job = {
+        **_common(config, w.attention, device, head=head),
+        **tuning,
+        "task": "train", "weights": weights, "autocast": autocast, "optimizer": optimizer, "batch": w.batch or 1,
+        "seq": seq, "accumulate": w.accumulate or 1, "recompute": w.recompute == "full",
+        "keep_outputs": "outputs" in w.retain, "keep_gradients": "grads" in w.retain,
+        "steps": 1 if w.first_step else 2,
+    }  # fmt: skip
+    # prepare_model_for_kbit_training casts what is not packed.
+    weights = "fp32" if w.kbit_prepared and lora else weights
+    values = {
+        **degrees, "model": name, "dtype": weights, "quant": w.quant or "none", "attention": w.attention or "sdpa",
+        "stack": stack.name, "stack_version": shown(version), "precision": precision, "weights_dtype": weights,
+        "compute_dtype": autocast or weights, "grad_dtype": weights, "state_dtype": weights, "master": False,
+        "optimizer": optimizer, "batch": job["batch"], "accumulate": job["accumulate"], "seq": seq,
+        "recompute": w.recompute or "none", "loss": "full", "lora_targets": tuple(lora["targets"]) if lora else (),
+        "lora_dropout": lora["dropout"] if lora else None, "kbit_prepared": bool(w.kbit_prepared),
+    }  # fmt: skip
+    caveats = [newer] if newer else []
+    caveats += [AS_NEWEST] if version[0] < stack.releases.newest[0] else []
+    return Request(job, {"task": "train", "model": name, **filled(w, values)}, (*caveats, *_dequantized(config)))
+
+
+def _tuning(config: Mapping[str, Any], w: Train, compute: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Adapters and packed weights, as the process takes them."""
+    lora = None
+    if w.lora_rank is not None:
+        lora = {"rank": w.lora_rank, "targets": _targets(config, w.lora_targets), "dropout": w.lora_dropout or 0.0}
+    for key in ("lora_targets", "lora_dropout", "kbit_prepared"):
+        if lora is None and getattr(w, key):
+            raise InputError(
+                f"{key} is said, and no lora_rank", key=key, value=str(getattr(w, key)), hint="--lora-rank 16"
+            )
+    for key in ("adapter", "virtual_tokens", "modules_to_save", "train_only", "freeze_layers"):
+        said = getattr(w, key)
+        if said not in (None, ()) and (key, said) != ("adapter", "lora"):
+            raise UnsupportedError(
+                f"{key} is not traced yet", key=key, value=str(said), hint="tonnage train answers for it"
+            )
+    quant = w.quant if w.quant not in (None, "none") else None
+    if quant is not None and (quant not in NF4 or lora is None):
+        hint = "--quant nf4 or nf4-dq" if quant not in NF4 else "--lora-rank 16 trains adapters beside them"
+        raise UnsupportedError(f"quant = {quant} is not traced", key="quant", value=quant, hint=hint)
+    nested = quant is not None and NF4[quant]
+    packed = compute if quant is not None else None
+    return {"lora": lora, "nf4": packed, "nested": nested, "kbit": bool(w.kbit_prepared)}, lora
+
+
+def _targets(config: Mapping[str, Any], asked: tuple[str, ...]) -> list[str]:
+    """Names as peft takes them: ``attention`` is that of layers written as Llama's."""
+    return [leaf for name in asked for leaf in (ATTENTION_LEAVES if name == "attention" else (name,))]
+
+
+def serving(config: Mapping[str, Any], w: Serve, device: Device | None, *, name: str, head: str | None) -> Request:
+    """Settle a serving workload of transformers' ``generate``; as ``training``."""
+    one_device(w)
+    refuse(
+        w, "engine", "the code of transformers is traced", unless=(None, "transformers"), hint="--engine transformers"
+    )
+    refuse(w, "quant", "packed weights are traced in training only", unless=(None, "none"))
+    dtype = _stored(config, w.dtype)
+    if w.kv_dtype is not None and storage_format(w.kv_dtype, key="kv_dtype").name != dtype:
+        raise UnsupportedError(
+            f"kv_dtype = {w.kv_dtype}: the cache has the format of the weights, {dtype}", key="kv_dtype"
+        )
+    context = w.context or _length(config, DEFAULT_CONTEXT)
+    prompt = w.prompt or context
+    if prompt > context:
+        raise InputError(f"prompt = {prompt:,} is longer than context = {context:,}", key="prompt", value=prompt)
+    job = {
+        **_common(config, w.attention, device, head=head),
+        "task": "serve", "weights": dtype, "autocast": None, "batch": w.concurrency or 1, "context": context,
+        "prompt": prompt, "logits": w.logits or "last", "recompute": False, "lora": None, "nf4": None,
+    }  # fmt: skip
+    values = {
+        "gpus": 1, "tp": 1, "pp": 1, "cp": 1, "ep": 1, "dp": 1, "sharding": "none", "dtype": dtype, "quant": "none",
+        "engine": "transformers", "kv_dtype": dtype, "context": context, "concurrency": job["batch"],
+        "attention": w.attention or "sdpa", "prompt": prompt, "logits": job["logits"],
+    }  # fmt: skip
+    return Request(job, {"task": "serve", "model": name, **filled(w, values)}, _dequantized(config))
+
+
+def _common(
+    config: Mapping[str, Any], attention: str | None, device: Device | None, *, head: str | None
+) -> dict[str, Any]:
+    """What both tasks tell the process."""
+    found = capability(device)
+    kernels = [k for k in OWN_KERNELS if k != "flash" or found >= FLASH_SINCE]
+    if attention in OWN_KERNELS:
+        kernels = [attention]
+    architecture = device.architecture if device is not None else ""
+    return {
+        "config": dict(config), "head": head, "attention": "eager" if attention == "eager" else "sdpa",
+        "kernels": kernels, "capability": list(found), "backend": None, "layers": "few",
+        "workspace": cublas_workspace(architecture) if caching(device) else 0,
+    }  # fmt: skip
+
+
+def capability(device: Device | None) -> tuple[int, int]:
+    """Compute capability of a device; CAPABILITY where it has none."""
+    text = "" if device is None else device.architecture.removeprefix("sm_").rstrip("abcdef")
+    if device is None or not device.architecture.startswith("sm_") or not text.isdigit():
+        return CAPABILITY
+    return int(text[:-1]), int(text[-1])
+
+
+def _stored(config: Mapping[str, Any], asked: str | None) -> str:
+    """The format of the checkpoint: asked for, the config's, else bf16."""
+    own = config.get("dtype") or config.get("torch_dtype") or "bf16"
+    found = storage_format(asked or str(own).removeprefix("torch."), key="dtype").name
+    if found not in ("fp32", "fp16", "bf16"):
+        raise UnsupportedError(f"no forward pass is traced in {found}", key="dtype", value=found)
+    return found
+
+
+def _length(config: Mapping[str, Any], longest: int) -> int:
+    """The default length: ``longest``, or the model's positions where they are fewer."""
+    found = next((config[key] for key in POSITIONS if isinstance(config.get(key), int)), longest)
+    return min(longest, int(found))
+
+
+def _dequantized(config: Mapping[str, Any]) -> tuple[str, ...]:
+    if "quantization_config" not in config:
+        return ()
+    return ("the checkpoint is quantized: traced as if dequantized",)

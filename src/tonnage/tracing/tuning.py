@@ -1,0 +1,56 @@
+"""Adapters and packed weights, made by peft's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.tracing.models import DTYPES
+
+ALL: Final = "all-linear"
+
+
+def tuned(model: Any, job: Mapping[str, Any]) -> Any:
+    """The model as a fine-tuning run has it.
+
+    Args:
+        model: on the meta device.
+        job: its keys ``nf4`` (format of the computation, or None), ``nested``, ``kbit`` and ``lora`` (rank, targets,
+            dropout).
+
+    Raises:
+        UnsupportedError: peft is not installed.
+        InputError: peft refuses the targets.
+    """
+    lora = job.get("lora")
+    if job.get("nf4"):
+        from tonnage.tracing import bitsandbytes
+
+        bitsandbytes.install()
+        bitsandbytes.pack(model, DTYPES[job["nf4"]], nested=bool(job.get("nested")))
+    if lora is None:
+        return model
+    try:
+        import peft
+    except ImportError as e:
+        raise UnsupportedError(
+            "adapters are traced with peft, which is not installed",
+            key="lora_rank",
+            hint="pip install 'tonnage[trace]'",
+        ) from e
+    if job.get("kbit"):
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    targets = lora["targets"]
+    config = peft.LoraConfig(
+        r=lora["rank"],
+        lora_dropout=lora["dropout"],
+        target_modules=ALL if targets == [ALL] else targets or None,
+        init_lora_weights=True,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        model = peft.get_peft_model(model, config)
+    except ValueError as e:
+        raise InputError(f"peft refuses the targets: {e}"[:300], key="lora_targets", value=str(targets)) from e
+    return model

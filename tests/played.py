@@ -1,0 +1,35 @@
+"""An allocator without a cache, and two steps played to it."""
+
+from __future__ import annotations
+
+from tonnage.estimate.stream import Player
+from tonnage.estimate.training import Step
+
+
+class Plain:
+    """An allocator that hands out blocks of 512 B from an endless memory."""
+
+    def __init__(self) -> None:
+        self.allocated = self.peak_allocated = self.reserved = self.peak_reserved = 0
+        self.live: set[int] = set()
+
+    def malloc(self, size: int) -> list[int]:
+        block = [-(-size // 512) * 512]
+        self.live.add(id(block))
+        self.allocated += block[0]
+        self.peak_allocated = max(self.peak_allocated, self.allocated)
+        return block
+
+    def free(self, block: list[int]) -> None:
+        self.live.remove(id(block))
+        self.allocated -= block[0]
+
+
+def play(step: Step) -> tuple[Player, Plain]:
+    plain = Plain()
+    player = Player(step, plain)  # type: ignore[arg-type]
+    player.load()
+    player.step(first=True)
+    player.instants.clear()
+    player.step(first=False)
+    return player, plain

@@ -1,0 +1,135 @@
+"""Closed form against a live trace: every family that ``tonnage train`` answers, to the byte."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tracing_cases import CONFIGS, FAMILIES
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import tonnage as tn  # noqa: E402
+from tonnage.errors import UnsupportedError  # noqa: E402
+from tonnage.estimate.training import Step  # noqa: E402
+from tonnage.tracing.answer import component  # noqa: E402
+from tonnage.tracing.levels import levels  # noqa: E402
+
+SHAPE: dict[str, Any] = {"precision": "bf16", "batch": 2, "seq": 64}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fp32": {"precision": "fp32"},
+    "mixed": {"precision": "bf16-mixed"},
+    "autocast": {"precision": "bf16-autocast"},
+    "eager": {"attention": "eager"},
+    "math": {"attention": "math"},
+    "recompute": {"recompute": "full"},
+    "foreach": {"optimizer": "adamw-foreach"},
+    "loop": {"optimizer": "adamw-loop"},
+    "momentum": {"optimizer": "sgd-momentum"},
+    "sgd": {"optimizer": "sgd"},
+    "outputs": {"retain": ["outputs"]},
+    "grads": {"retain": ["grads"]},
+    "accumulated": {"accumulate": 4},
+    "first step": {"first_step": True},
+    "one sequence": {"batch": 1, "seq": 77},
+    "lora": {"lora_rank": 8, "lora_targets": ["q_proj", "v_proj"]},
+    "lora of all": {"lora_rank": 8, "lora_targets": ["all-linear"]},
+    "lora recomputed": {"lora_rank": 8, "lora_targets": ["q_proj", "o_proj"], "recompute": "full"},
+    "lora mixed": {"lora_rank": 4, "lora_targets": ["k_proj"], "precision": "bf16-mixed", "lora_dropout": 0.1},
+}
+OF = ("llama", "gemma2", "qwen3_moe")
+GROUPED_IN_FP32 = {("qwen3_moe", "mixed"), ("qwen3_moe", "lora mixed")}
+"""Settings for which this release of torch has no meta kernel."""
+ADAPTS_EXPERTS = {("qwen3_moe", "lora of all")}
+"""peft 0.21 turns all-linear into adapters of the stacked experts as well, which the closed form leaves out."""
+CATEGORISED_OTHERWISE = {"ctrl"}
+"""Its table of positions is no buffer: the code makes it again, on the device, and keeps it."""
+
+OVERSTATED = {
+    # The loss of a step before, which the first one has not. [byte]
+    "first step": (4, 0, 0),
+    # The largest matrix next to itself: in a layer with several of them it never stands there.
+    "loop": (0, 0, 8650560),
+    # Gemma's scaled embedding, whose output a hook gives a gradient.
+    "lora recomputed": (98304, 98304, 0),
+}
+"""Settings for which the closed form may be above the trace, by phase."""
+
+KINDS = ("forward", "backward", "optimizer")
+
+
+def closed_form(config: dict[str, Any], said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], Any]:
+    """The most that tensors take in each phase, and the result. [byte]"""
+    peaks = dict.fromkeys(KINDS, 0)
+    moments = Step.moments
+
+    def watched(self: Step) -> Any:
+        for m in moments(self):
+            kind = "optimizer" if m.name == "optimizer step" else "backward" if "backward" in m.name else "forward"
+            peaks[kind] = max(peaks[kind], m.highest)
+            yield m
+
+    monkeypatch.setattr(Step, "moments", watched)
+    try:
+        result = tn.train({"config": config}, suggest=False, **said)
+    except UnsupportedError as e:
+        pytest.skip(f"not modelled: {e}")
+    return [peaks[kind] for kind in KINDS], result
+
+
+def compared(
+    config: dict[str, Any], said: dict[str, Any], monkeypatch: pytest.MonkeyPatch, over: tuple[int, ...] = (0, 0, 0)
+) -> None:
+    from tracing_cases import traced
+
+    wanted, result = closed_form(config, said, monkeypatch)
+    found = levels(traced(config, **said))
+    last = max(name for name, _, _ in found.traced.phases() if name.startswith("step"))[:5]
+    phases = {name: range(start - 1, stop) for name, start, stop in found.traced.phases()}
+    got = [max(found.requested[i] for i in phases[f"{last}.{kind}"]) for kind in KINDS]
+    assert tuple(a - b for a, b in zip(wanted, got, strict=True)) in ((0, 0, 0), over)
+    told = found.traced.told
+    assert told["trainable"] == result.model["trainable_parameters"]
+    if not any(over) and next(p.name for p in found.parts if p.start <= found.peak < p.stop) == result.peak.name:
+        assert lines_of_trace(found) == lines_of(result)
+
+
+def lines_of(result: Any) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for c in result.components:
+        if c.tier == "requested":
+            out[c.name] = out.get(c.name, 0) + c.bytes
+    return out
+
+
+def lines_of_trace(found: Any) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for n in found.alive(found.peak):
+        b = found.traced.born[n]
+        if b.kind not in ("scratch", "workspace"):
+            name = component(b, found.traced.told)
+            out[name] = out.get(name, 0) + b.size
+    return {name: size for name, size in out.items() if size}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_what_its_code_does(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if family in CATEGORISED_OTHERWISE:
+        monkeypatch.setitem(globals(), "lines_of_trace", lambda found: None)
+        monkeypatch.setitem(globals(), "lines_of", lambda result: None)
+    compared(CONFIGS[family], SHAPE, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("family", OF)
+def test_every_setting_is_what_the_code_does(family: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (family, setting) in GROUPED_IN_FP32:
+        pytest.skip("torch 2.13 has no meta kernel for grouped products under autocast")
+    if "lora" in setting:
+        pytest.importorskip("peft")
+    if (family, setting) in ADAPTS_EXPERTS:
+        pytest.skip("adapters of experts are not modelled")
+    compared(CONFIGS[family], SHAPE | SETTINGS[setting], monkeypatch, OVERSTATED.get(setting, (0, 0, 0)))

@@ -1,0 +1,38 @@
+"""Causal language models of transformers: what the table of all of them says, traced again for some."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+ROOT = Path(__file__).parent.parent.parent
+TABLE: dict[str, Any] = json.loads((ROOT / "accuracy" / "traced_types.json").read_text())
+TRACED = [row for row in TABLE["rows"] if row["traced"]]
+
+
+def test_most_types_can_be_traced() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    assert {row["model_type"] for row in TABLE["rows"]} == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    assert len(TRACED) >= 155
+    assert all(row["why"] for row in TABLE["rows"] if not row["traced"])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("row", TRACED[3::12], ids=lambda row: row["model_type"])
+def test_a_type_is_traced_as_the_table_says(row: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    sys.modules.pop("trace_types", None)
+    import trace_types
+
+    found = trace_types.row(row["model_type"])
+    assert {key: value for key, value in found.items() if key != "seconds"} == {
+        key: value for key, value in row.items() if key != "seconds"
+    }

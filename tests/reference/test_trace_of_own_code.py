@@ -1,0 +1,192 @@
+"""Any PyTorch code: a context manager, a function of a file, and what is said when it needs real data."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import tonnage as tn  # noqa: E402
+from tonnage.errors import InputError  # noqa: E402
+
+WIDE = 1024
+MIB = 2**20
+
+SCRIPT = """
+import torch
+from torch import nn
+
+model = nn.Sequential(nn.Linear(1024, 1024, bias=False), nn.ReLU(), nn.Linear(1024, 1024, bias=False))
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+
+
+def step():
+    x = torch.randn(256, 1024)
+    loss = model(x).square().mean()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def logged():
+    x = torch.randn(256, 1024)
+    loss = model(x).square().mean()
+    print("loss", loss.item())
+
+
+def filtered():
+    x = torch.randn(256, 1024)
+    return x[x > 0].sum()
+
+
+def broken():
+    return model(torch.randn(256, 77))
+
+
+def greedy():
+    held = []
+    while True:
+        held.append(b"x" * 2**26)
+
+
+def endless():
+    while True:
+        model(torch.randn(2, 1024))
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def tonnage(*arguments: str) -> subprocess.CompletedProcess[str]:
+    home = str(Path(tn.__file__).parent.parent)
+    env = {**os.environ, "PYTHONPATH": home}
+    command = [sys.executable, "-m", "tonnage", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_code_in_a_context_is_counted_by_hand() -> None:
+    with tn.trace() as t:
+        model = torch.nn.Linear(WIDE, WIDE, bias=False)
+        x = torch.empty(256, WIDE)
+        loss = model(x).sum()
+        loss.backward()
+    lines: dict[str, int] = {}
+    for c in t.result.components:
+        if c.tier == "requested":
+            lines[c.name] = lines.get(c.name, 0) + c.bytes
+    # The gradient of the sum is expanded, so the product's gradient takes a copy of it: as large as the input.
+    assert lines["weights"] == 4 * MIB
+    assert lines["gradients"] == 4 * MIB
+    assert t.result.model["parameters"] == WIDE * WIDE
+    assert {i.name for i in t.result.ranks[0].instants} == {"forward", "backward"}
+    del model, x, loss
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_everything_is_put_back() -> None:
+    from torch.nn import functional
+
+    before = (
+        functional.dropout,
+        functional.scaled_dot_product_attention,
+        torch.cuda.is_available,
+        torch.nn.Module._apply,
+    )
+    with tn.trace():
+        torch.nn.Linear(8, 8)
+        assert functional.dropout is not before[0]
+    assert (
+        functional.dropout,
+        functional.scaled_dot_product_attention,
+        torch.cuda.is_available,
+        torch.nn.Module._apply,
+    ) == before
+    x = torch.ones(2, requires_grad=True)
+    (x * 2).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [2.0, 2.0]
+    assert not torch.cuda.is_available()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_on_the_device_is_said() -> None:
+    with tn.trace() as t:
+        pass
+    with pytest.raises(InputError, match="nothing was made"):
+        t.result.as_dict()
+
+
+def test_a_function_in_a_file(script: Path) -> None:
+    done = tonnage("trace", f"{script}:step", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout)
+    rank = result["ranks"][0]
+    sums: dict[str, int] = {}
+    for c in rank["components"]:
+        sums[c["name"]] = sums.get(c["name"], 0) + c["bytes"]
+    weights = 2 * WIDE * WIDE * 4
+    assert result["model"]["parameters"] == 2 * WIDE * WIDE
+    assert sums["weights"] == weights
+    assert sums["optimizer_state"] == 2 * weights + 2 * 4
+    assert rank["reserved_bytes"] >= rank["allocated_bytes"] >= rank["requested_bytes"]
+    assert [i["name"] for i in rank["instants"]] == ["forward", "backward", "optimizer step"]
+
+
+@pytest.mark.parametrize(
+    ("function", "line", "says"),
+    [
+        ("logged", 20, "a number is read out of a tensor"),
+        ("filtered", 25, "a shape depends on data"),
+        ("broken", 29, "RuntimeError"),
+    ],
+)
+def test_what_needs_data_stops_at_its_line(script: Path, function: str, line: int, says: str) -> None:
+    done = tonnage("trace", f"{script}:{function}", "--json")
+    assert done.returncode == 2, done.stdout + done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert f"mine.py:{line}" in error["message"]
+    assert says in error["message"]
+    assert error["hint"]
+
+
+def test_a_number_that_is_declared_is_read(script: Path) -> None:
+    done = tonnage("trace", f"{script}:logged", "--item", "1.5")
+    assert done.returncode == 0, done.stderr
+    assert "loss 1.5" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("function", "limit", "says"),
+    [
+        ("endless", ("--max-seconds", "20"), "longer than 20 s"),
+        ("greedy", ("--max-memory", "1500MiB"), "of memory, more than"),
+    ],
+)
+def test_limits_end_the_process_at_a_named_instant(
+    script: Path, function: str, limit: tuple[str, str], says: str
+) -> None:
+    done = tonnage("trace", f"{script}:{function}", *limit, "--json")
+    assert done.returncode == 3, done.stdout + done.stderr
+    message = json.loads(done.stdout)["error"]["message"]
+    assert says in message
+    assert "step1.forward" in message
+
+
+@pytest.mark.parametrize("target", ["mine.py:nothing", "absent.py:step", "no_such_module:step"])
+def test_what_is_not_there_is_named(script: Path, target: str) -> None:
+    named = str(script.parent / target) if target.endswith((".py:nothing", ".py:step")) else target
+    done = tonnage("trace", named, "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["key"] == "target"

@@ -1,0 +1,158 @@
+"""Fine-tuning methods beside LoRA: trained parameters as peft counts them, and passes as its code makes them.
+
+The recorded runs are in data/tuners.json, with how they were made.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tonnage as tn
+from tonnage import quant
+from tonnage.errors import InputError, TonnageError, UnsupportedError
+from tonnage.estimate.stream import replayed
+from tonnage.estimate.training import Recipe, Step
+from tonnage.estimate.tuning import tuned
+from tonnage.families import model_from
+from tonnage.memory.optimizers import optimizer
+from tonnage.workload import workload
+from tonnage.workload.training import Train
+
+RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "tuners.json").read_text())
+RUNS = RECORDED["runs"]
+
+OWN_MAPS = 1024
+"""The traced loader gave every matrix a map of its own for the scales of its scales; bitsandbytes shares one."""
+
+
+def step(run: dict[str, Any]) -> Step:
+    model = model_from(RECORDED["families"][run["family"]])
+    packed = run["packed"]
+    recipe = quant.recipe(quant.called("nf4-dq" if run["double"] else "nf4"), checkpoint=False) if packed else None
+    found = tuned(model, workload(Train, run["workload"]), recipe, run["weights"], packed or run["weights"])
+    settled = Recipe(
+        weights=found.weights, autocast=run["autocast"], kernel=run["kernel"], optimizer=optimizer(run["optimizer"]),
+        batch=run["batch"], tokens=run["seq"], accumulate=1, recompute=run["recompute"], keep_logits=False,
+        keep_gradients=False, first_step=False, workspace=0, tuning=found.tuning, adapters=found.trained,
+        beside=found.beside, own=found.own, shares=found.shares, packing=found.packing,
+        input_grads=run["recompute"] and found.adapter is not None,
+    )  # fmt: skip
+    return Step(model, settled)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda r: r["id"])
+def test_as_many_parameters_are_trained_as_peft_says(run: dict[str, Any]) -> None:
+    assert sum(t.numel * times for t, times in step(run).trained) == run["trained"]
+
+
+@pytest.mark.parametrize("run", [r for r in RUNS if not r["recompute"]], ids=lambda r: r["id"])
+def test_layer_saves_and_reaches_what_the_trace_does(run: dict[str, Any]) -> None:
+    passes = step(run).passes
+    after = [*passes.layers[1:], passes.tail]
+    compared = 0
+    for index, (account, above) in enumerate(zip(passes.layers, after, strict=True)):
+        if not account.flows:
+            continue
+        kept = account.kept().requested + (account.output.nbytes if above.keeps_input or account.keeps_output else 0)
+        assert [kept, account.forward.highest, account.backward.highest] == run["layers"][index], index
+        compared += 1
+    assert compared
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda r: r["id"])
+def test_whole_step_peaks_where_the_trace_does(run: dict[str, Any]) -> None:
+    s = step(run)
+    peaks = [0, 0, 0]
+    for m in s.moments():
+        part = 2 if m.name == "optimizer step" else 1 if "backward" in m.name else 0
+        peaks[part] = max(peaks[part], m.highest)
+    packed = len(quant.packed_modules(s.model, quant.recipe(quant.called("nf4"), checkpoint=False)))
+    over = OWN_MAPS * packed * len(s.model.decoder.layers) if run["double"] else 0
+    assert [p + over for p in peaks] == run["peaks"]
+
+
+@pytest.mark.parametrize("run", [r for r in RUNS if r["workload"].get("adapter") in ("adalora", "dora", "prompt")])
+def test_replay_peaks_where_the_account_does(run: dict[str, Any]) -> None:
+    """Played through the allocator, what is alive at most is what the instants say, but for remainders of blocks."""
+    s = step(run)
+    most = max(m.level.allocated for m in s.moments())
+    played = max(i.bytes for i in replayed(s).instants)
+    assert abs(played - most) <= 0.02 * most
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said", "trained"),
+    [
+        ("lora", {"lora_rank": 32, "lora_targets": "q_proj,v_proj"}, 9_175_040),
+        ("lora", {"lora_rank": 10, "lora_targets": "up_proj,gate_proj,down_proj"}, 9_461_760),
+        ("rslora", {"lora_rank": 64, "lora_targets": "q_proj,v_proj"}, 18_350_080),
+        ("dora", {"lora_rank": 32, "lora_targets": "q_proj,v_proj"}, 9_289_728),
+        ("lora-fa", {"lora_rank": 32, "lora_targets": "q_proj,v_proj"}, 3_670_016),
+        ("adalora", {"lora_rank": 64, "lora_targets": "q_proj,v_proj"}, 18_353_664),
+        ("vera", {"lora_rank": 256, "lora_targets": "q_proj,v_proj"}, 129_024),
+    ],
+)
+def test_published_trainable_counts(adapter: str, said: dict[str, Any], trained: int) -> None:
+    """peft's own benchmark on Llama-3.2-3B: method_comparison/MetaMathQA/results."""
+    found = tn.train("llama-3.2-3b", adapter=adapter, seq=128, **said)
+    assert found.model["trainable_parameters"] == trained
+
+
+def test_published_reserved_memory_of_peft_lies_in_the_range() -> None:
+    """peft's benchmark on an L40S: batches of 4, padded to at most 768 tokens; rank32-dora reserved 22.85 GiB."""
+    found = tn.train(
+        "llama-3.2-3b", adapter="dora", lora_rank=32, lora_targets="q_proj,v_proj", batch=4, seq=768, gpu="l40s",
+        precision="bf16", optimizer="adamw-foreach", replay=True,
+    )  # fmt: skip
+    low, high = found.as_dict()["ranks"][0]["range"]["reserved"]
+    assert low <= 24_532_484_096 <= high
+
+
+def test_saved_modules_stand_twice_and_are_trained_in_the_weights_format() -> None:
+    plain = tn.train("llama-3.1-8b", lora_rank=8, seq=128)
+    saved = tn.train("llama-3.1-8b", lora_rank=8, modules_to_save="embed_tokens,lm_head", seq=128)
+    more = 2 * 128_256 * 4_096
+    assert saved.model["trainable_parameters"] - plain.model["trainable_parameters"] == more
+    weights = [sum(c.bytes for c in r.ranks[0].components if c.name == "weights") for r in (plain, saved)]
+    assert weights[1] - weights[0] == 2 * more
+
+
+def test_frozen_layers_have_no_gradients_and_keep_nothing() -> None:
+    whole = tn.train("llama-3.1-8b", seq=128)
+    half = tn.train("llama-3.1-8b", seq=128, freeze_layers="0-15")
+    layer = (whole.model["parameters"] - 2 * 128_256 * 4_096 - 4_096) // 32
+    assert whole.model["trainable_parameters"] - half.model["trainable_parameters"] == 16 * layer
+    head = tn.train("llama-3.1-8b", seq=128, train_only="lm_head")
+    assert head.model["trainable_parameters"] == 128_256 * 4_096
+    assert not [i for i in head.ranks[0].instants if i.name.startswith("backward layer")]
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "words"),
+    [
+        ({"adapter": "doraa", "lora_rank": 8}, InputError, "unknown adapter 'doraa'"),
+        ({"adapter": "dora"}, InputError, "needs a rank"),
+        ({"adapter": "ia3", "lora_rank": 8}, InputError, "has no lora_rank"),
+        ({"adapter": "boft"}, UnsupportedError, "not modelled"),
+        ({"adapter": "prompt"}, InputError, "virtual-tokens 20"),
+        ({"adapter": "lora", "lora_rank": 8, "virtual_tokens": 20}, InputError, "has no virtual_tokens"),
+        ({"virtual_tokens": 20}, InputError, "no adapter"),
+        ({"modules_to_save": "lm_head"}, InputError, "no lora_rank"),
+        ({"lora_rank": 8, "modules_to_save": "lmhead"}, InputError, "called 'lmhead'"),
+        ({"lora_rank": 8, "freeze_layers": "0-3"}, InputError, "freezes the whole model"),
+        ({"freeze_layers": "0-99"}, InputError, "layers are 0 to 31"),
+        ({"freeze_layers": "half"}, InputError, "no list of layers"),
+        ({"train_only": "layers.7", "freeze_layers": "7"}, InputError, "nothing is left"),
+        ({"train_only": "lmhead"}, InputError, "called 'lmhead'"),
+        ({"train_only": "lm_head", "quant": "nf4"}, UnsupportedError, "not trained themselves"),
+        ({"adapter": "ia3", "quant": "nf4"}, UnsupportedError, "attention refuses"),
+    ],
+)
+def test_what_cannot_be_is_named(said: dict[str, Any], error: type[TonnageError], words: str) -> None:
+    with pytest.raises(error) as raised:
+        tn.train("llama-3.1-8b", **said)
+    assert words in f"{raised.value} {raised.value.hint}"
