@@ -236,7 +236,9 @@ def test_the_number_of_a_device_follows_what_may_be_seen(monkeypatch: pytest.Mon
 # Scenarios.
 
 
-def test_there_are_scenarios_of_every_kind_and_each_is_a_workload() -> None:
+def test_there_are_scenarios_of_every_kind_and_each_is_a_workload(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The checkout's own, which is not part of the package.
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
     from accuracy.measure import ordered, scenarios, workload
     from tonnage.workload import workload as checked
     from tonnage.workload.serving import Serve

@@ -147,9 +147,9 @@ def _history(
         stack = stacks[x.thread].at(x.time) if x.thread in stacks else []
         texts = frames.kept([r.name for r in stack[:DEEPEST]])
         if x.change >= 0:
-            name = frames.component([r.name for r in stack])
+            component = frames.component([r.name for r in stack])
             what = next((r.name for r in stack if r.kind == "cpu_op"), "")
-            book.born(x.address, Life(x.change, name, what, _where(stack, frames.told(texts).where), texts))
+            book.born(x.address, Life(x.change, component, what, _where(stack, frames.told(texts).where), texts))
         else:
             n = book.live.get(x.address)
             if n is not None and any("zero_grad" in text for text in texts):

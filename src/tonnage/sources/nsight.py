@@ -263,7 +263,7 @@ def _spans(ranges: dict[int, list[Range]], times: list[int], earlier: int) -> tu
         for start, end, name, _ in sorted(own):
             if start < until:
                 continue
-            until = end
+            until = int(end)
             first, last = bisect_right(times, start - 1), bisect_right(times, end)
             if first < last:
                 told.append(Span(name, first + earlier, last + earlier))
