@@ -294,9 +294,10 @@ class Step(Ledger):
                 self.drop("stem")
                 # The embedding's pass adds its gradient to the one that the tied head left, into a third tensor.
                 self.drop("tied")
-                here = here + level(p.waiting)
-                yield Moment("backward embedding", self.now + here + H[0] + a.backward.peak, a.backward)
+                # What the layers have summed for the stem is the stem's own from here on.
                 self.drop("summed")
+                here = here + level(p.waiting) + level(p.given)
+                yield Moment("backward embedding", self.now + here + H[0] + a.backward.peak, a.backward)
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
         if not (r.accumulate > 1 or r.keep_gradients or r.master or r.in_backward):
