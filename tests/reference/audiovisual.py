@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-FLAGS = (True, False)
-Table = dict[str | tuple[str, ...], tuple[Any, ...]]
+from tables import FLAGS, Table
 
 TEXT = {
     "hidden_size": 96,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from composites import DECODERS, FLAGS, TEXT, Table
+from composites import DECODERS, TEXT
+from tables import FLAGS, Table
 
 PHI = {k: v for k, v in TEXT.items() if k not in ("num_key_value_heads", "pad_token_id")}
 BART: Table = {

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tonnage.allocator.settings import parse
 from tonnage.errors import TonnageError
-
-torch = pytest.importorskip("torch")
 
 ALIKE = [
     "",

@@ -1,8 +1,6 @@
 """``tonnage measure`` on a CPU, where tensors ask for what they ask for on a GPU, beside the prediction.
 
 Kernels differ: attention runs eager here, and a CPU's kernels take scratch of their own, for which there is a margin.
-
-Needs torch and transformers, and skips without them.
 """
 
 from __future__ import annotations
@@ -12,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tonnage import measures, profiles
 from tonnage.cli import main
 from tonnage.errors import InputError, UnsupportedError
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 128, "intermediate_size": 344,

@@ -1,15 +1,13 @@
-"""What ``save_pretrained`` and ``torch.save`` write, against files written here and names that transformers writes.
-
-Needs torch and transformers, and skips without them.
-"""
+"""What ``save_pretrained`` and ``torch.save`` write, against files written here and names that transformers writes."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from pathlib import Path
 
 import pytest
+import torch
+import transformers
+from building import built, cut
 
 from tonnage.families import model_from
 from tonnage.formats import FORMATS
@@ -17,16 +15,6 @@ from tonnage.memory.store.checkpoints import optimizer_bytes, parameters
 from tonnage.memory.store.files import plain
 from tonnage.memory.store.storing import RENAMED, STACKED, index_bytes, saved, split, written
 from tonnage.memory.store.ways import subject
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-_PATH = Path(__file__).parent / "test_against_transformers.py"
-_SPEC = importlib.util.spec_from_file_location("reference_models", _PATH)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-reference = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(reference)
 
 TYPES = (
     "llama", "gpt2", "gpt_neox", "gpt_neo", "bert", "bart", "t5", "opt", "falcon", "bloom", "mamba", "falcon_mamba",
@@ -52,9 +40,9 @@ def their_tensors(model):
 
 @pytest.mark.parametrize("family", TYPES)
 def test_files_hold_these_tensors(family):
-    config = reference.cut(transformers.AutoConfig.for_model(family).to_dict())
+    config = cut(transformers.AutoConfig.for_model(family).to_dict())
     model = model_from(config)
-    theirs = their_tensors(reference.built(config))
+    theirs = their_tensors(built(config))
     ours = {t.name: t.shape for t in written(model, FORMATS["fp32"])}
     assert sum(torch.Size(s).numel() for s in ours.values()) == sum(torch.Size(s).numel() for s in theirs.values())
     if family not in RENAMED:

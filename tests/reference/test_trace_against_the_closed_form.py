@@ -7,14 +7,11 @@ from typing import Any
 import pytest
 from tracing_cases import CONFIGS, FAMILIES
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-import tonnage as tn  # noqa: E402
-from tonnage.errors import UnsupportedError  # noqa: E402
-from tonnage.estimate.training import Step  # noqa: E402
-from tonnage.tracing.answer import component  # noqa: E402
-from tonnage.tracing.levels import levels  # noqa: E402
+import tonnage as tn
+from tonnage.errors import UnsupportedError
+from tonnage.estimate.training import Step
+from tonnage.tracing.answer import component
+from tonnage.tracing.levels import levels
 
 SHAPE: dict[str, Any] = {"precision": "bf16", "batch": 2, "seq": 64}
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -10,14 +10,12 @@ import gc
 from typing import Any
 
 import pytest
+import torch
+import transformers
+from torch.profiler import ProfilerActivity, profile
 from tracing_cases import CONFIGS
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
-
-from tonnage.tracing import models  # noqa: E402
+from tonnage.tracing import models
 
 FAMILIES = (
     "llama", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "gptj", "opt", "bloom", "falcon", "mpt", "phi3",

@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
 ROOT = Path(__file__).parent.parent.parent
 TABLE: dict[str, Any] = json.loads((ROOT / "accuracy" / "traced_types.json").read_text())
 TRACED = [row for row in TABLE["rows"] if row["traced"]]

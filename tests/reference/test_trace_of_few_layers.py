@@ -7,10 +7,7 @@ from typing import Any
 import pytest
 from tracing_cases import CONFIGS
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-from tonnage.tracing.stream import Traced  # noqa: E402
+from tonnage.tracing.stream import Traced
 
 WINDOWS = ["sliding_attention", "sliding_attention", "full_attention"]
 DEEP: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {

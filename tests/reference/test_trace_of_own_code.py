@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-import tonnage as tn  # noqa: E402
-from tonnage.errors import InputError  # noqa: E402
+import tonnage as tn
+from tonnage.errors import InputError
 
 WIDE = 1024
 MIB = 2**20

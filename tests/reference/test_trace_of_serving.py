@@ -7,14 +7,11 @@ from typing import Any
 import pytest
 from tracing_cases import CONFIGS
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-import tonnage as tn  # noqa: E402
-from tonnage.tracing import ask, request, run  # noqa: E402
-from tonnage.tracing.levels import levels  # noqa: E402
-from tonnage.workload import workload  # noqa: E402
-from tonnage.workload.serving import Serve  # noqa: E402
+import tonnage as tn
+from tonnage.tracing import ask, request, run
+from tonnage.tracing.levels import levels
+from tonnage.workload import workload
+from tonnage.workload.serving import Serve
 
 ASKED: dict[str, dict[str, Any]] = {
     "prefill": {"context": 64, "concurrency": 2},

@@ -149,7 +149,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("content", "told"), WRONG)
+@pytest.mark.parametrize(("content", "told"), WRONG, ids=[told for _, told in WRONG])
 def test_what_is_wrong_is_told(content: bytes, told: str) -> None:
     with pytest.raises((InputError, UnsupportedError)) as e:
         header(Memory(content, path="m.bin"))

@@ -1,31 +1,19 @@
-"""Which modules are packed, and into what, against transformers' own replacement of modules on the meta device.
-
-Needs torch and transformers, and skips without them.
-"""
+"""Which modules are packed, and into what, against transformers' own replacement of modules on the meta device."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
+from building import built, cut
 
 from tonnage import quant
 from tonnage.arch.model import Model
 from tonnage.families import model_from
 from tonnage.formats import storage_format
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-_PATH = Path(__file__).parents[1] / "reference" / "test_against_transformers.py"
-_SPEC = importlib.util.spec_from_file_location("reference_models", _PATH)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-reference = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(reference)
 
 LLAMA = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 2,
          "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 512}  # fmt: skip
@@ -70,7 +58,7 @@ def loading():
     torch.set_default_dtype(torch.float32)
 
 
-def built(name: str) -> Any:
+def small(name: str) -> Any:
     config = MODELS[name]
     made = transformers.AutoConfig.for_model(**config)
     with torch.device("meta"):
@@ -79,9 +67,9 @@ def built(name: str) -> Any:
 
 @pytest.mark.parametrize("family", TYPES)
 def test_linear_modules_are_those_that_transformers_builds(family):
-    config = reference.cut(transformers.AutoConfig.for_model(family).to_dict())
+    config = cut(transformers.AutoConfig.for_model(family).to_dict())
     model = model_from(config)
-    there = reference.built(config)
+    there = built(config)
     tied = {t.name.removesuffix(".weight") for t in model.tensors() if t.alias_of is not None}
     want = {name for name, module in there.named_modules() if isinstance(module, torch.nn.Linear)}
     have = {m.module for _, _, m in quant.entries(model, by_layer=True) if m is not None and m.linear}
@@ -94,7 +82,7 @@ def test_fp8(name, block):
     from transformers.integrations.finegrained_fp8 import replace_with_fp8_linear
     from transformers.quantizers.base import get_keys_to_not_convert
 
-    model = built(name)
+    model = small(name)
     config = {"quant_method": "fp8", "weight_block_size": block}
     settings = transformers.FineGrainedFP8Config(weight_block_size=block)
     replace_with_fp8_linear(model, get_keys_to_not_convert(model), settings, pre_quantized=True)
@@ -105,7 +93,7 @@ def test_fp8(name, block):
 def test_names_are_matched_as_transformers_does(skipped):
     from transformers.integrations.finegrained_fp8 import replace_with_fp8_linear
 
-    model = built("llama")
+    model = small("llama")
     settings = transformers.FineGrainedFP8Config()
     replace_with_fp8_linear(model, skipped, settings, pre_quantized=True)
     config = {"quant_method": "fp8", "modules_to_not_convert": skipped}
@@ -117,7 +105,7 @@ def test_bitnet():
     from transformers.integrations.bitnet import replace_with_bitnet_linear
     from transformers.quantizers.base import get_keys_to_not_convert
 
-    model = built("llama")
+    model = small("llama")
     with torch.device("meta"):
         replace_with_bitnet_linear(model, get_keys_to_not_convert(model), transformers.BitNetQuantConfig())
     assert ours(model_from(MODELS["llama"]), {"quant_method": "bitnet"}) == theirs(model)
@@ -169,7 +157,7 @@ def test_what_stays_as_it_is_by_default(name):
     from transformers.quantizers.base import get_keys_to_not_convert
     from transformers.quantizers.quantizers_utils import should_convert_module
 
-    there = built(name)
+    there = small(name)
     kept = get_keys_to_not_convert(there)
     model = model_from(MODELS[name])
     recipe = quant.recipe(quant.called("nf4"), checkpoint=False)

@@ -1,6 +1,6 @@
 """Dynamic int8, sparse and 2:4 storage against what torch makes of a matrix on the CPU.
 
-Needs torch, and skips without it. cuSPARSELt needs a GPU and is not run.
+cuSPARSELt needs a GPU and is not run.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import warnings
 import zipfile
 
 import pytest
+import torch
 
 from tonnage import quant
 from tonnage.formats import FORMATS, storage_format
 from tonnage.quant._stored import Matrix
-
-torch = pytest.importorskip("torch")
 
 SHAPES = [(64, 96), (384, 512), (2048, 1024)]
 

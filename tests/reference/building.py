@@ -1,0 +1,105 @@
+"""Every type's small configs together, and what transformers builds of a config on the meta device."""
+
+from __future__ import annotations
+
+import random
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import transformers
+from audiovisual import AUDIOVISUAL, LACKING
+from composites import COMPOSITES, NEEDED, TIMM
+from language import COMPLETE, CUT, LANGUAGE
+from speech import SPEAKERS, SPEECH, STATED
+from tables import Table
+
+# The auto class looks for Evolla's config under an older name of its type, and does not find it.
+transformers.AutoModelForMultimodalLM._model_mapping._reverse_config_mapping["EvollaConfig"] = "evolla"
+
+LAYERS = 4
+DEPTHS = (
+    "num_hidden_layers",
+    "num_layers",
+    "num_decoder_layers",
+    "n_layer",
+    "n_layers",
+    "encoder_layers",
+    "decoder_layers",
+    "depth",
+)
+"""Keys that tell how many layers there are."""
+COMPOSED: dict[str, Table] = {**COMPOSITES, **AUDIOVISUAL, **(TIMM if find_spec("timm") else {})}
+UNBUILT = {"plain", *(() if find_spec("timm") else TIMM)}
+"""Families of our own, and those whose tower comes from a library that is not there."""
+PERTURBED: dict[str, Table] = {**LANGUAGE, **COMPOSED, **SPEECH}
+"""For each model type the keys that are perturbed and the values they are drawn from; any combination is valid."""
+TOWERS = {**COMPLETE, **SPEAKERS}
+SHALLOW = {**CUT, **NEEDED, **LACKING, **STATED}
+"""What else has to change when a model is cut to four layers."""
+
+
+def cut(config: dict[str, Any]) -> dict[str, Any]:
+    """The same config with a few layers."""
+    depths = {k: config[k] for k in DEPTHS if isinstance(config.get(k), int)}
+    config = {k: min(v, LAYERS) if k in depths else v for k, v in config.items()}
+    for key, value in config.items():
+        if isinstance(value, list) and len(value) in depths.values() and len(value) > LAYERS:
+            config[key] = value[:LAYERS]
+        elif isinstance(value, dict) and "model_type" in value and config["model_type"] in COMPOSED:
+            config[key] = cut(value)
+    return {**config, **SHALLOW.get(config["model_type"], {})}
+
+
+def classes(model_type: str) -> dict[str, str]:
+    """Its language models and what builds them: causal, for masked tokens, of sequence to sequence."""
+    from transformers.models.auto import modeling_auto as auto
+
+    tables = {
+        "CausalLM": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        "MaskedLM": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        "Seq2SeqLM": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        "SpeechSeq2Seq": auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+        **({"MultimodalLM": auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES} if model_type in COMPOSED else {}),
+    }
+    found: dict[str, str] = {}
+    for kind, table in tables.items():
+        if model_type in table:
+            found.setdefault(table[model_type], f"AutoModelFor{kind}")
+    return found
+
+
+DEMANDS: dict[str, dict[str, Any]] = {
+    "ReformerModelWithLMHead": {"is_decoder": True},
+    "ReformerForMaskedLM": {"is_decoder": False},
+}
+"""What a class wants its config to say, which changes no tensor."""
+
+
+def built(config: dict[str, Any]) -> Any:
+    """transformers' model of a config, on the meta device: the class that it names, else the type's first."""
+    kept = {k: v for k, v in config.items() if k not in ("model_type", "transformers_version", "architectures")}
+    found = classes(config["model_type"])
+    named = (config.get("architectures") or [None])[0]
+    kept.update(DEMANDS.get(named if named in found else next(iter(found)), {}))
+    reference = transformers.AutoConfig.for_model(config["model_type"], **kept)
+    with torch.device("meta"):
+        return getattr(transformers, found.get(named, next(iter(found.values())))).from_config(reference)
+
+
+def of_class(config: dict[str, Any], auto: str, **more: Any) -> Any:
+    """The class that an ``AutoModel...`` makes of a config, on the meta device."""
+    kept = {k: v for k, v in config.items() if k != "model_type"}
+    reference = transformers.AutoConfig.for_model(config["model_type"], **kept, **more)
+    with torch.device("meta"):
+        return getattr(transformers, auto).from_config(reference)
+
+
+def drawn(family: str, seed: int) -> dict[str, Any]:
+    """One config of the table; the same for the same seed."""
+    rng = random.Random(f"{family} {seed}")
+    chosen: dict[str, Any] = {"model_type": family}
+    for key, values in PERTURBED[family].items():
+        value = rng.choice(values)
+        chosen.update({key: value} if isinstance(key, str) else zip(key, value, strict=True))
+    return chosen
