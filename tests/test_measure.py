@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import tonnage as tn
-from tonnage import measures
+from tonnage import child, measures
 from tonnage.cli import main
 from tonnage.errors import InputError, SourceError, UnsupportedError
 from tonnage.measuring import process
@@ -208,7 +208,7 @@ def test_a_process_that_dies_or_hangs_is_one_line(monkeypatch: pytest.MonkeyPatc
     program = "import sys, time; open(sys.argv[3], 'w').write('step1.forward'); {}"
     real = subprocess.Popen
     for end, told in (
-        ("time.sleep(60)", "more than 1 s"),
+        ("time.sleep(60)", "longer than 1 s"),
         ("sys.exit('broken')", "broken"),
         ("import os; os.abort()", "signal 6"),
     ):
@@ -216,11 +216,11 @@ def test_a_process_that_dies_or_hangs_is_one_line(monkeypatch: pytest.MonkeyPatc
         def popen(command: list[str], end: str = end, **options: Any) -> Any:
             return real([sys.executable, "-c", program.format(end), *command[3:]], **options)
 
-        monkeypatch.setattr(process.subprocess, "Popen", popen)
+        monkeypatch.setattr(child.subprocess, "Popen", popen)
         with pytest.raises(UnsupportedError, match=told) as found:
             process.measured({}, 1.0)
         assert "step1.forward" in str(found.value)
-        monkeypatch.setattr(process.subprocess, "Popen", real)
+        monkeypatch.setattr(child.subprocess, "Popen", real)
 
 
 def test_the_number_of_a_device_follows_what_may_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ TonnageError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Final
 
 
 class TonnageError(Exception):
@@ -103,6 +103,22 @@ class SourceError(TonnageError):
 
     category = "source"
     exit_code = 4
+
+
+KINDS: Final = {kind.category: kind for kind in (InputError, ConfigError, UnsupportedError, SourceError)}
+
+
+def raised(told: Mapping[str, Any]) -> TonnageError:
+    """The error that ``as_dict`` wrote down.
+
+    >>> raised(InputError("no such model", key="model", hint="look").as_dict())
+    InputError('no such model')
+    """
+    kind = KINDS.get(str(told.get("category")), InputError)
+    return kind(
+        str(told["message"]), key=told.get("key"), value=told.get("value"), file=told.get("file"),
+        hint=told.get("hint"), nearest=told.get("nearest") or (),
+    )  # fmt: skip
 
 
 def _clean(text: str) -> str:
