@@ -75,8 +75,9 @@ def test_the_stream_of_allocations_is_the_closed_form_s(run: dict[str, Any]) -> 
     player, plain = play(s)
     played = {i.name: i.bytes for i in player.instants}
     stated = {m.name: m.level.allocated for m in s.moments()}
-    assert {n: stated[n] - played[n] for n in stated if abs(stated[n] - played[n]) > 1024} == {}
-    assert plain.allocated == s.static().allocated
+    assert {n: stated[n] - played[n] for n in stated if stated[n] != played[n]} == {}
+    # The loop's variable holds the loss.
+    assert plain.allocated == s.static().allocated + 512
 
 
 def test_optimizer_in_backward_holds_one_gradient_at_a_time() -> None:

@@ -32,9 +32,9 @@ def test_instants_are_those_of_the_closed_form(run: dict[str, Any]) -> None:
     player, plain = play(step)
     played = {i.name: i.bytes for i in player.instants}
     stated = {m.name: m.level.allocated for m in step.moments()}
-    # The last step's loss is held by the loop, a block that no stream shows.
-    assert {n: stated[n] - played[n] for n in stated if abs(stated[n] - played[n]) > 1024} == {}
-    assert plain.allocated == step.static().allocated
+    assert {n: stated[n] - played[n] for n in stated if stated[n] != played[n]} == {}
+    # The loop's variable holds the loss.
+    assert plain.allocated == step.static().allocated + 512
 
 
 def test_every_block_is_given_back() -> None:

@@ -67,14 +67,14 @@ class FourBit(Record):
             # Too many rows for the kernel that reads packed values: the matrix is unpacked whole, after its scales.
             passing = [tape.new("unpacked scales", scales, "fp32") for _ in range(2) if scales]
             passing.append(tape.new("unpacked matrix", matrix, form))
-        out = tape.new(f"{linear.name} output", rows + linear.outs, form)
+        out = tape.product(f"{linear.name} output", rows + linear.outs, form)
         passing.clear()
 
         def back(g: Value) -> Grads:
             wide = tape.new("unpacked scales", scales, "fp32") if scales else None
             unpacked = tape.new("unpacked matrix", matrix, form)
             del wide
-            grad = tape.new("input gradient", inner, form)
+            grad = tape.product("input gradient", inner, form)
             del unpacked
             return (grad,)
 

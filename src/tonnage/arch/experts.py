@@ -364,11 +364,11 @@ def _grouped(x: Value, weight: Parameter, offsets: Value, axes: Axes, bias: Valu
     """``grouped_mm``: rows by their group's matrix, in the weight's format, which autocast does not touch."""
     x = ops.cast(x, weight.dtype)
     tape, before, whole, dtype, trained = x.tape, x.axes, weight.axes, x.dtype, weight.trained
-    out = tape.new(f"{weight.name} output", axes, dtype)
+    out = tape.product(f"{weight.name} output", axes, dtype)
 
     def back(g: Value) -> Grads:
-        gw = tape.new("weight gradient", whole, dtype) if trained else None
-        return tape.new("input gradient", before, dtype), gw
+        gw = tape.product("weight gradient", whole, dtype) if trained else None
+        return tape.product("input gradient", before, dtype), gw
 
     tape.record((out,), (x, weight), back, (x, offsets) if trained else (offsets,))
     return out if bias is None else ops.add(out, bias, "with bias", in_place=True)

@@ -224,7 +224,6 @@ class Rotary(Record):
         angles = ops.cat((half,), table, "rotary angles, twice") if self.halves == 2 else half
         cosine = ops.scaled(_function(angles, "cosine"))
         sine = ops.scaled(_function(angles, "sine"))
-        del half, angles
         f.rotary[self.key] = (ops.cast(cosine, dtype, "cosine table"), ops.cast(sine, dtype, "sine table"))
 
 

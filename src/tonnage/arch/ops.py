@@ -7,7 +7,7 @@ torch/csrc/autograd/FunctionsManual.cpp.
 
 from __future__ import annotations
 
-from tonnage.arch.tape import HALF, WIDTH, Back, Grads, Parameter, Source, Tape, Value, needs_grad
+from tonnage.arch.tape import HALF, WIDTH, Back, Grads, Later, Parameter, Source, Tape, Value, needs_grad
 from tonnage.tensors import Axes, Axis, size
 
 
@@ -60,42 +60,52 @@ def linear(
     rows, inner, form = x.axes[: len(x.axes) - ins], x.axes, x.dtype
 
     def make() -> tuple[Value, ...]:
-        return (tape.new(f"{weight.name} output", rows + outs, form),)
+        return (tape.product(f"{weight.name} output", rows + outs, form),)
 
     (out,) = tape.results("mm" if bias is None else "addmm", make)
     grad_x, grad_w, grad_b = needs_grad(x), needs_grad(w), needs_grad(b)
     weight_axes = weight.axes
 
+    def weight_gradient() -> Value | None:
+        if not grad_w:
+            return None
+        gw = tape.product("weight gradient", weight_axes, form)
+        gw.storage.viewed = True
+        return gw
+
     def bias_gradient() -> Value:
         return tape.new("bias gradient", outs, form)
 
     def back(g: Value) -> Grads:
-        gx = tape.new("input gradient", inner, form) if grad_x else None
+        # ``addmm``'s operands are in the order of their names as ``mm``'s are, where the weight's comes first.
+        gw = weight_gradient() if bias is None else None
+        gx = tape.product("input gradient", inner, form) if grad_x else None
         if gx is not None:
             gx.storage.viewed = len(rows) > 1  # The product is of rows: a view gives back batch and tokens.
-        gw = tape.new("weight gradient", weight_axes, form) if grad_w else None
-        if gw is not None:
-            gw.storage.viewed = True
+        if bias is not None:
+            gw = weight_gradient()
         if not grad_b:
             return gx, gw, None
-        # Only a checkpoint's saved input is held by nothing else, and dies before the sum over rows is made.
-        return gx, gw, bias_gradient if tape.rerun else bias_gradient()
+        return gx, gw, bias_gradient
 
     saved = (x,) if grad_w else ()
     if isinstance(w, Value) and grad_x:
         saved = (*saved, w)
-    tape.record((out,), (x, w, b), back, saved, weights_first=bias is not None)
+    tape.record((out,), (x, w, b), back, saved, weights_first=bias is not None, flat=True)
     del given
     return out
 
 
-def fitted(g: Value | None, axes: Axes, dtype: str) -> Value | None:
+def fitted(g: Value | None, axes: Axes, dtype: str) -> Value | Later | None:
     """What the engine makes of a gradient once its node is done: the operand's shape first, then its format."""
-    if g is None:
-        return None
-    if size(axes) != size(g.axes):
-        g = g.tape.new(f"{g.storage.label}, summed", axes, g.dtype)
-    return _to(g, dtype)
+    if g is None or (size(axes) == size(g.axes) and dtype == g.dtype):
+        return g
+
+    def fit() -> Value:
+        made = g if size(axes) == size(g.axes) else g.tape.new(f"{g.storage.label}, summed", axes, g.dtype)
+        return _to(made, dtype)
+
+    return fit
 
 
 def mul(a: Value, b: Value | Parameter, label: str = "product", *, axes: Axes | None = None) -> Value:
@@ -108,11 +118,9 @@ def mul(a: Value, b: Value | Parameter, label: str = "product", *, axes: Axes | 
     grad_a, grad_b = needs_grad(a), needs_grad(b)
 
     def back(g: Value) -> Grads:
-        ga = tape.new("gradient of product", whole, dtype) if grad_a else None
         gb = tape.new("gradient of product", whole, dtype) if grad_b else None
-        ga = fitted(ga, axes_a, dtype_a)
-        gb = fitted(gb, axes_b, dtype_b)
-        return ga, gb
+        ga = tape.new("gradient of product", whole, dtype) if grad_a else None
+        return fitted(ga, axes_a, dtype_a), fitted(gb, axes_b, dtype_b)
 
     saved: tuple[Value, ...] = (b,) if grad_a and isinstance(b, Value) else ()
     if grad_b:
@@ -129,11 +137,9 @@ def mul_weight(weight: Parameter, x: Value, label: str) -> Value:
     grad_x, grad_w, weight_axes, own = needs_grad(x), needs_grad(weight), weight.axes, weight.dtype
 
     def back(g: Value) -> Grads:
-        gw = tape.new("gradient of norm weight", axes, dtype) if grad_w else None
         gx = tape.new("gradient of product", axes, dtype) if grad_x else None
-        gw = fitted(gw, weight_axes, own)
-        gx = fitted(gx, axes, before)
-        return gw, gx
+        gw = tape.new("gradient of norm weight", axes, dtype) if grad_w else None
+        return fitted(gw, weight_axes, own), fitted(gx, axes, before)
 
     tape.record((out,), (weight, x), back, (x,) if grad_w else ())
     return out
@@ -340,13 +346,13 @@ def matmul(a: Value, b: Value, axes: Axes, label: str) -> Value:
     """A batched matrix product of two activations: saves both."""
     a, b = lowered(a), lowered(b)
     tape = a.tape
-    out = tape.new(label, axes, a.dtype)
+    out = tape.product(label, axes, a.dtype)
     axes_a, axes_b, dtype = a.axes, b.axes, a.dtype
     grad_a, grad_b = needs_grad(a), needs_grad(b)
 
     def back(g: Value) -> Grads:
-        ga = tape.new("gradient of left factor", axes_a, dtype) if grad_a else None
-        gb = tape.new("gradient of right factor", axes_b, dtype) if grad_b else None
+        gb = tape.product("gradient of right factor", axes_b, dtype) if grad_b else None
+        ga = tape.product("gradient of left factor", axes_a, dtype) if grad_a else None
         return ga, gb
 
     saved = (*((a,) if grad_b else ()), *((b,) if grad_a else ()))
@@ -373,11 +379,21 @@ def split(x: Value, parts: tuple[Axes, ...]) -> tuple[Value, ...]:
     return outs
 
 
-def narrow(x: Value, axes: Axes) -> Value:
-    """A slice: a view whose gradient is a whole tensor of zeros with the slice filled in."""
+def narrow(x: Value, axes: Axes, *, by_heads: bool = False) -> Value:
+    """A slice: a view whose gradient is a whole tensor of zeros with the slice filled in.
+
+    That is laid out as the axes are in the modelled code, whatever ``x`` was: ``by_heads`` with heads before tokens.
+    """
     tape, whole, dtype = x.tape, x.axes, x.dtype
     out = Value(x.storage, axes, dtype)
-    tape.record((out,), (x,), lambda g: (tape.new("gradient of slice", whole, dtype),), ())
+    moved = by_heads and all(n > 1 for _, n in whole[1:3])
+
+    def back(_: Value) -> Grads:
+        g = tape.new("gradient of slice", whole, dtype)
+        g.storage.by_heads = moved
+        return (g,)
+
+    tape.record((out,), (x,), back, ())
     return out
 
 

@@ -54,8 +54,8 @@ def _turned(x: Value, cosine: Value, sine: Value) -> Value:
 
 def _rotate_half(x: Value) -> Value:
     half = ops.halved(x.axes, "H")
-    first = ops.narrow(x, half)
-    second = ops.narrow(x, half)
+    first = ops.narrow(x, half, by_heads=True)
+    second = ops.narrow(x, half, by_heads=True)
     return ops.cat((ops.scaled(second, "negated half"), first), x.axes, "half turned")
 
 
@@ -91,8 +91,8 @@ def _twice_cast(x: Value, cosine: Value, sine: Value) -> Value:
 def _parts(x: Value, width: int) -> tuple[Value, Value]:
     """What is turned, and the rest, which is cut off even where it is empty; a slice of everything is a view."""
     whole = x.axes[-1][1]
-    first = x if whole == width else ops.narrow(x, (*x.axes[:-1], ("H", width)))
-    return first, ops.narrow(x, (*x.axes[:-1], ("H", whole - width)))
+    first = x if whole == width else ops.narrow(x, (*x.axes[:-1], ("H", width)), by_heads=True)
+    return first, ops.narrow(x, (*x.axes[:-1], ("H", whole - width)), by_heads=True)
 
 
 def _joined(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
@@ -180,8 +180,8 @@ def _neighbours(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, 
     table = ops.halved(cosine.axes, "X")
     cosine, sine = cosine.view(table), sine.view(table)
     q_half, k_half = ops.halved(q.axes, "H"), ops.halved(k.axes, "H")
-    q_first, q_second = ops.narrow(q, q_half), ops.narrow(q, q_half)
-    k_first, k_second = ops.narrow(k, k_half), ops.narrow(k, k_half)
+    q_first, q_second = ops.narrow(q, q_half, by_heads=True), ops.narrow(q, q_half, by_heads=True)
+    k_first, k_second = ops.narrow(k, k_half, by_heads=True), ops.narrow(k, k_half, by_heads=True)
     q_turned = _crossed(q_first, q_second, cosine, sine, q)
     k_turned = _crossed(k_first, k_second, cosine, sine, k)
     return q_turned, k_turned

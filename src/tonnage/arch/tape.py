@@ -24,9 +24,11 @@ from tonnage.tensors import Axes, size
 
 WIDTH: Final = {name: f.bytes for name, f in FORMATS.items()}
 HALF: Final = ("bf16", "fp16")
+FLAT: Final = 2
+"""Axes of what takes tokens as rows."""
 
 Later = Callable[[], "Value"]
-"""A gradient that is made when what the node saved is gone."""
+"""A gradient that the engine still has to fit to its tensor, when the node has made all of them."""
 
 Grads = tuple["Value | Later | None", ...]
 Back = Callable[..., Grads]
@@ -35,7 +37,9 @@ Back = Callable[..., Grads]
 class Storage:
     """Bytes that live and die as one."""
 
-    __slots__ = ("axes", "category", "dtype", "label", "nbytes", "owners", "position", "serial", "tape", "viewed")
+    __slots__ = (
+        "axes", "by_heads", "category", "dtype", "label", "nbytes", "owners", "position", "serial", "tape", "viewed",
+    )  # fmt: skip
 
     def __init__(self, tape: Tape, label: str, axes: Axes, dtype: str, category: str) -> None:
         self.tape = tape
@@ -46,6 +50,8 @@ class Storage:
         self.nbytes = size(axes) * WIDTH[dtype]
         self.owners = 0
         self.viewed = False
+        # Heads lie before tokens: whatever takes both as one axis has to lay it out anew.
+        self.by_heads = False
         self.serial = len(tape.born)
         self.position = len(tape.events)
         tape.born.append(self)
@@ -108,7 +114,7 @@ Source = Value | Parameter | None
 class Node:
     """One step of the backward pass."""
 
-    __slots__ = ("back", "category", "inputs", "pending", "saved", "weights_first")
+    __slots__ = ("back", "category", "inputs", "pending", "rank", "saved", "weights_first")
 
     def __init__(
         self, inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...], outputs: int, category: str = ""
@@ -123,6 +129,7 @@ class Node:
         self.saved = saved
         self.pending: list[Value | None] = [None] * outputs
         self.weights_first = False
+        self.rank = 0
 
 
 class Keeper(Protocol):
@@ -158,6 +165,7 @@ class Tape:
         self.category = "activations"
         self.recording = grad
         self.born: list[Storage] = []
+        self.products: set[int] = set()
         self.events: list[int] = []
         self.nodes: list[Node] = []
         self.gradients: dict[str, Value] = {}
@@ -175,6 +183,11 @@ class Tape:
     def new(self, label: str, axes: Axes, dtype: str) -> Value:
         """A fresh tensor."""
         return Value(Storage(self, label, axes, dtype, self.category), axes, dtype)
+
+    def product(self, label: str, axes: Axes, dtype: str) -> Value:
+        """What a product of matrices makes: the first of each thread takes a workspace from the allocator."""
+        self.products.add(len(self.born))
+        return self.new(label, axes, dtype)
 
     def leaf(self, label: str, axes: Axes, dtype: str) -> Value:
         """A fresh tensor whose gradient the backward pass shall deliver."""
@@ -215,8 +228,11 @@ class Tape:
         *,
         custom: bool = False,
         weights_first: bool = False,
+        flat: bool = False,
     ) -> None:
         """Put a node on the tape if any input needs a gradient.
+
+        What is ``flat`` takes tokens as rows, whatever its output is viewed as.
 
         An ``autograd.Function`` (``custom``) saves when it has run; operations of torch save before they make anything.
         """
@@ -228,6 +244,7 @@ class Tape:
             self.cut = at if at >= self.cut and not custom else len(self.events)
         node = Node(inputs, back, tuple(v.detached() for v in saved), len(outputs), self.category)
         node.weights_first = weights_first
+        node.rank = FLAT if flat else len(outputs[0].axes)
         for index, out in enumerate(outputs):
             out.node = node
             out.index = index
@@ -253,16 +270,38 @@ class Tape:
                 node.back = _spent
                 # What a step of the backward pass takes counts as what the forward step made.
                 self.category = node.category
-                made = list(back(*_moved(pending)))
-                # The incoming gradients die before what the node saved, and that before sums are made.
+                by_heads = self._laid_out(pending, node.rank)
+                since = len(self.born)
+                given = _moved(pending)
+                made = list(back(*given))
+                # What the node saved outlives the fitting, as the incoming gradients do, but for what only a
+                # checkpoint's second run held: of that the node has no more than a key.
+                if self.rerun:
+                    node.saved = ()
+                grads = _fitted(made)
+                given.clear()
                 node.saved = ()
-                del node, back
-                grads = [g() if callable(g) else g for g in made]
-                del made
+                del node, back, made
+                for s in self.born[since:] if by_heads else ():
+                    s.by_heads = True
                 self._deliver(targets, grads, weights_first=weights_first)
             else:
                 del node
             del pending
+
+    def _laid_out(self, pending: list[Value | None], rank: int) -> bool:
+        """Whether heads lie before tokens in a gradient, and with that in all that is made of it element by element.
+
+        A view that makes one axis of several, to get to the node's ``rank``, copies it first.
+        """
+        found = False
+        for index, g in enumerate(pending):
+            if g is not None and g.storage.by_heads:
+                if len(g.axes) > rank:
+                    pending[index] = self.new("gradient by tokens", g.axes, g.dtype)
+                else:
+                    found = True
+        return found
 
     def _deliver(
         self,
@@ -336,6 +375,16 @@ def _moved(pending: list[Value | None]) -> list[Value | None]:
     handed = pending.copy()
     pending.clear()
     return handed
+
+
+def _fitted(made: list[Value | Later | None]) -> list[Value | None]:
+    """Gradients as their tensors are: one after the other, each in place of what it is made of."""
+    grads: list[Value | None] = []
+    made.reverse()
+    while made:
+        g = made.pop()
+        grads.append(g() if callable(g) else g)
+    return grads
 
 
 def _sum(first: Value | None, second: Value, pending: list[Value | None], index: int) -> Value:

@@ -17,6 +17,7 @@ from tonnage.estimate.training import Step
 from tonnage.evidence import DERIVED
 from tonnage.formats import FORMATS
 from tonnage.memory.passes import Account
+from tonnage.memory.weights import is_buffer
 from tonnage.record import Record
 from tonnage.tensors import size
 from tonnage.timeline import Component, Instant, exact, ranged
@@ -112,8 +113,17 @@ class Player:
         self.sizes = [s.nbytes for s in step.passes.tape.born]
         self.grads: list[Block] = []
         self.shared: Own = {}
-        self.workspaces = 0
+        # Whether this thread has not multiplied yet; the program's own goes forward, the engine's back.
+        self.due = False
+        self.threads = 0
+        # The loop's variable holds a step's loss until the next one's is there.
+        self.loss: list[Block] = []
         self.instants: list[Instant] = []
+
+    def thread(self, number: int) -> None:
+        """This one runs from now on."""
+        self.due = bool(self.run.recipe.workspace) and number >= self.threads
+        self.threads = max(self.threads, number + 1)
 
     def begin(self) -> None:
         """An instant begins."""
@@ -140,8 +150,8 @@ class Player:
 
     def workspace(self) -> None:
         """What a thread takes at its first matrix product, and keeps."""
-        if self.workspaces < 2 and self.run.recipe.workspace:
-            self.workspaces += 1
+        if self.due:
+            self.due = False
             self.take(self.run.recipe.workspace)
 
     def load(self) -> None:
@@ -154,17 +164,20 @@ class Player:
                 if n:
                     self.take(n)
         if self.run.recipe.master:
-            for t, times in self.run.trained:
-                for _ in range(2 * times):
+            for t in self.run.in_order():
+                for _ in range(2):
                     self.take(4 * t.numel)
 
     def play(self, start: int, stop: int, own: Own, joints: Joints) -> None:
         """Events of the tape, for one instance of its storages."""
         malloc, free, sizes = self.allocator.malloc, self.allocator.free, self.sizes
+        products = self.passes.tape.products if self.due else frozenset()
         for event in self.events[start:stop]:
             if event >= 0:
                 if n := sizes[event]:
                     own[event] = malloc(n)
+                    if event in products:
+                        self.workspace()
             elif (block := own.pop(~event, None)) is not None:
                 free(block)
             elif ~event in joints:
@@ -181,7 +194,7 @@ class Player:
         r, p = self.run.recipe, self.passes
         if (r.keep_gradients or r.accumulate > 1) and not self.grads and not r.master:
             # Of an earlier pass, into which this one's are added.
-            self.grads = [self.take(self.run.bytes_of(t)) for t, times in self.run.trained for _ in range(times)]
+            self.grads = [self.take(self.run.bytes_of(t)) for t in self.run.in_order()]
         inputs = [self.take(s.nbytes) for s in p.inputs if s.nbytes]
         self.backward(*self.forward())
         self.optimize(first=first)
@@ -195,6 +208,7 @@ class Player:
         casts: list[Block] = []
         frame: list[Shared] = []
         around: list[Shared] = []
+        self.thread(0)
         for i, a in enumerate(self.stages):
             own: Own = {}
             joints: Joints = {}
@@ -205,8 +219,6 @@ class Player:
             if i == last:
                 # The model lets go of the last layer's output when the norm has taken it.
                 self.drop(streams[-1])
-            if i == 1:
-                self.workspace()
             start, closing = a.forward.start, self.passes.closing
             if i == last:
                 if closing is not None:
@@ -233,7 +245,9 @@ class Player:
                     frame.append(streams[i - 1])
                 else:
                     self.drop(streams[i - 1])
-        self.free(casts)
+        self.workspace()
+        self.free([*casts, *self.loss])
+        self.loss = [left[last][0].pop(s.serial) for s in self.passes.loss[:1] if s.serial in left[last][0]]
         for held in around:
             self.drop(held)
         return left, streams
@@ -274,15 +288,15 @@ class Player:
         seed = self.stages[last].seed
         assert seed is not None
         gradient: Block | None = self.take(seed.nbytes)
+        # What it starts from is the caller's until all of it is through.
+        began: list[Block] = []
         if not (self.run.recipe.accumulate > 1 or self.run.recipe.keep_gradients):
             early = self.passes.tape.early
-            self.grads += [
-                self.take(self.run.bytes_of(t)) for t, n in self.run.trained if t.name.endswith(early) for _ in range(n)
-            ]
+            self.grads += [self.take(self.run.bytes_of(t)) for t in self.run.in_order() if t.name.endswith(early)]
         waiting: list[Block] = []
         tied: list[Block] = []
         summed: list[Block] = []
-        self.workspace()
+        self.thread(1)
         for i in range(last, -1, -1):
             a, (own, joints) = self.stages[i], left[i]
             if not a.flows and i < last:
@@ -307,6 +321,7 @@ class Player:
             if i == last:
                 tied = [own.pop(s.serial) for s in p.waiting if s.serial in own]
                 waiting = [own.pop(s.serial) for s in p.outputs if s.serial in own]
+                began = [own.pop(s.serial) for s in p.loss[1:] if s.serial in own]
             self.free(own.values())
             for held in joints.values():
                 self.drop(held)
@@ -314,7 +329,8 @@ class Player:
             self.free(
                 [self.shared.pop(s.serial) for s in a.shares if s.serial not in below and s.serial in self.shared]
             )
-        self.free([*waiting, *([gradient] if gradient is not None else [])])
+        self.workspace()
+        self.free([*waiting, *began, *([gradient] if gradient is not None else [])])
         # What the tied head left is added to what is there of earlier passes, or is the first of this one.
         if self.passes.tape.accumulated or self.run.recipe.in_backward:
             self.free(tied)
@@ -326,16 +342,11 @@ class Player:
         run = self.run
         self.begin()
         if first and not run.recipe.optimizer.paged:
-            for t, times in run.trained:
-                sizes = [
-                    (run.stepped_form(t) if form is None else FORMATS[form]).nbytes(size(axes))
-                    for _, axes, form in run.recipe.optimizer.state(t)
-                ]
-                for _ in range(times):
-                    for n in sizes:
-                        self.take(n)
+            for t in run.in_order():
+                for _, axes, form in run.recipe.optimizer.state(t):
+                    self.take((run.stepped_form(t) if form is None else FORMATS[form]).nbytes(size(axes)))
         if not run.recipe.in_backward:
-            for group in run.recipe.optimizer.step(run.widths()):
+            for group in run.recipe.optimizer.step((t, run.stepped_form(t).bytes, 1) for t in run.in_order()):
                 self.free([self.take(n) for n in group if n])
             self.end("optimizer step")
         if not run.recipe.keep_gradients:
@@ -344,7 +355,7 @@ class Player:
 
 
 def resident(run: Step) -> Iterator[int]:
-    """Bytes of the tensors that lie on the device before the first step, in the order of the modules."""
+    """Bytes of the tensors that lie on the device before the first step: weights by module, then buffers."""
     model, form = run.model, run.form
     packing = run.recipe.packing
     if packing is not None:
@@ -355,7 +366,8 @@ def resident(run: Step) -> Iterator[int]:
                 yield (form if t.dtype is None else FORMATS[t.dtype]).nbytes(t.numel)
     else:
         inventories = [*(t for stack in model.stacks for t in stack.weights()), *model.extra]
-        for t in [*inventories, *(model.head.weights() if model.head is not None else ())]:
+        tensors = [*inventories, *(model.head.weights() if model.head is not None else ())]
+        for t in sorted(tensors, key=is_buffer):
             if t.alias_of is None:
                 yield (form if t.dtype is None else FORMATS[t.dtype]).nbytes(t.numel)
     if run.recipe.tuning is not None:

@@ -109,7 +109,7 @@ class Step(Ledger):
         self.model = model
         self.recipe = recipe
         self.form = FORMATS[recipe.weights]
-        groups = list(model.groups())
+        self.groups = groups = list(model.groups())
         if recipe.shares:
             self.weights, self.tensors = total(recipe.shares), sum(s.tensors for s in recipe.shares)
         else:
@@ -153,6 +153,20 @@ class Step(Ledger):
     def bytes_of(self, t: Tensor) -> int:
         """What a trained tensor takes. [byte]"""
         return self.form_of(t).nbytes(t.numel)
+
+    def in_order(self) -> Iterator[Tensor]:
+        """What is trained, each tensor as often as it stands: module after module, as the optimizer is given them."""
+        if self.recipe.tuning is not None:
+            for t, times in self.trained:
+                yield from (t for _ in range(times))
+            return
+        trained = {id(t) for t, _ in self.trained}
+        groups = iter([inventory for _, inventory in self.groups])
+        for stack in self.model.stacks:
+            stem, layers = next(groups), {id(layer): next(groups) for layer, _ in stack.distinct()}
+            for inventory in (stem, *(layers[id(layer)] for layer in stack.layers), next(groups)):
+                yield from (t for t in inventory if id(t) in trained)
+        yield from (t for inventory in groups for t in inventory if id(t) in trained)
 
     def widths(self) -> Iterator[tuple[Tensor, int, int]]:
         """What is trained, with the bytes of an element and how often each tensor stands."""

@@ -245,13 +245,15 @@ def layer_account(
     else:
         waiting.append(tape.new("gradient of layer output", axes, account.output.dtype))
     waiting[0].storage.viewed = viewed
-    # A checkpoint holds the layer's input, and what it kept, until its backward pass is over.
-    held = [] if recompute is None else [x]
+    if recompute is not None:
+        # A checkpoint holds the layer's input until the last node has asked for what it saved.
+        lowest = next(node for node in tape.nodes[floor:] if node.saved)
+        lowest.saved = (*lowest.saved, x.detached())
+        del lowest
     del x
     tape.rerun = recompute is not None
     back(tape, root, waiting, floor, first, account)
     tape.rerun, tape.keeper = False, None
-    held.clear()
     if keeper is not None:
         keeper.clear()
     if leaf is not None:
