@@ -294,7 +294,7 @@ class Player:
             early = self.passes.tape.early
             self.grads += [self.take(self.run.bytes_of(t)) for t in self.run.in_order() if t.name.endswith(early)]
         waiting: list[Block] = []
-        tied: list[Block] = []
+        tied: Own = {}
         summed: list[Block] = []
         self.thread(1)
         for i in range(last, -1, -1):
@@ -312,6 +312,9 @@ class Player:
                 own[a.seed.serial] = gradient
             if not i:
                 own.update(zip((s.serial for s in p.given), summed, strict=True))
+                # The embedding's own is added to what the tied head left.
+                own.update(tied)
+                tied.clear()
             self.play(a.backward.start, a.backward.stop, own, joints)
             self.end("loss backward" if i == last else f"backward layer {i - 1}" if i else "backward embedding")
             gradient = own.pop(a.handed.serial, None) if a.handed is not None else None
@@ -319,7 +322,7 @@ class Player:
             if i == last - 1:
                 summed = [own.pop(s.serial) for s in p.summed]
             if i == last:
-                tied = [own.pop(s.serial) for s in p.waiting if s.serial in own]
+                tied = {s.serial: own.pop(s.serial) for s in p.waiting if s.serial in own}
                 waiting = [own.pop(s.serial) for s in p.outputs if s.serial in own]
                 began = [own.pop(s.serial) for s in p.loss[1:] if s.serial in own]
             self.free(own.values())
@@ -331,11 +334,7 @@ class Player:
             )
         self.workspace()
         self.free([*waiting, *began, *([gradient] if gradient is not None else [])])
-        # What the tied head left is added to what is there of earlier passes, or is the first of this one.
-        if self.passes.tape.accumulated or self.run.recipe.in_backward:
-            self.free(tied)
-        else:
-            self.grads += tied
+        self.grads += tied.values()
 
     def optimize(self, *, first: bool) -> None:
         """The step's own tensors, its state where there is none yet, and the end of the gradients."""

@@ -314,8 +314,6 @@ class Step(Ledger):
                 yield Moment("backward embedding", self.now + here + H[0] + a.backward.peak, a.backward)
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
-        if not (r.accumulate > 1 or r.keep_gradients or r.master or r.in_backward):
-            self.take("tied", "gradients", "of the tied table", level(p.waiting), p.waiting)
         self.drop_all("outputs")
         self.drop("loss")
         self.take("loss itself", "loss", "the loss itself", level([p.tail.output]), [p.tail.output])
