@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tonnage.estimate.stream import Player
+from tonnage.estimate.player import Player
 from tonnage.estimate.training import Step
 
 

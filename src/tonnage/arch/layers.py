@@ -117,7 +117,7 @@ def _rms(x: Value, weight: Parameter) -> Value:
     x = ops.cast(x, "fp32")
     variance = ops.mean(ops.power(x, "square"))
     x = ops.mul(x, ops.rsqrt(ops.shifted(variance)), "normalised")
-    return ops.mul_weight(weight, ops.cast(x, before), "norm output")
+    return ops.mul(weight, ops.cast(x, before), "norm output")
 
 
 def _rms_gemma(x: Value, weight: Parameter) -> Value:
@@ -134,7 +134,7 @@ def _rms_fp32_weight(x: Value, weight: Parameter) -> Value:
     x = ops.cast(x, "fp32")
     variance = ops.mean(ops.power(x, "square"))
     x = ops.mul(x, ops.rsqrt(ops.shifted(variance)), "normalised")
-    return ops.cast(ops.mul_weight(weight, x, "norm output"), before)
+    return ops.cast(ops.mul(weight, x, "norm output"), before)
 
 
 def _rms_cast_weight(x: Value, weight: Parameter) -> Value:
@@ -144,7 +144,7 @@ def _rms_cast_weight(x: Value, weight: Parameter) -> Value:
     x = ops.mul(x, ops.rsqrt(ops.shifted(variance)), "normalised")
     wide = ops.weight_in(weight, "fp32")
     if isinstance(wide, Parameter):
-        return ops.cast(ops.mul_weight(wide, x, "norm output"), before)
+        return ops.cast(ops.mul(wide, x, "norm output"), before)
     return ops.cast(ops.mul(wide, x, "norm output"), before)
 
 
@@ -159,7 +159,7 @@ def _rms_t5(x: Value, weight: Parameter) -> Value:
     x = ops.mul(x, ops.rsqrt(ops.shifted(variance)), "normalised")
     if weight.dtype in HALF:
         x = ops.cast(x, weight.dtype)
-    return ops.mul_weight(weight, x, "norm output")
+    return ops.mul(weight, x, "norm output")
 
 
 def _layer_cohere(x: Value, weight: Parameter) -> Value:

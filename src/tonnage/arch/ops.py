@@ -108,7 +108,7 @@ def fitted(g: Value | None, axes: Axes, dtype: str) -> Value | Later | None:
     return fit
 
 
-def mul(a: Value, b: Value | Parameter, label: str = "product", *, axes: Axes | None = None) -> Value:
+def mul(a: Value | Parameter, b: Value | Parameter, label: str = "product", *, axes: Axes | None = None) -> Value:
     """``a * b``, one broadcast to the other, or both to ``axes``."""
     tape = a.tape
     dtype = promoted(a.dtype, b.dtype)
@@ -123,25 +123,9 @@ def mul(a: Value, b: Value | Parameter, label: str = "product", *, axes: Axes | 
         return fitted(ga, axes_a, dtype_a), fitted(gb, axes_b, dtype_b)
 
     saved: tuple[Value, ...] = (b,) if grad_a and isinstance(b, Value) else ()
-    if grad_b:
+    if grad_b and isinstance(a, Value):
         saved = (a, *saved)
     tape.record((out,), (a, b), back, saved)
-    return out
-
-
-def mul_weight(weight: Parameter, x: Value, label: str) -> Value:
-    """``weight * x``: as ``mul``, with the weight's gradient made first."""
-    tape, axes, before = x.tape, x.axes, x.dtype
-    dtype = promoted(weight.dtype, before)
-    out = tape.new(label, axes, dtype)
-    grad_x, grad_w, weight_axes, own = needs_grad(x), needs_grad(weight), weight.axes, weight.dtype
-
-    def back(g: Value) -> Grads:
-        gx = tape.new("gradient of product", axes, dtype) if grad_x else None
-        gw = tape.new("gradient of norm weight", axes, dtype) if grad_w else None
-        return fitted(gw, weight_axes, own), fitted(gx, axes, before)
-
-    tape.record((out,), (weight, x), back, (x,) if grad_w else ())
     return out
 
 

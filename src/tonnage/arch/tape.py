@@ -175,6 +175,8 @@ class Tape:
         self.rerun = False
         self.keeper: Keeper | None = None
         self.accumulated = False
+        # Gradients that are added into older ones, of which there are none in the first pass of several.
+        self.added: set[int] = set()
         self.consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None
         # Ends of the names of parameters whose gradient is there before the pass: a term of the loss made it.
         self.early: tuple[str, ...] = ()
@@ -346,7 +348,11 @@ class Tape:
         elif held is not None and self.consume is not None:
             grad = self.gradients.pop(name)
         elif held is not None or (self.accumulated and name != self.tied) or name.endswith(self.early):
+            if self.accumulated:
+                self.added.add((held or grad).storage.serial)
             return
+        if self.accumulated and held is not None:
+            self.added.add(grad.storage.serial)
         grad.storage.category = "gradients"
         grad.storage.label = f"{name}.grad"
         if self.consume is not None and (held is not None or name != self.tied):

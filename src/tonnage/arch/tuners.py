@@ -283,8 +283,8 @@ class VeRA(Record):
         out = Parameter(tape, f"{name}.vera_lambda_b", linear.outs, dtype, tape.grad)
         x = ops.cast(x, dtype)
         low = [ops.linear(ops.dropout(x, self.dropout, f.training), a, None, len(linear.ins), inner)]
-        added = ops.linear(ops.mul_weight(d, low.pop(), "scaled projection"), b, None, 1, linear.outs)
-        added = ops.mul_weight(out, added, "scaled product")
+        added = ops.linear(ops.mul(d, low.pop(), "scaled projection"), b, None, 1, linear.outs)
+        added = ops.mul(out, added, "scaled product")
         y = ops.add(y, added)
         del added
         return ops.cast(ops.cast(y, before), previous)
