@@ -159,6 +159,9 @@ class Player:
         for n in resident(self.run):
             if n:
                 self.take(n)
+        for n, times in self.run.recipe.scales:
+            for _ in range(times):
+                self.take(n)
         if self.run.recipe.averaged:
             for n in (*resident(self.run), 8):
                 if n:
@@ -324,7 +327,9 @@ class Player:
             if i == last:
                 tied = {s.serial: own.pop(s.serial) for s in p.waiting if s.serial in own}
                 waiting = [own.pop(s.serial) for s in p.outputs if s.serial in own]
-                began = [own.pop(s.serial) for s in p.loss[1:] if s.serial in own]
+                began = [own.pop(s.serial) for s in p.loss[1:2] if s.serial in own]
+                # The graph of the loss holds some of its own for as long.
+                self.loss += [own.pop(s.serial) for s in p.context if s.serial in own]
             self.free(own.values())
             for held in joints.values():
                 self.drop(held)
