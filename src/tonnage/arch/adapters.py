@@ -6,6 +6,7 @@ Reference: https://github.com/bitsandbytes-foundation/bitsandbytes/blob/0.50.2/b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from tonnage.arch import ops
@@ -16,6 +17,7 @@ from tonnage.tensors import Axes, size
 
 if TYPE_CHECKING:
     from tonnage.arch.layers import Linear
+    from tonnage.arch.merged import Merge
     from tonnage.arch.tuners import Method
     from tonnage.arch.virtual import Virtual
 
@@ -176,6 +178,19 @@ class Tuning(Record):
             return self._frozen(f, linear, x)
         packed = self.packed if self.packed is not None and linear.name in self.packed.modules else None
         return self.method.forward(f, linear, x, self._frozen, packed)
+
+    def merged(self, f: Forward, tensors: Sequence[tuple[str, Axes]]) -> dict[str, Merge]:
+        """What stands for stacked matrices that have adapters, by name; empty where none has."""
+        stacked = getattr(self.method, "stacked", None)
+        return self.method.merged(f, tensors) if stacked else {}  # type: ignore[union-attr]
+
+    def alone(self, f: Forward, name: str, outs: Axes, ins: Axes) -> Value | None:
+        """A router's matrix with its adapters' product added; None where it has none."""
+        if name not in getattr(self.method, "stacked", ()):
+            return None
+        from tonnage.arch.merged import plain
+
+        return plain(f, name, outs, ins, self.method.rank, self.method.dtype)  # type: ignore[union-attr]
 
     def _frozen(self, f: Forward, linear: Linear, x: Value) -> Value:
         if self.packed is not None and linear.name in self.packed.modules:

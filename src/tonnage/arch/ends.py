@@ -88,6 +88,7 @@ class Stem(Record):
         dropout: of the sum.
         scaled: the embedding is multiplied by a number (Gemma, Granite).
         scaled_in_place: it is multiplied in place (CTRL).
+        scaled_within: it is multiplied by its module, which has no buffer for the number (BioGPT, XGLM).
         scale_cast: that number is a buffer of integers, cast first and kept (MiniCPM3).
         width: of the word embedding where it differs from ``D`` and is projected (OPT-350m).
         project: path of that projection.
@@ -113,6 +114,7 @@ class Stem(Record):
     dropout: float = 0.0
     scaled: bool = False
     scaled_in_place: bool = False
+    scaled_within: bool = False
     scale_cast: bool = False
     width: int | None = None
     project: str | None = None
@@ -148,12 +150,16 @@ class Stem(Record):
         """Token ids (axes ``B T``) to the first layer's input."""
         width: Axes = (("D", self.width or self.D),)
         x = ops.embedding(ids, f.tape.parameter(f"{self.name}.weight", (("V", self.V), *width)), width)
-        if f.input_grads:
+        # A module that multiplies for itself (Gemma's) is hooked behind that.
+        within = self.scaled_within or (self.scaled and any(t.name.endswith("embed_scale") for t in self.buffers))
+        if f.input_grads and not within:
             f.tape.start(x, held=True)
         if self.scaled and self.scale_cast:
             x = ops.mul(x, f.tape.new("scale of embedding", (), x.dtype), "scaled embedding")
         elif self.scaled:
             x = ops.scaled(x, "scaled embedding", in_place=self.scaled_in_place)
+        if f.input_grads and within:
+            f.tape.start(x, held=True)
         if f.tuning is not None and f.tuning.virtual is not None:
             x = f.tuning.virtual.joined(f, x)
         rows = x.axes[:2]
@@ -282,7 +288,10 @@ class Head(Record):
         if self.wide:
             x = ops.cast(x, f.tape.weights)
         f.tape.category = "logits"
-        x = ops.linear(x, weight, bias, 1, V)
+        if f.narrow is not None and f.narrow.heads and f.narrow.takes(self.name, D, V):
+            x = f.narrow.forward(x, weight, bias, D, V)
+        else:
+            x = ops.linear(x, weight, bias, 1, V)
         if self.wide:
             x = ops.cast(x, "fp32")
         if self.scaled:

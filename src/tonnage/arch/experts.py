@@ -17,7 +17,7 @@ from tonnage.arch.activation import activate
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
-from tonnage.arch.tape import Grads, Parameter, Value
+from tonnage.arch.tape import Grads, Parameter, Value, needs_grad
 from tonnage.arch.untraced import untold
 from tonnage.errors import ConfigError
 from tonnage.record import Record
@@ -248,8 +248,9 @@ class Experts(Record):
         """Logits of tokens and weight cast to fp32, unless autocast has its way."""
         ins, outs = (("D", self.D),), (("Er", self.E),)
         weight = f.tape.parameter(f"{self.name}.{self.router}.weight", outs + ins)
+        given = None if f.tuning is None else f.tuning.alone(f, f"{self.name}.{self.router}", outs, ins)
         wide = ops.cast(x, "fp32")
-        matrix = ops.weight_in(weight, "fp32")
+        matrix = ops.weight_in(weight, "fp32") if given is None else ops.cast(given, "fp32")
         if isinstance(matrix, Parameter):
             return ops.linear(wide, matrix, None, 1, outs)
         return ops.matmul(wide, matrix, x.axes[:2] + outs, "router logits")
@@ -257,7 +258,9 @@ class Experts(Record):
     def _mixed(self, f: Forward, x: Value, chosen: Value, weights: Value) -> Value:
         """``grouped_mm_experts_forward``: tokens by expert, two products, weighed, back in order and added up."""
         tape, pairs = f.tape, chosen.axes
-        parameters = [tape.parameter(name, axes) for name, axes, _ in self._fused()]
+        stacks = [(name, axes) for name, axes, _ in self._fused()]
+        parameters = [tape.parameter(name, axes) for name, axes in stacks]
+        sums = {} if f.tuning is None else f.tuning.merged(f, stacks)
         by_expert = tape.new("experts, sorted", pairs, "int64")
         order = tape.new("order of tokens", pairs, "int64")
         rows = _taken(x, tape.new("tokens by expert", pairs, "int64"), (*pairs, ("D", self.D)))
@@ -266,10 +269,12 @@ class Experts(Record):
         counts = tape.new("tokens of each expert", (("E", self.E),), "int32")
         offsets = tape.new("ends of groups", (("E", self.E),), "int32")
         bias = self._bias(f, by_expert, 0)
-        out = _grouped(rows, parameters[0], offsets, (*pairs, ("F", self.F), ("X", 2)), bias)
+        held = [sums[name]() if name in sums else None for name, _ in stacks[:1]]
+        out = _grouped(rows, held[0] or parameters[0], offsets, (*pairs, ("F", self.F), ("X", 2)), bias)
         out = self._gated(out)
         bias = self._bias(f, by_expert, 1)
-        out = _grouped(out, parameters[1], offsets, (*pairs, ("D", self.D)), bias)
+        held += [sums[name]() if name in sums else None for name, _ in stacks[1:]]
+        out = _grouped(out, held[1] or parameters[1], offsets, (*pairs, ("D", self.D)), bias)
         weighed = ops.mul(out, scale.view((*pairs, ("X", 1))), "weighed expert output")
         inverse = tape.new("order restored", pairs, "int64")
         weighed = _taken(weighed, inverse, weighed.axes)
@@ -360,17 +365,19 @@ def _divided(x: Value) -> Value:
     return out
 
 
-def _grouped(x: Value, weight: Parameter, offsets: Value, axes: Axes, bias: Value | None) -> Value:
+def _grouped(x: Value, weight: Value | Parameter, offsets: Value, axes: Axes, bias: Value | None) -> Value:
     """``grouped_mm``: rows by their group's matrix, in the weight's format, which autocast does not touch."""
     x = ops.cast(x, weight.dtype)
-    tape, before, whole, dtype, trained = x.tape, x.axes, weight.axes, x.dtype, weight.trained
-    out = tape.product(f"{weight.name} output", axes, dtype)
+    tape, before, whole, dtype, trained = x.tape, x.axes, weight.axes, x.dtype, needs_grad(weight)
+    out = tape.product("grouped product" if isinstance(weight, Value) else f"{weight.name} output", axes, dtype)
+    flows = needs_grad(x)
+    made = (weight,) if isinstance(weight, Value) and flows else ()
 
     def back(g: Value) -> Grads:
         gw = tape.product("weight gradient", whole, dtype) if trained else None
-        return tape.product("input gradient", before, dtype), gw
+        return tape.product("input gradient", before, dtype) if flows else None, gw
 
-    tape.record((out,), (x, weight), back, (x, offsets) if trained else (offsets,))
+    tape.record((out,), (x, weight), back, (x, *made, offsets) if trained else (offsets,))
     return out if bias is None else ops.add(out, bias, "with bias", in_place=True)
 
 

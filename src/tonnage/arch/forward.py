@@ -9,6 +9,7 @@ from tonnage.arch.tape import Storage, Tape, Value
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
+    from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
 
 AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math"]
@@ -47,6 +48,7 @@ class Forward:
         mixer: what computes recurrent mixers: kernels of their own, or operations of torch where these are missing.
         tuning: matrices that are packed or have adapters.
         fused: kernels that stand for several operations; None where the model's own code runs.
+        narrow: matrices that are multiplied in fp8.
         input_grads: the word embedding's output needs a gradient though its table is frozen
             (``enable_input_require_grads``).
 
@@ -72,6 +74,7 @@ class Forward:
         "local",
         "masks",
         "mixer",
+        "narrow",
         "ran",
         "rotary",
         "store",
@@ -93,6 +96,7 @@ class Forward:
         mixer: Literal["kernels", "torch"] = "kernels",
         tuning: Tuning | None = None,
         fused: Fused | None = None,
+        narrow: Narrow | None = None,
         input_grads: bool = False,
     ) -> None:
         self.tape = tape
@@ -103,6 +107,7 @@ class Forward:
         self.mixer = mixer
         self.tuning = tuning
         self.fused = fused
+        self.narrow = narrow
         self.input_grads = input_grads
         self.taken: set[Storage] = set()
         self.ran: set[str] = set()

@@ -48,6 +48,9 @@ class Linear(Record):
         """Contract the last axes of ``x``."""
         weight = f.tape.parameter(f"{self.name}.weight", self.outs + self.ins)
         bias = f.tape.parameter(f"{self.name}.bias", self.outs) if self.bias else None
+        narrow = f.narrow
+        if narrow is not None and narrow.takes(self.name, self.ins, self.outs, transposed=self.transposed):
+            return narrow.forward(x, weight, bias, self.ins, self.outs)
         if self.bias_apart and bias is not None:
             return ops.add(ops.linear(x, weight, None, len(self.ins), self.outs), bias, "with bias")
         return ops.linear(x, weight, bias, len(self.ins), self.outs)

@@ -36,6 +36,12 @@ def cross_entropy(logits: Value, labels: Value, *, causal: bool, wide: bool) -> 
     if causal:
         labels = padded_labels(labels)
     target = shifted_labels(labels, axes) if causal else labels
+    return log_likelihood(logits, target)
+
+
+def log_likelihood(logits: Value, target: Value) -> Value:
+    """``F.cross_entropy``: the log-softmax is kept, and so is what is asked for."""
+    tape = logits.tape
     # Autocast leaves this log-softmax alone, since its format is spelt out, and casts for the likelihood.
     scores = raised(_log_softmax(logits))
     whole, dtype = scores.axes, scores.dtype

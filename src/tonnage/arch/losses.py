@@ -9,7 +9,7 @@ cross_entropy.py) and transformers/model/loss_utils.py; of older releases, ``_WA
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from tonnage.arch import ops
 from tonnage.arch.ends import Head
@@ -20,6 +20,15 @@ from tonnage.arch.tape import HALF, Grads, Parameter, Tape, Value, needs_grad
 from tonnage.record import Record
 from tonnage.releases import Since, Version, since
 from tonnage.tensors import Axes
+
+
+class Loss(Protocol):
+    """Head and loss in one."""
+
+    def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:
+        """The loss of what the head would make of ``x`` (axes ``B T D``)."""
+        ...
+
 
 Way = Literal["one buffer", "added in place", "multiplied apart", "added from a cast", "cast up"]
 

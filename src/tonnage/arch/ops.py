@@ -8,7 +8,7 @@ torch/csrc/autograd/FunctionsManual.cpp.
 from __future__ import annotations
 
 from tonnage.arch.tape import HALF, WIDTH, Back, Grads, Later, Parameter, Source, Tape, Value, needs_grad
-from tonnage.tensors import Axes, Axis, size
+from tonnage.tensors import Axes, size
 
 
 def promoted(a: str, b: str) -> str:
@@ -32,8 +32,9 @@ def lowered(x: Value) -> Value:
     return x if autocast is None else cast(x, autocast)
 
 
-def _weight(tape: Tape, weight: Parameter) -> Source:
+def lowered_weight(weight: Parameter) -> Value | Parameter:
     """The weight as a matrix product takes it: under autocast a cached 16-bit copy."""
+    tape = weight.tape
     if tape.autocast is None or weight.dtype == tape.autocast:
         return weight
     held = tape.casts.get(weight.name)
@@ -47,14 +48,12 @@ def _weight(tape: Tape, weight: Parameter) -> Source:
     return held
 
 
-def linear(
-    x: Value, weight: Parameter, bias: Parameter | None, ins: int, outs: Axes, *, dtype: str | None = None
-) -> Value:
+def linear(x: Value, weight: Parameter, bias: Parameter | None, ins: int, outs: Axes) -> Value:
     """``F.linear``: the last ``ins`` axes of ``x`` are contracted and ``outs`` take their place."""
     tape = x.tape
     # Autocast's casts are made as the compiler evaluates the call's arguments: from the last to the first.
-    b = None if bias is None else _weight(tape, bias)
-    w = _weight(tape, weight)
+    b = None if bias is None else lowered_weight(bias)
+    w = lowered_weight(weight)
     # The caller's frame holds what it was given until the product is there.
     given, x = x, lowered(x)
     rows, inner, form = x.axes[: len(x.axes) - ins], x.axes, x.dtype
@@ -381,15 +380,6 @@ def narrow(x: Value, axes: Axes, *, by_heads: bool = False) -> Value:
     return out
 
 
-def picked(x: Value, axes: Axes) -> Value:
-    """``x[..., [i], :]``: a copy, whose gradient is a whole tensor of zeros with it put in; the index is kept."""
-    tape, whole, dtype = x.tape, x.axes, x.dtype
-    index = tape.new("index", (("X", 1),), "int64")
-    out = tape.new("picked", axes, dtype)
-    tape.record((out,), (x,), lambda g: (tape.new("gradient of picked", whole, dtype),), (index,))
-    return out
-
-
 def cat(values: tuple[Value, ...], axes: Axes, label: str = "joined") -> Value:
     """``torch.cat``: copies; the gradients are views of one."""
     tape, dtype = values[0].tape, values[0].dtype
@@ -441,8 +431,3 @@ def embedding(indices: Value, weight: Parameter, width: Axes, *, kept: bool = Tr
 def halved(x: Axes, axis: str) -> Axes:
     """The axes of one half along ``axis``."""
     return tuple((a, n // 2) if a == axis else (a, n) for a, n in x)
-
-
-def resized(x: Axes, new: Axis) -> Axes:
-    """The axes with one size changed."""
-    return tuple(new if a == new[0] else (a, n) for a, n in x)

@@ -36,8 +36,8 @@ def unpacked(packed: Value, order: Packing, N: int, K: int, H: int) -> tuple[Val
     if order in ("sliced", "select"):
         return ops.narrow(packed, q), ops.narrow(packed, k), ops.narrow(packed, k)
     if order == "multi-query":
-        return ops.narrow(packed, q), ops.picked(packed, k), ops.picked(packed, k)
-    query, key, value = ops.narrow(packed, q), ops.picked(packed, k), ops.picked(packed, k)
+        return ops.narrow(packed, q), _picked(packed, k), _picked(packed, k)
+    query, key, value = ops.narrow(packed, q), _picked(packed, k), _picked(packed, k)
     whole: Axes = (*rows, ("N", N), ("H", H))
     queries = ops.copy(query, whole, "queries of all groups") if K > 1 else query
     if N > K:
@@ -55,4 +55,13 @@ def _heads_first(x: Value) -> Value:
     tape, axes, dtype = x.tape, x.axes, x.dtype
     out = Value(x.storage, axes, dtype)
     tape.record((out,), (x,), lambda g: (tape.new("tokens first again", axes, dtype),), ())
+    return out
+
+
+def _picked(x: Value, axes: Axes) -> Value:
+    """``x[..., [i], :]``: a copy, whose gradient is a whole tensor of zeros with it put in; the index is kept."""
+    tape, whole, dtype = x.tape, x.axes, x.dtype
+    index = tape.new("index", (("X", 1),), "int64")
+    out = tape.new("picked", axes, dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of picked", whole, dtype),), (index,))
     return out

@@ -90,7 +90,7 @@ def convolution(tape: Tape, x: Value, path: str, C: int, bias: bool, act: str) -
     x = ops.lowered(given)
     # Autocast does not cache its copy of the weight, which comes as a view.
     kernel = weight if tape.autocast is None else to(weight, tape.autocast)
-    shift_in = None if shift is None else ops._weight(tape, shift)
+    shift_in = None if shift is None else ops.lowered_weight(shift)
     out = tape.new("convolution", (B, I, ("T", T[1] + C - 1)), x.dtype)
     axes, stored, dtype = x.axes, weight.axes, x.dtype
     grad_x, grad_w, grad_b = needs_grad(x), needs_grad(kernel), needs_grad(shift_in)

@@ -180,6 +180,9 @@ class Tape:
         self.consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None
         # Ends of the names of parameters whose gradient is there before the pass: a term of the loss made it.
         self.early: tuple[str, ...] = ()
+        # Weights that several steps take, and what a custom step's context holds as long as its output is there.
+        self.often: dict[str, Value] = {}
+        self.context: list[Value] = []
         self.tied: str | None = None
 
     def new(self, label: str, axes: Axes, dtype: str) -> Value:
@@ -210,6 +213,15 @@ class Tape:
         """The weight of that name."""
         trained = self.grad and (self.trained is None or self.trained(name))
         return Parameter(self, name, axes, self.weights, trained)
+
+    def several(self, parameter: Parameter) -> None:
+        """Several steps will take this weight: what they hand back is added up before it is the weight's gradient."""
+        if parameter.trained and self.recording:
+            node = Node((parameter,), lambda g: (g,), (), 1)
+            self.nodes.append(node)
+            self.often[parameter.name] = Value(
+                Storage(self, "uses", (("X", 0),), parameter.dtype, ""), parameter.axes, parameter.dtype, node
+            )
 
     def scratch(self, label: str, nbytes: int) -> None:
         """Memory that a kernel takes from the allocator for its own run."""
@@ -244,6 +256,8 @@ class Tape:
             # What it makes is not there yet where the pass stops; an older storage is written over, or was kept.
             at = outputs[0].storage.position
             self.cut = at if at >= self.cut and not custom else len(self.events)
+        if self.often:
+            inputs = tuple(self.often.get(i.name, i) if isinstance(i, Parameter) else i for i in inputs)
         node = Node(inputs, back, tuple(v.detached() for v in saved), len(outputs), self.category)
         node.weights_first = weights_first
         node.rank = FLAT if flat else len(outputs[0].axes)

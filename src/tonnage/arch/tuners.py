@@ -6,7 +6,7 @@ lora/variants.py, vera/layer.py, ia3/layer.py, ia3/bnb.py (forward)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from tonnage.arch import ops
@@ -18,6 +18,7 @@ from tonnage.tensors import Axes, size
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Packed
     from tonnage.arch.layers import Linear
+    from tonnage.arch.merged import Merge
 
 Frozen = Callable[[Forward, "Linear", Value], Value]
 """The product with the frozen matrix."""
@@ -71,6 +72,7 @@ class LoRA(Record):
         dropout: of their input.
         dtype: their format.
         half: the first matrix stays as it was drawn (LoRA-FA, arXiv:2308.03303).
+        stacked: of stacked experts and their router, which are no modules, how many matrices lie in one side by side.
     """
 
     modules: frozenset[str]
@@ -78,7 +80,14 @@ class LoRA(Record):
     dropout: float
     dtype: str
     half: bool = False
+    stacked: Mapping[str, int] = {}
     early: ClassVar[tuple[str, ...]] = ()
+
+    def merged(self, f: Forward, tensors: Sequence[tuple[str, Axes]]) -> dict[str, Merge]:
+        """What stands for stacked matrices that have adapters."""
+        from tonnage.arch.merged import merges
+
+        return merges(f, tensors, {name: self.rank * n for name, n in self.stacked.items()}, self.dtype)
 
     def trained(self, name: str, outs: Axes, ins: Axes) -> tuple[Beside, ...]:
         """Both matrices, or the second."""
@@ -95,6 +104,11 @@ class LoRA(Record):
         The adapter's output is cast before they are added where the matrix is packed, and the frozen output is copied
         first where it is of 4 bit.
         """
+        if linear.name in self.stacked:
+            from tonnage.arch.merged import plain, product
+
+            weight = plain(f, linear.name, linear.outs, linear.ins, self.rank, self.dtype)
+            return product(x, weight, len(linear.ins), linear.outs)
         y = frozen(f, linear, x)
         before = y.dtype
         if packed is not None and packed.copies:

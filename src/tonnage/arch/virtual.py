@@ -1,7 +1,7 @@
-"""Prompt tuning (arXiv:2104.08691): trained tokens that stand before each sequence.
+"""Prompt tuning (arXiv:2104.08691) and p-tuning (arXiv:2103.10385): trained tokens that stand before each sequence.
 
 Reference: https://github.com/huggingface/peft/blob/v0.21.2/src/peft/peft_model.py (PeftModelForCausalLM.forward,
-get_prompt) and tuners/prompt_tuning/model.py
+get_prompt), tuners/prompt_tuning/model.py and tuners/p_tuning/model.py
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from tonnage.arch import ops
 from tonnage.arch.forward import Forward
 from tonnage.arch.tape import Parameter, Value
 from tonnage.record import Record
-from tonnage.tensors import Axes, Tensor
+from tonnage.tensors import Axes, Axis, Tensor
 
 NAME = "prompt_encoder.embedding.weight"
 
@@ -22,15 +22,36 @@ class Virtual(Record):
         tokens: how many.
         width: of the word embedding.
         dtype: format of the table.
+        inner: width of the network that makes the tokens of the table's rows (p-tuning); 0 for none.
     """
 
     tokens: int
     width: int
     dtype: str
+    inner: int = 0
 
     def weights(self) -> tuple[Tensor, ...]:
-        """The table."""
-        return (Tensor(NAME, self._axes(), "embedding", dtype=self.dtype),)
+        """The table, and the network's matrices with their biases."""
+        found = [Tensor(NAME, self._axes(), "embedding", dtype=self.dtype)]
+        for name, ins, outs in self._network():
+            found.append(Tensor(f"{name}.weight", (*outs, *ins), "embedding", (1, 1), dtype=self.dtype))
+            found.append(Tensor(f"{name}.bias", outs, "embedding", (1,), dtype=self.dtype))
+        return tuple(found)
+
+    def _network(self) -> tuple[tuple[str, Axes, Axes], ...]:
+        D, inner = ("D", self.width), ("F", self.inner)
+        sides = ((D, inner), (inner, inner), (inner, D)) if self.inner else ()
+        return tuple((f"prompt_encoder.mlp_head.{2 * i}", (a,), (b,)) for i, (a, b) in enumerate(sides))
+
+    def _made(self, x: Value, B: Axis) -> Value:
+        """Rows of the table through the network, once for each sequence."""
+        tape, network = x.tape, self._network()
+        for i, (name, ins, outs) in enumerate(network):
+            weight = Parameter(tape, f"{name}.weight", (*outs, *ins), self.dtype, tape.grad)
+            x = ops.linear(x, weight, Parameter(tape, f"{name}.bias", outs, self.dtype, tape.grad), 1, outs)
+            if i < len(network) - 1:
+                x = ops.unary(x, "relu", saves="output")
+        return ops.copy(x, (B, *x.axes), "tokens of every sequence")
 
     def _axes(self) -> Axes:
         return (("P", self.tokens), ("D", self.width))
@@ -43,7 +64,12 @@ class Virtual(Record):
         f.around.append(tape.new("labels of virtual tokens", before, "int64"))
         f.labels = tape.new("labels", whole, "int64")
         table = Parameter(tape, NAME, self._axes(), self.dtype, tape.grad)
-        prompts = ops.embedding(tape.new("virtual tokens", before, "int64"), table, (D,))
+        indices = tape.new("virtual tokens", before, "int64")
+        if self.inner:
+            prompts = self._made(ops.embedding(indices.view(before[1:]), table, (D,)), B)
+        else:
+            prompts = ops.embedding(indices, table, (D,))
+        del indices
         prompts = ops.cast(prompts, x.dtype)
         joined = ops.cat((prompts, x), (*whole, D), "embedding behind virtual tokens")
         f.around += [f.labels, prompts, joined]

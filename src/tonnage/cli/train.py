@@ -14,8 +14,10 @@ WORKLOAD: Final = together(
     text("--accumulate", "Forward passes a step (1).", "N"),
     text(
         "--precision",
-        "fp32 tf32 bf16-mixed fp16-mixed bf16-autocast fp16-autocast bf16 fp16 bf16-master (what the stack does).",
+        "fp32 tf32 bf16-mixed fp16-mixed bf16-autocast fp16-autocast bf16 fp16 bf16-master fp8 fp8-autocast fp8-mixed "
+        "(what the stack does).",
     ),
+    text("--fp8-recipe", "tensorwise, rowwise, rowwise-gw-hp, each with -compiled (tensorwise)."),
     text("--optimizer", "adamw, adamw-fused, adamw-foreach, adamw-loop, sgd, sgd-momentum (adamw)."),
     click.option(
         "--optimizer-in-backward", is_flag=True, default=None, help="Step each parameter as its gradient arrives."
@@ -23,7 +25,8 @@ WORKLOAD: Final = together(
     click.option("--ema", is_flag=True, default=None, help="A copy of the model holds moving averages of its weights."),
     text("--attention", "eager, sdpa, flash (sdpa)."),
     text("--recompute", "none, full, every-2, first-8, selective (none)."),
-    text("--loss", "full, fused, liger (full, or what --kernels brings)."),
+    text("--offload", "none, activations: saved ones to the host, with --recompute full (none)."),
+    text("--loss", "full, fused, liger, chunked, chunked-16, cut, cut-fp32, trl (full, or what --kernels brings)."),
     text("--kernels", "none, liger, liger==0.8.5 (none)."),
     click.option("--retain", multiple=True, help="What the loop still holds: outputs, grads."),
     text("--stack", "transformers (transformers)."),
@@ -42,9 +45,10 @@ WORKLOAD: Final = together(
     text("--grad-dtype", "Format of the gradients."),
     text("--state-dtype", "Format of the optimizer's state."),
     click.option("--master/--no-master", default=None, help="Keep fp32 master weights."),
-    text("--adapter", "lora rslora lora-fa dora vera ia3 adalora prompt layernorm (lora, given a rank)."),
+    text("--adapter", "lora rslora lora-fa dora vera ia3 adalora prompt p-tuning layernorm (lora, given a rank)."),
     text("--lora-rank", "Rank of the adapters; turns LoRA on.", "N"),
-    text("--virtual-tokens", "Trained tokens before each sequence (prompt tuning).", "N"),
+    text("--virtual-tokens", "Trained tokens before each sequence (prompt tuning, p-tuning).", "N"),
+    text("--encoder-hidden", "Inner width of the network that makes them (p-tuning).", "N"),
     text("--modules-to-save", "Modules trained as copies beside the adapters: embed_tokens,lm_head."),
     text("--train-only", "Train these parts of the model and freeze the rest: lm_head,layers.31."),
     text("--freeze-layers", "Layers that are not trained: 0-15."),

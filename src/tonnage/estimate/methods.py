@@ -67,6 +67,13 @@ def _tokens(w: Train, stem: Stem) -> Virtual:
     return Virtual(w.virtual_tokens, stem.width or stem.D, ADAPTERS)
 
 
+def _encoded(w: Train, stem: Stem) -> Virtual:
+    if w.virtual_tokens is None or w.encoder_hidden is None:
+        key = "virtual_tokens" if w.virtual_tokens is None else "encoder_hidden"
+        raise InputError(f"adapter = p-tuning needs {key}", key=key, hint="--virtual-tokens 20 --encoder-hidden 128")
+    return Virtual(w.virtual_tokens, stem.width or stem.D, ADAPTERS, w.encoder_hidden)
+
+
 _LORA: Final = Adapter("lora", lambda names, r, p, _, __: LoRA(names, r, p, ADAPTERS))
 
 METHODS: Final[dict[str, Adapter]] = {
@@ -96,16 +103,18 @@ METHODS: Final[dict[str, Adapter]] = {
         defaults=targets.ADALORA,
     ),
     "prompt": Adapter("prompt", rank=0, drops=False, virtual=_tokens),
+    "p-tuning": Adapter("p-tuning", rank=0, drops=False, virtual=_encoded),
     "layernorm": Adapter("layernorm", rank=0, drops=False, norms=True),
 }
 
 REFUSED: Final = {
     **dict.fromkeys(("boft", "oft"), "its rotation is built by kernels and solvers that are not modelled"),
-    **dict.fromkeys(("prefix", "prefix-tuning", "p-tuning"), "its keys and values are not modelled yet"),
+    **dict.fromkeys(("prefix", "prefix-tuning", "prefix_tuning"), "its keys and values are not modelled yet"),
     "osf": "the decomposition of its matrices is not modelled",
 }
 ALIASES: Final = {
     "qlora": "lora", "lorafa": "lora-fa", "prompt-tuning": "prompt", "ln": "layernorm", "ln-tuning": "layernorm",
+    "p_tuning": "p-tuning", "ptuning": "p-tuning",
     "ln_tuning": "layernorm", "prompt_tuning": "prompt", "lora_fa": "lora-fa",
 }  # fmt: skip
 
@@ -135,6 +144,7 @@ def adapter(w: Train) -> Adapter:
         "lora_dropout": not found.drops and bool(w.lora_dropout),
         "lora_targets": found.virtual is not None and bool(w.lora_targets),
         "virtual_tokens": found.virtual is None and w.virtual_tokens is not None,
+        "encoder_hidden": found.name != "p-tuning" and w.encoder_hidden is not None,
         "modules_to_save": (found.norms or found.virtual is not None) and bool(w.modules_to_save),
     }
     for key, is_useless in useless.items():

@@ -97,6 +97,9 @@ class Player:
         for n in resident(self.run):
             if n:
                 self.take(n)
+        for n, times in self.run.recipe.scales:
+            for _ in range(times):
+                self.take(n)
         if self.run.recipe.averaged:
             for n in (*resident(self.run), 8):
                 if n:
@@ -270,7 +273,9 @@ class Player:
             if i == last:
                 tied = {s.serial: own.pop(s.serial) for s in p.waiting if s.serial in own}
                 waiting = [own.pop(s.serial) for s in p.outputs if s.serial in own]
-                began = [own.pop(s.serial) for s in p.loss[1:] if s.serial in own]
+                began = [own.pop(s.serial) for s in p.loss[1:2] if s.serial in own]
+                # The graph of the loss holds some of its own for as long.
+                self.loss += [own.pop(s.serial) for s in p.context if s.serial in own]
             if self.fresh:
                 self.grads += [own.pop(n) for n in list(own) if n in p.tape.added]
             self.free(own.values())

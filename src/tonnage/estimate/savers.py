@@ -4,21 +4,57 @@ from __future__ import annotations
 
 from typing import Final
 
+from tonnage.arch.chunked import ChunkedOutput, Cut
 from tonnage.arch.fused import Fused
-from tonnage.arch.losses import FusedLinear, InPlace
+from tonnage.arch.losses import FusedLinear, InPlace, Loss
 from tonnage.arch.model import Model
+from tonnage.arch.tiled import Tiled
 from tonnage.devices import Device
-from tonnage.errors import InputError, UnsupportedError
+from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate import liger
 from tonnage.record import Record
 from tonnage.stacks import Stack
 from tonnage.workload.training import Train
 
 LOSSES: Final = ("full", "fused", "liger")
+PARTS: Final = ("chunked", "cut", "cut-fp32", "trl")
+"""Losses of the vocabulary in parts that are no kernels of Liger's."""
 TOLD: Final = {
     "liger": "the loss is Liger's cross entropy, which writes its gradient over the logits in fp32",
     "fused": "the loss is Liger's fused linear cross entropy: logits in chunks, gradients in the forward pass",
+    "chunked": "the loss is torchtune's CEWithChunkedOutputLoss: chunks are cast to fp32 one by one, and the "
+    "log-softmax of all is kept",
+    "cut": "the loss is Apple's cut cross entropy: no logits in memory; every label counts but each sequence's first",
+    "trl": "the loss is that of TRL 1.16's SFTTrainer: tiles of logits, each made again in the backward pass",
 }
+
+
+def chunked(model: Model, said: str) -> Loss:
+    """The loss of a name: ``chunked``, ``chunked-16``, ``cut``, ``cut-fp32``.
+
+    Raises:
+        InputError: no such loss.
+        UnsupportedError: the head is of a kind that its code does not take.
+    """
+    name, _, rest = said.partition("-")
+    number = int(rest) if name == "chunked" and rest.isdecimal() else 8 if said == "chunked" else 0
+    found: Loss | None = ChunkedOutput(number) if number else None
+    others: dict[str, Loss] = {"cut": Cut(), "cut-fp32": Cut(wide=True), "trl": Tiled()}
+    found = others.get(said, found)
+    if found is None:
+        raise InputError(
+            f"unknown loss {said!r}", key="loss", value=said, nearest=nearest(said, (*LOSSES, *PARTS)),
+            hint=f"one of {', '.join((*LOSSES, *PARTS))}; chunked-16 for 16 chunks",
+        )  # fmt: skip
+    head = model.head
+    if not model.causal or model.classes is not None or head is None:
+        raise InputError(f"loss = {said} is for causal models, not {model.model_type}", key="loss", value=said)
+    if name != "chunked" and (head.bias or head.scaled or head.divided or head.wide or head.project is not None):
+        raise UnsupportedError(
+            f"loss = {said} is not modelled for the head of {model.model_type}", key="loss", value=said,
+            hint="--loss chunked or full",
+        )  # fmt: skip
+    return found
 
 
 class Implementations(Record):
@@ -33,7 +69,7 @@ class Implementations(Record):
     """
 
     fused: Fused | None
-    loss: FusedLinear | InPlace | None
+    loss: Loss | None
     kernels: str
     named: str
     told: tuple[str, ...]
@@ -49,18 +85,17 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
         InputError: a name that is none.
         UnsupportedError: understood, and not modelled.
     """
-    asked, loss = w.kernels or "none", w.loss
-    if loss not in (None, *LOSSES):
-        raise UnsupportedError(
-            f"loss = {loss} is not modelled yet", key="loss", value=loss, hint=f"one of {', '.join(LOSSES)}"
-        )
+    asked, said = w.kernels or "none", w.loss.lower() if w.loss is not None else None
+    parts = chunked(model, said) if said is not None and said not in LOSSES else None
+    loss = said if parts is None else "full"
     if model.classes is not None and (asked != "none" or loss not in (None, "full")):
         raise UnsupportedError(
             "Liger's kernels are for language models, not for classifiers", key="kernels", value=asked,
             hint="--head causal trains the language model",
         )  # fmt: skip
     if asked == "none" and loss in (None, "full"):
-        return Implementations(None, None, "none", "full", ())
+        told = () if said is None or parts is None else (TOLD[said.partition("-")[0]],)
+        return Implementations(None, parts, "none", said or "full", told)
     release = liger.version("liger" if asked == "none" else asked)
     found = liger.replaced(model.model_type, release, liger.multiprocessors(device))
     if found is None:
@@ -69,19 +104,19 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
                 f"liger-kernel 0.{liger.shown(release)} does not know {model.model_type}: it replaces no loss",
                 key="loss", value=loss, hint="--loss full",
             )  # fmt: skip
-        told = f"liger-kernel 0.{liger.shown(release)} does not know {model.model_type}, and replaces nothing"
-        return Implementations(None, None, asked, "full", (told,))
+        told = (f"liger-kernel 0.{liger.shown(release)} does not know {model.model_type}, and replaces nothing",)
+        return Implementations(None, parts, asked, said or "full", told)
     fused, own = found
-    kind = own if loss is None else {"full": None, "fused": FusedLinear(release=release), "liger": InPlace()}[loss]
+    kind = own if loss is None else {"full": parts, "fused": FusedLinear(release=release), "liger": InPlace()}[loss]
     if isinstance(kind, FusedLinear) and isinstance(own, InPlace):
         raise UnsupportedError(
             f"liger-kernel has no fused loss for {model.model_type}", key="loss", value="fused", hint="--loss liger"
         )
     if not model.causal or model.classes is not None:
         raise InputError(f"Liger's losses are for causal models, not {model.model_type}", key="loss", value=str(loss))
-    named = "full" if kind is None else "liger" if isinstance(kind, InPlace) else "fused"
+    named = said or ("liger" if isinstance(kind, InPlace) else "fused")
     words = [] if asked == "none" else [_blocks(fused, release)]
-    words += [TOLD[named]] if named in TOLD else []
+    words += [TOLD[named.partition("-")[0]]] if named != "full" else []
     return Implementations(None if asked == "none" else fused, kind, asked, named, tuple(words))
 
 

@@ -10,12 +10,13 @@ from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.lines import Terms, lines, reserves
 from tonnage.estimate.moments import instants, largest
+from tonnage.estimate.precision import narrowed, optimized
+from tonnage.estimate.precision import settled as precision_of
 from tonnage.estimate.result import Fit, Result
 from tonnage.estimate.settle import (
     AS_NEWEST,
     KNOWN_STACKS,
     attention_told,
-    checkpoint_format,
     chosen,
     default_length,
     filled,
@@ -27,6 +28,7 @@ from tonnage.estimate.settle import (
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
 from tonnage.estimate.training import Recipe, Step
 from tonnage.estimate.verdict import fit
+from tonnage.evidence import DERIVED
 from tonnage.formats import FORMATS
 from tonnage.memory.optimizers import optimizer
 from tonnage.memory.overhead import cublas_workspace
@@ -44,24 +46,23 @@ if TYPE_CHECKING:
 
 DEFAULT_SEQ: Final = 2048
 
-PRESETS: Final = {
-    # precision: format of weights, gradients and states; format that autocast computes in
-    "fp32": ("fp32", None),
-    "tf32": ("fp32", None),
-    "bf16": ("bf16", None),
-    "bf16-master": ("bf16", None),
-    "fp16": ("fp16", None),
-    "bf16-mixed": ("fp32", "bf16"),
-    "fp16-mixed": ("fp32", "fp16"),
-    "bf16-autocast": ("bf16", "bf16"),
-    "fp16-autocast": ("fp16", "fp16"),
-}
-
 MASTER: Final = (
     "https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.0/megatron/core/optimizer/optimizer.py "
     "(Float16OptimizerWithFloat16Params)"
 )
 AVERAGED: Final = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/swa_utils.py (AveragedModel)"
+SCALES: Final = "Transformer Engine's scales and histories of largest values, and its workspace for matrix products"
+SCALED: Final = (
+    "https://github.com/NVIDIA/TransformerEngine/blob/v2.9/transformer_engine/pytorch/ (fp8.py, module/base.py)"
+)
+OFFLOADS: Final = (
+    "inputs of checkpointed layers go to the host, as TRL's and torchtune's OffloadActivations copy them: those of "
+    "five layers are still on the device; what stands behind the layers is answered as if it stayed"
+)
+OFFLOAD: Final = (
+    "https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading.py (OffloadActivations); "
+    "https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/core/CachingHostAllocator.h (PowerOf2Ceil)"
+)
 PEFT: Final = "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/"
 
 NOT_MODELLED: Final = (
@@ -89,7 +90,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     stack: Stack = chosen("tonnage.stacks", "STACK", Stack, w.stack or "transformers", key="stack", known=KNOWN_STACKS)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
     _trainable(model)
-    precision, weights, autocast = _precision(model, w, since(version, stack.precision))
+    precision, weights, autocast = precision_of(model, w, since(version, stack.precision))
     fine = _fine(model, w, weights, autocast)
     if fine is not None:
         weights = fine.weights
@@ -103,6 +104,8 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     architecture = device.architecture if device is not None else ""
     built = _built(model, w, stack, device)
     caveats += built.told if built else ()
+    narrow, scales, said = narrowed(model, w, precision, (w.batch or 1) * seq, device)
+    caveats += said
     recipe = Recipe(
         weights=weights,
         autocast=autocast,
@@ -113,6 +116,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         accumulate=w.accumulate or 1,
         recompute=w.recompute not in (None, "none"),
         plan=_plan(w, stack),
+        offloads=_offloads(w),
         keep_logits="outputs" in w.retain,
         keep_gradients="grads" in w.retain,
         first_step=w.first_step,
@@ -126,6 +130,8 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         packing=fine.packing if fine else None,
         input_grads=fine is not None and fine.adapter is not None and w.recompute not in (None, "none"),
         fused=built.fused if built else None,
+        narrow=narrow,
+        scales=scales,
         loss=built.loss if built else None,
         in_backward=_in_backward(w),
         master=precision == "bf16-master",
@@ -133,6 +139,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     )
     step = Step(model, recipe)
     caveats += _passed_by(step)
+    caveats += [OFFLOADS] if recipe.offloads else []
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
     rank = _rank(step, stack, device)
     verdict = None if device is None else fit(rank, device, in_use, doubt=model.ignored)
@@ -153,14 +160,16 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         "precision": precision,
         "weights_dtype": weights,
         "compute_dtype": autocast or weights,
-        **_optimized(precision, weights),
+        **optimized(precision, weights),
         "optimizer": named.name,
         "batch": recipe.batch,
         "accumulate": recipe.accumulate,
         "seq": seq,
         "recompute": w.recompute or "none",
+        "offload": w.offload or "none",
         "loss": built.named if built else "full",
         "kernels": built.kernels if built else "none",
+        "fp8_recipe": (w.fp8_recipe or "tensorwise") if narrow else None,
         "adapter": fine.adapter if fine else None,
         "lora_rank": fine.rank if fine else None,
         "lora_targets": fine.targets if fine else (),
@@ -193,8 +202,15 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
     # The walk is made once more, up to the largest instant, to see what is alive there.
     moment = next(m for m in step.moments() if m.name == peak.name)
     components = lines(moment, step.held.values(), _why(step, stack))
+    if step.recipe.scales:
+        # No trace has confirmed what its kernels take.
+        components = [c.but(trust=DERIVED) if c.name == "activations" else c for c in components]
     components += reserves(moment.level.allocated, static, caching=caching(device))
     o = step.recipe.optimizer
+    moved = list(step.host())
+    words = f"saved activations, pinned: {len(moved)} tensors, each rounded up to a power of two"
+    host = sum(1 << (n - 1).bit_length() for n in moved)
+    offloaded = [exact("activations", host, words, OFFLOAD, tier="host", trust=DERIVED)] if moved else []
     paged = (
         [exact("optimizer_state", step.state.requested, f"{o.name}: {o.why}", o.source, tier="host")] if o.paged else []
     )
@@ -204,24 +220,18 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
         static_bytes=static,
         peak=peak,
         runner_up=runner_up,
-        components=(*(components if replay is None else replay.tiers(components)), *paged),
+        components=(*(components if replay is None else replay.tiers(components)), *paged, *offloaded),
         instants=found,
     )
 
 
 def _replays(w: Train, device: Device | None, verdict: Fit | None) -> bool:
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
-    if not caching(device):
+    if not caching(device) or w.offload == "activations":
         return False
     if w.replay is None and w.alloc_conf is None:
         return verdict is None or verdict.verdict == "uncertain"
     return w.replay is not False
-
-
-def _optimized(precision: str, weights: str) -> dict[str, Any]:
-    """What the optimizer steps: copies in fp32, or the weights themselves."""
-    master = precision == "bf16-master"
-    return {"grad_dtype": "fp32" if master else weights, "state_dtype": "fp32" if master else weights, "master": master}
 
 
 def _averaged(w: Train) -> bool:
@@ -266,6 +276,23 @@ def _plan(w: Train, stack: Stack) -> Recompute | None:
     return found
 
 
+def _offloads(w: Train) -> bool:
+    """Whether saved activations go to the host."""
+    if w.offload in (None, "none"):
+        return False
+    if w.recompute != "full":
+        raise UnsupportedError(
+            f"offload = {w.offload} with recompute = {w.recompute or 'none'} is not modelled: of tensors that are "
+            "saved twice one stays", key="offload", value=w.offload, hint="--recompute full",
+        )  # fmt: skip
+    if w.optimizer_in_backward or w.alloc_conf is not None:
+        raise UnsupportedError(
+            f"offload = {w.offload} is not modelled together with optimizer_in_backward or alloc_conf", key="offload",
+            value=w.offload, hint="leave the other out",
+        )  # fmt: skip
+    return True
+
+
 def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Implementations | None:
     """What computes blocks and loss; None where all is the model's own code."""
     if w.kernels in (None, "none") and w.loss in (None, "full"):
@@ -280,6 +307,7 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None) -> Tuned |
     """What adapters make of the model; None where the whole model is trained."""
     packs = w.quant not in (None, "none") or w.kbit_prepared
     part = w.train_only or w.freeze_layers is not None or w.modules_to_save or w.virtual_tokens is not None
+    part = part or w.encoder_hidden is not None
     adapts = w.adapter is not None or w.lora_rank is not None or w.lora_targets or w.lora_dropout
     if not (packs or part or adapts):
         return None
@@ -355,45 +383,6 @@ def _trainable(model: Model) -> None:
         )  # fmt: skip
 
 
-def _precision(model: Model, w: Train, default: str) -> tuple[str, str, str | None]:
-    """The preset, the format of the weights and what autocast computes in."""
-    stored = checkpoint_format(model, w.dtype)
-    precision = w.precision or (default if w.lora_rank is None else None) or stored
-    if precision not in PRESETS:
-        raise UnsupportedError(
-            f"precision = {precision} is not modelled yet",
-            key="precision",
-            value=precision,
-            hint=f"one of {', '.join(PRESETS)}",
-        )
-    weights, autocast = PRESETS[precision]
-    if w.lora_rank is not None and precision == "bf16-master":
-        raise UnsupportedError(
-            "master weights of adapters are not modelled: peft makes them in fp32", key="precision", value=precision,
-            hint="--precision bf16",
-        )  # fmt: skip
-    if w.lora_rank is not None and autocast is not None:
-        # What is frozen keeps the checkpoint's format: only what is trained is made in fp32.
-        weights = stored
-    wanted = {
-        "dtype": weights,
-        "weights_dtype": weights,
-        "compute_dtype": autocast or weights,
-        **_optimized(precision, weights),
-    }
-    for key, value in wanted.items():
-        said = getattr(w, key)
-        if said is None or said == value:
-            continue
-        if (key != "master" and said in FORMATS) or key == "master":
-            raise UnsupportedError(
-                f"{key} = {said} is not modelled with precision = {precision}, which has {value}", key=key, value=said,
-                hint=f"presets: {', '.join(PRESETS)}",
-            )  # fmt: skip
-        checkpoint_format(model, str(said))
-    return precision, weights, autocast
-
-
 def _why(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
     """Words, reference and terms of the lines that are no activations."""
     P, w, n, form = step.model.parameters.total, step.form.bytes, step.tensors, step.recipe.weights
@@ -425,6 +414,7 @@ def _why(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
         "beside": (_amount(step, step.recipe.beside)[0].format("elements that are not trained "), PEFT, ()),
         "master weights": ("master weights: " + amount.format("parameters "), MASTER, own),
         "main gradients": ("into which those of a pass are added: " + amount.format("parameters "), MASTER, own),
+        "fp8 scales": (SCALES, SCALED, ()),
         "averages": (f"a copy of the whole model: {P:,} parameters x {w} B ({form}) and its buffers", AVERAGED, base),
         "other:buffers": ("inverse frequencies and the like, in fp32", stack.reference, ()),
         "optimizer_state": (f"{o.name}: {state}", o.source, (*own, *_states(step))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tonnage.arch.forward import AttentionKernel
 from tonnage.arch.model import Model
@@ -20,11 +20,20 @@ from tonnage.timeline import Level
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
+    from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
-    from tonnage.arch.losses import FusedLinear, InPlace
+    from tonnage.arch.losses import Loss
     from tonnage.memory.recompute import Recompute
     from tonnage.quant import Recipe as Packing
 
+
+COPIED: Final = 5
+"""Layers before the one that runs whose inputs are still being copied to the host (``max_fwd_stash_size``).
+
+https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading.py
+"""
+OFFLOADED: Final = 1024
+"""Bytes below which a tensor stays (``min_offload_size``)."""
 
 Standing = Iterable[tuple[Tensor, int]]
 """Tensors with how often each stands."""
@@ -41,6 +50,7 @@ class Recipe(Record):
         batch, tokens, accumulate: sequences a pass, tokens a sequence, passes a step.
         recompute: layers are checkpointed: all, or as ``plan`` says.
         plan: which layers are, and what of them is kept all the same.
+        offloads: what a checkpointed layer was given goes to the host until its backward pass.
         keep_logits: the caller holds the model's output through the backward pass.
         keep_gradients: the last step's gradients stay, and the next ones are added into them.
         first_step: the optimizer has no state yet.
@@ -54,6 +64,8 @@ class Recipe(Record):
         packing: how they are packed.
         input_grads: the embedding's output needs a gradient though its table is frozen.
         fused: kernels that stand for several operations of the model's code.
+        narrow: matrices of the layers that are multiplied in fp8.
+        scales: what lies beside these: bytes of a tensor, how often.
         loss: what computes head and loss together; None for transformers' own loss of all logits.
         in_backward: the optimizer steps a parameter as soon as its gradient is there, which then dies.
         master: fp32 copies of the weights are stepped, by fp32 gradients into which those of a pass are added.
@@ -81,8 +93,11 @@ class Recipe(Record):
     packing: Packing | None = None
     input_grads: bool = False
     fused: Fused | None = None
-    loss: FusedLinear | InPlace | None = None
+    narrow: Narrow | None = None
+    scales: tuple[tuple[int, int], ...] = ()
+    loss: Loss | None = None
     plan: Recompute | None = None
+    offloads: bool = False
     in_backward: bool = False
     master: bool = False
     averaged: bool = False
@@ -129,6 +144,7 @@ class Step(Ledger):
             tuning=recipe.tuning,
             input_grads=recipe.input_grads,
             fused=recipe.fused,
+            narrow=recipe.narrow,
             loss=recipe.loss,
             consume=self._stepped if recipe.in_backward else None,
         )
@@ -204,6 +220,8 @@ class Step(Ledger):
             self.take("master", "master_weights", "master weights", copies)
             self.take("main gradients", "gradients", "main gradients", copies)
         self.take("buffers", "other:buffers", "buffers", self.buffers)
+        if r.scales:
+            self.take("scales", "other:buffers", "fp8 scales", self._sum(r.scales))
         if r.averaged:
             self.take("averages", "other:averages", "averages", self.weights + self.buffers + Level(8, blocks(8)))
         if not r.first_step and not r.optimizer.paged:
@@ -220,7 +238,9 @@ class Step(Ledger):
             self.take("gradients before", "gradients", "of earlier passes", self.grown)
         self.take("inputs", "inputs", "token ids", level(p.inputs), p.inputs)
         # A loop's variable still holds the last step's loss.
-        self.take("loss before", "loss", "of the last pass", level([p.tail.output]), [p.tail.output])
+        loss = [p.tail.output, *p.context]
+        if not r.first_step:
+            self.take("loss before", "loss", "of the last pass", level(loss), loss)
         yield Moment("forward embedding", self.now + p.stem.forward.peak, p.stem.forward)
         self.take("stem", "activations", "kept by the embedding", p.stem.kept(), p.stem.saved)
         self.take("shared", "activations", "shared by the layers", level(p.shared), p.shared)
@@ -237,6 +257,9 @@ class Step(Ledger):
             stream = f"stream {stages[i].output.dtype}"
             self.take(stream, "activations", "layer inputs", H[i], [stages[i].output])
             yield Moment(f"forward layer {i}", self.now + a.forward.peak, a.forward)
+            if r.offloads and i >= COPIED:
+                # Copied by now: the host alone holds what an earlier layer was given.
+                self.drop(f"stream {stages[i - COPIED].output.dtype}")
             if not kept[i]:
                 self.drop(stream)
                 if not i and p.stem.output in (*p.frame, *p.around):
@@ -252,6 +275,9 @@ class Step(Ledger):
         for s in p.shared:
             if any(s in a.shares for a in p.layers):
                 self.take(f"shared {s.serial}", "activations", "shared by the layers", level([s]), [s])
+        for below in stages[:-2] if r.offloads else ():
+            # The last norm saves more than are copied at once.
+            self.drop_all(f"stream {below.output.dtype}")
         yield Moment("loss", self.now + H[-1] + p.tail.forward.peak, p.tail.forward)
         for a in p.layers:
             self.drop_all(f"casts {_key(a)}")
@@ -266,6 +292,13 @@ class Step(Ledger):
             self.take("gradients early", "gradients", "of a term of the loss", grown)
         yield from self._backward(stages, H)
 
+    def host(self) -> Iterator[int]:
+        """Tensors that saved activations take on the host: of the layers what they were given, and of the loss."""
+        p = self.passes
+        if self.recipe.offloads:
+            yield from (below.output.nbytes for below in (p.stem, *p.layers[:-1]))
+            yield from (s.nbytes for s in p.tail.saved if s.category == "loss" and s.nbytes >= OFFLOADED)
+
     def _backward(self, stages: list[Account], H: list[Level]) -> Iterator[Moment]:
         r, p = self.recipe, self.passes
         for i in range(len(stages) - 1, -1, -1):
@@ -277,7 +310,8 @@ class Step(Ledger):
                     self.drop(f"stream {a.output.dtype}")
                 here = here + H[i]
             if i and a.keeps_input:
-                self.drop(f"stream {stages[i - 1].output.dtype}")
+                if not r.offloads or i == len(stages) - 1:
+                    self.drop(f"stream {stages[i - 1].output.dtype}")
                 here = here + H[i - 1]
             if i == len(stages) - 1:
                 yield Moment("loss backward", self.now + here + a.backward.peak, a.backward)
@@ -316,7 +350,8 @@ class Step(Ledger):
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
         self.drop_all("outputs")
         self.drop("loss")
-        self.take("loss itself", "loss", "the loss itself", level([p.tail.output]), [p.tail.output])
+        loss = [p.tail.output, *p.context]
+        self.take("loss itself", "loss", "the loss itself", level(loss), loss)
         if r.first_step and not r.optimizer.paged:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
         if r.in_backward:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Final
 from tonnage import quant
 from tonnage.arch.adapters import Packed, Tuning, packed
 from tonnage.arch.model import Model
+from tonnage.arch.tuners import LoRA
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.methods import ADAPTERS, Adapter, adapter, layers_of, norms, saved, trained_part
 from tonnage.formats import FORMATS
+from tonnage.memory import stacked_adapters
 from tonnage.memory.adapters import Standing, adapters, local_names, targeted, trained_own
 from tonnage.memory.weights import Share, stored
 from tonnage.quant import Recipe
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from tonnage.arch.tuners import Method
     from tonnage.quant import Entry
 
-KEYS: Final = ("lora_targets", "lora_dropout", "modules_to_save", "virtual_tokens")
+KEYS: Final = ("lora_targets", "lora_dropout", "modules_to_save", "virtual_tokens", "encoder_hidden")
 """What says more about an adapter."""
 
 
@@ -127,15 +129,46 @@ def _method(
     """What is trained beside matrices, the modules that it is beside, and its tensors."""
     if kind.method is None:
         return None, (), (), ()
-    targets = targeted(model, found, w.lora_targets, kind.defaults)
+    stacks, gone = _stacks(model, w, kind, found)
+    targets = targeted(model, found, w.lora_targets, kind.defaults, gone)
     names = local_names(model, [m.module for _, m in targets])
     rank = w.lora_rank or kind.rank or 0
     inputs = layers_of(model, found, kind.inputs, [m for _, m in targets])
     method = kind.method(names, rank, w.lora_dropout or 0.0, loaded, inputs)
     trained, beside = adapters(model, targets, method, ADAPTERS)
+    if stacks and isinstance(method, LoRA):
+        local = {next(iter(local_names(model, [m.module]))): n for _, m, n in stacks}
+        method = method.but(stacked=local, modules=method.modules | local.keys())
+        trained = (*trained, *stacked_adapters.tensors(stacks, rank, ADAPTERS))
+        targets = [*targets, *((times, m) for times, m, _ in stacks)]
     if kind.shared is not None:
         beside = (*beside, *_alone(kind.shared(rank, [m for _, m in targets])))
     return method, tuple(m.module for _, m in targets), trained, beside
+
+
+def _stacks(
+    model: Model, w: Train, kind: Adapter, found: list[Entry]
+) -> tuple[stacked_adapters.Stacks, frozenset[str]]:
+    """Stacked experts and routers that get adapters, and names that mean these.
+
+    Raises:
+        InputError: with dropout, which peft refuses beside a parameter.
+        UnsupportedError: packed experts.
+    """
+    if kind.name not in ("lora", "rslora") or not w.lora_targets:
+        return [], frozenset()
+    stacks = stacked_adapters.stacked(model, found, w.lora_targets)
+    if stacks and w.lora_dropout:
+        raise InputError(
+            f"lora_dropout = {w.lora_dropout} beside stacked experts: peft refuses it", key="lora_dropout",
+            value=str(w.lora_dropout), hint="no dropout, or --lora-targets attention",
+        )  # fmt: skip
+    if stacks and w.quant not in (None, "none"):
+        raise UnsupportedError(
+            "adapters of stacked experts beside packed weights are not modelled", key="lora_targets",
+            value=", ".join(w.lora_targets), hint="--lora-targets attention",
+        )  # fmt: skip
+    return stacks, stacked_adapters.names(model)
 
 
 def _packed(
@@ -177,8 +210,8 @@ def check(w: Train) -> None:
         return
     for key in KEYS:
         if getattr(w, key) not in (None, ()):
-            none = "adapter" if key == "virtual_tokens" else "lora_rank"
-            hint = "--adapter prompt" if key == "virtual_tokens" else "--lora-rank 16"
+            virtual = {"virtual_tokens": "--adapter prompt", "encoder_hidden": "--adapter p-tuning"}
+            none, hint = ("adapter", virtual[key]) if key in virtual else ("lora_rank", "--lora-rank 16")
             raise InputError(f"{key} is said, and no {none}", key=key, value=str(getattr(w, key)), hint=hint)
     if w.kbit_prepared or w.quant not in (None, "none"):
         key = "quant" if w.quant not in (None, "none") else "kbit_prepared"

@@ -42,6 +42,7 @@ def read(k: Keys) -> Model:
                     D=D,
                     tables=(Table(name="biogpt.embed_positions", rows=P + 2, width=D, offset=True),),
                     scaled=True,
+                    scaled_within=True,
                     dropout=dropout,
                     position_ids="row",
                 ),

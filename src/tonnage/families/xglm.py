@@ -42,6 +42,7 @@ def read(k: Keys) -> Model:
                     V=V,
                     D=D,
                     scaled=True,
+                    scaled_within=True,
                     dropout=dropout,
                     tables=(Table(name="model.embed_positions.weights", rows=P + 2, width=D, fixed=True, offset=True),),
                 ),

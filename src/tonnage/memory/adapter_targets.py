@@ -68,6 +68,22 @@ IA3: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
 }
 """TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING, and of these those whose input is scaled (..._FEEDFORWARD_...)."""
 
+_MIXTRAL: Final = {"gate": "gate", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
+_QWEN: Final = {"gate": "gate", "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
+STACKED: Final[dict[str, dict[str, str]]] = {
+    **dict.fromkeys(("minimax", "minimax_m2", "mixtral"), _MIXTRAL),
+    **dict.fromkeys(
+        ("afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe",
+         "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe",
+         "longcat_flash", "mellum", "olmoe", "qwen3_moe", "qwen3_next", "solar_open"),
+        _QWEN,
+    ),
+}  # fmt: skip
+"""Types whose experts transformers 5 stacks: which parameter a module of release 4 has become, the router's too.
+
+_MOE_TARGET_MODULE_MAPPING of utils/transformers_weight_conversion.py, for the types that transformers 5.23.0 maps.
+"""
+
 NORMS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("llama", "mistral", "gemma"), ("input_layernorm", "post_attention_layernorm", "norm")),
     **dict.fromkeys(("bloom", "falcon"), ("input_layernorm", "post_attention_layernorm", "ln_f")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tonnage.arch.adapters import Trained
@@ -23,7 +23,11 @@ Standing = tuple[tuple[Tensor, int], ...]
 
 
 def targeted(
-    model: Model, found: Sequence[Entry], asked: Sequence[str], default: Mapping[str, tuple[str, ...]] = LORA
+    model: Model,
+    found: Sequence[Entry],
+    asked: Sequence[str],
+    default: Mapping[str, tuple[str, ...]] = LORA,
+    gone: Collection[str] = (),
 ) -> list[tuple[int, Matrix]]:
     """The matrices that get an adapter, with how often each stands.
 
@@ -32,6 +36,7 @@ def targeted(
         found: its entries.
         asked: module names as peft matches them, ``attention``, ``all-linear``, or nothing for peft's own choice.
         default: that choice by type of model.
+        gone: names that mean parameters instead, and no matrix of that name.
 
     Raises:
         InputError: a name matches no matrix, or none is named and none is known for the type.
@@ -45,6 +50,8 @@ def targeted(
                 f"no target modules are known for {model.model_type}", key="lora_targets",
                 hint=f"--lora-targets all-linear, attention, or names: {', '.join(_leaves(matrices))}",
             )  # fmt: skip
+    asked = [name for name in asked if name not in gone]
+    matrices = [(n, m) for n, m in matrices if m.module.rpartition(".")[2] not in gone]
     tests = [_test(name) for name in asked]
     for name, test in zip(asked, tests, strict=True):
         if not any(test(m) for _, m in matrices):

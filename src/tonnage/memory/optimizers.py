@@ -6,6 +6,7 @@ Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/adamw.py,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import Final
 
 from tonnage.errors import InputError, UnsupportedError, nearest
@@ -201,11 +202,14 @@ def _all_at_once(sets: int) -> Callable[[Trained], Group]:
 
 
 def _one_by_one(trained: Trained) -> Group:
-    """A root and a quotient for each parameter in turn; the last quotient lives until the next is bound."""
+    """A root and a quotient for each parameter in turn; the last quotient lives until the next is bound.
+
+    Tensors that stand as often are those of one layer, which follow each other layer by layer.
+    """
     before = 0
-    for t, width, times in trained:
-        n = t.numel * width
-        for _ in range(times):
+    for times, run in groupby(trained, lambda entry: entry[2]):
+        sizes = [t.numel * width for t, width, _ in run]
+        for n in sizes * times:
             yield [before, n, n]
             before = n
 

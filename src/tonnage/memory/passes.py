@@ -20,8 +20,9 @@ from tonnage.tensors import Axes, Axis
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
+    from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
-    from tonnage.arch.losses import FusedLinear, InPlace
+    from tonnage.arch.losses import Loss
     from tonnage.memory.recompute import Recompute
 
 __all__ = ["Account", "Pass", "Span", "blocks", "level", "position_ids", "windows"]
@@ -44,6 +45,7 @@ class Pass:
         tuning: matrices that are packed or have adapters, and what of the model itself is trained beside them.
         input_grads: the embedding's output needs a gradient although nothing before it is trained.
         fused: kernels that stand for several operations of the model's code.
+        narrow: matrices of the layers that are multiplied in fp8.
         loss: what computes head and loss together; None for transformers' own loss of all logits.
         consume: what the optimizer's step for one parameter takes for a moment, where it is made as soon as the
             gradient is there; None where gradients wait for the step.
@@ -65,7 +67,8 @@ class Pass:
         tuning: Tuning | None = None,
         input_grads: bool = False,
         fused: Fused | None = None,
-        loss: FusedLinear | InPlace | None = None,
+        narrow: Narrow | None = None,
+        loss: Loss | None = None,
         consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None,
     ) -> None:
         stack = model.decoder
@@ -110,7 +113,7 @@ class Pass:
         always = {v.storage for v in handed} | ({f.bias.storage} if f.bias is not None else set())
         axes = (B, T, ("D", stack.stem.D))
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
-        accounts: dict[tuple[int, str, bool, frozenset[str] | None, bool, bool, bool], Account] = {}
+        accounts: dict[tuple[int, str, bool, frozenset[str] | None, bool, bool, bool, Narrow | None], Account] = {}
         self.layers: list[Account] = []
         bias = None if f.bias is None or f.bias.node is None else _Summed(f.bias)
         # What is added up over the layers until the stem takes it, as the top layer's tape and the stem's name it.
@@ -129,7 +132,8 @@ class Pass:
             begins = bias is None or index == len(stack.layers) - 1
             # What a fused norm behind the layers hands down is a view, into which nothing is added in place.
             viewed = index == len(stack.layers) - 1 and fused is not None and fused.norms is not None
-            key = id(layer), dtype, flows, trained, way is None, begins, viewed
+            f.narrow = narrow if index or narrow is None else narrow.of_first(layer)
+            key = id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow
             account = accounts.get(key)
             if account is None:
                 f.taken.clear()
@@ -186,7 +190,9 @@ class Pass:
                 self.closing = Span(tape, start, len(tape.events), first)
             assert self.head is not None
             if self.loss_kind is not None:
-                loss.append(self.loss_kind.forward(f, self.head, x, ids))
+                given = [x]
+                del x
+                loss.append(self.loss_kind.forward(f, self.head, given.pop(), ids))
                 return loss[0]
             held.append(self.head.forward(f, x))
             if model.classes is not None:
@@ -214,11 +220,14 @@ class Pass:
         tape.category = "loss"
         # The loop holds the loss, and backward() the gradient that it starts from, until the pass is over.
         seed = tape.new("gradient of loss", account.output.axes, account.output.dtype)
-        self.loss = [account.output, seed.storage]
-        account.saved += self.loss
+        account.saved += [account.output, seed.storage]
+        # What its graph holds for as long as the loss is there.
+        self.context = [v.storage for v in tape.context]
+        self.loss = [account.output, seed.storage, *self.context]
         tape.category = "activations"
         assert root is not None
         back(tape, root, [seed.view(seed.axes)], floor, first, account)
+        tape.context.clear()
         if leaf is not None:
             account.handed = leaf.pending[0].storage if leaf.pending and leaf.pending[0] is not None else None
         # The gradient of a tied weight waits for the embedding's.

@@ -167,6 +167,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         kwargs = kwargs or {}
         if func is DEVICE_OF:
             return func(*args, **kwargs)
+        if any(hasattr(t, "__tensor_flatten__") for t in types):
+            # A tensor made of others: its own code runs next, and what that does comes by here.
+            return NotImplemented
         self.dispatched += 1
         if self._leaving:
             self._leaving = False

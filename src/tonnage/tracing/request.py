@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate.precision import PRESETS
 from tonnage.estimate.settle import AS_NEWEST, KNOWN_STACKS, chosen, filled, one_device, refuse
 from tonnage.estimate.summary import caching
-from tonnage.estimate.train import PRESETS
 from tonnage.formats import storage_format
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.record import Record
@@ -67,7 +67,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
     refuse(w, "recompute", "layers are checkpointed whole or not", unless=(None, "none", "full"))
     stored = _stored(config, w.dtype)
     precision = w.precision or since(version, stack.precision) or stored
-    if precision not in PRESETS:
+    if precision not in PRESETS or precision.startswith("fp8"):
         raise UnsupportedError(
             f"precision = {precision} is not traced", key="precision", value=precision,
             hint=f"one of {', '.join(PRESETS)}",
@@ -110,7 +110,7 @@ def _tuning(config: Mapping[str, Any], w: Train, compute: str) -> tuple[dict[str
             raise InputError(
                 f"{key} is said, and no lora_rank", key=key, value=str(getattr(w, key)), hint="--lora-rank 16"
             )
-    for key in ("adapter", "virtual_tokens", "modules_to_save", "train_only", "freeze_layers"):
+    for key in ("adapter", "virtual_tokens", "encoder_hidden", "modules_to_save", "train_only", "freeze_layers"):
         said = getattr(w, key)
         if said not in (None, ()) and (key, said) != ("adapter", "lora"):
             raise UnsupportedError(

@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 ATTENTION: Final = ("eager", "sdpa", "flash", "efficient", "math")
 SHARDING: Final = ("none", "ddp", "zero-1", "zero-2", "zero-3", "fsdp", "hsdp")
 PRECISION: Final = (
-    "fp32", "tf32", "bf16-mixed", "fp16-mixed", "bf16-autocast", "fp16-autocast", "bf16", "fp16", "bf16-master", "fp8",
+    "fp32", "tf32", "bf16-mixed", "fp16-mixed", "bf16-autocast", "fp16-autocast", "bf16", "fp16", "bf16-master",
+    "fp8", "fp8-autocast", "fp8-mixed",
 )  # fmt: skip
 
 CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "attention": ATTENTION,
     "sharding": SHARDING,
     "precision": PRECISION,
-    "loss": ("full", "chunked", "fused", "liger"),
     "retain": ("outputs", "grads"),
+    "offload": ("none", "activations"),
     "task": ("train", "serve"),
 }
 COUNTS: Final = (
     "batch", "accumulate", "seq", "context", "concurrency", "gpus", "tp", "pp", "cp", "ep", "dp", "lora_rank",
-    "virtual_tokens",
+    "virtual_tokens", "encoder_hidden",
 )  # fmt: skip
 SWITCHES: Final = ("first_step", "kbit_prepared", "master", "replay", "optimizer_in_backward", "ema")
 SIZES: Final = ("in_use",)

@@ -27,6 +27,7 @@ class Train:
     stack: str | None = None
     stack_version: str | None = None
     precision: str | None = None
+    fp8_recipe: str | None = None
     weights_dtype: str | None = None
     compute_dtype: str | None = None
     grad_dtype: str | None = None
@@ -39,6 +40,7 @@ class Train:
     accumulate: int | None = None
     seq: int | None = None
     recompute: str | None = None
+    offload: str | None = None
     loss: str | None = None
     kernels: str | None = None
     retain: tuple[str, ...] = ()
@@ -48,6 +50,7 @@ class Train:
     kbit_prepared: bool | None = None
     adapter: str | None = None
     virtual_tokens: int | None = None
+    encoder_hidden: int | None = None
     modules_to_save: tuple[str, ...] = ()
     train_only: tuple[str, ...] = ()
     freeze_layers: str | None = None
