@@ -71,6 +71,7 @@ ALLOWED = frozenset(
         "tonnage.estimate",
         "tonnage.estimate.lines",
         "tonnage.estimate.moments",
+        "tonnage.estimate.origins",
         "tonnage.estimate.result",
         "tonnage.estimate.settle",
         "tonnage.estimate.summary",

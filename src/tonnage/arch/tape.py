@@ -179,6 +179,12 @@ class Tape:
         # Ends of the names of parameters whose gradient is there before the pass: a term of the loss made it.
         self.early: tuple[str, ...] = ()
         self.tied: str | None = None
+        # Where other models run before the pass goes on: events, and what is alive there.
+        self.pauses: list[tuple[int, list[Storage]]] = []
+
+    def pause(self) -> None:
+        """Other models run here."""
+        self.pauses.append((len(self.events), [s for s in self.born if s.owners]))
 
     def new(self, label: str, axes: Axes, dtype: str) -> Value:
         """A fresh tensor."""

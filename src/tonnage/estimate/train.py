@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
-from tonnage.estimate.lines import Terms, lines, reserves
+from tonnage.estimate.lines import lines, reserves
 from tonnage.estimate.moments import instants, largest
+from tonnage.estimate.origins import origins
 from tonnage.estimate.result import Fit, Result
 from tonnage.estimate.settle import (
     AS_NEWEST,
@@ -32,11 +33,11 @@ from tonnage.memory.optimizers import optimizer
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.releases import shown, since
 from tonnage.stacks import Stack
-from tonnage.tensors import Tensor, size
 from tonnage.timeline import Rank, exact
 from tonnage.workload.training import Train
 
 if TYPE_CHECKING:
+    from tonnage.estimate.objectives import Aim
     from tonnage.estimate.savers import Implementations
     from tonnage.estimate.stream import Replay
     from tonnage.estimate.tuning import Tuned
@@ -57,17 +58,11 @@ PRESETS: Final = {
     "fp16-autocast": ("fp16", "fp16"),
 }
 
-MASTER: Final = (
-    "https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.0/megatron/core/optimizer/optimizer.py "
-    "(Float16OptimizerWithFloat16Params)"
-)
-AVERAGED: Final = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/swa_utils.py (AveragedModel)"
-PEFT: Final = "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/"
-
+COLLATED: Final = "copies of the labels and the attention mask that a data collator adds: 8 B a token each"
 NOT_MODELLED: Final = (
     "what loading the weights leaves in the allocator's cache",
     "scratch of kernels other than flash attention's backward pass",
-    "copies of the labels and the attention mask that a data collator adds: 8 B a token each",
+    COLLATED,
     "evaluation steps and checkpoint saving",
 )
 
@@ -101,7 +96,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     adam = since(version, stack.optimizer)
     named = optimizer(adam if (w.optimizer or "adamw") == "adamw" else str(w.optimizer))
     architecture = device.architecture if device is not None else ""
-    built = _built(model, w, stack, device)
+    built = _built(model, w if w.objective in (None, "sft") else replace(w, loss="full"), stack, device)
     caveats += built.told if built else ()
     recipe = Recipe(
         weights=weights,
@@ -131,6 +126,10 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         master=precision == "bf16-master",
         averaged=_averaged(w),
     )
+    aim = _aim(model, w, recipe)
+    if aim is not None:
+        recipe = aim.recipe
+        caveats += aim.caveats
     step = Step(model, recipe)
     caveats += _passed_by(step)
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
@@ -155,7 +154,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         "compute_dtype": autocast or weights,
         **_optimized(precision, weights),
         "optimizer": named.name,
-        "batch": recipe.batch,
+        "batch": w.batch or 1,
         "accumulate": recipe.accumulate,
         "seq": seq,
         "recompute": w.recompute or "none",
@@ -166,6 +165,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         "lora_targets": fine.targets if fine else (),
         "lora_dropout": (w.lora_dropout or 0.0) if fine and fine.adapter else None,
         "kbit_prepared": bool(w.kbit_prepared),
+        **(aim.values if aim else {"objective": "sft"}),
     }
     return Result(
         model=summary(model, trainable=fine.elements if fine else None),
@@ -180,7 +180,11 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
             *attention_told(step.passes.kernels, w.attention or "sdpa", device),
             *no_caching_caveat(device),
         ),
-        not_modelled=(*NOT_MODELLED, *([named.rough] if named.rough else [])),
+        not_modelled=(
+            *(NOT_MODELLED if aim is None else (n for n in NOT_MODELLED if n != COLLATED)),
+            *(aim.not_modelled if aim else ()),
+            *([named.rough] if named.rough else []),
+        ),
         extras={"attention_kernel": attention, "incomplete": list(model.ignored)},
     )
 
@@ -192,7 +196,7 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
     peak, runner_up = largest(found)
     # The walk is made once more, up to the largest instant, to see what is alive there.
     moment = next(m for m in step.moments() if m.name == peak.name)
-    components = lines(moment, step.held.values(), _why(step, stack))
+    components = lines(moment, step.held.values(), origins(step, stack))
     components += reserves(moment.level.allocated, static, caching=caching(device))
     o = step.recipe.optimizer
     paged = (
@@ -276,6 +280,16 @@ def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Imple
     return implementations(model, w, stack, device)
 
 
+def _aim(model: Model, w: Train, recipe: Recipe) -> Aim | None:
+    """What an objective other than the next token's makes of the step."""
+    if w.objective in (None, "sft") and w.reference is None and w.completion_length is None:
+        return None
+    # Imported late: most answers do without.
+    from tonnage.estimate.objectives import aimed
+
+    return aimed(model, w, recipe)
+
+
 def _fine(model: Model, w: Train, weights: str, autocast: str | None) -> Tuned | None:
     """What adapters make of the model; None where the whole model is trained."""
     packs = w.quant not in (None, "none") or w.kbit_prepared
@@ -309,29 +323,6 @@ def _passed_by(step: Step) -> list[str]:
         f"a step on token ids alone: no gradient reaches {n:,} parameters ({said}), so that the optimizer keeps no "
         f"state for them{more}"
     ]
-
-
-def _states(step: Step) -> Terms:
-    """Bytes of each kind of state."""
-    sums: dict[str, int] = {}
-    for t, times in step.trained:
-        for name, axes, form in step.recipe.optimizer.state(t):
-            size_of = (step.stepped_form(t) if form is None else FORMATS[form]).nbytes(size(axes))
-            sums[name] = sums.get(name, 0) + times * size_of
-    return tuple((name, "bytes of this state", n) for name, n in sums.items())
-
-
-def _amount(step: Step, tensors: Iterable[tuple[Tensor, int]]) -> tuple[str, Terms]:
-    """Elements times bytes by format, as words with a place for what they are, and as terms."""
-    counts: dict[str, int] = {}
-    for t, times in tensors:
-        form = step.stepped_form(t).name
-        counts[form] = counts.get(form, 0) + t.numel * times
-    found = [(form, n, FORMATS[form].bytes) for form, n in counts.items()]
-    terms: list[tuple[str, str, int]] = []
-    for form, n, wide in found:
-        terms += [("P", "trained parameters", n), ("w", f"bytes of an element in {form}", wide)]
-    return " + ".join(f"{n:,} {{0}}x {wide} B ({form})" for form, n, wide in found), tuple(terms)
 
 
 def _trainable(model: Model) -> None:
@@ -392,42 +383,3 @@ def _precision(model: Model, w: Train, default: str) -> tuple[str, str, str | No
             )  # fmt: skip
         checkpoint_format(model, str(said))
     return precision, weights, autocast
-
-
-def _why(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
-    """Words, reference and terms of the lines that are no activations."""
-    P, w, n, form = step.model.parameters.total, step.form.bytes, step.tensors, step.recipe.weights
-    o, fine = step.recipe.optimizer, step.recipe.tuning is not None
-    frozen = "" if not fine else "partly frozen, " if step.recipe.own else "frozen, "
-    amount, own = _amount(step, step.trained)
-    base: Terms = (("P", "parameters", P), ("w", f"bytes of an element in {form}", w))
-    grown = sum(step.stepped_form(t).nbytes(t.numel) * times for t, times in step.trained)
-    whole = [n for _, _, n in _states(step) if n == grown]
-    rest = step.state.requested - sum(whole)
-    state = f"{len(whole)} x {amount.format('')}" if whole else o.why
-    state += f" + {rest:,} B: {'counters' if whole else 'in all'}" if rest else ""
-    shares = {
-        s.what: (
-            f"frozen, {s.part}: {s.elements:,} x {s.format}, {s.tensors} tensors",
-            "quant/",
-            (("n", f"elements in {s.format}", s.elements),),
-        )
-        for s in step.recipe.shares
-    }
-    return {
-        **shares,
-        "parameters": (
-            f"{frozen}{P:,} parameters x {w} B ({form}), {n} tensors",
-            stack.reference,
-            base,
-        ),
-        "adapters": (_amount(step, step.recipe.adapters)[0].format("trained parameters "), PEFT, own),
-        "beside": (_amount(step, step.recipe.beside)[0].format("elements that are not trained "), PEFT, ()),
-        "master weights": ("master weights: " + amount.format("parameters "), MASTER, own),
-        "main gradients": ("into which those of a pass are added: " + amount.format("parameters "), MASTER, own),
-        "averages": (f"a copy of the whole model: {P:,} parameters x {w} B ({form}) and its buffers", AVERAGED, base),
-        "other:buffers": ("inverse frequencies and the like, in fp32", stack.reference, ()),
-        "optimizer_state": (f"{o.name}: {state}", o.source, (*own, *_states(step))),
-        "the step's own": (f"{o.name}: what the step takes for a moment", o.source, own),
-        "gradients": (amount.format("parameters "), stack.reference, own),
-    }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tonnage.arch.forward import AttentionKernel
 from tonnage.arch.model import Model
-from tonnage.arch.tape import WIDTH, Parameter
+from tonnage.arch.tape import WIDTH, Parameter, Storage
 from tonnage.estimate.moments import Ledger, Moment
 from tonnage.formats import FORMATS, Format
 from tonnage.memory.optimizers import Optimizer
@@ -21,7 +21,8 @@ from tonnage.timeline import Level
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
     from tonnage.arch.fused import Fused
-    from tonnage.arch.losses import FusedLinear, InPlace
+    from tonnage.arch.loss import Loss
+    from tonnage.estimate.beside import Beside
     from tonnage.memory.recompute import Recompute
     from tonnage.quant import Recipe as Packing
 
@@ -58,6 +59,8 @@ class Recipe(Record):
         in_backward: the optimizer steps a parameter as soon as its gradient is there, which then dies.
         master: fp32 copies of the weights are stepped, by fp32 gradients into which those of a pass are added.
         averaged: a copy of the whole model holds moving averages.
+        drops: dropout is on.
+        others: models that lie beside the one that is trained, and run when its pass pauses.
     """
 
     weights: str
@@ -81,11 +84,13 @@ class Recipe(Record):
     packing: Packing | None = None
     input_grads: bool = False
     fused: Fused | None = None
-    loss: FusedLinear | InPlace | None = None
+    loss: Loss | None = None
     plan: Recompute | None = None
     in_backward: bool = False
     master: bool = False
     averaged: bool = False
+    drops: bool = True
+    others: tuple[Beside, ...] = ()
 
     def way(self) -> Recompute | None:
         """How activations are computed again; None where they are not."""
@@ -131,6 +136,7 @@ class Step(Ledger):
             fused=recipe.fused,
             loss=recipe.loss,
             consume=self._stepped if recipe.in_backward else None,
+            drops=recipe.drops,
         )
         # What is trained, each tensor in its own format or else the weights'.
         beside = (*recipe.adapters, *recipe.own) if recipe.tuning else None
@@ -204,6 +210,9 @@ class Step(Ledger):
             self.take("master", "master_weights", "master weights", copies)
             self.take("main gradients", "gradients", "main gradients", copies)
         self.take("buffers", "other:buffers", "buffers", self.buffers)
+        for other in r.others:
+            self.take(other.what, "weights", other.what, other.weights)
+            self.take(f"{other.what} buffers", "other:buffers", f"{other.what} buffers", other.buffers)
         if r.averaged:
             self.take("averages", "other:averages", "averages", self.weights + self.buffers + Level(8, blocks(8)))
         if not r.first_step and not r.optimizer.paged:
@@ -255,6 +264,7 @@ class Step(Ledger):
         yield Moment("loss", self.now + H[-1] + p.tail.forward.peak, p.tail.forward)
         for a in p.layers:
             self.drop_all(f"casts {_key(a)}")
+        yield from self._others()
         self.drop("loss before")
         for key in ("around", "first"):
             self.drop_all(key)
@@ -265,6 +275,26 @@ class Step(Ledger):
             grown = self._sum((self.bytes_of(t), n) for t, n in early)
             self.take("gradients early", "gradients", "of a term of the loss", grown)
         yield from self._backward(stages, H)
+
+    def _others(self) -> Iterator[Moment]:
+        """Other models run while the pass pauses: all that it saved is there."""
+        for other, there in zip([o for o in self.recipe.others if o.reading], self.passes.paused, strict=False):
+            assert other.reading is not None
+            self._take_each("paused", "kept by the head", there)
+            reached = other.reading.highest
+            for name, what, storages in reached.beside:
+                self.take(f"{other.what} {what}", name, f"{other.what}: {what}", level(storages), storages)
+            yield Moment(f"{other.what} forward", self.now + reached.span.peak, reached.span)
+            for _, what, _ in reached.beside:
+                self.drop(f"{other.what} {what}")
+            for key in [k for k in self.held if k.startswith("paused")]:
+                self.drop_all(key)
+
+    def _take_each(self, key: str, what: str, storages: list[Storage]) -> None:
+        """Storages by their component."""
+        for name in dict.fromkeys(s.category for s in storages):
+            found = [s for s in storages if s.category == name]
+            self.take(f"{key} {name}", name, what, level(found), found)
 
     def _backward(self, stages: list[Account], H: list[Level]) -> Iterator[Moment]:
         r, p = self.recipe, self.passes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tonnage.arch.ends import Stem
 from tonnage.arch.forward import AttentionKernel, Forward
-from tonnage.arch.loss import cross_entropy
+from tonnage.arch.loss import Loss, cross_entropy
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Model, Stack
 from tonnage.arch.tape import Parameter, Storage, Tape, Value
@@ -21,7 +21,6 @@ from tonnage.tensors import Axes, Axis
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
     from tonnage.arch.fused import Fused
-    from tonnage.arch.losses import FusedLinear, InPlace
     from tonnage.memory.recompute import Recompute
 
 __all__ = ["Account", "Pass", "Span", "blocks", "level", "position_ids", "windows"]
@@ -47,6 +46,7 @@ class Pass:
         loss: what computes head and loss together; None for transformers' own loss of all logits.
         consume: what the optimizer's step for one parameter takes for a moment, where it is made as soon as the
             gradient is there; None where gradients wait for the step.
+        drops: dropout is on.
     """
 
     def __init__(
@@ -65,8 +65,9 @@ class Pass:
         tuning: Tuning | None = None,
         input_grads: bool = False,
         fused: Fused | None = None,
-        loss: FusedLinear | InPlace | None = None,
+        loss: Loss | None = None,
         consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None,
+        drops: bool = True,
     ) -> None:
         stack = model.decoder
         self.stack = stack
@@ -83,12 +84,14 @@ class Pass:
         tape.tied = None if self.head is None else self.head.alias_of
         if own is not None:
             tape.trained = own.ends.__contains__
-        f = Forward(tape, kernel, training=True, tuning=tuning, fused=fused, input_grads=input_grads)
+        f = Forward(tape, kernel, training=drops, tuning=tuning, fused=fused, input_grads=input_grads)
         B, T = ("B", batch), ("T", tokens)
         tape.category = "inputs"
         ids = tape.new("token ids", (B, T), "int64")
-        self.inputs = [ids.storage]
+        given = [ids, *(loss.inputs(tape, ids.axes) if loss is not None else ())]
+        self.inputs = [v.storage for v in given]
         tape.category = "activations"
+        f.around += loss.named(tape, ids.axes) if loss is not None else ()
         self.stem = Account()
         first = len(tape.born)
         root = ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
@@ -97,6 +100,9 @@ class Pass:
             ids, T = f.labels, f.labels.axes[1]
             tokens = T[1]
         self.around = [v.storage for v in f.around]
+        if loss is not None and loss.joins and ids.storage.owners > 1:
+            # The embedding keeps the ids that were joined for the pass, not those of the batch.
+            self.stem.saved.append(self.around.pop(0))
         make_masks(f, windows(stack, tokens), batch, tokens, tokens, self.stem.output.dtype, always=makes_mask)
         dtype = self.stem.output.dtype
         framed = {v.storage for v in f.frame if v.storage.owners == 1}
@@ -186,7 +192,10 @@ class Pass:
                 self.closing = Span(tape, start, len(tape.events), first)
             assert self.head is not None
             if self.loss_kind is not None:
-                loss.append(self.loss_kind.forward(f, self.head, x, ids))
+                # It lets go of the hidden states where the modelled code does.
+                handed = [x]
+                del x
+                loss.append(self.loss_kind.forward(f, self.head, handed.pop(), ids))
                 return loss[0]
             held.append(self.head.forward(f, x))
             if model.classes is not None:
@@ -204,6 +213,8 @@ class Pass:
         # The model lets go of the last layer's output when the norm has taken it.
         y = run(hand.pop())
         account.forward = Span(tape, start, len(tape.events), first)
+        # What of the pass is there where other models run.
+        self.paused = [[s for s in alive if s.serial >= first] for _, alive in tape.pauses]
         root = noted(tape, account, first, y, source, 0)
         del y
         tape.casts.clear()

@@ -32,7 +32,7 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
 }
 COUNTS: Final = (
     "batch", "accumulate", "seq", "context", "concurrency", "gpus", "tp", "pp", "cp", "ep", "dp", "lora_rank",
-    "virtual_tokens",
+    "virtual_tokens", "completion_length",
 )  # fmt: skip
 SWITCHES: Final = ("first_step", "kbit_prepared", "master", "replay", "optimizer_in_backward", "ema")
 SIZES: Final = ("in_use",)

@@ -40,6 +40,9 @@ class Train:
     seq: int | None = None
     recompute: str | None = None
     loss: str | None = None
+    objective: str | None = None
+    reference: str | None = None
+    completion_length: int | None = None
     kernels: str | None = None
     retain: tuple[str, ...] = ()
     lora_rank: int | None = None
