@@ -33,7 +33,7 @@ class Loss(Record):
         return []
 
     def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:
-        """The loss of the last hidden states ``x`` (axes ``B T D``), which are handed over."""
+        """The loss of the last hidden states ``x`` (axes ``B T D``), which are handed over; ``head`` is the model's."""
         raise NotImplementedError
 
 
@@ -63,7 +63,7 @@ def cross_entropy(logits: Value, labels: Value, *, causal: bool, wide: bool) -> 
         labels = padded_labels(labels)
     target = shifted_labels(labels, axes) if causal else labels
     # Autocast leaves this log-softmax alone, since its format is spelt out, and casts for the likelihood.
-    scores = raised(_log_softmax(logits))
+    scores = raised(log_softmax(logits))
     whole, dtype = scores.axes, scores.dtype
     loss = tape.new("loss", (("X", 1),), dtype)
     weight = tape.new("total weight", (("X", 1),), dtype)
@@ -75,7 +75,8 @@ def cross_entropy(logits: Value, labels: Value, *, causal: bool, wide: bool) -> 
     return loss
 
 
-def _log_softmax(x: Value) -> Value:
+def log_softmax(x: Value) -> Value:
+    """``F.log_softmax(x, -1)``: keeps its result."""
     tape, axes, dtype = x.tape, x.axes, x.dtype
     out = tape.new("log-softmax", axes, dtype)
     tape.record((out,), (x,), lambda g: (tape.new("gradient of logits", axes, dtype),), (out,))

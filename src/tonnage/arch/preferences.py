@@ -67,7 +67,7 @@ class DPO(Preference):
         first = ops.sub(chosen, reference.view(half).detached(), "log ratios")
         second = ops.sub(rejected, reference.view(half).detached(), "log ratios")
         delta = ops.sub(first, second, "difference of log ratios")
-        return mean_of(ops.scaled(_log_sigmoid(ops.scaled(delta))))
+        return mean_of(ops.scaled(log_sigmoid(ops.scaled(delta))))
 
 
 class KTO(Preference):
@@ -160,7 +160,7 @@ class Odds(Preference):
         targets.clear()
         half = self.judged(labels.axes)
         chosen, rejected = ops.split(answers, (half, half))
-        apart = mean_of(ops.scaled(_log_sigmoid(ops.sub(chosen, rejected))))
+        apart = mean_of(ops.scaled(log_sigmoid(ops.sub(chosen, rejected))))
         return ops.sub(loss, apart, "loss")
 
     def _likelihood(self, logits: Value, V: Axis) -> Value:
@@ -198,7 +198,7 @@ def total(x: Value, label: str = "sums over tokens") -> Value:
     return out
 
 
-def _log_sigmoid(x: Value) -> Value:
+def log_sigmoid(x: Value) -> Value:
     """``F.logsigmoid``: saves its input."""
     return ops.unary(x, "log-sigmoid")
 

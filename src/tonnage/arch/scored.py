@@ -58,7 +58,7 @@ def log_probs(f: Forward, head: Head, x: Value, completion: int | None, extra: t
     rest: Axes = (B, ("T", T[1] - 1))
     mask = tape.new("labels that count", rest, "bool")
     rows = B[1] * counted(T[1], completion)
-    chosen = _picked(ops.narrow(x, (*rest, D)), mask, (("N", rows), D))
+    chosen = rows_of(ops.narrow(x, (*rest, D)), mask, (("N", rows), D), "hidden states of labels that count")
     targets = _indexed(tape, "labels", (("N", rows),), "int64")
     weight = tape.parameter(head.alias_of or f"{head.name}.weight", (("V", head.V), ("D", head.D)))
     bias = tape.parameter(head.bias_alias_of or f"{head.name}.bias", (("V", head.V),)) if head.bias else None
@@ -84,13 +84,13 @@ def _places(tape: Tape, rows: Axis) -> Value:
     return tape.new("places", (("X", 2), rows), "int64")
 
 
-def _picked(x: Value, mask: Value, axes: Axes) -> Value:
+def rows_of(x: Value, mask: Value, axes: Axes, label: str) -> Value:
     """``x[mask]``, whose gradient is put into a whole tensor of zeros; the places are sorted first."""
     tape, whole, dtype = x.tape, x.axes, x.dtype
-    out = _indexed(tape, "hidden states of labels that count", axes, dtype)
+    out = _indexed(tape, label, axes, dtype)
 
     def back(g: Value) -> Grads:
-        zeros = tape.new("gradient of hidden states", whole, dtype)
+        zeros = tape.new(f"gradient of {label}", whole, dtype)
         places = _places(tape, axes[0])
         # Indices in one, sorted, with where each came from, and as much again for the sort itself.
         tape.scratch("sorted places", 5 * 8 * axes[0][1])

@@ -6,7 +6,7 @@ like is counted in pairs: a batch of 1 is two sequences.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tonnage.arch import preferences as kinds
@@ -14,21 +14,62 @@ from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
 from tonnage.arch.loss import Loss
 from tonnage.arch.model import Model
+from tonnage.arch.ops import cast
 from tonnage.arch.scored import log_probs
 from tonnage.arch.tape import Value
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate.beside import Beside, resident
+from tonnage.estimate.rollout import Rollout
 from tonnage.estimate.training import Recipe
 from tonnage.memory.ahead import Ahead, Ends
 from tonnage.record import Record
-from tonnage.workload.training import Train
-
-KEYS: Final = ("reference", "completion_length")
-"""What says more about an objective."""
+from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
 PADDING: Final = "padding: sequences of one length are meant, which need no mask; with one, another kernel runs"
 LOGGED: Final = "what is logged of a step, which never reaches as high as the head"
 ROUTED: Final = "the router's auxiliary loss"
+
+
+class Asked(Record):
+    """What an objective is settled from.
+
+    Args:
+        model: that is trained.
+        w: the workload.
+        recipe: of a step on the next token.
+        beside: models that the workload names, by the key that names them.
+        reference: where the reference's numbers come from.
+        rows: sequences of a pass.
+        memory: of the device; None where none is named. [byte]
+    """
+
+    model: Model
+    w: Train
+    recipe: Recipe
+    beside: Mapping[str, Model]
+    reference: str
+    rows: int
+    memory: int | None = None
+
+
+class Parts(Record):
+    """What it makes of it.
+
+    Args:
+        loss: of the step.
+        others: models that lie beside.
+        rollout: what comes before the update.
+        values: keys of the workload that were left open.
+        told: what has to be said.
+        left_out: what is not modelled.
+    """
+
+    loss: Loss
+    others: tuple[Beside, ...] = ()
+    rollout: Rollout | None = None
+    values: Mapping[str, Any] = {}
+    told: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 class Aim(Record):
@@ -43,8 +84,8 @@ class Aim(Record):
 
     recipe: Recipe
     values: dict[str, Any]
-    caveats: tuple[str, ...] = ()
-    not_modelled: tuple[str, ...] = (PADDING, LOGGED)
+    caveats: tuple[str, ...]
+    not_modelled: tuple[str, ...]
 
 
 class Objective(Record):
@@ -52,82 +93,153 @@ class Objective(Record):
 
     Args:
         name: as users say it.
+        make: settles it.
         rows: sequences that a batch of 1 has.
-        loss: made from the scored tokens and whether the reference's numbers are given.
         named: how the loss goes through the head, as a result repeats it.
         references: where the reference's numbers may come from; the first where nothing is said.
-        told: what the trained model's head tells of every token beside.
-        keys: of ``KEYS``, those that it takes.
+        keys: of ``OBJECTIVE_KEYS``, those that it takes.
+        head: of the model: of its words, a classifier's with one label, or none.
+        drops: dropout stays on.
     """
 
     name: str
-    rows: int
-    loss: Callable[[int | None, bool], Loss]
-    named: str = "fused"
+    make: Callable[[Asked], Parts]
+    rows: int = 1
+    named: str = "full"
     references: tuple[str, ...] = ()
-    told: tuple[str, ...] = ()
-    keys: tuple[str, ...] = KEYS
+    keys: tuple[str, ...] = ()
+    head: str = "causal"
+    drops: bool = False
+
+
+def _compared(loss: Callable[[int | None, bool], Loss], told: tuple[str, ...]) -> Callable[[Asked], Parts]:
+    """An objective with a reference: its loss, and what the trained model's head tells beside."""
+
+    def make(a: Asked) -> Parts:
+        n = a.w.completion_length
+        made = loss(n, a.reference == "precomputed")
+        if a.reference == "precomputed":
+            why = "the pass that computes the reference's log-probabilities before training is not part of the step"
+            return Parts(made, told=(why,))
+        off = a.reference == "adapter"
+        reading = ahead(a, scored(n, told if off else ()), off=off)
+        return Parts(made, (beside(a, "reference", reading),))
+
+    return make
+
+
+def _paired(likelihood: bool) -> Callable[[Asked], Parts]:
+    return lambda a: Parts(kinds.Odds(likelihood=likelihood))
+
+
+def _reward(a: Asked) -> Parts:
+    from tonnage.arch.judged import Reward
+
+    return Parts(Reward())
+
+
+def _embed(a: Asked) -> Parts:
+    from tonnage.arch.embedded import Contrast
+
+    why = "both halves of a pair run as one batch; code that runs them one after the other holds less for a moment"
+    return Parts(Contrast(), told=(why,))
+
+
+def _distill(a: Asked) -> Parts:
+    from tonnage.estimate.taught import taught
+
+    return taught(a)
+
+
+def _grpo(a: Asked) -> Parts:
+    from tonnage.estimate.policies import grpo
+
+    return grpo(a)
 
 
 REFERENCED: Final = ("resident", "adapter", "precomputed")
+COMPARED: Final = ("reference", "completion_length")
+ROLLED: Final = tuple(key for key in OBJECTIVE_KEYS if key != "teacher")
 OBJECTIVES: Final = {
-    "dpo": Objective("dpo", 2, lambda n, given: kinds.DPO(n, given), references=REFERENCED, told=kinds.TOLD),
-    "kto": Objective("kto", 1, lambda n, given: kinds.KTO(n, given), references=REFERENCED, told=kinds.TOLD[:2]),
-    "orpo": Objective("orpo", 2, lambda n, given: kinds.Odds(), named="full", keys=()),
-    "cpo": Objective("cpo", 2, lambda n, given: kinds.Odds(), named="full", keys=()),
-    "simpo": Objective("simpo", 2, lambda n, given: kinds.Odds(likelihood=False), named="full", keys=()),
-}
-ALIASES: Final = {"preference": "dpo", "ipo": "dpo"}
+    o.name: o
+    for o in (
+        Objective("dpo", _compared(kinds.DPO, kinds.TOLD), 2, "fused", REFERENCED, COMPARED),
+        Objective("kto", _compared(kinds.KTO, kinds.TOLD[:2]), 1, "fused", REFERENCED, COMPARED),
+        Objective("orpo", _paired(likelihood=True), 2),
+        Objective("cpo", _paired(likelihood=True), 2),
+        Objective("simpo", _paired(likelihood=False), 2),
+        Objective("reward", _reward, 2, head="judge"),
+        Objective("embed", _embed, 2, head="none"),
+        Objective("distill", _distill, keys=("teacher", "completion_length")),
+        Objective(
+            "grpo", _grpo, 1, "fused", ("none", "resident", "adapter"), ROLLED, drops=True,
+        ),
+    )
+}  # fmt: skip
+REFUSED: Final = {"ppo": "TRL 1.16 has no trainer for it any more; --objective grpo does without a critic"}
 
 
-def aimed(model: Model, w: Train, recipe: Recipe) -> Aim:
+def aimed(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], memory: int | None) -> Aim:
     """Settle the objective.
 
     Args:
         model: that is trained.
         w: the workload.
         recipe: of a step on the next token.
+        beside: models that the workload names, by the key that names them.
+        memory: of the device; None where none is named. [byte]
 
     Raises:
         InputError: keys contradict each other.
         UnsupportedError: understood, and not modelled.
     """
+    objective = _chosen(w)
+    _check(model, w, objective)
+    rows = recipe.batch * objective.rows
+    reference = _reference(w, objective)
+    parts = objective.make(Asked(model, w, recipe, beside, reference, rows, memory))
+    routed = (ROUTED,) if any(t.role == "router" for _, g in model.groups() for t in g) else ()
+    paired = f"a batch of {recipe.batch} is {rows} sequences: both of a pair run together"
+    return Aim(
+        recipe=recipe.but(
+            batch=rows, loss=parts.loss, drops=recipe.drops and objective.drops, others=parts.others,
+            rollout=parts.rollout,
+        ),
+        values={"objective": objective.name, "reference": reference, "loss": objective.named, **parts.values},
+        caveats=(*((paired,) if objective.rows > 1 else ()), *parts.told),
+        not_modelled=(PADDING, LOGGED, *routed, *parts.left_out),
+    )  # fmt: skip
+
+
+def _chosen(w: Train) -> Objective:
+    """The objective by its name."""
     said = (w.objective or "sft").lower()
     if said == "sft":
-        key = next(key for key in KEYS if getattr(w, key) is not None)
+        key = next(key for key in OBJECTIVE_KEYS if getattr(w, key) is not None)
         raise InputError(
             f"{key} is said, and the objective is the next token", key=key, value=str(getattr(w, key)),
-            hint="--objective dpo",
+            hint="--objective dpo, grpo, distill, ...",
         )  # fmt: skip
-    objective = OBJECTIVES.get(ALIASES.get(said, said))
-    if objective is None:
+    if said in REFUSED:
+        raise UnsupportedError(f"objective = {said}: {REFUSED[said]}", key="objective", value=said)
+    found = OBJECTIVES.get(said)
+    if found is None:
         raise InputError(
             f"unknown objective {said!r}", key="objective", value=said, nearest=nearest(said, tuple(OBJECTIVES)),
             hint=f"one of sft, {', '.join(OBJECTIVES)}",
         )  # fmt: skip
-    _check(model, w, objective)
-    reference = _reference(w, objective)
-    batch = recipe.batch * objective.rows
-    others = _others(model, w, objective, recipe, reference)
-    loss = objective.loss(w.completion_length, reference == "precomputed")
-    routed = (ROUTED,) if any(t.role == "router" for _, g in model.groups() for t in g) else ()
-    return Aim(
-        recipe=recipe.but(batch=batch, loss=loss, drops=False, others=others),
-        values={"objective": objective.name, "reference": reference, "loss": objective.named},
-        caveats=_said(objective, recipe, reference, batch),
-        not_modelled=(PADDING, LOGGED, *routed),
-    )
+    return found
 
 
 def _check(model: Model, w: Train, objective: Objective) -> None:
     """Refuse what the objective cannot be combined with."""
     name = objective.name
-    for key in KEYS:
+    for key in OBJECTIVE_KEYS:
         if getattr(w, key) is not None and key not in objective.keys and (key, w.reference) != ("reference", "none"):
             raise InputError(f"objective = {name} has no {key}", key=key, value=str(getattr(w, key)))
     if w.loss not in (None, objective.named):
         raise UnsupportedError(
-            f"loss = {w.loss}: TRL's {name} goes through the head in one way", key="loss", value=w.loss,
+            f"loss = {w.loss}: objective = {name} goes through the head in one way", key="loss", value=w.loss,
             hint=f"--loss {objective.named}",
         )  # fmt: skip
     if "outputs" in w.retain:
@@ -137,17 +249,31 @@ def _check(model: Model, w: Train, objective: Objective) -> None:
             f"virtual tokens with objective = {name} are not modelled", key="virtual_tokens",
             value=str(w.virtual_tokens), hint="--adapter lora",
         )  # fmt: skip
-    head = model.head
-    if not model.causal or model.classes is not None or head is None or head.dense is not None:
-        raise InputError(
-            f"objective = {name} is for causal models, not {model.class_name or model.model_type}", key="objective",
-            value=name,
-        )  # fmt: skip
-    if "lm_head" in w.lora_targets:
+    _check_head(model, objective)
+    if "lm_head" in w.lora_targets and objective.named == "fused":
         raise InputError(
             f"TRL refuses adapters of the head with objective = {name}: its matrix is taken by itself",
             key="lora_targets", value="lm_head", hint="leave lm_head out",
         )  # fmt: skip
+
+
+def _check_head(model: Model, objective: Objective) -> None:
+    """Whether the class that is counted is the one that is trained."""
+    head, name = model.head, objective.name
+    kind = model.class_name or model.model_type
+    if objective.head == "judge" and (model.classes != 1 or head is None or not head.pooled):
+        raise InputError(
+            f"objective = reward trains a classifier with one label, not {kind}", key="objective", value=name,
+            hint="--head classify:1",
+        )  # fmt: skip
+    if objective.head == "none" and model.classes is not None:
+        raise InputError(
+            f"objective = embed trains a model without a head, not {kind}", key="objective", value=name,
+            hint="--head none",
+        )  # fmt: skip
+    wordless = not model.causal or model.classes is not None or head is None or head.dense is not None
+    if objective.head == "causal" and wordless:
+        raise InputError(f"objective = {name} is for causal models, not {kind}", key="objective", value=name)
 
 
 def _reference(w: Train, objective: Objective) -> str:
@@ -155,7 +281,8 @@ def _reference(w: Train, objective: Objective) -> str:
     adapts = w.adapter is not None or w.lora_rank is not None
     if not objective.references:
         return "none"
-    found = w.reference or ("adapter" if adapts else "resident")
+    first = objective.references[0]
+    found = w.reference or ("adapter" if adapts and first == "resident" else first)
     if found not in objective.references:
         raise InputError(
             f"reference is one of {', '.join(objective.references)} with objective = {objective.name}, not {found!r}",
@@ -169,14 +296,11 @@ def _reference(w: Train, objective: Objective) -> str:
     return found
 
 
-def _others(model: Model, w: Train, objective: Objective, recipe: Recipe, reference: str) -> tuple[Beside, ...]:
-    """The reference, where it runs."""
-    if reference not in ("resident", "adapter"):
-        return ()
-    off = reference == "adapter"
-    ends = scored(w.completion_length, objective.told if off else ())
-    reading = ahead(model, recipe, ends, batch=recipe.batch * objective.rows, off=off)
-    return (Beside("reference", reading=reading) if off else resident("reference", model, recipe.weights, reading),)
+def beside(a: Asked, what: str, reading: Ahead | None) -> Beside:
+    """The reference: the model with its adapter switched off, or a second one."""
+    if a.reference == "adapter":
+        return Beside(what, reading=reading)
+    return resident(what, a.model, a.recipe.weights, reading)
 
 
 def scored(completion: int | None, told: tuple[str, ...] = ()) -> Ends:
@@ -190,28 +314,29 @@ def scored(completion: int | None, told: tuple[str, ...] = ()) -> Ends:
     return ends
 
 
-def ahead(model: Model, recipe: Recipe, ends: Ends, *, batch: int, off: bool) -> Ahead:
-    """A pass without a gradient over the batch.
+def whole(f: Forward, head: Head, x: Value, ids: Value) -> list[Value]:
+    """What the head makes of the hidden states; accelerate casts it to fp32 under autocast."""
+    hand = [x]
+    del x
+    made = head.forward(f, hand.pop())
+    return [made if f.tape.autocast is None else cast(made, "fp32")]
+
+
+def ahead(a: Asked, ends: Ends, *, off: bool = False, own: bool = False) -> Ahead:
+    """A pass of the model without a gradient.
 
     Args:
-        model: that runs.
-        recipe: of the step.
+        a: what is asked.
         ends: what follows the layers.
-        batch: sequences.
         off: it is the trained model with its adapter switched off: what of it is packed stays so.
+        own: it is the trained model as it is.
     """
-    tuning = None if recipe.tuning is None or not off else recipe.tuning.but(method=None, own=None)
+    r = a.recipe
+    tuning = r.tuning
+    if tuning is not None and not own:
+        tuning = tuning.but(method=None, own=None) if off else None
     return Ahead(
-        model, ends, batch=batch, tokens=recipe.tokens, kernel=recipe.kernel, weights=recipe.weights,
-        autocast=recipe.autocast, casts=not off, tuning=tuning, fused=recipe.fused if off else None,
-        makes_mask=recipe.makes_mask,
+        a.model, ends, batch=a.rows, tokens=r.tokens, kernel=r.kernel, weights=r.weights, autocast=r.autocast,
+        casts=not off and r.tuning is None, tuning=tuning, fused=r.fused if off or own else None,
+        makes_mask=r.makes_mask,
     )  # fmt: skip
-
-
-def _said(objective: Objective, recipe: Recipe, reference: str, batch: int) -> tuple[str, ...]:
-    told = []
-    if objective.rows > 1:
-        told.append(f"a batch of {recipe.batch} is {batch} sequences: chosen and rejected run together")
-    if reference == "precomputed":
-        told.append("the pass that computes the reference's log-probabilities before training is not part of the step")
-    return tuple(told)

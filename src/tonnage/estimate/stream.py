@@ -249,6 +249,8 @@ class Player:
             if i < last:
                 streams.append(Shared(own.pop(a.left.serial), 1 + (a.keeps_output and not recomputes)))
             if not i:
+                # What the code around the model made before the pass.
+                own |= {s.serial: self.take(s.nbytes) for s in (*a.saved, *self.passes.around) if s.position < start}
                 frame, around = self.settle_shared(own, streams[0])
             casts += [own.pop(s.serial) for s in a.casts if s.serial in own]
             self.settle(a, own, joints)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,7 +35,7 @@ from tonnage.memory.overhead import cublas_workspace
 from tonnage.releases import shown, since
 from tonnage.stacks import Stack
 from tonnage.timeline import Rank, exact
-from tonnage.workload.training import Train
+from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
 if TYPE_CHECKING:
     from tonnage.estimate.objectives import Aim
@@ -67,7 +68,14 @@ NOT_MODELLED: Final = (
 )
 
 
-def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) -> Result:
+def answer(
+    model: Model,
+    w: Train,
+    device: Device | None,
+    *,
+    in_use: int = 0,
+    beside: Mapping[str, Model] | None = None,
+) -> Result:
     """Memory of one training step in its steady state.
 
     Args:
@@ -75,6 +83,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         w: the workload.
         device: where; None asks for the memory only.
         in_use: what other processes hold there. [byte]
+        beside: further models that the workload names, by the key that names them.
 
     Raises:
         UnsupportedError: understood, and not modelled yet.
@@ -83,7 +92,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     degrees = one_device(w)
     stack: Stack = chosen("tonnage.stacks", "STACK", Stack, w.stack or "transformers", key="stack", known=KNOWN_STACKS)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
-    _trainable(model)
+    _trainable(model, w)
     precision, weights, autocast = _precision(model, w, since(version, stack.precision))
     fine = _fine(model, w, weights, autocast)
     if fine is not None:
@@ -98,12 +107,14 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     architecture = device.architecture if device is not None else ""
     built = _built(model, w if w.objective in (None, "sft") else replace(w, loss="full"), stack, device)
     caveats += built.told if built else ()
+    # TRL's GRPO takes a group of completions a pass.
+    batch = w.batch or (w.generations or 8 if w.objective == "grpo" else 1)
     recipe = Recipe(
         weights=weights,
         autocast=autocast,
         kernel=attention,
         optimizer=named,
-        batch=w.batch or 1,
+        batch=batch,
         tokens=seq,
         accumulate=w.accumulate or 1,
         recompute=w.recompute not in (None, "none"),
@@ -126,7 +137,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         master=precision == "bf16-master",
         averaged=_averaged(w),
     )
-    aim = _aim(model, w, recipe)
+    aim = _aim(model, w, recipe, beside or {}, device)
     if aim is not None:
         recipe = aim.recipe
         caveats += aim.caveats
@@ -154,7 +165,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         "compute_dtype": autocast or weights,
         **_optimized(precision, weights),
         "optimizer": named.name,
-        "batch": w.batch or 1,
+        "batch": batch,
         "accumulate": recipe.accumulate,
         "seq": seq,
         "recompute": w.recompute or "none",
@@ -215,6 +226,12 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
 
 def _replays(w: Train, device: Device | None, verdict: Fit | None) -> bool:
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
+    if w.objective == "grpo":
+        if w.replay or w.alloc_conf is not None:
+            raise UnsupportedError(
+                "a rollout is not played through the allocator", key="replay", value="true", hint="leave it out"
+            )
+        return False
     if not caching(device):
         return False
     if w.replay is None and w.alloc_conf is None:
@@ -280,14 +297,14 @@ def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Imple
     return implementations(model, w, stack, device)
 
 
-def _aim(model: Model, w: Train, recipe: Recipe) -> Aim | None:
+def _aim(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], device: Device | None) -> Aim | None:
     """What an objective other than the next token's makes of the step."""
-    if w.objective in (None, "sft") and w.reference is None and w.completion_length is None:
+    if w.objective in (None, "sft") and all(getattr(w, key) is None for key in OBJECTIVE_KEYS):
         return None
     # Imported late: most answers do without.
     from tonnage.estimate.objectives import aimed
 
-    return aimed(model, w, recipe)
+    return aimed(model, w, recipe, beside, None if device is None else device.capacity.bytes)
 
 
 def _fine(model: Model, w: Train, weights: str, autocast: str | None) -> Tuned | None:
@@ -325,24 +342,24 @@ def _passed_by(step: Step) -> list[str]:
     ]
 
 
-def _trainable(model: Model) -> None:
+def _trainable(model: Model, w: Train) -> None:
     if len(model.stacks) > 1:
         raise UnsupportedError(
             f"training memory of encoder-decoder models ({model.model_type}) is not modelled yet", key="model",
             value=model.model_type, hint="tonnage params and tonnage serve answer for it",
         )  # fmt: skip
-    if model.classes is not None and model.head is not None and (not model.head.pooled or model.classes == 1):
+    judges = w.objective == "reward" and model.head is not None and bool(model.head.pooled)
+    classifies = model.classes is not None and model.head is not None and not judges
+    if classifies and model.head is not None and (not model.head.pooled or model.classes == 1):
         why = "with one label, a regression," if model.head.pooled else f"of {model.model_type}"
         raise UnsupportedError(
-            f"training a classifier {why} is not modelled yet",
-            key="head",
-            value="classify",
-            hint="--head causal or --head masked trains the language model",
-        )
-    if model.head is None:
+            f"training a classifier {why} is not modelled yet", key="head", value="classify",
+            hint="--head causal or --head masked trains the language model; --objective reward a judge of answers",
+        )  # fmt: skip
+    if model.head is None and w.objective != "embed":
         raise UnsupportedError(
             f"{model.class_name or model.model_type} has no head, so there is no loss to train on", key="model",
-            value=model.model_type, hint="--head causal or --head masked adds one",
+            value=model.model_type, hint="--head causal or --head masked adds one; --objective embed trains without",
         )  # fmt: skip
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tonnage.arch.fused import Fused
     from tonnage.arch.loss import Loss
     from tonnage.estimate.beside import Beside
+    from tonnage.estimate.rollout import Rollout
+    from tonnage.memory.ahead import Ahead
     from tonnage.memory.recompute import Recompute
     from tonnage.quant import Recipe as Packing
 
@@ -61,6 +63,7 @@ class Recipe(Record):
         averaged: a copy of the whole model holds moving averages.
         drops: dropout is on.
         others: models that lie beside the one that is trained, and run when its pass pauses.
+        rollout: the model writes what it is trained on.
     """
 
     weights: str
@@ -91,6 +94,7 @@ class Recipe(Record):
     averaged: bool = False
     drops: bool = True
     others: tuple[Beside, ...] = ()
+    rollout: Rollout | None = None
 
     def way(self) -> Recompute | None:
         """How activations are computed again; None where they are not."""
@@ -215,6 +219,8 @@ class Step(Ledger):
             self.take(f"{other.what} buffers", "other:buffers", f"{other.what} buffers", other.buffers)
         if r.averaged:
             self.take("averages", "other:averages", "averages", self.weights + self.buffers + Level(8, blocks(8)))
+        if r.rollout is not None and not r.rollout.sleeps:
+            self.take("engine", "other:engine", "engine", Level(r.rollout.engine, r.rollout.engine))
         if not r.first_step and not r.optimizer.paged:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
         # Each thread that multiplies matrices keeps its workspace: the program's own and the backward pass's.
@@ -230,6 +236,10 @@ class Step(Ledger):
         self.take("inputs", "inputs", "token ids", level(p.inputs), p.inputs)
         # A loop's variable still holds the last step's loss.
         self.take("loss before", "loss", "of the last pass", level([p.tail.output]), [p.tail.output])
+        if r.rollout is not None:
+            from tonnage.estimate.rollout import phases
+
+            yield from phases(self, r.rollout)
         yield Moment("forward embedding", self.now + p.stem.forward.peak, p.stem.forward)
         self.take("stem", "activations", "kept by the embedding", p.stem.kept(), p.stem.saved)
         self.take("shared", "activations", "shared by the layers", level(p.shared), p.shared)
@@ -281,14 +291,18 @@ class Step(Ledger):
         for other, there in zip([o for o in self.recipe.others if o.reading], self.passes.paused, strict=False):
             assert other.reading is not None
             self._take_each("paused", "kept by the head", there)
-            reached = other.reading.highest
-            for name, what, storages in reached.beside:
-                self.take(f"{other.what} {what}", name, f"{other.what}: {what}", level(storages), storages)
-            yield Moment(f"{other.what} forward", self.now + reached.span.peak, reached.span)
-            for _, what, _ in reached.beside:
-                self.drop(f"{other.what} {what}")
+            yield from self.reading(other.what, other.reading)
             for key in [k for k in self.held if k.startswith("paused")]:
                 self.drop_all(key)
+
+    def reading(self, what: str, reading: Ahead) -> Iterator[Moment]:
+        """Another pass at its highest, above what is there."""
+        reached = reading.highest
+        for name, words, storages in reached.beside:
+            self.take(f"{what} {words}", name, f"{what}: {words}", level(storages), storages)
+        yield Moment(f"{what} forward", self.now + reached.span.peak, reached.span)
+        for _, words, _ in reached.beside:
+            self.drop(f"{what} {words}")
 
     def _take_each(self, key: str, what: str, storages: list[Storage]) -> None:
         """Storages by their component."""

@@ -7,7 +7,7 @@ level at which it started, and what its backward pass takes are then placed wher
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tonnage.arch.ends import Stem
 from tonnage.arch.forward import AttentionKernel, Forward
@@ -20,6 +20,7 @@ from tonnage.tensors import Axes, Axis
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
+    from tonnage.arch.ends import Head
     from tonnage.arch.fused import Fused
     from tonnage.memory.recompute import Recompute
 
@@ -91,18 +92,18 @@ class Pass:
         given = [ids, *(loss.inputs(tape, ids.axes) if loss is not None else ())]
         self.inputs = [v.storage for v in given]
         tape.category = "activations"
-        f.around += loss.named(tape, ids.axes) if loss is not None else ()
         self.stem = Account()
         first = len(tape.born)
+        f.around += loss.named(tape, ids.axes) if loss is not None else ()
         root = ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
         if f.labels is not None:
             # Sequences have grown.
             ids, T = f.labels, f.labels.axes[1]
             tokens = T[1]
+        # The embedding keeps the ids that were joined for the pass, not those of the batch.
+        joined = [f.around.pop(0)] if loss is not None and loss.joins and ids.storage.owners > 1 else []
+        self.stem.saved += [v.storage for v in joined]
         self.around = [v.storage for v in f.around]
-        if loss is not None and loss.joins and ids.storage.owners > 1:
-            # The embedding keeps the ids that were joined for the pass, not those of the batch.
-            self.stem.saved.append(self.around.pop(0))
         make_masks(f, windows(stack, tokens), batch, tokens, tokens, self.stem.output.dtype, always=makes_mask)
         dtype = self.stem.output.dtype
         framed = {v.storage for v in f.frame if v.storage.owners == 1}
@@ -176,12 +177,13 @@ class Pass:
             if bias is not None:
                 self.given = bias.wait(tape)
             back(tape, root, seed, 0, first, self.stem)
+        joined.clear()
         reached[None] = tape.reached
 
     def _tail(self, model: Model, f: Forward, ids: Value, axes: Axes, keep_logits: bool) -> Account:
         tape, account, held, loss = self.tape, Account(), list[Value](), list[Value]()
         classes = []
-        if model.classes is not None:
+        if model.classes is not None and self.loss_kind is None:
             tape.category = "inputs"
             classes.append(tape.new("labels", axes[:1], "int64"))
             self.inputs.append(classes[0].storage)
@@ -190,13 +192,13 @@ class Pass:
             if self.stack.norm is not None:
                 x = self.stack.norm.forward(f, x)
                 self.closing = Span(tape, start, len(tape.events), first)
-            assert self.head is not None
             if self.loss_kind is not None:
                 # It lets go of the hidden states where the modelled code does.
                 handed = [x]
                 del x
-                loss.append(self.loss_kind.forward(f, self.head, handed.pop(), ids))
+                loss.append(self.loss_kind.forward(f, cast("Head", self.head), handed.pop(), ids))
                 return loss[0]
+            assert self.head is not None
             held.append(self.head.forward(f, x))
             if model.classes is not None:
                 loss.append(cross_entropy(held[0], classes[0], causal=False, wide=False))

@@ -19,7 +19,14 @@ Change = tuple[Mapping[str, Any], tuple[str, ...], str]
 NO_CHANGE: Final = "no single change of those that are modelled makes it fit"
 
 
-def suggested(result: Result, model: Model, w: Train | Serve, device: Device, in_use: int) -> Result:
+def suggested(
+    result: Result,
+    model: Model,
+    w: Train | Serve,
+    device: Device,
+    in_use: int,
+    beside: Mapping[str, Model] | None = None,
+) -> Result:
     """The result with a suggestion, or with a caveat that there is none.
 
     Changes that alter nothing of what is trained or answered come first; among equals, the one that leaves least to
@@ -27,7 +34,7 @@ def suggested(result: Result, model: Model, w: Train | Serve, device: Device, in
     """
     best: tuple[bool, int, Suggestion] | None = None
     for change, alters, text in _changes(result, w):
-        again = _estimate(model, w, change, device, in_use)
+        again = _estimate(model, w, change, device, in_use, beside)
         if again is None or again.fit is None or again.fit.verdict != "fits":
             continue
         size = again.fullest.tier("device")
@@ -40,7 +47,14 @@ def suggested(result: Result, model: Model, w: Train | Serve, device: Device, in
     return replace(result, fit=result.fit.but(suggestion=best[2]))
 
 
-def _estimate(model: Model, w: Train | Serve, change: Mapping[str, Any], device: Device, in_use: int) -> Result | None:
+def _estimate(
+    model: Model,
+    w: Train | Serve,
+    change: Mapping[str, Any],
+    device: Device,
+    in_use: int,
+    beside: Mapping[str, Model] | None,
+) -> Result | None:
     """The answer to the changed workload; None where it is refused."""
     changed = replace(w, **change)
     try:
@@ -49,7 +63,7 @@ def _estimate(model: Model, w: Train | Serve, change: Mapping[str, Any], device:
             changed = replace(changed, replay=False)
             from tonnage.estimate.train import answer as train
 
-            return train(model, changed, device, in_use=in_use)
+            return train(model, changed, device, in_use=in_use, beside=beside)
         from tonnage.estimate.serve import answer as serve
 
         return serve(model, changed, device, in_use=in_use, capacity=False)
