@@ -17,6 +17,8 @@ MASTER: Final = (
 )
 AVERAGED: Final = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/swa_utils.py (AveragedModel)"
 PEFT: Final = "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/"
+TRL: Final = "https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/"
+ENGINE: Final = "https://github.com/huggingface/trl/blob/v1.16.0/trl/generation/vllm_generation.py"
 BUFFERS: Final = "inverse frequencies and the like, in fp32"
 
 
@@ -40,11 +42,16 @@ def origins(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
         )
         for s in step.recipe.shares
     }
-    others = {
-        what: (words, stack.reference, ())
+    others: dict[str, tuple[str, str, Terms]] = {
+        what: (words, TRL, ())
         for other in step.recipe.others
         for what, words in ((other.what, other.why), (f"{other.what} buffers", f"{other.what}: {BUFFERS}"))
     }
+    rollout = step.recipe.rollout
+    if rollout is not None:
+        others["engine"] = (rollout.words, ENGINE, ())
+        others["generation: cache"] = (rollout.cache, stack.reference, ())
+        others["completions that are scored"] = ("ids, mask and labels of the completions that are scored", TRL, ())
     policy = "policy: " if others else ""
     return {
         **shares,

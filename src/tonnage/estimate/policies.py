@@ -11,8 +11,9 @@ from tonnage.estimate.objectives import Asked, Parts, ahead, beside, scored, who
 from tonnage.estimate.rollout import Rollout
 from tonnage.estimate.serving import Run, Session
 from tonnage.estimate.settle import checkpoint_format, kernel
+from tonnage.formats import FORMATS
 from tonnage.memory.ahead import Ahead
-from tonnage.memory.passes import blocks
+from tonnage.memory.passes import blocks, level
 from tonnage.timeline import Level
 from tonnage.units import gib
 
@@ -58,6 +59,8 @@ def grpo(a: Asked) -> Parts:
     scoring = 8 * (2 * generated + r.batch) * r.tokens
     rollout = Rollout(
         run=_run(a, generated, completion) if how == "generate" else None,
+        casts=_casts(a) if how == "generate" else Level(),
+        cache=f"generation: keys and values of {generated} sequences of {r.tokens:,} tokens",
         engine=share, sleeps=how == "vllm-sleep", words=words, scoring=Level(scoring, blocks(scoring)),
         readings=tuple(readings),
     )  # fmt: skip
@@ -129,3 +132,14 @@ def _run(a: Asked, generated: int, completion: int) -> Run:
         prompt=r.tokens - completion, logits="last", latent=True, workspace=0, shares=r.shares, tuning=r.tuning,
     )  # fmt: skip
     return Run(a.model, session)
+
+
+def _casts(a: Asked) -> Level:
+    """Copies of trained weights that autocast keeps through a forward pass of ``generate``."""
+    r = a.recipe
+    if r.autocast in (None, r.weights) or r.tuning is not None:
+        return Level()
+    reading = ahead(a, scored(1), own=True)
+    assert a.model.head is not None
+    head = a.model.head.V * a.model.head.D * FORMATS[str(r.autocast)].bytes
+    return sum((level(layer.casts) for layer in reading.layers), Level(head, blocks(head)))

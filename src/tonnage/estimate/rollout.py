@@ -26,7 +26,8 @@ class Rollout(Record):
         casts: autocast's copies of the weights while it does. [byte]
         engine: what the engine beside takes. [byte]
         sleeps: it gives that back after writing.
-        words: of the engine.
+        words: where that comes from.
+        cache: what is cached, in words.
         scoring: ids, masks and labels that the passes over what was written take. [byte]
         readings: those passes by name.
     """
@@ -36,6 +37,7 @@ class Rollout(Record):
     engine: int = 0
     sleeps: bool = False
     words: str = ""
+    cache: str = ""
     scoring: Level = Level()
     readings: tuple[tuple[str, Ahead], ...] = ()
 
