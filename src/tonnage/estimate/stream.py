@@ -18,7 +18,6 @@ from tonnage.estimate.training import Step
 from tonnage.evidence import DERIVED
 from tonnage.formats import FORMATS
 from tonnage.memory.passes import Account
-from tonnage.memory.weights import is_buffer
 from tonnage.record import Record
 from tonnage.tensors import size
 from tonnage.timeline import Component, Instant, exact, ranged
