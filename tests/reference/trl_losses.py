@@ -21,8 +21,14 @@ import torch
 import transformers
 from tracing_cases import CONFIGS
 
+from tonnage.tracing import bitsandbytes
 from tonnage.tracing.context import Tracing
 from tonnage.tracing.levels import levels
+from tonnage.tracing.models import on_device
+
+# Before peft is imported, which looks for it; transformers looks for MLX by its name alone.
+bitsandbytes.install()
+transformers.utils.generic._is_mlx_available = False
 
 KINDS: Final = ("forward", "backward", "optimizer")
 TOLD: Final = {
@@ -66,6 +72,9 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
         for objective in ("dpo", "distill", "grpo"):
             both = {"objective": objective, "precision": "bf16", "seq": 64, **OWN[objective], **attention}
             yield f"{objective} {family}", family, both
+    for objective, precision in (("dpo", "bf16"), ("dpo", "bf16-autocast"), ("grpo", "bf16-autocast")):
+        packed = {**OWN[objective], **L, "quant": "nf4", "precision": precision, "seq": 256}
+        yield f"{objective} qlora {precision}", "llama", {"objective": objective, **packed}
     scored = {"objective": "dpo", "batch": 2, "precision": "bf16", "seq": 512, "completion_length": 100}
     yield "dpo of short answers", "llama", scored
 
@@ -186,23 +195,37 @@ def prepared(model: Any, autocast: torch.dtype | None) -> Any:
     return model
 
 
-def built(config: dict[str, Any], said: dict[str, Any], *, trained: bool = True) -> Any:
-    """The model that is trained, or the one beside it."""
-    from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
-
-    weights, autocast = FORMATS[said["precision"]]
+def made(config: dict[str, Any], said: dict[str, Any], device: str, *, trained: bool = True) -> Any:
+    """The model, packed and adapted."""
+    weights = FORMATS[said["precision"]][0]
     judge = said["objective"] == "reward"
     auto = transformers.AutoModelForSequenceClassification if judge else transformers.AutoModelForCausalLM
     more = {"num_labels": 1, "pad_token_id": 0} if judge else {}
     how = transformers.AutoConfig.for_model(**(config | more))
-    with torch.device("cuda"):
+    with torch.device(device):
         model = auto.from_config(how, attn_implementation=said.get("attention", "sdpa"), dtype=weights)
-    base = model
+    if "quant" in said:
+        bitsandbytes.pack(model, weights, nested=said["quant"] == "nf4-dq")
     if trained and "lora_rank" in said:
         from peft import LoraConfig, get_peft_model
 
         adapter = LoraConfig(r=said["lora_rank"], target_modules=said["lora_targets"], task_type="CAUSAL_LM")
         model = get_peft_model(model, adapter)
+    if "quant" in said:
+        # As the trainers do beside packed weights.
+        for p in model.parameters():
+            p.data = p.data.to(torch.bfloat16) if p.requires_grad else p.data
+    return model
+
+
+def built(config: dict[str, Any], said: dict[str, Any], *, trained: bool = True, early: Any = None) -> Any:
+    """The model that is trained, or the one beside it; ``early`` where it was made on the meta device."""
+    from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
+
+    model = made(config, said, "cuda", trained=trained) if early is None else early
+    if early is not None:
+        on_device(model, "cuda")
+    base = model.get_base_model() if trained and "lora_rank" in said else model
     if said["objective"] != "grpo":
         disable_dropout_in_model(model)
     told = TOLD.get(said["objective"])
@@ -213,7 +236,7 @@ def built(config: dict[str, Any], said: dict[str, Any], *, trained: bool = True)
         model.gradient_checkpointing_enable({"use_reentrant": False})
         if "lora_rank" in said:
             model.enable_input_require_grads()
-    return prepared(model, autocast)
+    return prepared(model, FORMATS[said["precision"]][1])
 
 
 def bound(cls: Any, owner: Any, *names: str) -> None:
@@ -333,10 +356,11 @@ def peaks(family: str, said: dict[str, Any]) -> list[int]:
     rows = None
     if "completion_length" in said:
         rows = said["completion_length"] * said["batch"] * (2 if said["objective"] == "dpo" else 1)
+    early = made(config, said, "meta") if "quant" in said else None
     tracing = Tracing(item=1.0)
     with as_on_a_device(rows, said["batch"]), tracing:
         tracing.phase("load")
-        model = built(config, said)
+        model = built(config, said, early=early)
         batch, run = MADE[said["objective"]](said, model, config)
         step = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
         loss = None

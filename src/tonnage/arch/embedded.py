@@ -18,24 +18,23 @@ class Contrast(Loss):
     """Cross entropy over the similarities of a batch (arXiv:1705.00652), of means over the tokens of a text."""
 
     def inputs(self, tape: Tape, ids: Axes) -> list[Value]:
-        """The mask."""
-        return [tape.new("masks", ids, "int64")]
+        """The masks, and the ids of the other texts."""
+        return [tape.new("masks and other ids", ids, "int64") for _ in range(3)]
 
     def forward(self, f: Forward, head: Head | None, x: Value, labels: Value) -> Value:
-        """The loss of a batch whose first half is compared with its second."""
+        """The loss of texts that are compared with those of another pass."""
         tape = f.tape
         tape.category = "loss"
         (B, T, D) = x.axes
         mask = tape.new("mask in the states' format", (B, T, ("X", 1)), x.dtype)
         hand = [ops.mul(x, mask, "states that count")]
-        del x, mask
+        del mask
         sums = _over_tokens(hand.pop(), (B, D))
         means = ops.mul(sums, tape.new("numbers of tokens", (B, ("X", 1)), sums.dtype), "means")
         units = ops.mul(means, tape.new("lengths", (B, ("X", 1)), means.dtype), "of length one")
-        half: Axes = ((B[0], B[1] // 2), D)
-        first, second = ops.split(units, (half, half))
-        scores = ops.scaled(ops.matmul(first, second, (half[0], ("V", half[0][1])), "similarities"))
-        return cross_entropy(scores, tape.new("labels", half[:1], "int64"), causal=False, wide=False)
+        others = tape.new("the other texts", (B, D), units.dtype)
+        scores = ops.scaled(ops.matmul(units, others, (B, ("V", B[1])), "similarities"))
+        return cross_entropy(scores, tape.new("labels", (B,), "int64"), causal=False, wide=False)
 
 
 def _over_tokens(x: Value, axes: Axes) -> Value:

@@ -59,6 +59,7 @@ class Parts(Record):
         loss: of the step.
         others: models that lie beside.
         rollout: what comes before the update.
+        columns: passes of a step.
         values: keys of the workload that were left open.
         told: what has to be said.
         left_out: what is not modelled.
@@ -67,6 +68,7 @@ class Parts(Record):
     loss: Loss
     others: tuple[Beside, ...] = ()
     rollout: Rollout | None = None
+    columns: int = 1
     values: Mapping[str, Any] = {}
     told: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
@@ -141,8 +143,7 @@ def _reward(a: Asked) -> Parts:
 def _embed(a: Asked) -> Parts:
     from tonnage.arch.embedded import Contrast
 
-    why = "both halves of a pair run as one batch; code that runs them one after the other holds less for a moment"
-    return Parts(Contrast(), told=(why,))
+    return Parts(Contrast(), columns=2, told=("the texts of a pair run one after the other, and both are kept",))
 
 
 def _distill(a: Asked) -> Parts:
@@ -169,7 +170,7 @@ OBJECTIVES: Final = {
         Objective("cpo", _paired(likelihood=True), 2),
         Objective("simpo", _paired(likelihood=False), 2),
         Objective("reward", _reward, 2, head="judge"),
-        Objective("embed", _embed, 2, head="none"),
+        Objective("embed", _embed, head="none"),
         Objective("distill", _distill, keys=("teacher", "completion_length")),
         Objective(
             "grpo", _grpo, 1, "fused", ("none", "resident", "adapter"), ROLLED, drops=True,
@@ -203,7 +204,7 @@ def aimed(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], m
     return Aim(
         recipe=recipe.but(
             batch=rows, loss=parts.loss, drops=recipe.drops and objective.drops, others=parts.others,
-            rollout=parts.rollout,
+            rollout=parts.rollout, columns=parts.columns,
         ),
         values={"objective": objective.name, "reference": reference, "loss": objective.named, **parts.values},
         caveats=(*((paired,) if objective.rows > 1 else ()), *parts.told),
@@ -288,6 +289,11 @@ def _reference(w: Train, objective: Objective) -> str:
             f"reference is one of {', '.join(objective.references)} with objective = {objective.name}, not {found!r}",
             key="reference", value=found, nearest=nearest(found, objective.references),
         )  # fmt: skip
+    if found == "resident" and w.quant not in (None, "none"):
+        raise UnsupportedError(
+            f"reference = resident beside weights in {w.quant} is not modelled", key="reference", value=found,
+            hint="--reference adapter, which takes no second model",
+        )  # fmt: skip
     if found == "adapter" and not adapts:
         raise InputError(
             "reference = adapter is the model with its adapter switched off, and there is none", key="reference",
@@ -337,6 +343,6 @@ def ahead(a: Asked, ends: Ends, *, off: bool = False, own: bool = False) -> Ahea
         tuning = tuning.but(method=None, own=None) if off else None
     return Ahead(
         a.model, ends, batch=a.rows, tokens=r.tokens, kernel=r.kernel, weights=r.weights, autocast=r.autocast,
-        casts=not off and r.tuning is None, tuning=tuning, fused=r.fused if off or own else None,
+        casts=not off and (r.tuning is None or not own), tuning=tuning, fused=r.fused if off or own else None,
         makes_mask=r.makes_mask,
     )  # fmt: skip

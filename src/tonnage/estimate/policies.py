@@ -73,8 +73,9 @@ def grpo(a: Asked) -> Parts:
         told.append("the engine that writes them has devices of its own")
     left = ["sampling beyond the last logits in fp32", "tools, environments and images"]
     return Parts(
-        Policy(completion, generated, kept, compared), tuple(others), rollout, values, tuple(told), tuple(left)
-    )
+        Policy(completion, generated, kept, compared), tuple(others), rollout, values=values, told=tuple(told),
+        left_out=tuple(left),
+    )  # fmt: skip
 
 
 def _scoring(

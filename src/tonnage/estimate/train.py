@@ -141,7 +141,7 @@ def answer(
     if aim is not None:
         recipe = aim.recipe
         caveats += aim.caveats
-    step = Step(model, recipe)
+    step = _step(model, recipe)
     caveats += _passed_by(step)
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
     rank = _rank(step, stack, device)
@@ -226,10 +226,13 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
 
 def _replays(w: Train, device: Device | None, verdict: Fit | None) -> bool:
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
-    if w.objective == "grpo":
+    if w.objective in ("grpo", "embed"):
         if w.replay or w.alloc_conf is not None:
             raise UnsupportedError(
-                "a rollout is not played through the allocator", key="replay", value="true", hint="leave it out"
+                f"objective = {w.objective} is not played through the allocator",
+                key="replay",
+                value="true",
+                hint="leave it out",
             )
         return False
     if not caching(device):
@@ -295,6 +298,15 @@ def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Imple
     from tonnage.estimate.savers import implementations
 
     return implementations(model, w, stack, device)
+
+
+def _step(model: Model, recipe: Recipe) -> Step:
+    """The step: of one pass, or of several."""
+    if recipe.columns == 1:
+        return Step(model, recipe)
+    from tonnage.estimate.columns import Columns
+
+    return Columns(model, recipe)
 
 
 def _aim(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], device: Device | None) -> Aim | None:

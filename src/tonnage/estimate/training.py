@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,7 @@ class Recipe(Record):
         drops: dropout is on.
         others: models that lie beside the one that is trained, and run when its pass pauses.
         rollout: the model writes what it is trained on.
+        columns: passes, one after the other, whose outputs the loss compares.
     """
 
     weights: str
@@ -95,6 +96,7 @@ class Recipe(Record):
     drops: bool = True
     others: tuple[Beside, ...] = ()
     rollout: Rollout | None = None
+    columns: int = 1
 
     def way(self) -> Recompute | None:
         """How activations are computed again; None where they are not."""
@@ -124,7 +126,17 @@ class Step(Ledger):
         else:
             self.weights, self.tensors = bytes_of(groups, self.form, is_parameter)
         self.buffers, _ = bytes_of(groups, self.form, is_buffer)
-        self.passes = Pass(
+        self.passes = self.passed(model, accumulated=recipe.accumulate > 1 or recipe.keep_gradients or recipe.master)
+        # What is trained, each tensor in its own format or else the weights'.
+        beside = (*recipe.adapters, *recipe.own) if recipe.tuning else None
+        self.trained, self.idle = reached(model, groups, self.passes, beside)
+        self.grown = self._sum((self.bytes_of(t), times) for t, times in self.trained)
+        self.state = self._state()
+
+    def passed(self, model: Model, *, accumulated: bool) -> Pass:
+        """The accounts of a pass; ``accumulated`` where gradients are there already."""
+        recipe = self.recipe
+        return Pass(
             model,
             batch=recipe.batch,
             tokens=recipe.tokens,
@@ -132,7 +144,7 @@ class Step(Ledger):
             weights=recipe.weights,
             autocast=recipe.autocast,
             recompute=recipe.way(),
-            accumulated=recipe.accumulate > 1 or recipe.keep_gradients or recipe.master,
+            accumulated=accumulated,
             makes_mask=recipe.makes_mask,
             keep_logits=recipe.keep_logits,
             tuning=recipe.tuning,
@@ -142,11 +154,6 @@ class Step(Ledger):
             consume=self._stepped if recipe.in_backward else None,
             drops=recipe.drops,
         )
-        # What is trained, each tensor in its own format or else the weights'.
-        beside = (*recipe.adapters, *recipe.own) if recipe.tuning else None
-        self.trained, self.idle = reached(model, groups, self.passes, beside)
-        self.grown = self._sum((self.bytes_of(t), times) for t, times in self.trained)
-        self.state = self._state()
 
     def _stepped(self, p: Parameter) -> Iterable[Iterable[int]]:
         """What the optimizer's step for one parameter takes for a moment. [byte]"""
@@ -230,7 +237,7 @@ class Step(Ledger):
     def moments(self) -> Iterator[Moment]:
         """Every instant in order."""
         self.static()
-        r, p, stack = self.recipe, self.passes, self.model.decoder
+        r, p = self.recipe, self.passes
         if (r.accumulate > 1 or r.keep_gradients) and not r.master:
             self.take("gradients before", "gradients", "of earlier passes", self.grown)
         self.take("inputs", "inputs", "token ids", level(p.inputs), p.inputs)
@@ -240,6 +247,17 @@ class Step(Ledger):
             from tonnage.estimate.rollout import phases
 
             yield from phases(self, r.rollout)
+        yield from self.passing()
+        yield from self._stepping()
+
+    def passing(self) -> Iterator[Moment]:
+        """Forward and back."""
+        stages, H = yield from self.forward()
+        yield from self.backward(stages, H)
+
+    def forward(self) -> Generator[Moment, None, tuple[list[Account], list[Level]]]:
+        """The forward pass; returns the stages and their outputs, as the backward pass wants them."""
+        r, p, stack = self.recipe, self.passes, self.model.decoder
         yield Moment("forward embedding", self.now + p.stem.forward.peak, p.stem.forward)
         self.take("stem", "activations", "kept by the embedding", p.stem.kept(), p.stem.saved)
         self.take("shared", "activations", "shared by the layers", level(p.shared), p.shared)
@@ -284,7 +302,7 @@ class Step(Ledger):
         if early and not (r.accumulate > 1 or r.keep_gradients):
             grown = self._sum((self.bytes_of(t), n) for t, n in early)
             self.take("gradients early", "gradients", "of a term of the loss", grown)
-        yield from self._backward(stages, H)
+        return stages, H
 
     def _others(self) -> Iterator[Moment]:
         """Other models run while the pass pauses: all that it saved is there."""
@@ -310,8 +328,9 @@ class Step(Ledger):
             found = [s for s in storages if s.category == name]
             self.take(f"{key} {name}", name, what, level(found), found)
 
-    def _backward(self, stages: list[Account], H: list[Level]) -> Iterator[Moment]:
-        r, p = self.recipe, self.passes
+    def backward(self, stages: list[Account], H: list[Level]) -> Iterator[Moment]:
+        """From the loss down."""
+        p = self.passes
         for i in range(len(stages) - 1, -1, -1):
             a = stages[i]
             here = a.kept()
@@ -361,6 +380,9 @@ class Step(Ledger):
         self.drop_all("outputs")
         self.drop("loss")
         self.take("loss itself", "loss", "the loss itself", level([p.tail.output]), [p.tail.output])
+
+    def _stepping(self) -> Iterator[Moment]:
+        r = self.recipe
         if r.first_step and not r.optimizer.paged:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
         if r.in_backward:

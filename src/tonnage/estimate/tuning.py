@@ -94,7 +94,7 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
                 "bf16-autocast",
             )  # fmt: skip
     found = quant.entries(model, by_layer=False)
-    method, targets, trained, beside = _method(model, w, kind, found, loaded)
+    method, targets, trained, beside = _method(model, w, kind, found, loaded, packs=recipe is not None)
     copies = norms(model, w) if kind.norms else saved(model, w)
     virtual = kind.virtual(w, model.decoder.stem) if kind.virtual is not None else None
     return Tuned(
@@ -122,17 +122,25 @@ def _alone(tensors: tuple[Tensor, ...]) -> Standing:
 
 
 def _method(
-    model: Model, w: Train, kind: Adapter, found: list[Entry], loaded: str
+    model: Model, w: Train, kind: Adapter, found: list[Entry], loaded: str, *, packs: bool
 ) -> tuple[Method | None, tuple[str, ...], Standing, Standing]:
     """What is trained beside matrices, the modules that it is beside, and its tensors."""
     if kind.method is None:
         return None, (), (), ()
+    # Imported late: most trainings of a part have no adapters.
+    from tonnage.arch.tuners import LoRA
+
     targets = targeted(model, found, w.lora_targets, kind.defaults)
     names = local_names(model, [m.module for _, m in targets])
     rank = w.lora_rank or kind.rank or 0
     inputs = layers_of(model, found, kind.inputs, [m for _, m in targets])
     method = kind.method(names, rank, w.lora_dropout or 0.0, loaded, inputs)
-    trained, beside = adapters(model, targets, method, ADAPTERS)
+    form = ADAPTERS
+    if packs and w.objective not in (None, "sft") and isinstance(method, LoRA):
+        # TRL's trainers cast adapters beside packed weights.
+        form = "bf16"
+        method = method.but(dtype=form)
+    trained, beside = adapters(model, targets, method, form)
     if kind.shared is not None:
         beside = (*beside, *_alone(kind.shared(rank, [m for _, m in targets])))
     return method, tuple(m.module for _, m in targets), trained, beside

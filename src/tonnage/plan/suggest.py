@@ -82,6 +82,11 @@ def _training(w: Mapping[str, Any], eager: bool) -> Iterator[Change]:
     batch, seq = w["batch"], w["seq"]
     if w["recompute"] == "none":
         yield {"recompute": "full"}, (), "recompute the activations of every layer (--recompute full)"
+    if w.get("reference") == "resident" and w["objective"] in ("dpo", "kto"):
+        text = "the reference's log-probabilities computed before training (--reference precomputed)"
+        yield {"reference": "precomputed"}, (), text
+    if w.get("rollout") == "vllm":
+        yield {"rollout": "vllm-sleep"}, (), "vLLM and the training in turns (--rollout vllm-sleep)"
     if eager:
         yield {"attention": "sdpa"}, (), "fused attention (--attention sdpa)"
     if w["optimizer"] in ("adamw-foreach", "adamw-loop"):
@@ -129,6 +134,11 @@ def _serving(result: Result) -> Iterator[Change]:
     context, concurrency, room = w["context"], w["concurrency"], result.capacity or {}
     if w["logits"] == "all":
         yield {"logits": "last"}, (), "logits of the last position only (--logits last)"
+    if w.get("reference") == "resident" and w["objective"] in ("dpo", "kto"):
+        text = "the reference's log-probabilities computed before training (--reference precomputed)"
+        yield {"reference": "precomputed"}, (), text
+    if w.get("rollout") == "vllm":
+        yield {"rollout": "vllm-sleep"}, (), "vLLM and the training in turns (--rollout vllm-sleep)"
     if eager:
         yield {"attention": "sdpa"}, (), "fused attention (--attention sdpa)"
     if w["prompt"] is not None and w["prompt"] > 512:
