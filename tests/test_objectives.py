@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import tonnage as tn
+from tonnage.cli import main
 from tonnage.devices import device
 from tonnage.errors import InputError, TonnageError, UnsupportedError
 from tonnage.estimate.training import Step
@@ -192,6 +193,38 @@ def test_texts_of_a_pair_run_one_after_the_other(
     found = closed_form({"family": family, "said": said}, monkeypatch, tmp_path)
     # Similarities of the first texts, which are not there: none of them is larger than a few means.
     assert all(-4 <= a - b <= 4096 for a, b in zip(found, peaks, strict=True))
+
+
+COMMANDS = [
+    ("train llama-3.2-1b --objective reward --batch 2 --seq 512", "reward, bf16, adamw-fused, 2 pairs of 512 tokens"),
+    ("train llama-3.2-1b --objective dpo --seq 512", "reference, frozen: 1,235,814,400 parameters"),
+    ("train llama-3.2-1b --objective distill --teacher llama-3.2-3b --seq 512", "teacher, frozen: 3,212,749,824"),
+    ("train llama-3.2-1b --objective grpo --seq 1k --completion-length 256", "8 completions of 256 tokens"),
+    ("train bert-base-uncased --objective embed --batch 16 --seq 128", "embed, "),
+    (
+        "explain train llama-3.2-1b --objective grpo --rollout vllm --gpu h100-sxm-80gb --line other:engine",
+        "vLLM in the same process: 0.3 of 79.18 GiB",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), COMMANDS, ids=lambda v: v)
+def test_the_command_line_asks_for_objectives(
+    line: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(line.split()) == 0
+    assert words in capsys.readouterr().out
+
+
+def test_a_workload_is_repeated_with_what_was_settled() -> None:
+    said = tn.train("llama-3.2-1b", objective="grpo", seq=1024, lora_rank=8, reference="adapter").as_dict()["workload"]
+    wanted = {
+        "objective": "grpo", "reference": "adapter", "completion_length": 512, "generations": 8, "batch": 8,
+        "steps_per_generation": 1, "rollout": "generate", "loss": "fused", "teacher": None,
+    }  # fmt: skip
+    assert {key: said[key] for key in wanted} == wanted
+    assert tn.train("gpt2", seq=128).as_dict()["workload"]["objective"] == "sft"
 
 
 REFUSED: list[tuple[dict[str, Any], type[TonnageError], str]] = [

@@ -26,10 +26,6 @@ from tonnage.tracing.context import Tracing
 from tonnage.tracing.levels import levels
 from tonnage.tracing.models import on_device
 
-# Before peft is imported, which looks for it; transformers looks for MLX by its name alone.
-bitsandbytes.install()
-transformers.utils.generic._is_mlx_available = False
-
 KINDS: Final = ("forward", "backward", "optimizer")
 TOLD: Final = {
     "dpo": ("log_probs", "entropy", "mean_logits", "is_top1"),
@@ -145,6 +141,8 @@ def as_on_a_device(rows: int | None, batch: int) -> Iterator[None]:
         (chunked_logprob, "_forward_tile", nothing), (chunked_logprob, "_backward_tile", nothing),
         (utils, "_use_triton", lambda device: True), (torch.Tensor, "__getitem__", getitem),
         (torch, "nonzero", nonzero),
+        # It looks for MLX by its name alone.
+        (transformers.utils.generic, "_is_mlx_available", False),
         (gkd, "empty_cache", nothing), (orpo, "selective_log_softmax", lambda x, index: Selected.apply(x, index)),
         (cpo, "selective_log_softmax", lambda x, index: Selected.apply(x, index)),
     ]  # fmt: skip
@@ -356,6 +354,8 @@ def peaks(family: str, said: dict[str, Any]) -> list[int]:
     rows = None
     if "completion_length" in said:
         rows = said["completion_length"] * said["batch"] * (2 if said["objective"] == "dpo" else 1)
+    if "quant" in said:
+        bitsandbytes.install()
     early = made(config, said, "meta") if "quant" in said else None
     tracing = Tracing(item=1.0)
     with as_on_a_device(rows, said["batch"]), tracing:
@@ -383,6 +383,8 @@ def peaks(family: str, said: dict[str, Any]) -> list[int]:
 
 def main() -> None:
     """Record every case."""
+    # Before peft is imported, which looks for it.
+    bitsandbytes.install()
     runs = [
         {"id": name, "family": family, "said": said, "peaks": peaks(family, said)} for name, family, said in cases()
     ]
