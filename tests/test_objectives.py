@@ -132,6 +132,15 @@ def test_what_is_written_has_a_cache() -> None:
     assert 2 * LLAMA_8B + cache < decode < 2 * LLAMA_8B + cache + 2**30
 
 
+def test_a_student_writes_with_a_cache() -> None:
+    said = {"objective": "distill", "teacher": "llama-3.2-3b", "batch": 4, "seq": 1024, "rollout": "generate"}
+    step = instants(tn.train("llama-3.2-1b", completion_length=512, replay=None, **said))
+    decode = next(n for name, n in step.items() if name.startswith("generation: decode"))
+    # 32,768 B a token of Llama-3.2-1B, beside student, teacher and the optimizer's state.
+    resident = 2 * LLAMA_1B + 2 * 3_212_749_824 + 4 * LLAMA_1B
+    assert 4 * 1024 * 32_768 < decode - resident < 2**29
+
+
 def test_an_engine_beside_takes_its_share() -> None:
     said = {"objective": "grpo", "batch": 8, "seq": 1024, "gpu": "h100-sxm-80gb", "lora_rank": 8}
     capacity = device("h100-sxm-80gb").capacity.bytes
@@ -241,6 +250,13 @@ REFUSED: list[tuple[dict[str, Any], type[TonnageError], str]] = [
     ({"objective": "dpo", "retain": ["outputs"]}, UnsupportedError, "retain"),
     ({"objective": "distill"}, InputError, "needs a teacher"),
     ({"objective": "distill", "teacher": "gpt2"}, InputError, "50,257 words"),
+    ({"objective": "distill", "teacher": "llama-3.2-3b", "rollout": "vllm"}, InputError, "by itself"),
+    (
+        {"objective": "distill", "teacher": "llama-3.2-3b", "rollout": "generate", "recompute": "full"},
+        UnsupportedError,
+        "without a cache",
+    ),
+    ({"objective": "dpo", "lora_rank": 8, "quant": "nf4", "reference": "resident"}, UnsupportedError, "not modelled"),
     ({"objective": "grpo", "batch": 6}, InputError, "no whole groups of 8"),
     ({"objective": "grpo", "completion_length": 512, "seq": 512}, InputError, "leaves no prompt"),
     ({"objective": "grpo", "rollout": "sglang"}, InputError, "rollout is one of"),

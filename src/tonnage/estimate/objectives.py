@@ -171,7 +171,7 @@ OBJECTIVES: Final = {
         Objective("simpo", _paired(likelihood=False), 2),
         Objective("reward", _reward, 2, head="judge"),
         Objective("embed", _embed, head="none"),
-        Objective("distill", _distill, keys=("teacher", "completion_length")),
+        Objective("distill", _distill, keys=("teacher", "completion_length", "rollout")),
         Objective(
             "grpo", _grpo, 1, "fused", ("none", "resident", "adapter"), ROLLED, drops=True,
         ),

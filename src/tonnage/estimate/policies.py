@@ -56,10 +56,11 @@ def grpo(a: Asked) -> Parts:
     kept = before + compared + 2 * engine
     others, readings = _scoring(a, completion, generated, before=before)
     share, words = _engine(a, how)
-    scoring = 8 * (2 * generated + r.batch) * r.tokens
+    # Ids and masks as they were written and joined, and the labels of a pass.
+    scoring = 8 * (4 * generated + r.batch) * r.tokens
     rollout = Rollout(
-        run=_run(a, generated, completion) if how == "generate" else None,
-        casts=_casts(a) if how == "generate" else Level(),
+        run=written(a, generated, completion) if how == "generate" else None,
+        casts=casts(a) if how == "generate" else Level(),
         cache=f"generation: keys and values of {generated} sequences of {r.tokens:,} tokens",
         engine=share, sleeps=how == "vllm-sleep", words=words, scoring=Level(scoring, blocks(scoring)),
         readings=tuple(readings),
@@ -125,7 +126,7 @@ def _engine(a: Asked, how: str) -> tuple[int, str]:
     return size, f"vLLM in the same process: {share:g} of {gib(a.memory)}, weights and cache"
 
 
-def _run(a: Asked, generated: int, completion: int) -> Run:
+def written(a: Asked, generated: int, completion: int) -> Run:
     """The model's own ``generate`` over everything that is written at once."""
     r = a.recipe
     session = Session(
@@ -135,7 +136,7 @@ def _run(a: Asked, generated: int, completion: int) -> Run:
     return Run(a.model, session)
 
 
-def _casts(a: Asked) -> Level:
+def casts(a: Asked) -> Level:
     """Copies of trained weights that autocast keeps through a forward pass of ``generate``."""
     r = a.recipe
     if r.autocast in (None, r.weights) or r.tuning is not None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tonnage.arch.distilled import Distilled
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.beside import resident
 from tonnage.estimate.objectives import Asked, Parts, whole
+from tonnage.estimate.rollout import Rollout
 from tonnage.estimate.settle import checkpoint_format, kernel
 from tonnage.memory.ahead import Ahead
+
+COMPLETION: Final = 128
+"""Tokens that a student writes. trl v1.16.0 trl/experimental/gkd/gkd_config.py."""
 
 
 def taught(a: Asked) -> Parts:
@@ -37,10 +43,36 @@ def taught(a: Asked) -> Parts:
         teacher, whole, batch=a.rows, tokens=r.tokens, kernel=attention, weights=form, autocast=r.autocast,
         casts=True, makes_mask=r.makes_mask,
     )  # fmt: skip
+    rollout = _rollout(a)
     return Parts(
         Distilled(a.w.completion_length, "jsd", form),
         (resident("teacher", teacher, form, reading),),
+        rollout,
         values={"teacher": teacher.name or teacher.model_type},
         told=tuple(f"teacher: {t}" for t in told),
-        left_out=("answers that the student writes itself in a part of the steps",),
+        left_out=() if rollout is not None else ("answers that the student writes itself: --rollout generate",),
     )
+
+
+def _rollout(a: Asked) -> Rollout | None:
+    """What the student writes itself in a part of the steps; None where that is not asked for."""
+    w, r = a.w, a.recipe
+    if w.rollout is None:
+        return None
+    if w.rollout != "generate":
+        raise InputError(f"rollout = {w.rollout}: a student writes by itself", key="rollout", value=w.rollout)
+    if r.recompute:
+        raise UnsupportedError(
+            "with recomputation GKD writes without a cache, which is not modelled", key="rollout", value=w.rollout,
+            hint="--recompute none",
+        )  # fmt: skip
+    from tonnage.estimate.policies import casts, written
+
+    completion = w.completion_length or COMPLETION
+    if completion >= r.tokens:
+        raise InputError(
+            f"completion_length = {completion} leaves no prompt in sequences of {r.tokens}", key="completion_length",
+            value=completion,
+        )  # fmt: skip
+    cache = f"generation: keys and values of {a.rows} sequences of {r.tokens:,} tokens"
+    return Rollout(run=written(a, a.rows, completion), casts=casts(a), cache=cache)

@@ -146,7 +146,7 @@ def answer(
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
     rank = _rank(step, stack, device)
     verdict = None if device is None else fit(rank, device, in_use, doubt=model.ignored)
-    if _replays(w, device, verdict):
+    if _replays(w, recipe, device, verdict):
         # Imported late: an answer whose verdict is clear does without.
         from tonnage.estimate.stream import replayed
 
@@ -224,9 +224,9 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
     )
 
 
-def _replays(w: Train, device: Device | None, verdict: Fit | None) -> bool:
+def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | None) -> bool:
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
-    if w.objective in ("grpo", "embed"):
+    if recipe.rollout is not None or recipe.columns > 1:
         if w.replay or w.alloc_conf is not None:
             raise UnsupportedError(
                 f"objective = {w.objective} is not played through the allocator",
