@@ -257,6 +257,8 @@ REFUSED: list[tuple[dict[str, Any], type[TonnageError], str]] = [
         "without a cache",
     ),
     ({"objective": "dpo", "lora_rank": 8, "quant": "nf4", "reference": "resident"}, UnsupportedError, "not modelled"),
+    ({"objective": "kto", "batch": 1}, InputError, "another one of the batch"),
+    ({"objective": "grpo", "generations": 1}, InputError, "against each other"),
     ({"objective": "grpo", "batch": 6}, InputError, "no whole groups of 8"),
     ({"objective": "grpo", "completion_length": 512, "seq": 512}, InputError, "leaves no prompt"),
     ({"objective": "grpo", "rollout": "sglang"}, InputError, "rollout is one of"),

@@ -250,6 +250,11 @@ def _check(model: Model, w: Train, objective: Objective) -> None:
             f"virtual tokens with objective = {name} are not modelled", key="virtual_tokens",
             value=str(w.virtual_tokens), hint="--adapter lora",
         )  # fmt: skip
+    if name == "kto" and w.batch == 1:
+        raise InputError(
+            "objective = kto compares each answer with another one of the batch", key="batch", value=1,
+            hint="--batch 2",
+        )  # fmt: skip
     _check_head(model, objective)
     if "lm_head" in w.lora_targets and objective.named == "fused":
         raise InputError(

@@ -41,7 +41,12 @@ def grpo(a: Asked) -> Parts:
     steps = w.steps_per_generation or r.accumulate
     generations = w.generations or GENERATIONS
     generated = r.batch * steps
-    if generations < 2 or generated % generations:
+    if generations < 2:
+        raise InputError(
+            f"generations = {generations}: completions of a prompt are judged against each other", key="generations",
+            value=generations, hint="--generations 2, or more",
+        )  # fmt: skip
+    if generated % generations:
         raise InputError(
             f"{r.batch} x {steps} completions are no whole groups of {generations}", key="generations",
             value=generations, hint=f"--batch {generations}",

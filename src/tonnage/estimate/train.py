@@ -107,8 +107,8 @@ def answer(
     architecture = device.architecture if device is not None else ""
     built = _built(model, w if w.objective in (None, "sft") else replace(w, loss="full"), stack, device)
     caveats += built.told if built else ()
-    # TRL's GRPO takes a group of completions a pass.
-    batch = w.batch or (w.generations or 8 if w.objective == "grpo" else 1)
+    # GRPO takes a group of completions a pass, and KTO compares answers of a batch.
+    batch = w.batch or {"grpo": w.generations or 8, "kto": 2}.get(w.objective or "", 1)
     recipe = Recipe(
         weights=weights,
         autocast=autocast,
@@ -366,7 +366,8 @@ def _trainable(model: Model, w: Train) -> None:
         why = "with one label, a regression," if model.head.pooled else f"of {model.model_type}"
         raise UnsupportedError(
             f"training a classifier {why} is not modelled yet", key="head", value="classify",
-            hint="--head causal or --head masked trains the language model; --objective reward a judge of answers",
+            hint="--head causal or --head masked trains the language model"
+            + ("" if w.objective == "reward" else "; --objective reward a judge of answers"),
         )  # fmt: skip
     if model.head is None and w.objective != "embed":
         raise UnsupportedError(
