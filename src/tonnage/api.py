@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device, device
@@ -151,10 +151,25 @@ def train(model: ModelLike, *, suggest: bool = True, calibration: str | None = N
     from tonnage.estimate.train import answer
     from tonnage.workload.training import Train
 
-    m, w = load(model), workload(Train, said)
+    w = workload(Train, said)
+    m, beside = load(model, head=HEADS.get(w.objective or "")), _beside(w)
     where, held = place(w.gpu, w.in_use)
-    result = _calibrated(answer(m, w, where, in_use=held), calibration, where, held)
-    return _answer(result, m, w, where, held, suggest=suggest)
+    result = _calibrated(answer(m, w, where, in_use=held, beside=beside), calibration, where, held)
+    return _answer(result, m, w, where, held, suggest=suggest, beside=beside)
+
+
+HEADS: Final = {"reward": "classify:1", "embed": "none"}
+"""Classes that objectives train, where none is named."""
+
+
+def _beside(w: Train) -> dict[str, Model]:
+    """Further models that a workload names."""
+    found: dict[str, Model] = {}
+    if w.teacher is not None:
+        found["teacher"] = load(w.teacher)
+    if w.reward_model is not None:
+        found["reward_model"] = load(w.reward_model, head=HEADS["reward"])
+    return found
 
 
 def _calibrated(result: Result, path: str | None, where: Device | None, held: int) -> Result:
@@ -223,13 +238,20 @@ def fitting(**said: Any) -> dict[str, Any]:
 
 
 def _answer(
-    result: Result, model: Model, w: Train | Serve, where: Device | None, held: int, *, suggest: bool
+    result: Result,
+    model: Model,
+    w: Train | Serve,
+    where: Device | None,
+    held: int,
+    *,
+    suggest: bool,
+    beside: Mapping[str, Model] | None = None,
 ) -> Answer:
     """The result with a suggestion where it does not surely fit."""
     if suggest and where is not None and _may_fit(result):
         from tonnage.plan.suggest import suggested
 
-        result = suggested(result, model, w, where, held)
+        result = suggested(result, model, w, where, held, beside)
     return Answer(**{f.name: getattr(result, f.name) for f in fields(result)})
 
 

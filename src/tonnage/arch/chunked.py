@@ -14,9 +14,8 @@ from typing import Final
 from tonnage.arch import ops
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
-from tonnage.arch.loss import log_likelihood
+from tonnage.arch.loss import Loss, log_likelihood
 from tonnage.arch.tape import Grads, Value, needs_grad
-from tonnage.record import Record
 from tonnage.tensors import Axes
 
 LOCKED: Final = 128
@@ -24,7 +23,7 @@ LOCKED: Final = 128
 WIDE: Final = 64
 
 
-class ChunkedOutput(Record):
+class ChunkedOutput(Loss):
     """``CEWithChunkedOutputLoss``: logits in chunks of a sequence, of which one at a time is cast to fp32.
 
     The log-softmax of every chunk is kept in fp32 all the same, as autograd keeps it.
@@ -86,7 +85,7 @@ def chunk_sizes(n: int, chunks: int) -> Iterator[int]:
         n -= each
 
 
-class Cut(Record):
+class Cut(Loss):
     """``LinearCrossEntropyFunction`` of cut-cross-entropy: kernels that make no logits in memory.
 
     Labels that do not count would make it smaller: all but the first of every sequence do here.

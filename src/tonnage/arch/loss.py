@@ -6,9 +6,35 @@ Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transfor
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
 from tonnage.arch.ops import cast, raised
-from tonnage.arch.tape import Grads, Value
+from tonnage.arch.tape import Grads, Tape, Value
+from tonnage.record import Record
 from tonnage.tensors import Axes
+
+if TYPE_CHECKING:
+    from tonnage.arch.ends import Head
+    from tonnage.arch.forward import Forward
+
+
+class Loss(Record):
+    """What computes head and loss together, in place of transformers' own loss of all logits."""
+
+    joins: ClassVar[bool] = False
+    """The token ids of the pass are a copy, the first of what is ``named``."""
+
+    def inputs(self, tape: Tape, ids: Axes) -> list[Value]:
+        """What a batch holds beside the token ids, whose axes are given."""
+        return []
+
+    def named(self, tape: Tape, ids: Axes) -> list[Value]:
+        """What the code around the model makes before the pass, and names until the loss is there."""
+        return []
+
+    def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:
+        """The loss of the last hidden states ``x`` (axes ``B T D``), which are handed over; ``head`` is the model's."""
+        raise NotImplementedError
 
 
 def padded_labels(labels: Value) -> Value:
@@ -43,7 +69,7 @@ def log_likelihood(logits: Value, target: Value) -> Value:
     """``F.cross_entropy``: the log-softmax is kept, and so is what is asked for."""
     tape = logits.tape
     # Autocast leaves this log-softmax alone, since its format is spelt out, and casts for the likelihood.
-    scores = raised(_log_softmax(logits))
+    scores = raised(log_softmax(logits))
     whole, dtype = scores.axes, scores.dtype
     loss = tape.new("loss", (("X", 1),), dtype)
     weight = tape.new("total weight", (("X", 1),), dtype)
@@ -55,7 +81,8 @@ def log_likelihood(logits: Value, target: Value) -> Value:
     return loss
 
 
-def _log_softmax(x: Value) -> Value:
+def log_softmax(x: Value) -> Value:
+    """``F.log_softmax(x, -1)``: keeps its result."""
     tape, axes, dtype = x.tape, x.axes, x.dtype
     out = tape.new("log-softmax", axes, dtype)
     tape.record((out,), (x,), lambda g: (tape.new("gradient of logits", axes, dtype),), (out,))

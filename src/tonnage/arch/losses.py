@@ -9,26 +9,16 @@ cross_entropy.py) and transformers/model/loss_utils.py; of older releases, ``_WA
 
 from __future__ import annotations
 
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from tonnage.arch import ops
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
 from tonnage.arch.fused import NEWEST
-from tonnage.arch.loss import padded_labels, shifted_labels
+from tonnage.arch.loss import Loss, padded_labels, shifted_labels
 from tonnage.arch.tape import HALF, Grads, Parameter, Tape, Value, needs_grad
-from tonnage.record import Record
 from tonnage.releases import Since, Version, since
 from tonnage.tensors import Axes
-
-
-class Loss(Protocol):
-    """Head and loss in one."""
-
-    def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:
-        """The loss of what the head would make of ``x`` (axes ``B T D``)."""
-        ...
-
 
 Way = Literal["one buffer", "added in place", "multiplied apart", "added from a cast", "cast up"]
 
@@ -49,7 +39,7 @@ logits were cast to fp32 and back.
 """
 
 
-class FusedLinear(Record):
+class FusedLinear(Loss):
     """``LigerFusedLinearCrossEntropyFunction``: logits in chunks, gradients of both operands in the forward pass.
 
     Args:
@@ -215,7 +205,7 @@ def chunk_size(rows: int, width: int, words: int) -> int:
     return 1 << (-(-rows // -(-words // width)) - 1).bit_length()
 
 
-class InPlace(Record):
+class InPlace(Loss):
     """``LigerCrossEntropyFunction`` on the logits that transformers casts to fp32: their gradient is written over
     them."""
 

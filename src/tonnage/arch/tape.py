@@ -184,6 +184,12 @@ class Tape:
         self.often: dict[str, Value] = {}
         self.context: list[Value] = []
         self.tied: str | None = None
+        # Where other models run before the pass goes on: events, and what is alive there.
+        self.pauses: list[tuple[int, list[Storage]]] = []
+
+    def pause(self) -> None:
+        """Other models run here."""
+        self.pauses.append((len(self.events), [s for s in self.born if s.owners]))
 
     def new(self, label: str, axes: Axes, dtype: str) -> Value:
         """A fresh tensor."""

@@ -16,8 +16,8 @@ from typing import Final
 from tonnage.arch import ops
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
+from tonnage.arch.loss import Loss
 from tonnage.arch.tape import Grads, Parameter, Tape, Value, needs_grad
-from tonnage.record import Record
 from tonnage.tensors import Axes
 
 TOKENS: Final = 4096
@@ -27,7 +27,7 @@ SUMS: Final = 7
 """What the kernel sums for every token, in fp32."""
 
 
-class Tiled(Record):
+class Tiled(Loss):
     """The loss of every label but the first of each sequence."""
 
     def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:

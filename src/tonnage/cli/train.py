@@ -28,6 +28,15 @@ WORKLOAD: Final = together(
     text("--offload", "none, activations: saved ones to the host, with --recompute full (none)."),
     text("--loss", "full, fused, liger, chunked, chunked-16, cut, cut-fp32, trl (full, or what --kernels brings)."),
     text("--kernels", "none, liger, liger==0.8.5 (none)."),
+    text("--objective", "sft dpo kto orpo cpo simpo reward embed distill grpo (sft)."),
+    text("--reference", "Of DPO, KTO, GRPO: resident, adapter (switched off), precomputed, none.", "WHERE"),
+    text("--completion-length", "Tokens of a sequence that the objective scores, or that GRPO writes.", "N"),
+    text("--teacher", "The model that distillation compares with.", "MODEL"),
+    text("--generations", "Completions of a prompt (8).", "N"),
+    text("--steps-per-generation", "Passes that one rollout is for (those of a step).", "N"),
+    text("--rollout", "generate, vllm (beside, with a share), vllm-sleep (in turns), server (generate).", "HOW"),
+    text("--rollout-share", "Of the device's memory, for vLLM (0.3).", "SHARE"),
+    text("--reward-model", "A model that judges completions on this device.", "MODEL"),
     click.option("--retain", multiple=True, help="What the loop still holds: outputs, grads."),
     text("--stack", "transformers (transformers)."),
     text("--stack-version", "Its release (newest known)."),
@@ -75,6 +84,7 @@ def command(**given: Any) -> int:
     from tonnage.cli.show import shown
 
     as_json, strict = given.pop("as_json"), given.pop("strict")
+    given["head"] = given["head"] or api.HEADS.get(given["objective"])
     model = model_of(given)
     result = api.train(model, **given)
     shown(result, as_json=as_json)

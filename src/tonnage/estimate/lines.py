@@ -53,7 +53,9 @@ def lines(moment: Moment, held: Iterable[Held], why: dict[str, tuple[str, str, T
             out.append(_stored(h.name, size, h.count, h.what, h.storages))
         elif size:
             words, reference, terms = why.get(h.what, why.get(h.name, (h.what, "", ())))
-            out.append(exact(h.name, size, words, reference, terms=terms))
+            # An engine's share is what it may take, and it takes that.
+            trust = DERIVED if h.name == "other:engine" else EXACT
+            out.append(exact(h.name, size, words, reference, terms=terms, trust=trust))
     out += [_stored(name, sum(s.nbytes for s in found), 1, what, found) for (name, what), found in single.items()]
     scratch = 0
     groups: dict[str, list[Storage]] = {}

@@ -7,16 +7,19 @@ the layer stands, each time with storages of its own; what one layer hands to th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tonnage.allocator.blocks import Block
 from tonnage.allocator.caching import Allocator
+from tonnage.estimate.beside import tensor_sizes
 from tonnage.estimate.training import Step
 from tonnage.formats import FORMATS
 from tonnage.memory.passes import Account
-from tonnage.memory.weights import is_buffer
 from tonnage.tensors import size
 from tonnage.timeline import Instant
+
+if TYPE_CHECKING:
+    from tonnage.arch.tape import Tape
 
 Own = dict[int, Block]
 """Blocks of one stretch's storages, by their serial on the tape."""
@@ -45,8 +48,8 @@ class Player:
         self.passes = step.passes
         self.stages = [self.passes.stem, *self.passes.layers, self.passes.tail]
         self.allocator = allocator
-        self.events = step.passes.tape.events
-        self.sizes = [s.nbytes for s in step.passes.tape.born]
+        self.tape = step.passes.tape
+        self.sizes = {id(self.tape): [s.nbytes for s in self.tape.born]}
         self.grads: list[Block] = []
         self.shared: Own = {}
         # Whether this thread has not multiplied yet; the program's own goes forward, the engine's back.
@@ -97,6 +100,10 @@ class Player:
         for n in resident(self.run):
             if n:
                 self.take(n)
+        for other in self.run.recipe.others:
+            for n in other.sizes:
+                if n:
+                    self.take(n)
         for n, times in self.run.recipe.scales:
             for _ in range(times):
                 self.take(n)
@@ -109,12 +116,15 @@ class Player:
                 for _ in range(2):
                     self.take(4 * t.numel)
 
-    def play(self, start: int, stop: int, own: Own, joints: Joints) -> None:
-        """Events of the tape, for one instance of its storages."""
-        malloc, free, sizes = self.allocator.malloc, self.allocator.free, self.sizes
-        products = self.passes.tape.products if self.due else NONE
-        stays = self.passes.tape.added if self.fresh else NONE
-        for event in self.events[start:stop]:
+    def play(self, start: int, stop: int, own: Own, joints: Joints, tape: Tape | None = None) -> None:
+        """Events of the step's tape, or of another, for one instance of its storages."""
+        tape = tape or self.tape
+        malloc, free, sizes = self.allocator.malloc, self.allocator.free, self.sizes.get(id(tape))
+        if sizes is None:
+            sizes = self.sizes[id(tape)] = [s.nbytes for s in tape.born]
+        products = tape.products if self.due else NONE
+        stays = tape.added if self.fresh else NONE
+        for event in tape.events[start:stop]:
             if event >= 0:
                 if n := sizes[event]:
                     own[event] = malloc(n)
@@ -130,7 +140,7 @@ class Player:
 
     def unwind(self, start: int, stop: int, own: Own) -> None:
         """What a pass that was cut short lets go of: its deaths without its births."""
-        for event in self.events[start:stop]:
+        for event in self.tape.events[start:stop]:
             if event < 0 and (block := own.pop(~event, None)) is not None:
                 self.allocator.free(block)
 
@@ -179,12 +189,16 @@ class Player:
                     self.drop(held)
                 self.forget_shared()
                 self.begin()
+            if i == last:
+                start = self.pause(start, own, joints)
             self.play(start, a.forward.stop, own, joints)
             self.end("loss" if i == last else f"forward layer {i - 1}" if i else "forward embedding")
             recomputes = a.recompute is not None
             if i < last:
                 streams.append(Shared(own.pop(a.left.serial), 1 + (a.keeps_output and not recomputes)))
             if not i:
+                # What the code around the model made before the pass.
+                own |= {s.serial: self.take(s.nbytes) for s in (*a.saved, *self.passes.around) if s.position < start}
                 frame, around = self.settle_shared(own, streams[0])
             casts += [own.pop(s.serial) for s in a.casts if s.serial in own]
             self.settle(a, own, joints)
@@ -200,6 +214,14 @@ class Player:
         for held in around:
             self.drop(held)
         return left, streams
+
+    def pause(self, start: int, own: Own, joints: Joints) -> int:
+        """Play up to where other models run, and those; returns where the pass goes on."""
+        if self.run.recipe.others:
+            from tonnage.estimate.player_beside import paused
+
+            return paused(self, start, own, joints)
+        return start
 
     def settle_shared(self, own: Own, stream: Shared) -> tuple[list[Shared], list[Shared]]:
         """Set apart what the layers share.
@@ -317,11 +339,7 @@ def resident(run: Step) -> Iterator[int]:
             if t.alias_of is None:
                 yield (form if t.dtype is None else FORMATS[t.dtype]).nbytes(t.numel)
     else:
-        inventories = [*(t for stack in model.stacks for t in stack.weights()), *model.extra]
-        tensors = [*inventories, *(model.head.weights() if model.head is not None else ())]
-        for t in sorted(tensors, key=is_buffer):
-            if t.alias_of is None:
-                yield (form if t.dtype is None else FORMATS[t.dtype]).nbytes(t.numel)
+        yield from tensor_sizes(model, form)
     if run.recipe.tuning is not None:
         for t, times in (*run.recipe.adapters, *run.recipe.beside):
             for _ in range(times):

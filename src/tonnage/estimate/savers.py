@@ -6,7 +6,8 @@ from typing import Final
 
 from tonnage.arch.chunked import ChunkedOutput, Cut
 from tonnage.arch.fused import Fused
-from tonnage.arch.losses import FusedLinear, InPlace, Loss
+from tonnage.arch.loss import Loss
+from tonnage.arch.losses import FusedLinear, InPlace
 from tonnage.arch.model import Model
 from tonnage.arch.tiled import Tiled
 from tonnage.devices import Device

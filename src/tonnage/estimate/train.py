@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
-from tonnage.estimate.lines import Terms, lines, reserves
+from tonnage.estimate.lines import lines, reserves
 from tonnage.estimate.moments import instants, largest
+from tonnage.estimate.origins import origins
 from tonnage.estimate.precision import narrowed, optimized
 from tonnage.estimate.precision import settled as precision_of
 from tonnage.estimate.result import Fit, Result
@@ -29,16 +31,15 @@ from tonnage.estimate.summary import caching, no_caching_caveat, quantized_cavea
 from tonnage.estimate.training import Recipe, Step
 from tonnage.estimate.verdict import fit
 from tonnage.evidence import DERIVED
-from tonnage.formats import FORMATS
 from tonnage.memory.optimizers import optimizer
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.releases import shown, since
 from tonnage.stacks import Stack
-from tonnage.tensors import Tensor, size
 from tonnage.timeline import Rank, exact
-from tonnage.workload.training import Train
+from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
 if TYPE_CHECKING:
+    from tonnage.estimate.objectives import Aim
     from tonnage.estimate.savers import Implementations
     from tonnage.estimate.stream import Replay
     from tonnage.estimate.tuning import Tuned
@@ -46,15 +47,6 @@ if TYPE_CHECKING:
 
 DEFAULT_SEQ: Final = 2048
 
-MASTER: Final = (
-    "https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.0/megatron/core/optimizer/optimizer.py "
-    "(Float16OptimizerWithFloat16Params)"
-)
-AVERAGED: Final = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/swa_utils.py (AveragedModel)"
-SCALES: Final = "Transformer Engine's scales and histories of largest values, and its workspace for matrix products"
-SCALED: Final = (
-    "https://github.com/NVIDIA/TransformerEngine/blob/v2.9/transformer_engine/pytorch/ (fp8.py, module/base.py)"
-)
 OFFLOADS: Final = (
     "inputs of checkpointed layers go to the host, as TRL's and torchtune's OffloadActivations copy them: those of "
     "five layers are still on the device; what stands behind the layers is answered as if it stayed"
@@ -63,17 +55,23 @@ OFFLOAD: Final = (
     "https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading.py (OffloadActivations); "
     "https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/core/CachingHostAllocator.h (PowerOf2Ceil)"
 )
-PEFT: Final = "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/"
-
+COLLATED: Final = "copies of the labels and the attention mask that a data collator adds: 8 B a token each"
 NOT_MODELLED: Final = (
     "what loading the weights leaves in the allocator's cache",
     "scratch of kernels other than flash attention's backward pass",
-    "copies of the labels and the attention mask that a data collator adds: 8 B a token each",
+    COLLATED,
     "evaluation steps and checkpoint saving",
 )
 
 
-def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) -> Result:
+def answer(
+    model: Model,
+    w: Train,
+    device: Device | None,
+    *,
+    in_use: int = 0,
+    beside: Mapping[str, Model] | None = None,
+) -> Result:
     """Memory of one training step in its steady state.
 
     Args:
@@ -81,6 +79,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         w: the workload.
         device: where; None asks for the memory only.
         in_use: what other processes hold there. [byte]
+        beside: further models that the workload names, by the key that names them.
 
     Raises:
         UnsupportedError: understood, and not modelled yet.
@@ -89,7 +88,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     degrees = one_device(w)
     stack: Stack = chosen("tonnage.stacks", "STACK", Stack, w.stack or "transformers", key="stack", known=KNOWN_STACKS)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
-    _trainable(model)
+    _trainable(model, w)
     precision, weights, autocast = precision_of(model, w, since(version, stack.precision))
     fine = _fine(model, w, weights, autocast)
     if fine is not None:
@@ -102,16 +101,18 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     adam = since(version, stack.optimizer)
     named = optimizer(adam if (w.optimizer or "adamw") == "adamw" else str(w.optimizer))
     architecture = device.architecture if device is not None else ""
-    built = _built(model, w, stack, device)
+    built = _built(model, w if w.objective in (None, "sft") else replace(w, loss="full"), stack, device)
     caveats += built.told if built else ()
     narrow, scales, said = narrowed(model, w, precision, (w.batch or 1) * seq, device)
     caveats += said
+    # GRPO takes a group of completions a pass, and KTO compares answers of a batch.
+    batch = w.batch or {"grpo": w.generations or 8, "kto": 2}.get(w.objective or "", 1)
     recipe = Recipe(
         weights=weights,
         autocast=autocast,
         kernel=attention,
         optimizer=named,
-        batch=w.batch or 1,
+        batch=batch,
         tokens=seq,
         accumulate=w.accumulate or 1,
         recompute=w.recompute not in (None, "none"),
@@ -137,13 +138,17 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         master=precision == "bf16-master",
         averaged=_averaged(w),
     )
-    step = Step(model, recipe)
+    aim = _aim(model, w, recipe, beside or {}, device)
+    if aim is not None:
+        recipe = aim.recipe
+        caveats += aim.caveats
+    step = _step(model, recipe)
     caveats += _passed_by(step)
     caveats += [OFFLOADS] if recipe.offloads else []
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
     rank = _rank(step, stack, device)
     verdict = None if device is None else fit(rank, device, in_use, doubt=model.ignored)
-    if _replays(w, device, verdict):
+    if _replays(w, recipe, device, verdict):
         # Imported late: an answer whose verdict is clear does without.
         from tonnage.estimate.stream import replayed
 
@@ -162,7 +167,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         "compute_dtype": autocast or weights,
         **optimized(precision, weights),
         "optimizer": named.name,
-        "batch": recipe.batch,
+        "batch": batch,
         "accumulate": recipe.accumulate,
         "seq": seq,
         "recompute": w.recompute or "none",
@@ -175,6 +180,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         "lora_targets": fine.targets if fine else (),
         "lora_dropout": (w.lora_dropout or 0.0) if fine and fine.adapter else None,
         "kbit_prepared": bool(w.kbit_prepared),
+        **(aim.values if aim else {"objective": "sft"}),
     }
     return Result(
         model=summary(model, trainable=fine.elements if fine else None),
@@ -189,7 +195,11 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
             *attention_told(step.passes.kernels, w.attention or "sdpa", device),
             *no_caching_caveat(device),
         ),
-        not_modelled=(*NOT_MODELLED, *([named.rough] if named.rough else [])),
+        not_modelled=(
+            *(NOT_MODELLED if aim is None else (n for n in NOT_MODELLED if n != COLLATED)),
+            *(aim.not_modelled if aim else ()),
+            *([named.rough] if named.rough else []),
+        ),
         extras={"attention_kernel": attention, "incomplete": list(model.ignored)},
     )
 
@@ -201,7 +211,7 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
     peak, runner_up = largest(found)
     # The walk is made once more, up to the largest instant, to see what is alive there.
     moment = next(m for m in step.moments() if m.name == peak.name)
-    components = lines(moment, step.held.values(), _why(step, stack))
+    components = lines(moment, step.held.values(), origins(step, stack))
     if step.recipe.scales:
         # No trace has confirmed what its kernels take.
         components = [c.but(trust=DERIVED) if c.name == "activations" else c for c in components]
@@ -225,8 +235,17 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
     )
 
 
-def _replays(w: Train, device: Device | None, verdict: Fit | None) -> bool:
+def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | None) -> bool:
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
+    if recipe.rollout is not None or recipe.columns > 1:
+        if w.replay or w.alloc_conf is not None:
+            raise UnsupportedError(
+                f"objective = {w.objective} is not played through the allocator",
+                key="replay",
+                value="true",
+                hint="leave it out",
+            )
+        return False
     if not caching(device) or w.offload == "activations":
         return False
     if w.replay is None and w.alloc_conf is None:
@@ -303,6 +322,25 @@ def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Imple
     return implementations(model, w, stack, device)
 
 
+def _step(model: Model, recipe: Recipe) -> Step:
+    """The step: of one pass, or of several."""
+    if recipe.columns == 1:
+        return Step(model, recipe)
+    from tonnage.estimate.columns import Columns
+
+    return Columns(model, recipe)
+
+
+def _aim(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], device: Device | None) -> Aim | None:
+    """What an objective other than the next token's makes of the step."""
+    if w.objective in (None, "sft") and all(getattr(w, key) is None for key in OBJECTIVE_KEYS):
+        return None
+    # Imported late: most answers do without.
+    from tonnage.estimate.objectives import aimed
+
+    return aimed(model, w, recipe, beside, None if device is None else device.capacity.bytes)
+
+
 def _fine(model: Model, w: Train, weights: str, autocast: str | None) -> Tuned | None:
     """What adapters make of the model; None where the whole model is trained."""
     packs = w.quant not in (None, "none") or w.kbit_prepared
@@ -339,85 +377,23 @@ def _passed_by(step: Step) -> list[str]:
     ]
 
 
-def _states(step: Step) -> Terms:
-    """Bytes of each kind of state."""
-    sums: dict[str, int] = {}
-    for t, times in step.trained:
-        for name, axes, form in step.recipe.optimizer.state(t):
-            size_of = (step.stepped_form(t) if form is None else FORMATS[form]).nbytes(size(axes))
-            sums[name] = sums.get(name, 0) + times * size_of
-    return tuple((name, "bytes of this state", n) for name, n in sums.items())
-
-
-def _amount(step: Step, tensors: Iterable[tuple[Tensor, int]]) -> tuple[str, Terms]:
-    """Elements times bytes by format, as words with a place for what they are, and as terms."""
-    counts: dict[str, int] = {}
-    for t, times in tensors:
-        form = step.stepped_form(t).name
-        counts[form] = counts.get(form, 0) + t.numel * times
-    found = [(form, n, FORMATS[form].bytes) for form, n in counts.items()]
-    terms: list[tuple[str, str, int]] = []
-    for form, n, wide in found:
-        terms += [("P", "trained parameters", n), ("w", f"bytes of an element in {form}", wide)]
-    return " + ".join(f"{n:,} {{0}}x {wide} B ({form})" for form, n, wide in found), tuple(terms)
-
-
-def _trainable(model: Model) -> None:
+def _trainable(model: Model, w: Train) -> None:
     if len(model.stacks) > 1:
         raise UnsupportedError(
             f"training memory of encoder-decoder models ({model.model_type}) is not modelled yet", key="model",
             value=model.model_type, hint="tonnage params and tonnage serve answer for it",
         )  # fmt: skip
-    if model.classes is not None and model.head is not None and (not model.head.pooled or model.classes == 1):
+    judges = w.objective == "reward" and model.head is not None and bool(model.head.pooled)
+    classifies = model.classes is not None and model.head is not None and not judges
+    if classifies and model.head is not None and (not model.head.pooled or model.classes == 1):
         why = "with one label, a regression," if model.head.pooled else f"of {model.model_type}"
         raise UnsupportedError(
-            f"training a classifier {why} is not modelled yet",
-            key="head",
-            value="classify",
-            hint="--head causal or --head masked trains the language model",
-        )
-    if model.head is None:
+            f"training a classifier {why} is not modelled yet", key="head", value="classify",
+            hint="--head causal or --head masked trains the language model"
+            + ("" if w.objective == "reward" else "; --objective reward a judge of answers"),
+        )  # fmt: skip
+    if model.head is None and w.objective != "embed":
         raise UnsupportedError(
             f"{model.class_name or model.model_type} has no head, so there is no loss to train on", key="model",
-            value=model.model_type, hint="--head causal or --head masked adds one",
+            value=model.model_type, hint="--head causal or --head masked adds one; --objective embed trains without",
         )  # fmt: skip
-
-
-def _why(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
-    """Words, reference and terms of the lines that are no activations."""
-    P, w, n, form = step.model.parameters.total, step.form.bytes, step.tensors, step.recipe.weights
-    o, fine = step.recipe.optimizer, step.recipe.tuning is not None
-    frozen = "" if not fine else "partly frozen, " if step.recipe.own else "frozen, "
-    amount, own = _amount(step, step.trained)
-    base: Terms = (("P", "parameters", P), ("w", f"bytes of an element in {form}", w))
-    grown = sum(step.stepped_form(t).nbytes(t.numel) * times for t, times in step.trained)
-    whole = [n for _, _, n in _states(step) if n == grown]
-    rest = step.state.requested - sum(whole)
-    state = f"{len(whole)} x {amount.format('')}" if whole else o.why
-    state += f" + {rest:,} B: {'counters' if whole else 'in all'}" if rest else ""
-    shares = {
-        s.what: (
-            f"frozen, {s.part}: {s.elements:,} x {s.format}, {s.tensors} tensors",
-            "quant/",
-            (("n", f"elements in {s.format}", s.elements),),
-        )
-        for s in step.recipe.shares
-    }
-    return {
-        **shares,
-        "parameters": (
-            f"{frozen}{P:,} parameters x {w} B ({form}), {n} tensors",
-            stack.reference,
-            base,
-        ),
-        "adapters": (_amount(step, step.recipe.adapters)[0].format("trained parameters "), PEFT, own),
-        "beside": (_amount(step, step.recipe.beside)[0].format("elements that are not trained "), PEFT, ()),
-        "master weights": ("master weights: " + amount.format("parameters "), MASTER, own),
-        "main gradients": ("into which those of a pass are added: " + amount.format("parameters "), MASTER, own),
-        "fp8 scales": (SCALES, SCALED, ()),
-        "averages": (f"a copy of the whole model: {P:,} parameters x {w} B ({form}) and its buffers", AVERAGED, base),
-        "other:buffers": ("inverse frequencies and the like, in fp32", stack.reference, ()),
-        "optimizer_state": (f"{o.name}: {state}", o.source, (*own, *_states(step))),
-        "the step's own": (f"{o.name}: what the step takes for a moment", o.source, own),
-        "gradients": (amount.format("parameters "), stack.reference, own),
-    }

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from tonnage.arch.forward import AttentionKernel
 from tonnage.arch.model import Model
-from tonnage.arch.tape import WIDTH, Parameter
+from tonnage.arch.tape import WIDTH, Parameter, Storage
 from tonnage.estimate.moments import Ledger, Moment
+from tonnage.estimate.trained import reached
 from tonnage.formats import FORMATS, Format
 from tonnage.memory.optimizers import Optimizer
 from tonnage.memory.passes import Account, Pass, blocks, level
 from tonnage.memory.weights import Share, bytes_of, is_buffer, is_parameter, total
 from tonnage.record import Record
-from tonnage.tensors import Inventory, Tensor, size
+from tonnage.tensors import Tensor, size
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
-    from tonnage.arch.losses import Loss
+    from tonnage.arch.loss import Loss
+    from tonnage.estimate.beside import Beside
+    from tonnage.estimate.rollout import Rollout
+    from tonnage.memory.ahead import Ahead
     from tonnage.memory.recompute import Recompute
     from tonnage.quant import Recipe as Packing
 
@@ -34,9 +38,6 @@ https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading
 """
 OFFLOADED: Final = 1024
 """Bytes below which a tensor stays (``min_offload_size``)."""
-
-Standing = Iterable[tuple[Tensor, int]]
-"""Tensors with how often each stands."""
 
 
 class Recipe(Record):
@@ -70,6 +71,10 @@ class Recipe(Record):
         in_backward: the optimizer steps a parameter as soon as its gradient is there, which then dies.
         master: fp32 copies of the weights are stepped, by fp32 gradients into which those of a pass are added.
         averaged: a copy of the whole model holds moving averages.
+        drops: dropout is on.
+        others: models that lie beside the one that is trained, and run when its pass pauses.
+        rollout: the model writes what it is trained on.
+        columns: passes, one after the other, whose outputs the loss compares.
     """
 
     weights: str
@@ -101,6 +106,10 @@ class Recipe(Record):
     in_backward: bool = False
     master: bool = False
     averaged: bool = False
+    drops: bool = True
+    others: tuple[Beside, ...] = ()
+    rollout: Rollout | None = None
+    columns: int = 1
 
     def way(self) -> Recompute | None:
         """How activations are computed again; None where they are not."""
@@ -130,7 +139,17 @@ class Step(Ledger):
         else:
             self.weights, self.tensors = bytes_of(groups, self.form, is_parameter)
         self.buffers, _ = bytes_of(groups, self.form, is_buffer)
-        self.passes = Pass(
+        self.passes = self.passed(model, accumulated=recipe.accumulate > 1 or recipe.keep_gradients or recipe.master)
+        # What is trained, each tensor in its own format or else the weights'.
+        beside = (*recipe.adapters, *recipe.own) if recipe.tuning else None
+        self.trained, self.idle = reached(model, groups, self.passes, beside)
+        self.grown = self._sum((self.bytes_of(t), times) for t, times in self.trained)
+        self.state = self._state()
+
+    def passed(self, model: Model, *, accumulated: bool) -> Pass:
+        """The accounts of a pass; ``accumulated`` where gradients are there already."""
+        recipe = self.recipe
+        return Pass(
             model,
             batch=recipe.batch,
             tokens=recipe.tokens,
@@ -138,7 +157,7 @@ class Step(Ledger):
             weights=recipe.weights,
             autocast=recipe.autocast,
             recompute=recipe.way(),
-            accumulated=recipe.accumulate > 1 or recipe.keep_gradients or recipe.master,
+            accumulated=accumulated,
             makes_mask=recipe.makes_mask,
             keep_logits=recipe.keep_logits,
             tuning=recipe.tuning,
@@ -147,12 +166,8 @@ class Step(Ledger):
             narrow=recipe.narrow,
             loss=recipe.loss,
             consume=self._stepped if recipe.in_backward else None,
+            drops=recipe.drops,
         )
-        # What is trained, each tensor in its own format or else the weights'.
-        beside = (*recipe.adapters, *recipe.own) if recipe.tuning else None
-        self.trained, self.idle = reached(model, groups, self.passes, beside)
-        self.grown = self._sum((self.bytes_of(t), times) for t, times in self.trained)
-        self.state = self._state()
 
     def _stepped(self, p: Parameter) -> Iterable[Iterable[int]]:
         """What the optimizer's step for one parameter takes for a moment. [byte]"""
@@ -222,8 +237,13 @@ class Step(Ledger):
         self.take("buffers", "other:buffers", "buffers", self.buffers)
         if r.scales:
             self.take("scales", "other:buffers", "fp8 scales", self._sum(r.scales))
+        for other in r.others:
+            self.take(other.what, "weights", other.what, other.weights)
+            self.take(f"{other.what} buffers", "other:buffers", f"{other.what} buffers", other.buffers)
         if r.averaged:
             self.take("averages", "other:averages", "averages", self.weights + self.buffers + Level(8, blocks(8)))
+        if r.rollout is not None and not r.rollout.sleeps:
+            self.take("engine", "other:engine", "engine", Level(r.rollout.engine, r.rollout.engine))
         if not r.first_step and not r.optimizer.paged:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
         # Each thread that multiplies matrices keeps its workspace: the program's own and the backward pass's.
@@ -233,7 +253,7 @@ class Step(Ledger):
     def moments(self) -> Iterator[Moment]:
         """Every instant in order."""
         self.static()
-        r, p, stack = self.recipe, self.passes, self.model.decoder
+        r, p = self.recipe, self.passes
         if (r.accumulate > 1 or r.keep_gradients) and not r.master:
             self.take("gradients before", "gradients", "of earlier passes", self.grown)
         self.take("inputs", "inputs", "token ids", level(p.inputs), p.inputs)
@@ -241,6 +261,21 @@ class Step(Ledger):
         loss = [p.tail.output, *p.context]
         if not r.first_step:
             self.take("loss before", "loss", "of the last pass", level(loss), loss)
+        if r.rollout is not None:
+            from tonnage.estimate.rollout import phases
+
+            yield from phases(self, r.rollout)
+        yield from self.passing()
+        yield from self._stepping()
+
+    def passing(self) -> Iterator[Moment]:
+        """Forward and back."""
+        stages, H = yield from self.forward()
+        yield from self.backward(stages, H)
+
+    def forward(self) -> Generator[Moment, None, tuple[list[Account], list[Level]]]:
+        """The forward pass; returns the stages and their outputs, as the backward pass wants them."""
+        r, p, stack = self.recipe, self.passes, self.model.decoder
         yield Moment("forward embedding", self.now + p.stem.forward.peak, p.stem.forward)
         self.take("stem", "activations", "kept by the embedding", p.stem.kept(), p.stem.saved)
         self.take("shared", "activations", "shared by the layers", level(p.shared), p.shared)
@@ -281,6 +316,7 @@ class Step(Ledger):
         yield Moment("loss", self.now + H[-1] + p.tail.forward.peak, p.tail.forward)
         for a in p.layers:
             self.drop_all(f"casts {_key(a)}")
+        yield from self._others()
         self.drop("loss before")
         for key in ("around", "first"):
             self.drop_all(key)
@@ -290,7 +326,31 @@ class Step(Ledger):
         if early and not (r.accumulate > 1 or r.keep_gradients):
             grown = self._sum((self.bytes_of(t), n) for t, n in early)
             self.take("gradients early", "gradients", "of a term of the loss", grown)
-        yield from self._backward(stages, H)
+        return stages, H
+
+    def _others(self) -> Iterator[Moment]:
+        """Other models run while the pass pauses: all that it saved is there."""
+        for other, there in zip([o for o in self.recipe.others if o.reading], self.passes.paused, strict=False):
+            assert other.reading is not None
+            self._take_each("paused", "kept by the head", there)
+            yield from self.reading(other.what, other.reading)
+            for key in [k for k in self.held if k.startswith("paused")]:
+                self.drop_all(key)
+
+    def reading(self, what: str, reading: Ahead) -> Iterator[Moment]:
+        """Another pass at its highest, above what is there."""
+        reached = reading.highest
+        for name, words, storages in reached.beside:
+            self.take(f"{what} {words}", name, f"{what}: {words}", level(storages), storages)
+        yield Moment(f"{what} forward", self.now + reached.span.peak, reached.span)
+        for _, words, _ in reached.beside:
+            self.drop(f"{what} {words}")
+
+    def _take_each(self, key: str, what: str, storages: list[Storage]) -> None:
+        """Storages by their component."""
+        for name in dict.fromkeys(s.category for s in storages):
+            found = [s for s in storages if s.category == name]
+            self.take(f"{key} {name}", name, what, level(found), found)
 
     def host(self) -> Iterator[int]:
         """Tensors that saved activations take on the host: of the layers what they were given, and of the loss."""
@@ -299,7 +359,8 @@ class Step(Ledger):
             yield from (below.output.nbytes for below in (p.stem, *p.layers[:-1]))
             yield from (s.nbytes for s in p.tail.saved if s.category == "loss" and s.nbytes >= OFFLOADED)
 
-    def _backward(self, stages: list[Account], H: list[Level]) -> Iterator[Moment]:
+    def backward(self, stages: list[Account], H: list[Level]) -> Iterator[Moment]:
+        """From the loss down."""
         r, p = self.recipe, self.passes
         for i in range(len(stages) - 1, -1, -1):
             a = stages[i]
@@ -352,6 +413,9 @@ class Step(Ledger):
         self.drop("loss")
         loss = [p.tail.output, *p.context]
         self.take("loss itself", "loss", "the loss itself", level(loss), loss)
+
+    def _stepping(self) -> Iterator[Moment]:
+        r = self.recipe
         if r.first_step and not r.optimizer.paged:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
         if r.in_backward:
@@ -360,33 +424,6 @@ class Step(Ledger):
         self.take("step", "optimizer_state", "the step's own", transient)
         yield Moment("optimizer step", self.now)
         self.drop("step")
-
-
-def reached(
-    model: Model, groups: Iterable[tuple[int, Inventory]], passes: Pass, adapters: Standing | None
-) -> tuple[list[tuple[Tensor, int]], list[tuple[Tensor, int]]]:
-    """Parameters that a gradient arrives at, and those that it passes by, with how often each stands.
-
-    An optimizer makes a state where it first meets a gradient: what a pass does not reach (a tower, where a step has
-    no images) is resident and no more. torch v2.13.0 torch/optim/adam.py, _init_group.
-    """
-    trained: list[tuple[Tensor, int]] = []
-    idle: list[tuple[Tensor, int]] = []
-    if adapters is not None:
-        from tonnage.memory.adapters import local_names
-
-        everywhere = frozenset().union(*passes.reached.values())
-        for t, times in adapters:
-            there = local_names(model, [t.name]) <= everywhere
-            (trained if there else idle).append((t, times))
-        return trained, idle
-    owners = [o for s in model.stacks for o in (None, *(id(layer) for layer, _ in s.distinct()), None)]
-    for owner, (times, inventory) in zip([*owners, None], groups, strict=True):
-        names = passes.reached.get(owner, set())
-        for t in inventory:
-            if is_parameter(t) and t.alias_of is None:
-                (trained if t.name in names else idle).append((t, times))
-    return trained, idle
 
 
 def _key(account: Account) -> str:

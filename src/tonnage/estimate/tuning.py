@@ -96,7 +96,7 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
                 "bf16-autocast",
             )  # fmt: skip
     found = quant.entries(model, by_layer=False)
-    method, targets, trained, beside = _method(model, w, kind, found, loaded)
+    method, targets, trained, beside = _method(model, w, kind, found, loaded, packs=recipe is not None)
     copies = norms(model, w) if kind.norms else saved(model, w)
     virtual = kind.virtual(w, model.decoder.stem) if kind.virtual is not None else None
     return Tuned(
@@ -124,7 +124,7 @@ def _alone(tensors: tuple[Tensor, ...]) -> Standing:
 
 
 def _method(
-    model: Model, w: Train, kind: Adapter, found: list[Entry], loaded: str
+    model: Model, w: Train, kind: Adapter, found: list[Entry], loaded: str, *, packs: bool
 ) -> tuple[Method | None, tuple[str, ...], Standing, Standing]:
     """What is trained beside matrices, the modules that it is beside, and its tensors."""
     if kind.method is None:
@@ -135,11 +135,16 @@ def _method(
     rank = w.lora_rank or kind.rank or 0
     inputs = layers_of(model, found, kind.inputs, [m for _, m in targets])
     method = kind.method(names, rank, w.lora_dropout or 0.0, loaded, inputs)
-    trained, beside = adapters(model, targets, method, ADAPTERS)
+    form = ADAPTERS
+    if packs and w.objective not in (None, "sft") and isinstance(method, LoRA):
+        # TRL's trainers cast adapters beside packed weights.
+        form = "bf16"
+        method = method.but(dtype=form)
+    trained, beside = adapters(model, targets, method, form)
     if stacks and isinstance(method, LoRA):
         local = {next(iter(local_names(model, [m.module]))): n for _, m, n in stacks}
         method = method.but(stacked=local, modules=method.modules | local.keys())
-        trained = (*trained, *stacked_adapters.tensors(stacks, rank, ADAPTERS))
+        trained = (*trained, *stacked_adapters.tensors(stacks, rank, form))
         targets = [*targets, *((times, m) for times, m, _ in stacks)]
     if kind.shared is not None:
         beside = (*beside, *_alone(kind.shared(rank, [m for _, m in targets])))

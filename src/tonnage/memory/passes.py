@@ -7,11 +7,11 @@ level at which it started, and what its backward pass takes are then placed wher
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tonnage.arch.ends import Stem
 from tonnage.arch.forward import AttentionKernel, Forward
-from tonnage.arch.loss import cross_entropy
+from tonnage.arch.loss import Loss, cross_entropy
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Model, Stack
 from tonnage.arch.tape import Parameter, Storage, Tape, Value
@@ -20,9 +20,9 @@ from tonnage.tensors import Axes, Axis
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
+    from tonnage.arch.ends import Head
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
-    from tonnage.arch.losses import Loss
     from tonnage.memory.recompute import Recompute
 
 __all__ = ["Account", "Pass", "Span", "blocks", "level", "position_ids", "windows"]
@@ -49,6 +49,7 @@ class Pass:
         loss: what computes head and loss together; None for transformers' own loss of all logits.
         consume: what the optimizer's step for one parameter takes for a moment, where it is made as soon as the
             gradient is there; None where gradients wait for the step.
+        drops: dropout is on.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Pass:
         narrow: Narrow | None = None,
         loss: Loss | None = None,
         consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None,
+        drops: bool = True,
     ) -> None:
         stack = model.decoder
         self.stack = stack
@@ -86,19 +88,24 @@ class Pass:
         tape.tied = None if self.head is None else self.head.alias_of
         if own is not None:
             tape.trained = own.ends.__contains__
-        f = Forward(tape, kernel, training=True, tuning=tuning, fused=fused, input_grads=input_grads)
+        f = Forward(tape, kernel, training=drops, tuning=tuning, fused=fused, input_grads=input_grads)
         B, T = ("B", batch), ("T", tokens)
         tape.category = "inputs"
         ids = tape.new("token ids", (B, T), "int64")
-        self.inputs = [ids.storage]
+        given = [ids, *(loss.inputs(tape, ids.axes) if loss is not None else ())]
+        self.inputs = [v.storage for v in given]
         tape.category = "activations"
         self.stem = Account()
         first = len(tape.born)
+        f.around += loss.named(tape, ids.axes) if loss is not None else ()
         root = ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
         if f.labels is not None:
             # Sequences have grown.
             ids, T = f.labels, f.labels.axes[1]
             tokens = T[1]
+        # The embedding keeps the ids that were joined for the pass, not those of the batch.
+        joined = [f.around.pop(0)] if loss is not None and loss.joins and ids.storage.owners > 1 else []
+        self.stem.saved += [v.storage for v in joined]
         self.around = [v.storage for v in f.around]
         make_masks(f, windows(stack, tokens), batch, tokens, tokens, self.stem.output.dtype, always=makes_mask)
         dtype = self.stem.output.dtype
@@ -174,12 +181,13 @@ class Pass:
             if bias is not None:
                 self.given = bias.wait(tape)
             back(tape, root, seed, 0, first, self.stem)
+        joined.clear()
         reached[None] = tape.reached
 
     def _tail(self, model: Model, f: Forward, ids: Value, axes: Axes, keep_logits: bool) -> Account:
         tape, account, held, loss = self.tape, Account(), list[Value](), list[Value]()
         classes = []
-        if model.classes is not None:
+        if model.classes is not None and self.loss_kind is None:
             tape.category = "inputs"
             classes.append(tape.new("labels", axes[:1], "int64"))
             self.inputs.append(classes[0].storage)
@@ -188,12 +196,13 @@ class Pass:
             if self.stack.norm is not None:
                 x = self.stack.norm.forward(f, x)
                 self.closing = Span(tape, start, len(tape.events), first)
-            assert self.head is not None
             if self.loss_kind is not None:
-                given = [x]
+                # It lets go of the hidden states where the modelled code does.
+                handed = [x]
                 del x
-                loss.append(self.loss_kind.forward(f, self.head, given.pop(), ids))
+                loss.append(self.loss_kind.forward(f, cast("Head", self.head), handed.pop(), ids))
                 return loss[0]
+            assert self.head is not None
             held.append(self.head.forward(f, x))
             if model.classes is not None:
                 loss.append(cross_entropy(held[0], classes[0], causal=False, wide=False))
@@ -210,6 +219,8 @@ class Pass:
         # The model lets go of the last layer's output when the norm has taken it.
         y = run(hand.pop())
         account.forward = Span(tape, start, len(tape.events), first)
+        # What of the pass is there where other models run.
+        self.paused = [[s for s in alive if s.serial >= first] for _, alive in tape.pauses]
         root = noted(tape, account, first, y, source, 0)
         del y
         tape.casts.clear()

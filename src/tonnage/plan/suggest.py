@@ -19,7 +19,14 @@ Change = tuple[Mapping[str, Any], tuple[str, ...], str]
 NO_CHANGE: Final = "no single change of those that are modelled makes it fit"
 
 
-def suggested(result: Result, model: Model, w: Train | Serve, device: Device, in_use: int) -> Result:
+def suggested(
+    result: Result,
+    model: Model,
+    w: Train | Serve,
+    device: Device,
+    in_use: int,
+    beside: Mapping[str, Model] | None = None,
+) -> Result:
     """The result with a suggestion, or with a caveat that there is none.
 
     Changes that alter nothing of what is trained or answered come first; among equals, the one that leaves least to
@@ -27,7 +34,7 @@ def suggested(result: Result, model: Model, w: Train | Serve, device: Device, in
     """
     best: tuple[bool, int, Suggestion] | None = None
     for change, alters, text in _changes(result, w):
-        again = _estimate(model, w, change, device, in_use)
+        again = _estimate(model, w, change, device, in_use, beside)
         if again is None or again.fit is None or again.fit.verdict != "fits":
             continue
         size = again.fullest.tier("device")
@@ -40,7 +47,14 @@ def suggested(result: Result, model: Model, w: Train | Serve, device: Device, in
     return replace(result, fit=result.fit.but(suggestion=best[2]))
 
 
-def _estimate(model: Model, w: Train | Serve, change: Mapping[str, Any], device: Device, in_use: int) -> Result | None:
+def _estimate(
+    model: Model,
+    w: Train | Serve,
+    change: Mapping[str, Any],
+    device: Device,
+    in_use: int,
+    beside: Mapping[str, Model] | None,
+) -> Result | None:
     """The answer to the changed workload; None where it is refused."""
     changed = replace(w, **change)
     try:
@@ -49,7 +63,7 @@ def _estimate(model: Model, w: Train | Serve, change: Mapping[str, Any], device:
             changed = replace(changed, replay=False)
             from tonnage.estimate.train import answer as train
 
-            return train(model, changed, device, in_use=in_use)
+            return train(model, changed, device, in_use=in_use, beside=beside)
         from tonnage.estimate.serve import answer as serve
 
         return serve(model, changed, device, in_use=in_use, capacity=False)
@@ -68,6 +82,11 @@ def _training(w: Mapping[str, Any], eager: bool) -> Iterator[Change]:
     batch, seq = w["batch"], w["seq"]
     if w["recompute"] == "none":
         yield {"recompute": "full"}, (), "recompute the activations of every layer (--recompute full)"
+    if w.get("reference") == "resident" and w["objective"] in ("dpo", "kto"):
+        text = "the reference's log-probabilities computed before training (--reference precomputed)"
+        yield {"reference": "precomputed"}, (), text
+    if w.get("rollout") == "vllm":
+        yield {"rollout": "vllm-sleep"}, (), "vLLM and the training in turns (--rollout vllm-sleep)"
     if eager:
         yield {"attention": "sdpa"}, (), "fused attention (--attention sdpa)"
     if w["optimizer"] in ("adamw-foreach", "adamw-loop"):
@@ -115,6 +134,11 @@ def _serving(result: Result) -> Iterator[Change]:
     context, concurrency, room = w["context"], w["concurrency"], result.capacity or {}
     if w["logits"] == "all":
         yield {"logits": "last"}, (), "logits of the last position only (--logits last)"
+    if w.get("reference") == "resident" and w["objective"] in ("dpo", "kto"):
+        text = "the reference's log-probabilities computed before training (--reference precomputed)"
+        yield {"reference": "precomputed"}, (), text
+    if w.get("rollout") == "vllm":
+        yield {"rollout": "vllm-sleep"}, (), "vLLM and the training in turns (--rollout vllm-sleep)"
     if eager:
         yield {"attention": "sdpa"}, (), "fused attention (--attention sdpa)"
     if w["prompt"] is not None and w["prompt"] > 512:

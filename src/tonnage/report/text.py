@@ -10,6 +10,8 @@ from tonnage.timeline import Component, Rank
 from tonnage.units import count, gib
 
 BAR: Final = 12
+PAIRED: Final = ("dpo", "orpo", "cpo", "simpo", "reward", "embed")
+"""Objectives whose batch is counted in pairs of sequences."""
 LABELS: Final = {
     "requested": "tensors",
     "allocated": "allocated",
@@ -76,8 +78,10 @@ def heading(result: Result) -> str:
     if m["active_parameters"] != m["parameters"]:
         size += f" ({count(m['active_parameters'])} active)"
     if w["task"] == "train":
-        sequences = "sequence" if w["batch"] == 1 else "sequences"
-        how = f"{w['precision']}, {w['optimizer']}, {w['batch']} {sequences} of {w['seq']:,} tokens"
+        counted = "pair" if w.get("objective") in PAIRED else "sequence"
+        sequences = counted if w["batch"] == 1 else f"{counted}s"
+        objective = "" if w.get("objective") in (None, "sft") else f"{w['objective']}, "
+        how = f"{objective}{w['precision']}, {w['optimizer']}, {w['batch']} {sequences} of {w['seq']:,} tokens"
         how += ", recomputing" if w["recompute"] == "full" else ""
         how += _tuned(m, w)
     elif w["task"] == "trace":

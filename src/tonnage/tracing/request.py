@@ -63,6 +63,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
     degrees = one_device(w)
     stack: Stack = chosen("tonnage.stacks", "STACK", Stack, w.stack or "transformers", key="stack", known=KNOWN_STACKS)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
+    refuse(w, "objective", "only the next token is traced", unless=(None, "sft"), hint="trace a step of your own")
     refuse(w, "loss", "only the full loss is traced", unless=(None, "full"), hint="--loss full")
     refuse(w, "recompute", "layers are checkpointed whole or not", unless=(None, "none", "full"))
     stored = _stored(config, w.dtype)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
+
+OBJECTIVE_KEYS: Final = (
+    "reference", "completion_length", "teacher", "generations", "steps_per_generation", "rollout", "rollout_share",
+    "reward_model",
+)  # fmt: skip
+"""Keys that only an objective other than the next token has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
@@ -42,6 +48,15 @@ class Train:
     recompute: str | None = None
     offload: str | None = None
     loss: str | None = None
+    objective: str | None = None
+    reference: str | None = None
+    completion_length: int | None = None
+    teacher: str | None = None
+    generations: int | None = None
+    steps_per_generation: int | None = None
+    rollout: str | None = None
+    rollout_share: float | None = None
+    reward_model: str | None = None
     kernels: str | None = None
     retain: tuple[str, ...] = ()
     lora_rank: int | None = None

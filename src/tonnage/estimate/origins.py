@@ -1,0 +1,101 @@
+"""Where the lines of a training step come from that are no activations: words, reference, terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from tonnage.estimate.lines import Terms
+from tonnage.estimate.training import Step
+from tonnage.formats import FORMATS
+from tonnage.stacks import Stack
+from tonnage.tensors import Tensor, size
+
+MASTER: Final = (
+    "https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.0/megatron/core/optimizer/optimizer.py "
+    "(Float16OptimizerWithFloat16Params)"
+)
+AVERAGED: Final = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/swa_utils.py (AveragedModel)"
+SCALES: Final = "Transformer Engine's scales and histories of largest values, and its workspace for matrix products"
+SCALED: Final = (
+    "https://github.com/NVIDIA/TransformerEngine/blob/v2.9/transformer_engine/pytorch/ (fp8.py, module/base.py)"
+)
+PEFT: Final = "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/"
+TRL: Final = "https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/"
+ENGINE: Final = "https://github.com/huggingface/trl/blob/v1.16.0/trl/generation/vllm_generation.py"
+BUFFERS: Final = "inverse frequencies and the like, in fp32"
+
+
+def origins(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
+    """Words, reference and terms of the lines that are no activations."""
+    P, w, n, form = step.model.parameters.total, step.form.bytes, step.tensors, step.recipe.weights
+    o, fine = step.recipe.optimizer, step.recipe.tuning is not None
+    frozen = "" if not fine else "partly frozen, " if step.recipe.own else "frozen, "
+    amount, own = _amount(step, step.trained)
+    base: Terms = (("P", "parameters", P), ("w", f"bytes of an element in {form}", w))
+    grown = sum(step.stepped_form(t).nbytes(t.numel) * times for t, times in step.trained)
+    whole = [n for _, _, n in _states(step) if n == grown]
+    rest = step.state.requested - sum(whole)
+    state = f"{len(whole)} x {amount.format('')}" if whole else o.why
+    state += f" + {rest:,} B: {'counters' if whole else 'in all'}" if rest else ""
+    shares = {
+        s.what: (
+            f"frozen, {s.part}: {s.elements:,} x {s.format}, {s.tensors} tensors",
+            "quant/",
+            (("n", f"elements in {s.format}", s.elements),),
+        )
+        for s in step.recipe.shares
+    }
+    others: dict[str, tuple[str, str, Terms]] = {
+        what: (words, TRL, ())
+        for other in step.recipe.others
+        for what, words in ((other.what, other.why), (f"{other.what} buffers", f"{other.what}: {BUFFERS}"))
+    }
+    rollout = step.recipe.rollout
+    if rollout is not None:
+        others["engine"] = (rollout.words, ENGINE, ())
+        others["generation: cache"] = (rollout.cache, stack.reference, ())
+        others["completions that are scored"] = ("ids, mask and labels of the completions that are scored", TRL, ())
+    policy = "policy: " if others else ""
+    return {
+        **shares,
+        **others,
+        "parameters": (
+            f"{policy}{frozen}{P:,} parameters x {w} B ({form}), {n} tensors",
+            stack.reference,
+            base,
+        ),
+        "adapters": (_amount(step, step.recipe.adapters)[0].format("trained parameters "), PEFT, own),
+        "beside": (_amount(step, step.recipe.beside)[0].format("elements that are not trained "), PEFT, ()),
+        "master weights": ("master weights: " + amount.format("parameters "), MASTER, own),
+        "main gradients": ("into which those of a pass are added: " + amount.format("parameters "), MASTER, own),
+        "fp8 scales": (SCALES, SCALED, ()),
+        "averages": (f"a copy of the whole model: {P:,} parameters x {w} B ({form}) and its buffers", AVERAGED, base),
+        "other:buffers": (BUFFERS, stack.reference, ()),
+        "optimizer_state": (f"{o.name}: {state}", o.source, (*own, *_states(step))),
+        "the step's own": (f"{o.name}: what the step takes for a moment", o.source, own),
+        "gradients": (amount.format("parameters "), stack.reference, own),
+    }
+
+
+def _amount(step: Step, tensors: Iterable[tuple[Tensor, int]]) -> tuple[str, Terms]:
+    """Elements times bytes by format, as words with a place for what they are, and as terms."""
+    counts: dict[str, int] = {}
+    for t, times in tensors:
+        form = step.stepped_form(t).name
+        counts[form] = counts.get(form, 0) + t.numel * times
+    found = [(form, n, FORMATS[form].bytes) for form, n in counts.items()]
+    terms: list[tuple[str, str, int]] = []
+    for form, n, wide in found:
+        terms += [("P", "trained parameters", n), ("w", f"bytes of an element in {form}", wide)]
+    return " + ".join(f"{n:,} {{0}}x {wide} B ({form})" for form, n, wide in found), tuple(terms)
+
+
+def _states(step: Step) -> Terms:
+    """Bytes of each kind of state."""
+    sums: dict[str, int] = {}
+    for t, times in step.trained:
+        for name, axes, form in step.recipe.optimizer.state(t):
+            size_of = (step.stepped_form(t) if form is None else FORMATS[form]).nbytes(size(axes))
+            sums[name] = sums.get(name, 0) + times * size_of
+    return tuple((name, "bytes of this state", n) for name, n in sums.items())

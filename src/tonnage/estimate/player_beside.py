@@ -1,0 +1,45 @@
+"""Passes of other models as the caching allocator sees them, played where the step pauses for them."""
+
+from __future__ import annotations
+
+from tonnage.allocator.blocks import Block
+from tonnage.estimate.player import Joints, Own, Player, Shared
+from tonnage.memory.ahead import Ahead
+
+
+def paused(player: Player, start: int, own: Own, joints: Joints) -> int:
+    """Play the step from ``start`` up to where other models run, and those; returns where it goes on."""
+    others = [o for o in player.run.recipe.others if o.reading is not None]
+    for (at, _), other in zip(player.tape.pauses, others, strict=False):
+        player.play(start, at, own, joints)
+        start, before = at, player.allocator.peak_allocated
+        player.begin()
+        assert other.reading is not None
+        read(player, other.reading)
+        player.end(f"{other.what} forward")
+        player.allocator.peak_allocated = before
+    return start
+
+
+def read(player: Player, reading: Ahead) -> None:
+    """Another model's forward pass, of which nothing stays."""
+    tape, own = reading.tape, dict[int, Block]()
+    player.play(reading.stem.forward.start, reading.stem.forward.stop, own, {}, tape)
+    stream = Shared(own.pop(reading.stem.output.serial), 1 + reading.names_first)
+    first = stream
+    shared = [own.pop(s.serial) if s.serial in own else player.take(s.nbytes) for s in reading.shared if s.nbytes]
+    casts: list[Block] = []
+    for a in reading.layers:
+        player.free(own.values())
+        own = {}
+        player.play(a.forward.start, a.forward.stop, own, {a.entered.serial: stream}, tape)
+        player.drop(stream)
+        stream = Shared(own.pop(a.left.serial))
+        casts += [own.pop(s.serial) for s in a.casts if s.serial in own]
+    player.free([*own.values(), *shared])
+    if reading.names_first:
+        player.drop(first)
+    own, start = {}, reading.tail.start
+    # The span begins where its input is born, which here is the last layer's output.
+    player.play(start + 1, reading.tail.stop, own, {tape.events[start]: stream}, tape)
+    player.free([*own.values(), *casts])

@@ -1,0 +1,152 @@
+"""GRPO settled: who writes the completions, what is kept of them, which passes score them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tonnage.arch.policy import Policy
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate.beside import Beside, resident
+from tonnage.estimate.objectives import Asked, Parts, ahead, beside, scored, whole
+from tonnage.estimate.rollout import Rollout
+from tonnage.estimate.serving import Run, Session
+from tonnage.estimate.settle import checkpoint_format, kernel
+from tonnage.formats import FORMATS
+from tonnage.memory.ahead import Ahead
+from tonnage.memory.passes import blocks, level
+from tonnage.timeline import Level
+from tonnage.units import gib
+
+ROLLOUTS: Final = ("generate", "vllm", "vllm-sleep", "server")
+COMPLETION: Final = 512
+GENERATIONS: Final = 8
+SHARE: Final = 0.3
+"""Defaults of trl v1.16.0 trl/trainer/grpo_config.py."""
+
+
+def grpo(a: Asked) -> Parts:
+    """The update after a rollout.
+
+    Raises:
+        InputError: the batch holds no whole groups, or an engine's share has no device.
+        UnsupportedError: a reward model whose forward pass is not modelled.
+    """
+    w, r = a.w, a.recipe
+    completion = w.completion_length or min(COMPLETION, r.tokens - 1)
+    if completion >= r.tokens:
+        raise InputError(
+            f"completion_length = {completion} leaves no prompt in sequences of {r.tokens}", key="completion_length",
+            value=completion, hint=f"--seq {completion + 512}",
+        )  # fmt: skip
+    steps = w.steps_per_generation or r.accumulate
+    generations = w.generations or GENERATIONS
+    generated = r.batch * steps
+    if generations < 2:
+        raise InputError(
+            f"generations = {generations}: completions of a prompt are judged against each other", key="generations",
+            value=generations, hint="--generations 2, or more",
+        )  # fmt: skip
+    if generated % generations:
+        raise InputError(
+            f"{r.batch} x {steps} completions are no whole groups of {generations}", key="generations",
+            value=generations, hint=f"--batch {generations}",
+        )  # fmt: skip
+    how = (w.rollout or "generate").lower()
+    if how not in ROLLOUTS:
+        raise InputError(f"rollout is one of {', '.join(ROLLOUTS)}, not {how!r}", key="rollout", value=how)
+    engine = how != "generate"
+    # An engine's probabilities are corrected by the policy's own.
+    before = engine or r.accumulate % steps != 0
+    compared = a.reference != "none"
+    kept = before + compared + 2 * engine
+    others, readings = _scoring(a, completion, generated, before=before)
+    share, words = _engine(a, how)
+    # Ids and masks as they were written and joined, and the labels of a pass.
+    scoring = 8 * (4 * generated + r.batch) * r.tokens
+    rollout = Rollout(
+        run=written(a, generated, completion) if how == "generate" else None,
+        casts=casts(a) if how == "generate" else Level(),
+        cache=f"generation: keys and values of {generated} sequences of {r.tokens:,} tokens",
+        engine=share, sleeps=how == "vllm-sleep", words=words, scoring=Level(scoring, blocks(scoring)),
+        readings=tuple(readings),
+    )  # fmt: skip
+    values: dict[str, Any] = {
+        "completion_length": completion, "generations": generations, "steps_per_generation": steps, "rollout": how,
+        "rollout_share": (w.rollout_share or SHARE) if how in ("vllm", "vllm-sleep") else None,
+    }  # fmt: skip
+    told = [f"{generated} completions of {completion:,} tokens are written at once, {generated // generations} prompts"]
+    if how == "server":
+        told.append("the engine that writes them has devices of its own")
+    left = ["sampling beyond the last logits in fp32", "tools, environments and images"]
+    return Parts(
+        Policy(completion, generated, kept, compared), tuple(others), rollout, values=values, told=tuple(told),
+        left_out=tuple(left),
+    )  # fmt: skip
+
+
+def _scoring(
+    a: Asked, completion: int, generated: int, *, before: bool
+) -> tuple[list[Beside], list[tuple[str, Ahead]]]:
+    """Models beside, and the passes over what was written."""
+    others: list[Beside] = []
+    readings: list[tuple[str, Ahead]] = []
+    if before:
+        readings.append(("log-probabilities", ahead(a, scored(completion, ("entropy",)), own=True)))
+    if a.reference != "none":
+        off = a.reference == "adapter"
+        readings.append(("reference", ahead(a, scored(completion, ("entropy",) if off else ()), off=off)))
+        others.append(beside(a, "reference", None))
+    judge = a.beside.get("reward_model")
+    if judge is not None:
+        if judge.classes is None or judge.head is None or not judge.head.pooled or len(judge.stacks) > 1:
+            raise UnsupportedError(
+                f"reward_model = {judge.name}: a classifier is meant whose pass is modelled", key="reward_model",
+                value=judge.name,
+            )  # fmt: skip
+        form = checkpoint_format(judge, None)
+        attention, _ = kernel(judge, a.w.attention or "sdpa", dtype=form, device=None)
+        reading = Ahead(
+            judge, whole, batch=generated, tokens=a.recipe.tokens, kernel=attention, weights=form, autocast=None,
+            casts=False,
+        )  # fmt: skip
+        readings.append(("reward model", reading))
+        others.append(resident("reward model", judge, form, None))
+    return others, readings
+
+
+def _engine(a: Asked, how: str) -> tuple[int, str]:
+    """What an engine in the same process takes, and where that comes from."""
+    if how not in ("vllm", "vllm-sleep"):
+        if a.w.rollout_share is not None:
+            raise InputError(
+                f"rollout = {how} takes no share of the device", key="rollout_share", value=a.w.rollout_share
+            )
+        return 0, ""
+    share = a.w.rollout_share or SHARE
+    if a.memory is None:
+        raise InputError(
+            f"rollout = {how} takes a share of the device, and none is named", key="gpu", hint="--gpu h100-sxm-80gb"
+        )
+    size = int(share * a.memory)
+    return size, f"vLLM in the same process: {share:g} of {gib(a.memory)}, weights and cache"
+
+
+def written(a: Asked, generated: int, completion: int) -> Run:
+    """The model's own ``generate`` over everything that is written at once."""
+    r = a.recipe
+    session = Session(
+        dtype=r.autocast or r.weights, kernel=r.kernel, sequences=generated, context=r.tokens,
+        prompt=r.tokens - completion, logits="last", latent=True, workspace=0, shares=r.shares, tuning=r.tuning,
+    )  # fmt: skip
+    return Run(a.model, session)
+
+
+def casts(a: Asked) -> Level:
+    """Copies of trained weights that autocast keeps through a forward pass of ``generate``."""
+    r = a.recipe
+    if r.autocast in (None, r.weights) or r.tuning is not None:
+        return Level()
+    reading = ahead(a, scored(1), own=True)
+    assert a.model.head is not None
+    head = a.model.head.V * a.model.head.D * FORMATS[str(r.autocast)].bytes
+    return sum((level(layer.casts) for layer in reading.layers), Level(head, blocks(head)))
