@@ -6,7 +6,19 @@ from typing import Any, Final
 
 import click
 
-from tonnage.cli.options import CALIBRATION, DEVICES, MODEL, OUTPUT, PLACE, exit_code, model_of, text, together
+from tonnage.cli.options import (
+    CALIBRATION,
+    CONFIG,
+    DEVICES,
+    MODEL,
+    OUTPUT,
+    PLACE,
+    configured,
+    exit_code,
+    model_of,
+    text,
+    together,
+)
 
 WORKLOAD: Final = together(
     text("--batch", "Sequences in one forward pass (1).", "N"),
@@ -23,10 +35,10 @@ WORKLOAD: Final = together(
     click.option("--ema", is_flag=True, default=None, help="A copy of the model holds moving averages of its weights."),
     text("--attention", "eager, sdpa, flash (sdpa)."),
     text("--recompute", "none, full, every-2, first-8, selective (none)."),
-    text("--loss", "full, fused, liger (full, or what --kernels brings)."),
+    text("--loss", "full, chunked, fused, liger (full, or what the stack or --kernels brings)."),
     text("--kernels", "none, liger, liger==0.8.5 (none)."),
     click.option("--retain", multiple=True, help="What the loop still holds: outputs, grads."),
-    text("--stack", "transformers (transformers)."),
+    text("--stack", "transformers trl torchtune torchtitan litgpt axolotl llama-factory unsloth (transformers)."),
     text("--stack-version", "Its release (newest known)."),
     click.option("--first-step", is_flag=True, help="The first step instead of the steady state."),
     click.option(
@@ -57,6 +69,7 @@ WORKLOAD: Final = together(
 @click.command(short_help="Memory to train or fine-tune a model.")
 @MODEL
 @PLACE
+@CONFIG
 @WORKLOAD
 @CALIBRATION
 @DEVICES
@@ -71,7 +84,7 @@ def command(**given: Any) -> int:
     from tonnage.cli.show import shown
 
     as_json, strict = given.pop("as_json"), given.pop("strict")
-    model = model_of(given)
-    result = api.train(model, **given)
+    job = configured(given)
+    result = api.train(model_of(given), config=job, **given)
     shown(result, as_json=as_json)
     return exit_code(result.fit.verdict if result.fit else None, strict)

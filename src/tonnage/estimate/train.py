@@ -72,7 +72,9 @@ NOT_MODELLED: Final = (
 )
 
 
-def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) -> Result:
+def answer(
+    model: Model, w: Train, device: Device | None, *, in_use: int = 0, doubt: tuple[str, ...] = ()
+) -> Result:
     """Memory of one training step in its steady state.
 
     Args:
@@ -80,6 +82,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         w: the workload.
         device: where; None asks for the memory only.
         in_use: what other processes hold there. [byte]
+        doubt: what was asked and is not answered; it forbids "fits".
 
     Raises:
         UnsupportedError: understood, and not modelled yet.
@@ -89,8 +92,14 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     stack: Stack = chosen("tonnage.stacks", "STACK", Stack, w.stack or "transformers", key="stack", known=KNOWN_STACKS)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
     _trainable(model)
+    doubt = (*model.ignored, *stack.left_out, *doubt)
+    if stack.name != "transformers":
+        # Imported late: the usual stack has no defaults beside its release's.
+        from tonnage.estimate.stacked import as_stack
+
+        model, w = as_stack(model, w, stack, version)
     precision, weights, autocast = _precision(model, w, since(version, stack.precision))
-    fine = _fine(model, w, weights, autocast)
+    fine = _fine(model, w, weights, autocast, stack)
     if fine is not None:
         weights = fine.weights
     seq = w.seq or default_length(model, DEFAULT_SEQ) - (w.virtual_tokens or 0)
@@ -135,13 +144,13 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
     caveats += _passed_by(step)
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
     rank = _rank(step, stack, device)
-    verdict = None if device is None else fit(rank, device, in_use, doubt=model.ignored)
+    verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
     if _replays(w, device, verdict):
         # Imported late: an answer whose verdict is clear does without.
         from tonnage.estimate.stream import replayed
 
         rank = _rank(step, stack, device, replayed(step, w.alloc_conf))
-        verdict = None if device is None else fit(rank, device, in_use, doubt=model.ignored)
+        verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
     values: dict[str, Any] = {
         **degrees,
         "model": model.name or model.model_type,
@@ -175,13 +184,14 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0) ->
         ranks=(rank,),
         fit=verdict,
         caveats=(
+            *doubt[len(model.ignored) :],
             *caveats,
             *(fine.caveats if fine else quantized_caveat(model)),
             *attention_told(step.passes.kernels, w.attention or "sdpa", device),
             *no_caching_caveat(device),
         ),
         not_modelled=(*NOT_MODELLED, *([named.rough] if named.rough else [])),
-        extras={"attention_kernel": attention, "incomplete": list(model.ignored)},
+        extras={"attention_kernel": attention, "incomplete": list(doubt)},
     )
 
 
@@ -276,7 +286,7 @@ def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Imple
     return implementations(model, w, stack, device)
 
 
-def _fine(model: Model, w: Train, weights: str, autocast: str | None) -> Tuned | None:
+def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Stack) -> Tuned | None:
     """What adapters make of the model; None where the whole model is trained."""
     packs = w.quant not in (None, "none") or w.kbit_prepared
     part = w.train_only or w.freeze_layers is not None or w.modules_to_save or w.virtual_tokens is not None
@@ -293,7 +303,9 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None) -> Tuned |
             "training a part of a classifier is not modelled yet", key="head", value="classify",
             hint="without adapters and frozen layers the whole classifier is trained",
         )  # fmt: skip
-    found = tuned(model, w, recipe, weights, autocast or weights)
+    if recipe is not None and stack.packs_head:
+        recipe = recipe.but(adds_default=False)
+    found = tuned(model, w, recipe, weights, autocast or weights, stack.adapters or weights)
     return found.but(caveats=(*told, *found.caveats))
 
 

@@ -60,7 +60,9 @@ class Tuned(Record):
         return sum(t.numel * times for t, times in (*self.trained, *self.own))
 
 
-def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: str) -> Tuned:
+def tuned(
+    model: Model, w: Train, recipe: Recipe | None, weights: str, compute: str, form: str = ADAPTERS
+) -> Tuned:
     """Settle a workload in which a part is trained.
 
     Args:
@@ -69,6 +71,7 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         recipe: how the frozen weights are packed; None where they are not.
         weights: format of weights that are not packed.
         compute: format that products with packed weights are computed in.
+        form: of what is trained beside them.
 
     Raises:
         InputError: a target matches nothing, or keys contradict each other.
@@ -94,7 +97,7 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
                 "bf16-autocast",
             )  # fmt: skip
     found = quant.entries(model, by_layer=False)
-    method, targets, trained, beside = _method(model, w, kind, found, loaded)
+    method, targets, trained, beside = _method(model, w, kind, found, loaded, form)
     copies = norms(model, w) if kind.norms else saved(model, w)
     virtual = kind.virtual(w, model.decoder.stem) if kind.virtual is not None else None
     return Tuned(
@@ -122,7 +125,7 @@ def _alone(tensors: tuple[Tensor, ...]) -> Standing:
 
 
 def _method(
-    model: Model, w: Train, kind: Adapter, found: list[Entry], loaded: str
+    model: Model, w: Train, kind: Adapter, found: list[Entry], loaded: str, form: str
 ) -> tuple[Method | None, tuple[str, ...], Standing, Standing]:
     """What is trained beside matrices, the modules that it is beside, and its tensors."""
     if kind.method is None:
@@ -131,8 +134,8 @@ def _method(
     names = local_names(model, [m.module for _, m in targets])
     rank = w.lora_rank or kind.rank or 0
     inputs = layers_of(model, found, kind.inputs, [m for _, m in targets])
-    method = kind.method(names, rank, w.lora_dropout or 0.0, loaded, inputs)
-    trained, beside = adapters(model, targets, method, ADAPTERS)
+    method = kind.method(names, rank, w.lora_dropout or 0.0, loaded, inputs, form)
+    trained, beside = adapters(model, targets, method, form)
     if kind.shared is not None:
         beside = (*beside, *_alone(kind.shared(rank, [m for _, m in targets])))
     return method, tuple(m.module for _, m in targets), trained, beside

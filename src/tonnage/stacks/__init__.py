@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+from tonnage.arch.model import Model
 from tonnage.record import Record
-from tonnage.releases import Releases, Since
+from tonnage.releases import Releases, Since, Version
 
 
 class Stack(Record):
@@ -18,6 +21,16 @@ class Stack(Record):
         shards: what ``sharding`` means on several devices.
         recomputes: values of ``recompute`` that the stack has.
         reference: the code.
+        adapted: precision of fine-tuning with adapters when nothing is said; empty for the checkpoint's own format.
+        recompute: when nothing is said.
+        losses: values of ``loss`` that the stack has, the first when nothing is said.
+        kernels: whether it can run Liger's.
+        adapters: format of adapters that are made over 16-bit weights; empty for that of the weights.
+        restated: the model as the stack's own code runs it, with the rank of adapters or None; None where it runs
+            transformers' code.
+        modules: names of modules that are the stack's own, with what they are called in a model that is read.
+        packs_head: the head is packed with the other matrices.
+        left_out: what of the stack is not modelled, though it changes memory; forbids "fits".
     """
 
     name: str
@@ -28,3 +41,12 @@ class Stack(Record):
     shards: str
     recomputes: tuple[str, ...]
     reference: str
+    adapted: Since[str] = (((0, 0), ""),)
+    recompute: Since[str] = (((0, 0), "none"),)
+    losses: tuple[str, ...] = ("full", "fused", "liger")
+    kernels: bool = True
+    adapters: str = "fp32"
+    restated: Callable[[Model, Version, int | None], Model] | None = None
+    modules: Mapping[str, tuple[str, ...]] = {}
+    packs_head: bool = False
+    left_out: tuple[str, ...] = ()

@@ -1,0 +1,57 @@
+"""What a stack other than transformers' Trainer decides when nothing is said, and its own names and code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tonnage.arch.model import Model
+from tonnage.errors import UnsupportedError
+from tonnage.memory.adapters import own_weights
+from tonnage.releases import Version, since
+from tonnage.stacks import Stack
+from tonnage.workload.training import Train
+
+
+def as_stack(model: Model, w: Train, stack: Stack, version: Version) -> tuple[Model, Train]:
+    """The model as the stack runs it, and the workload with the stack's defaults.
+
+    Raises:
+        UnsupportedError: the stack has no such loss or kernels.
+    """
+    said: dict[str, Any] = {}
+    adapts = w.lora_rank is not None or w.adapter is not None
+    if w.precision is None and adapts:
+        said["precision"] = since(version, stack.adapted) or None
+        if (said["precision"] or "").endswith("-mixed") and w.dtype is None:
+            # What is frozen is loaded in fp32 as well.
+            said["dtype"] = "fp32"
+    if w.recompute is None:
+        said["recompute"] = since(version, stack.recompute)
+    if w.loss not in (None, *stack.losses):
+        raise UnsupportedError(
+            f"loss = {w.loss}: {stack.name} has {', '.join(stack.losses)}", key="loss", value=w.loss,
+            hint=f"--loss {stack.losses[0]}",
+        )  # fmt: skip
+    if w.loss is None and stack.losses[0] != "full":
+        said["loss"] = stack.losses[0]
+    if w.kernels not in (None, "none") and not stack.kernels:
+        raise UnsupportedError(
+            f"kernels = {w.kernels}: {stack.name} runs its own modules", key="kernels", value=w.kernels,
+            hint="--kernels none",
+        )  # fmt: skip
+    if stack.modules and w.lora_targets:
+        said["lora_targets"] = _targets(model, w.lora_targets, stack)
+    w = replace(w, **said)
+    if stack.restated is not None:
+        model = stack.restated(model, version, w.lora_rank)
+    return model, w
+
+
+def _targets(model: Model, asked: tuple[str, ...], stack: Stack) -> tuple[str, ...]:
+    """Names of modules as the model has them, for those that are the stack's own."""
+    leaves = {t.name.rpartition(".")[0].rpartition(".")[2] for t in own_weights(model, lambda t: t.role != "norm")}
+    out: list[str] = []
+    for name in asked:
+        out += [name] if name in leaves else [n for n in stack.modules.get(name, (name,)) if n in leaves] or [name]
+    return tuple(dict.fromkeys(out))
