@@ -36,14 +36,20 @@ def cross_entropy(logits: Value, labels: Value, *, causal: bool, wide: bool) -> 
     if causal:
         labels = padded_labels(labels)
     target = shifted_labels(labels, axes) if causal else labels
+    return of_scores(logits, target)
+
+
+def of_scores(logits: Value, target: Value, *, whole: bool = True) -> Value:
+    """Cross entropy of logits in their own format: one number, or one for each token."""
+    tape = logits.tape
     # Autocast leaves this log-softmax alone, since its format is spelt out, and casts for the likelihood.
     scores = raised(_log_softmax(logits))
-    whole, dtype = scores.axes, scores.dtype
-    loss = tape.new("loss", (("X", 1),), dtype)
+    axes, dtype = scores.axes, scores.dtype
+    loss = tape.new("loss", (("X", 1),) if whole else axes[:-1], dtype)
     weight = tape.new("total weight", (("X", 1),), dtype)
 
     def back(g: Value) -> Grads:
-        return (tape.new("gradient of log-softmax", whole, dtype),)
+        return (tape.new("gradient of log-softmax", axes, dtype),)
 
     tape.record((loss,), (scores,), back, (scores, target, weight))
     return loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tonnage.arch.chunked import Chunked
 from tonnage.arch.fused import Fused
 from tonnage.arch.losses import FusedLinear, InPlace
 from tonnage.arch.model import Model
@@ -33,7 +34,7 @@ class Implementations(Record):
     """
 
     fused: Fused | None
-    loss: FusedLinear | InPlace | None
+    loss: Chunked | FusedLinear | InPlace | None
     kernels: str
     named: str
     told: tuple[str, ...]
@@ -50,6 +51,9 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
         UnsupportedError: understood, and not modelled.
     """
     asked, loss = w.kernels or "none", w.loss
+    own = stack.own_losses.get(loss or "")
+    if own is not None and asked == "none":
+        return Implementations(None, own, "none", str(loss), (stack.told_of_loss,) if stack.told_of_loss else ())
     if loss not in (None, *LOSSES):
         raise UnsupportedError(
             f"loss = {loss} is not modelled yet", key="loss", value=loss, hint=f"one of {', '.join(LOSSES)}"
@@ -71,9 +75,9 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
             )  # fmt: skip
         told = f"liger-kernel 0.{liger.shown(release)} does not know {model.model_type}, and replaces nothing"
         return Implementations(None, None, asked, "full", (told,))
-    fused, own = found
-    kind = own if loss is None else {"full": None, "fused": FusedLinear(release=release), "liger": InPlace()}[loss]
-    if isinstance(kind, FusedLinear) and isinstance(own, InPlace):
+    fused, patch = found
+    kind = patch if loss is None else {"full": None, "fused": FusedLinear(release=release), "liger": InPlace()}[loss]
+    if isinstance(kind, FusedLinear) and isinstance(patch, InPlace):
         raise UnsupportedError(
             f"liger-kernel has no fused loss for {model.model_type}", key="loss", value="fused", hint="--loss liger"
         )

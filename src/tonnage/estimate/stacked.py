@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
@@ -12,9 +13,15 @@ from tonnage.releases import Version, since
 from tonnage.stacks import Stack
 from tonnage.workload.training import Train
 
+if TYPE_CHECKING:
+    from tonnage.arch.tuners import Method
+    from tonnage.estimate.tuning import Own
 
-def as_stack(model: Model, w: Train, stack: Stack, version: Version) -> tuple[Model, Train]:
-    """The model as the stack runs it, and the workload with the stack's defaults.
+
+def as_stack(
+    model: Model, w: Train, stack: Stack, version: Version
+) -> tuple[Model, Train, Callable[[str], Own] | None]:
+    """The model as the stack runs it, the workload with the stack's defaults, and its adapters by format of the weights.
 
     Raises:
         UnsupportedError: the stack has no such loss or kernels.
@@ -40,12 +47,28 @@ def as_stack(model: Model, w: Train, stack: Stack, version: Version) -> tuple[Mo
             f"kernels = {w.kernels}: {stack.name} runs its own modules", key="kernels", value=w.kernels,
             hint="--kernels none",
         )  # fmt: skip
-    if stack.modules and w.lora_targets:
-        said["lora_targets"] = _targets(model, w.lora_targets, stack)
-    w = replace(w, **said)
+    if stack.keeps and not w.retain:
+        said["retain"] = stack.keeps
     if stack.restated is not None:
         model = stack.restated(model, version, w.lora_rank)
-    return model, w
+    if stack.modules and w.lora_targets:
+        said["lora_targets"] = _targets(model, w.lora_targets, stack)
+    return model, replace(w, **said), _own(model, w, stack, version) if adapts else None
+
+
+def _own(model: Model, w: Train, stack: Stack, version: Version) -> Callable[[str], Own]:
+    """The stack's adapters, for weights of a format."""
+    from tonnage.estimate.tuning import Own
+
+    lora, asked = stack.lora, w.lora_targets
+    base = Own(keeps=stack.keeps_inputs, embeds=since(version, stack.embeds))
+    if lora is None:
+        return lambda weights: base.but(dtype=stack.adapters or weights)
+
+    def make(names: frozenset[str], rank: int, dropout: float, form: str) -> Method:
+        return lora(names, rank, dropout, form, asked, model)
+
+    return lambda weights: base.but(dtype=stack.adapters or weights, make=make)
 
 
 def _targets(model: Model, asked: tuple[str, ...], stack: Stack) -> tuple[str, ...]:

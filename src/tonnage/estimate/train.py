@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
@@ -39,7 +39,7 @@ from tonnage.workload.training import Train
 if TYPE_CHECKING:
     from tonnage.estimate.savers import Implementations
     from tonnage.estimate.stream import Replay
-    from tonnage.estimate.tuning import Tuned
+    from tonnage.estimate.tuning import Own, Tuned
     from tonnage.memory.recompute import Recompute
 
 DEFAULT_SEQ: Final = 2048
@@ -93,15 +93,17 @@ def answer(
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
     _trainable(model)
     doubt = (*model.ignored, *stack.left_out, *doubt)
+    own: Callable[[str], Own] | None = None
     if stack.name != "transformers":
         # Imported late: the usual stack has no defaults beside its release's.
         from tonnage.estimate.stacked import as_stack
 
-        model, w = as_stack(model, w, stack, version)
+        model, w, own = as_stack(model, w, stack, version)
     precision, weights, autocast = _precision(model, w, since(version, stack.precision))
-    fine = _fine(model, w, weights, autocast, stack)
+    fine = _fine(model, w, weights, autocast, stack, own(weights) if own else None)
     if fine is not None:
         weights = fine.weights
+        doubt = (*doubt, stack.packs) if stack.packs and fine.shares else doubt
     seq = w.seq or default_length(model, DEFAULT_SEQ) - (w.virtual_tokens or 0)
     caveats = [*tokens_within(model, seq + (w.virtual_tokens or 0), "seq"), *([newer] if newer else [])]
     caveats += [AS_NEWEST] if version[0] < stack.releases.newest[0] else []
@@ -133,7 +135,10 @@ def answer(
         own=fine.own if fine else (),
         shares=fine.shares if fine else (),
         packing=fine.packing if fine else None,
-        input_grads=fine is not None and fine.adapter is not None and w.recompute not in (None, "none"),
+        input_grads=stack.input_grads
+        and fine is not None
+        and fine.adapter is not None
+        and w.recompute not in (None, "none"),
         fused=built.fused if built else None,
         loss=built.loss if built else None,
         in_backward=_in_backward(w),
@@ -278,7 +283,7 @@ def _plan(w: Train, stack: Stack) -> Recompute | None:
 
 def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Implementations | None:
     """What computes blocks and loss; None where all is the model's own code."""
-    if w.kernels in (None, "none") and w.loss in (None, "full"):
+    if w.kernels in (None, "none") and w.loss in (None, "full") and not stack.own_losses:
         return None
     # Imported late: most answers do without.
     from tonnage.estimate.savers import implementations
@@ -286,7 +291,9 @@ def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Imple
     return implementations(model, w, stack, device)
 
 
-def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Stack) -> Tuned | None:
+def _fine(
+    model: Model, w: Train, weights: str, autocast: str | None, stack: Stack, own: Own | None
+) -> Tuned | None:
     """What adapters make of the model; None where the whole model is trained."""
     packs = w.quant not in (None, "none") or w.kbit_prepared
     part = w.train_only or w.freeze_layers is not None or w.modules_to_save or w.virtual_tokens is not None
@@ -305,7 +312,7 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Sta
         )  # fmt: skip
     if recipe is not None and stack.packs_head:
         recipe = recipe.but(adds_default=False)
-    found = tuned(model, w, recipe, weights, autocast or weights, stack.adapters or weights)
+    found = tuned(model, w, recipe, weights, autocast or weights, own)
     return found.but(caveats=(*told, *found.caveats))
 
 

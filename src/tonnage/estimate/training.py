@@ -20,6 +20,7 @@ from tonnage.timeline import Level
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
+    from tonnage.arch.chunked import Chunked
     from tonnage.arch.fused import Fused
     from tonnage.arch.losses import FusedLinear, InPlace
     from tonnage.memory.recompute import Recompute
@@ -81,7 +82,7 @@ class Recipe(Record):
     packing: Packing | None = None
     input_grads: bool = False
     fused: Fused | None = None
-    loss: FusedLinear | InPlace | None = None
+    loss: Chunked | FusedLinear | InPlace | None = None
     plan: Recompute | None = None
     in_backward: bool = False
     master: bool = False

@@ -23,7 +23,12 @@ Standing = tuple[tuple[Tensor, int], ...]
 
 
 def targeted(
-    model: Model, found: Sequence[Entry], asked: Sequence[str], default: Mapping[str, tuple[str, ...]] = LORA
+    model: Model,
+    found: Sequence[Entry],
+    asked: Sequence[str],
+    default: Mapping[str, tuple[str, ...]] = LORA,
+    *,
+    heads: bool = False,
 ) -> list[tuple[int, Matrix]]:
     """The matrices that get an adapter, with how often each stands.
 
@@ -32,11 +37,12 @@ def targeted(
         found: its entries.
         asked: module names as peft matches them, ``attention``, ``all-linear``, or nothing for peft's own choice.
         default: that choice by type of model.
+        heads: whether the head may have one.
 
     Raises:
         InputError: a name matches no matrix, or none is named and none is known for the type.
     """
-    matrices = [(n, m) for n, _, m in found if m is not None and m.role != "head" and (m.linear or m.transposed)]
+    matrices = [(n, m) for n, _, m in found if m is not None and (heads or m.role != "head") and (m.linear or m.transposed)]
     matrices = [(n, m) for n, m in matrices if not m.batch]
     if not asked:
         asked = default.get(model.model_type, ())

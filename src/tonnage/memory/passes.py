@@ -20,6 +20,7 @@ from tonnage.tensors import Axes, Axis
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
+    from tonnage.arch.chunked import Chunked
     from tonnage.arch.fused import Fused
     from tonnage.arch.losses import FusedLinear, InPlace
     from tonnage.memory.recompute import Recompute
@@ -65,7 +66,7 @@ class Pass:
         tuning: Tuning | None = None,
         input_grads: bool = False,
         fused: Fused | None = None,
-        loss: FusedLinear | InPlace | None = None,
+        loss: Chunked | FusedLinear | InPlace | None = None,
         consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None,
     ) -> None:
         stack = model.decoder
@@ -187,6 +188,8 @@ class Pass:
             assert self.head is not None
             if self.loss_kind is not None:
                 loss.append(self.loss_kind.forward(f, self.head, x, ids))
+                held.extend(f.logits)
+                f.logits.clear()
                 return loss[0]
             held.append(self.head.forward(f, x))
             if model.classes is not None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from typing import TYPE_CHECKING
+
 from tonnage.arch.model import Model
 from tonnage.record import Record
 from tonnage.releases import Releases, Since, Version
+
+if TYPE_CHECKING:
+    from tonnage.arch.chunked import Chunked
+    from tonnage.arch.tuners import Method
 
 
 class Stack(Record):
@@ -28,6 +34,15 @@ class Stack(Record):
         adapters: format of adapters that are made over 16-bit weights; empty for that of the weights.
         restated: the model as the stack's own code runs it, with the rank of adapters or None; None where it runs
             transformers' code.
+        own_losses: of these, those that the stack computes by code of its own.
+        told_of_loss: what has to be said of them.
+        lora: adapters as the stack's own code runs them, from names of modules below the layer, rank, dropout, format,
+            the targets that were asked for, and the model; None where peft makes them.
+        input_grads: with checkpoints and adapters the embedding's output needs a gradient (``enable_input_require_grads``).
+        packs: what has to be said of packed matrices, where the stack's own are not modelled; forbids "fits".
+        keeps_inputs: its bitsandbytes is so old that products with 4-bit matrices keep what they are given.
+        embeds: beside packed matrices the embedding gets a gradient, which nothing steps or lets go of.
+        keeps: what the loop holds when nothing is said, as ``retain`` has it.
         modules: names of modules that are the stack's own, with what they are called in a model that is read.
         packs_head: the head is packed with the other matrices.
         left_out: what of the stack is not modelled, though it changes memory; forbids "fits".
@@ -47,6 +62,14 @@ class Stack(Record):
     kernels: bool = True
     adapters: str = "fp32"
     restated: Callable[[Model, Version, int | None], Model] | None = None
+    own_losses: Mapping[str, Chunked] = {}
+    told_of_loss: str = ""
+    lora: Callable[[frozenset[str], int, float, str, tuple[str, ...], Model], Method] | None = None
+    input_grads: bool = True
+    packs: str = ""
+    keeps_inputs: bool = False
+    embeds: Since[bool] = (((0, 0), False),)
+    keeps: tuple[str, ...] = ()
     modules: Mapping[str, tuple[str, ...]] = {}
     packs_head: bool = False
     left_out: tuple[str, ...] = ()

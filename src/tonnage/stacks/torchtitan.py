@@ -22,6 +22,7 @@ STACK: Final = Stack(
     recompute=(((0, 0), "every-2"),),
     losses=("full",),
     kernels=False,
+    input_grads=False,
     reference="https://github.com/pytorch/torchtitan/blob/v0.2.2/torchtitan/train.py",
     left_out=("torchtitan's own models are answered as transformers': norms, rotations and the loss differ",),
 )
