@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tonnage import launch
-from tonnage.launch import training
 from tonnage.arch.model import Model
 from tonnage.devices import Device
+from tonnage.launch import training
 from tonnage.workload import workload
 from tonnage.workload.serving import Serve
 
@@ -65,8 +65,10 @@ def configured(
     Raises:
         InputError: another stack is named beside it, or no model is named.
     """
-    own = {key: value for key, value in said.items() if value not in (None, (), False)}
-    job = training.read(config, own.get("stack")) if isinstance(config, str) else config
+    # ``first_step`` is off unless it is asked for; everything else that was not said is None or empty.
+    own = {k: v for k, v in said.items() if v is not None and v != () and not (k == "first_step" and not v)}
+    named = own.pop("stack", None)
+    job = training.read(config, named) if isinstance(config, str) else config
     return load(model if model is not None else training.named(job)), {**job.said, **own}, job.unmodelled, job.told
 
 

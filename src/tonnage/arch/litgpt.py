@@ -12,6 +12,7 @@ from tonnage.arch import ops
 from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.eager import by_heads, repeated
 from tonnage.arch.ends import Stem
+from tonnage.arch.feedforward import Plain
 from tonnage.arch.forward import Forward
 from tonnage.arch.kernels import attend
 from tonnage.arch.layers import Linear, Norm, Rotary
@@ -102,10 +103,12 @@ class LitLoRA(LoRA):
     Args:
         rows: outputs of queries, keys and values.
         on: which of the three have an adapter.
+        buffered: where the parts lie is kept; in release 0.0 it is made anew.
     """
 
     rows: tuple[int, int, int] = (0, 0, 0)
     on: tuple[bool, bool, bool] = (False, False, False)
+    buffered: bool = True
 
     def _joint(self, name: str) -> bool:
         return name.rpartition(".")[2] == QKV
@@ -118,13 +121,20 @@ class LitLoRA(LoRA):
         first: Beside = ("lora_A.weight", (("R", self.rank * sum(self.on)), *ins))
         return first, ("lora_B.weight", (("X", wanted), ("R", self.rank)))
 
+    def kept(self, name: str, outs: Axes, ins: Axes) -> tuple[Beside, ...]:
+        """Where the parts of the joint matrix lie in it (``lora_ind``)."""
+        if not self._joint(name) or all(self.on) or not self.buffered:
+            return super().kept(name, outs, ins)
+        wanted = sum(n for n, on in zip(self.rows, self.on, strict=True) if on)
+        return (("lora_ind", (("X", wanted),), "int64"),)
+
     def forward(self, f: Forward, linear: Linear, x: Value, frozen: Frozen, packed: Packed | None) -> Value:
         """The frozen matrix's output with the adapter's added."""
         y = frozen(f, linear, x)
         if self._joint(linear.name):
             added = self._of_parts(f, linear, x)
         else:
-            (_, a), (_, b) = super().trained(linear.name, linear.outs, linear.ins)
+            a, b = (found[1] for found in super().trained(linear.name, linear.outs, linear.ins))
             low = ops.linear(
                 ops.dropout(x, self.dropout, f.training), self._matrix(f, linear, "A", a), None, len(linear.ins), a[:1]
             )
@@ -136,7 +146,7 @@ class LitLoRA(LoRA):
         return Parameter(f.tape, f"{linear.name}.lora_{which}.weight", axes, self.dtype, f.tape.grad)
 
     def _of_parts(self, f: Forward, linear: Linear, x: Value) -> Value:
-        (_, a), (_, b) = self.trained(linear.name, linear.outs, linear.ins)
+        a, b = (found[1] for found in self.trained(linear.name, linear.outs, linear.ins))
         low = ops.linear(
             ops.dropout(x, self.dropout, f.training), self._matrix(f, linear, "A", a), None, len(linear.ins), a[:1]
         )
@@ -173,14 +183,14 @@ def _put(x: Value, whole: Axes) -> Value:
     return out
 
 
-def lora(
-    names: frozenset[str], rank: int, dropout: float, dtype: str, asked: tuple[str, ...], model: Model
-) -> LitLoRA:
+def lora(names: frozenset[str], rank: int, dropout: float, dtype: str, asked: tuple[str, ...], model: Model) -> LoRA:
     """Adapters by the switches that are on."""
-    block = next(b for s in model.decoder.layers[0].sublayers if isinstance(b := s.block, GroupedQuery))
+    block = next((b for s in model.decoder.layers[0].sublayers if isinstance(b := s.block, Attention)), None)
+    if block is None:
+        return LoRA(names, rank, dropout, dtype)
     rows = (block.N * block.H, block.K * block.H, block.K * block.value_width)
-    on = tuple(part in asked or QKV in asked for part in ("query", "key", "value"))
-    return LitLoRA(names, rank, dropout, dtype, False, rows, on)
+    q, k, v = (part in asked or QKV in asked for part in ("query", "key", "value"))
+    return LitLoRA(names, rank, dropout, dtype, False, rows, (q, k, v), not block.old)
 
 
 def model(found: Model, version: Version) -> Model:
@@ -192,7 +202,8 @@ def model(found: Model, version: Version) -> Model:
     def block(b: Block) -> Block:
         if not isinstance(b, GroupedQuery):
             # One kernel, where transformers writes the function out.
-            return b.but(act="gelu_pytorch_tanh") if getattr(b, "act", "") in ("gelu_new", "gelu_fast") else b
+            written_out = isinstance(b, Plain) and b.act in ("gelu_new", "gelu_fast")
+            return like(type(b), b, act="gelu_pytorch_tanh") if written_out else b
         made: Attention = like(
             Attention, b, fused=QKV, fused_order="split", q_norm=one(b.q_norm), k_norm=one(b.k_norm), old=old
         )

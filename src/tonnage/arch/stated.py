@@ -1,6 +1,7 @@
 """A model as another library's own code runs it: the same tensors, other operations.
 
-``restated`` puts other blocks in place of a model's own, layer by layer, and keeps one object for layers that are alike.
+``restated`` puts other blocks in place of a model's own, layer by layer, and keeps one object for layers that are
+alike.
 """
 
 from __future__ import annotations

@@ -141,6 +141,21 @@ def started(given: dict[str, Any]) -> Any:
     return told
 
 
+def model_beside(given: dict[str, Any], *, named: bool) -> Any:
+    """The model; where a command or a config named it and it cannot be had, what else names it is told."""
+    from tonnage.errors import SourceError
+
+    own = given["model_flag"]
+    try:
+        return model_of(given)
+    except SourceError as e:
+        if named and own is not None:
+            e.hint = (
+                f"{e.hint}; or --model NAME beside --from, as tonnage models lists them" if e.hint else "add --model"
+            )
+        raise
+
+
 def configured(given: dict[str, Any]) -> Any:
     """Take the config of ``--from`` out of ``given``, as it is read; None where there is none.
 

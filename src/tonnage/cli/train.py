@@ -15,7 +15,7 @@ from tonnage.cli.options import (
     PLACE,
     configured,
     exit_code,
-    model_of,
+    model_beside,
     text,
     together,
 )
@@ -85,6 +85,6 @@ def command(**given: Any) -> int:
 
     as_json, strict = given.pop("as_json"), given.pop("strict")
     job = configured(given)
-    result = api.train(model_of(given), config=job, **given)
+    result = api.train(model_beside(given, named=job is not None), config=job, **given)
     shown(result, as_json=as_json)
     return exit_code(result.fit.verdict if result.fit else None, strict)

@@ -25,8 +25,8 @@ ADAPTERS: Final = "fp32"
 """peft casts adapters that it makes over 16-bit weights (``autocast_adapter_dtype``)."""
 
 Make = Callable[[frozenset[str], int, float, str, frozenset[str], str], Method]
-"""A method from modules, rank, dropout, the format that frozen matrices were loaded in, modules of scaled inputs, and its
-own format."""
+"""A method from modules, rank, dropout, the format that frozen matrices were loaded in, modules of scaled inputs, and
+its own format."""
 
 
 class Adapter(Record):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def as_stack(
     model: Model, w: Train, stack: Stack, version: Version
 ) -> tuple[Model, Train, Callable[[str], Own] | None]:
-    """The model as the stack runs it, the workload with the stack's defaults, and its adapters by format of the weights.
+    """The model as the stack runs it, the workload with its defaults, and its adapters by format of the weights.
 
     Raises:
         UnsupportedError: the stack has no such loss or kernels.
@@ -61,14 +61,16 @@ def _own(model: Model, w: Train, stack: Stack, version: Version) -> Callable[[st
     from tonnage.estimate.tuning import Own
 
     lora, asked = stack.lora, w.lora_targets
+    packs = w.quant not in (None, "none") and stack.packed_adapters
+    form = stack.packed_adapters if packs else stack.adapters
     base = Own(keeps=stack.keeps_inputs, embeds=since(version, stack.embeds))
     if lora is None:
-        return lambda weights: base.but(dtype=stack.adapters or weights)
+        return lambda weights: base.but(dtype=form or weights)
 
-    def make(names: frozenset[str], rank: int, dropout: float, form: str) -> Method:
-        return lora(names, rank, dropout, form, asked, model)
+    def make(names: frozenset[str], rank: int, dropout: float, dtype: str) -> Method:
+        return lora(names, rank, dropout, dtype, asked, model)
 
-    return lambda weights: base.but(dtype=stack.adapters or weights, make=make)
+    return lambda weights: base.but(dtype=form or weights, make=make)
 
 
 def _targets(model: Model, asked: tuple[str, ...], stack: Stack) -> tuple[str, ...]:

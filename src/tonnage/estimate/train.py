@@ -72,9 +72,7 @@ NOT_MODELLED: Final = (
 )
 
 
-def answer(
-    model: Model, w: Train, device: Device | None, *, in_use: int = 0, doubt: tuple[str, ...] = ()
-) -> Result:
+def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0, doubt: tuple[str, ...] = ()) -> Result:
     """Memory of one training step in its steady state.
 
     Args:
@@ -291,9 +289,7 @@ def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Imple
     return implementations(model, w, stack, device)
 
 
-def _fine(
-    model: Model, w: Train, weights: str, autocast: str | None, stack: Stack, own: Own | None
-) -> Tuned | None:
+def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Stack, own: Own | None) -> Tuned | None:
     """What adapters make of the model; None where the whole model is trained."""
     packs = w.quant not in (None, "none") or w.kbit_prepared
     part = w.train_only or w.freeze_layers is not None or w.modules_to_save or w.virtual_tokens is not None

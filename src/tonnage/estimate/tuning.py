@@ -77,9 +77,7 @@ class Own(Record):
     make: Callable[[frozenset[str], int, float, str], Method] | None = None
 
 
-def tuned(
-    model: Model, w: Train, recipe: Recipe | None, weights: str, compute: str, own: Own | None = None
-) -> Tuned:
+def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: str, own: Own | None = None) -> Tuned:
     """Settle a workload in which a part is trained.
 
     Args:
@@ -95,9 +93,9 @@ def tuned(
         UnsupportedError: packed by a method whose backward pass is not modelled, or an unknown adapter.
     """
     if w.train_only or w.freeze_layers is not None:
-        own = trained_part(model, w)
-        standing = tuple((t, 1) for t in own)
-        return Tuned(Tuning(own=trained_own(model, own, copied=False)), weights, own=standing)
+        part = trained_part(model, w)
+        standing = tuple((t, 1) for t in part)
+        return Tuned(Tuning(own=trained_own(model, part, copied=False)), weights, own=standing)
     kind = adapter(w)
     loaded, caveats = weights, []
     matrices: Packed | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-
 from typing import TYPE_CHECKING
 
 from tonnage.arch.model import Model
@@ -32,13 +31,15 @@ class Stack(Record):
         losses: values of ``loss`` that the stack has, the first when nothing is said.
         kernels: whether it can run Liger's.
         adapters: format of adapters that are made over 16-bit weights; empty for that of the weights.
+        packed_adapters: the same beside packed matrices, where it is another.
         restated: the model as the stack's own code runs it, with the rank of adapters or None; None where it runs
             transformers' code.
         own_losses: of these, those that the stack computes by code of its own.
         told_of_loss: what has to be said of them.
         lora: adapters as the stack's own code runs them, from names of modules below the layer, rank, dropout, format,
             the targets that were asked for, and the model; None where peft makes them.
-        input_grads: with checkpoints and adapters the embedding's output needs a gradient (``enable_input_require_grads``).
+        input_grads: with checkpoints and adapters the embedding's output needs a gradient
+            (``enable_input_require_grads``).
         packs: what has to be said of packed matrices, where the stack's own are not modelled; forbids "fits".
         keeps_inputs: its bitsandbytes is so old that products with 4-bit matrices keep what they are given.
         embeds: beside packed matrices the embedding gets a gradient, which nothing steps or lets go of.
@@ -61,6 +62,7 @@ class Stack(Record):
     losses: tuple[str, ...] = ("full", "fused", "liger")
     kernels: bool = True
     adapters: str = "fp32"
+    packed_adapters: str = ""
     restated: Callable[[Model, Version, int | None], Model] | None = None
     own_losses: Mapping[str, Chunked] = {}
     told_of_loss: str = ""

@@ -1,8 +1,9 @@
 """axolotl: transformers' Trainer over weights in the format of autocast.
 
-Reference: https://github.com/axolotl-ai-cloud/axolotl/blob/v0.18.0/src/axolotl/utils/config/__init__.py (``torch_dtype``)
-and loaders/model.py (``_configure_embedding_dtypes``: with an adapter, norms and embeddings come back to that format
-after ``prepare_model_for_kbit_training``; without, norms, embeddings and the head are left in fp32).
+Reference: https://github.com/axolotl-ai-cloud/axolotl/blob/v0.18.0/src/axolotl/ (utils/config/__init__.py for
+``torch_dtype``) and loaders/model.py (``_configure_embedding_dtypes``: with an adapter or flash attention, norms and
+embeddings come back to that format after ``prepare_model_for_kbit_training``; without, norms, embeddings and the head
+are left in fp32).
 """
 
 from __future__ import annotations

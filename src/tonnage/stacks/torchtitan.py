@@ -1,7 +1,7 @@
 """torchtitan on one device: its own models, fp32 weights under autocast.
 
-Reference: https://github.com/pytorch/torchtitan/blob/v0.2.2/torchtitan/ (distributed/utils.py ``maybe_enable_amp``: what
-is not sharded runs under autocast; config/job_config.py: every second layer is checkpointed when nothing is said).
+Reference: https://github.com/pytorch/torchtitan/blob/v0.2.2/torchtitan/ (distributed/utils.py ``maybe_enable_amp``:
+what is not sharded runs under autocast; config/job_config.py: every second layer is checkpointed when nothing is said).
 """
 
 from __future__ import annotations

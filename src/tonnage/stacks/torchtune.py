@@ -13,7 +13,6 @@ from tonnage.arch.torchtune import model
 from tonnage.releases import Releases
 from tonnage.stacks import Stack
 
-
 STACK: Final = Stack(
     name="torchtune",
     releases=Releases("torchtune", newest=(0, 6), oldest=(0, 2), last={}),
@@ -34,8 +33,8 @@ STACK: Final = Stack(
         "mlp": ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2"),
     },
     packs=(
-        "torchao's NF4 unpacks a matrix through tensors of up to 8 B an element, which are left out: packed matrices are "
-        "answered as bitsandbytes'"
+        "torchao's NF4 unpacks a matrix through tensors of up to 8 B an element, which are left out: packed matrices "
+        "are answered as bitsandbytes'"
     ),
     reference="https://github.com/pytorch/torchtune/blob/v0.6.1/recipes/full_finetune_single_device.py",
 )

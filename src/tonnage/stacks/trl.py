@@ -1,7 +1,8 @@
 """TRL's trainers, as supervised fine-tuning uses them: transformers' Trainer with defaults of their own.
 
 Reference: https://github.com/huggingface/trl/blob/v1.9.0/trl/trainer/ (sft_config.py, base_config.py: checkpoints, and
-bf16 where neither format is named; utils.py ``create_model_from_path``: weights in fp32; sft_trainer.py).
+bf16 where neither format is named; utils.py ``create_model_from_path``: weights in fp32; sft_trainer.py: adapters in
+bf16 beside packed matrices).
 """
 
 from __future__ import annotations
@@ -21,5 +22,6 @@ STACK: Final = Stack(
     shards="ddp",
     recomputes=("none", "full", "every", "first"),
     recompute=(((0, 0), "full"),),
+    packed_adapters="bf16",
     reference="https://github.com/huggingface/trl/blob/v1.9.0/trl/trainer/sft_trainer.py",
 )

@@ -154,6 +154,7 @@ def named(job: Job) -> str:
     """
     if not job.model:
         raise InputError(
-            f"{job.origin} names no model", key="model", hint="add --model NAME, as tonnage models lists them"
-        )
+            f"{job.origin} names no model that is known", key="model",
+            hint="add --model NAME, as tonnage models lists them, or a config.json",
+        )  # fmt: skip
     return job.model

@@ -62,7 +62,8 @@ def started(text: str, configs: Sequence[Config]) -> Started:
     raise InputError(
         f"no file, and no command that starts a training stack: {shown[:60]!r}", key="from", value=text[:80],
         nearest=nearest(found[-1].words[0], first),
-        hint="a .yaml, .toml or .json of a stack, or " + ", ".join(" ".join(c.programs[0]) for c in configs if c.programs),
+        hint="a .yaml, .toml or .json of a stack, or "
+        + ", ".join(" ".join(c.programs[0]) for c in configs if c.programs),
     )  # fmt: skip
 
 

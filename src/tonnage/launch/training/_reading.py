@@ -12,7 +12,7 @@ from tonnage.launch.training import Config, Job, Key, Settled, config, configs
 from tonnage.launch.training._commands import Started, started
 from tonnage.launch.training._files import flat, is_file, mapping
 
-EMPTY: Final = (None, False, "", [], {}, "null", "None", "none", "false", "False")
+EMPTY: Final[tuple[Any, ...]] = (None, False, "", [], {}, "null", "None", "none", "false", "False")
 
 
 def job(text: str, stack: str | None) -> Job:

@@ -49,6 +49,8 @@ def _finish(said: dict[str, Any]) -> Settled:
             said.pop(key, None)
     else:
         _adapted(said, four, eight)
+    if adapter is None and said.get("attention") != "flash" and compute != "fp32":
+        unmodelled.append("without an adapter and flash attention, norms, embeddings and head stay in fp32: left out")
     said["dtype"] = compute
     said["precision"] = f"{compute}-autocast" if compute != "fp32" else "fp32"
     said["recompute"] = _recomputed(said, unmodelled)
@@ -108,7 +110,9 @@ def _adapted(said: dict[str, Any], four: bool, eight: bool) -> None:
 def _recomputed(said: dict[str, Any], unmodelled: list[str]) -> str:
     value = said.pop("_recompute", False)
     if value in ("offload", "offload_disk", "unsloth"):
-        unmodelled.append(f"gradient_checkpointing = {value}: checkpoints go to the host, and are counted on the device")
+        unmodelled.append(
+            f"gradient_checkpointing = {value}: checkpoints go to the host, and are counted on the device"
+        )
         return "full"
     return "full" if truth(value, "gradient_checkpointing") else "none"
 
@@ -124,7 +128,11 @@ def _losses(said: dict[str, Any]) -> list[str]:
         said["loss"] = "fused" if kinds["fused"] else "liger" if kinds["loss"] else "full"
         return []
     said["loss"] = "fused" if kinds["fused"] else "liger" if kinds["loss"] else "full"
-    own = [f"liger_{name}" for name, key in (("rms_norm", "rms"), ("rope", "rope"), ("glu_activation", "gated")) if kinds[key]]
+    own = [
+        f"liger_{name}"
+        for name, key in (("rms_norm", "rms"), ("rope", "rope"), ("glu_activation", "gated"))
+        if kinds[key]
+    ]
     return [f"{', '.join(own)} alone: answered with the model's own operations"] if own else []
 
 
@@ -223,7 +231,8 @@ CONFIG: Final = Config(
         "mean_resizing_embeddings", "torch_compile_*", "flex_attn_compile_kwargs", "remove_unused_columns",
         "rl_beta", "orpo_alpha", "dpo_*", "kto_*", "simpo_gamma", "cpo_alpha", "center_rewards_coefficient",
         "fsdp_version", "fsdp_final_state_dict_type", "deepcompile", "heads_k_stride", "ring_attn_func", "axolotl_*",
-        "lora_alpha_pattern", "eval_batch_size", "bench_*", "generate_samples", "generation_*", "logging_*", "lr_groups",
+        "lora_alpha_pattern", "eval_batch_size", "bench_*", "generate_samples", "generation_*", "logging_*",
+        "lr_groups",
         "debug", "resume", "unsloth_*", "pretrain_*",
     ),
 )  # fmt: skip

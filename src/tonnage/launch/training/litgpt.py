@@ -47,6 +47,9 @@ def _finish(said: dict[str, Any]) -> Settled:
         raise UnsupportedError(f"litgpt {program} is not modelled yet", key="from", value=program)
     if "_positional" in said:
         said["_model"] = model(said.pop("_positional"), "checkpoint_dir")
+    anew = said.pop("_anew", None)
+    if anew is not None:
+        said["_model"], program = anew, "pretrain"
     precision, quant = said.pop("_precision", None), said.get("quant")
     if quant is not None and precision is not None and "mixed" in precision:
         raise InputError(
@@ -108,10 +111,12 @@ CONFIG: Final = Config(
     fields=("data", "model_config"),
     marks=(
         frozenset(["checkpoint_dir", "train.*"]), frozenset(["lora_r", "lora_query"]),
-        frozenset(["train.micro_batch_size"]), frozenset(["checkpoint_dir", "precision"]),
+        frozenset(["train.micro_batch_size"]), frozenset(["model_name", "train.*"]),
+        frozenset(["checkpoint_dir", "precision"]),
     ),
     keys=(
-        Key(("checkpoint_dir", "model_name", "repo_id"), "_model", model),
+        Key(("checkpoint_dir", "repo_id"), "_model", model),
+        Key(("model_name",), "_anew", model),
         Key(("precision",), "_precision", one_of(PRECISIONS)),
         Key(("quantize",), "quant", one_of(PACKS)),
         Key(("devices",), "_devices", lambda v, key: v if v == "auto" else count(v, key)),

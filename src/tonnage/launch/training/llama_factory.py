@@ -96,7 +96,9 @@ CONFIG: Final = Config(
     overrides=True,
     finish=_finish,
     fields=("fsdp_config", "deepspeed", "lr_scheduler_kwargs", "vllm_config", "sglang_config", "rope_scaling"),
-    marks=(frozenset(["model_name_or_path", "finetuning_type"]), frozenset(["model_name_or_path", "stage", "template"])),
+    marks=(
+        frozenset(["model_name_or_path", "finetuning_type"]), frozenset(["model_name_or_path", "stage", "template"]),
+    ),
     keys=(
         Key(("model_name_or_path",), "_model", text),
         Key(("stage",), "_stage", one_of(STAGES)),
@@ -138,7 +140,8 @@ CONFIG: Final = Config(
         *KEYS,
     ),
     inert=(
-        *INERT, "adapter_folder", "cache_dir", "use_fast_tokenizer", "split_special_tokens", "new_special_tokens_config",
+        *INERT, "adapter_folder", "cache_dir", "use_fast_tokenizer", "split_special_tokens",
+        "new_special_tokens_config",
         "init_special_tokens", "model_revision", "low_cpu_mem_usage", "use_reentrant_gc", "infer_*", "use_kv_cache",
         "*_hub_token", "print_param_status", "trust_remote_code", "template", "dataset*", "eval_dataset", "media_dir",
         "train_on_prompt", "mask_history", "streaming", "buffer_size", "mix_strategy", "interleave_probs",
@@ -149,6 +152,7 @@ CONFIG: Final = Config(
         "disable_shuffling", "early_stopping_steps", "plot_loss", "image_*", "video_*", "audio_*", "crop_to_patches",
         "use_audio_in_video", "export_*", "vllm_*", "sglang_*", "kt_*", "pissa_*", "predict_with_generate",
         "generation_*", "ray_*", "use_v1_kernels", "asft_alpha", "eaft_alpha", "module_dropout", "oft_*",
-        "placement_strategy", "train_from_scratch", "resources_per_worker", "do_sample", "top_p", "top_k", "temperature", "max_new_tokens",
+        "placement_strategy",
+        "train_from_scratch", "resources_per_worker", "do_sample", "top_p", "top_k", "temperature", "max_new_tokens",
     ),
 )  # fmt: skip

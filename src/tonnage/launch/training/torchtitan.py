@@ -30,7 +30,9 @@ def _finish(said: dict[str, Any]) -> Settled:
     unmodelled: list[str] = []
     told: list[str] = []
     name, flavor = said.pop("_name", "llama3"), said.pop("_flavor", None)
-    said["_model"] = _model(name, flavor)
+    said["_model"] = FLAVORS.get((name, str(flavor).removesuffix("_flex").removesuffix("_varlen")))
+    if said["_model"] is None and flavor is not None:
+        told.append(f"model.name = {name}, model.flavor = {flavor}: no model of the catalogue")
     kind, way = said.pop("_optimizer", "AdamW"), said.pop("_way", "fused")
     if kind not in ("Adam", "AdamW"):
         raise UnsupportedError(f"optimizer.name = {kind} is not modelled yet", key="optimizer.name", value=kind)
@@ -45,24 +47,12 @@ def _finish(said: dict[str, Any]) -> Settled:
         per_step = said["batch"] * (said.get("gpus") or 1)
         if overall % per_step:
             raise InputError(
-                f"training.global_batch_size = {overall} is no multiple of {per_step}: {said['batch']} sequences on each "
-                "device", key="training.global_batch_size", value=overall,
+                f"training.global_batch_size = {overall} is no multiple of {per_step}: {said['batch']} sequences on "
+                "each device", key="training.global_batch_size", value=overall,
             )  # fmt: skip
         if overall > per_step and (said.get("gpus") or 1) * overall == overall:
             said["accumulate"] = overall // per_step
     return Settled(said, tuple(unmodelled), tuple(told))
-
-
-def _model(name: str, flavor: str | None) -> str | None:
-    if flavor is None:
-        return None
-    found = FLAVORS.get((name, flavor.removesuffix("_flex").removesuffix("_varlen")))
-    if found is None:
-        raise UnsupportedError(
-            f"model.name = {name}, model.flavor = {flavor}: no model of the catalogue", key="model.flavor",
-            value=flavor, hint="--model NAME, or dimensions such as --hidden 256 --layers 6 --heads 16 --vocab 2048",
-        )  # fmt: skip
-    return found
 
 
 def _precision(said: dict[str, Any]) -> str:

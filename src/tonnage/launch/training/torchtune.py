@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from tonnage.errors import InputError, UnsupportedError
+from tonnage.errors import InputError
 from tonnage.launch.training import Config, Key, Settled
 from tonnage.launch.training._values import count, one_of, share, text, texts, truth
 
@@ -59,8 +59,8 @@ FEED_FORWARD: Final = "mlp"
 """What stands for all matrices of the feed-forward blocks, whatever they are called."""
 
 
-def model(value: Any, key: str) -> tuple[str, str]:
-    """The model that a builder makes, and what it begins with: "", lora, qlora, dora.
+def model(value: Any, key: str) -> tuple[str | None, str]:
+    """The model that a builder makes, None for one that the catalogue has not, and its way: "", lora, qlora, dora.
 
     >>> model("torchtune.models.llama3_1.qlora_llama3_1_8b", "model._component_")
     ('llama-3.1-8b', 'qlora')
@@ -69,12 +69,7 @@ def model(value: Any, key: str) -> tuple[str, str]:
     found = re.match(r"(?:(q?lora|q?dora)_)?(.+)", builder)
     assert found is not None
     way, name = found.group(1) or "", found.group(2)
-    if name not in MODELS:
-        raise UnsupportedError(
-            f"{key} = {builder}: a builder whose model is not in the catalogue", key=key, value=builder,
-            hint="--model NAME names it",
-        )  # fmt: skip
-    return MODELS[name], way
+    return MODELS.get(name), way
 
 
 def _finish(said: dict[str, Any]) -> Settled:
@@ -103,7 +98,9 @@ def _finish(said: dict[str, Any]) -> Settled:
                 "enable_activation_offloading is true and enable_activation_checkpointing is not, which torchtune "
                 "refuses", key="enable_activation_offloading", hint="enable_activation_checkpointing: True",
             )  # fmt: skip
-        unmodelled.append("enable_activation_offloading = True: checkpoints go to the host, and are counted on the device")
+        unmodelled.append(
+            "enable_activation_offloading = True: checkpoints go to the host, and are counted on the device"
+        )
     if said.get("optimizer_in_backward") and said.get("accumulate", 1) > 1:
         raise InputError(
             f"optimizer_in_bwd with gradient_accumulation_steps = {said['accumulate']}, which torchtune refuses",

@@ -30,8 +30,8 @@ def _finish(said: dict[str, Any]) -> Settled:
         # Release 5 loads what the checkpoint has; fp32 weights are those of a checkpoint or of torch_dtype.
         said["precision"] = f"{half}-mixed" if loaded in (None, "fp32") else f"{half}-autocast"
         told = [
-            f"{half}: autocast over weights in fp32, as the Trainer expects them; --precision {half}-autocast where the "
-            "model is loaded in 16 bit"
+            f"{half}: autocast over weights in fp32, as the Trainer expects them; --precision {half}-autocast where "
+            "the model is loaded in 16 bit"
         ] if loaded is None else []  # fmt: skip
     else:
         told = []
@@ -88,7 +88,8 @@ CONFIG: Final = Config(
         *INERT, "compute_environment", "main_*", "machine_rank", "num_machines", "rdzv_backend", "same_network",
         "downcast_bf16", "enable_cpu_affinity", "use_cpu", "gpu_ids", "deepspeed_config.*", "fsdp_config.*",
         "dynamo_config.*", "dataset*", "validation_*", "train_file", "preprocessing_num_workers", "config_name",
-        "tokenizer_*", "cache_dir", "low_cpu_mem_usage", "trust_remote_code", "model_revision", "token", "use_fast_tokenizer", "streaming",
+        "tokenizer_*", "cache_dir", "low_cpu_mem_usage", "trust_remote_code", "model_revision", "token",
+        "use_fast_tokenizer", "streaming",
         "max_train_samples", "max_eval_samples", "overwrite_cache", "keep_linebreaks", "model_type",
         "config_overrides", "fp8_config.*",
     ),

@@ -28,7 +28,12 @@ def _finish(said: dict[str, Any]) -> Settled:
     rank, targets = said.pop("_rank", 16 if command else 64), said.pop("_targets", TARGETS)
     dropout, rslora, dora = said.pop("_dropout", 0.0), said.pop("_rslora", False), said.pop("_dora", False)
     if kind == "lora":
-        said |= {"lora_rank": rank, "lora_targets": targets, "lora_dropout": dropout, "quant": "nf4-dq" if four else None}
+        said |= {
+            "lora_rank": rank,
+            "lora_targets": targets,
+            "lora_dropout": dropout,
+            "quant": "nf4-dq" if four else None,
+        }
         said["adapter"] = "dora" if dora else "rslora" if rslora else "lora"
         if four:
             said["kbit_prepared"] = False
