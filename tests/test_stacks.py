@@ -99,11 +99,13 @@ def test_torchtune_keeps_a_table_of_rotations() -> None:
         ({"stack": "litgpt", "recompute": "every-2"}, "recompute"),
         ({"stack": "torchtune", "stack_version": "0.1"}, "stack_version"),
         ({"stack": "megatron"}, "stack"),
+        ({"stack": "torchtune", "model": "bert-base-uncased"}, "stack"),
     ],
 )
 def test_what_a_stack_lacks_is_refused(said: dict[str, Any], key: str) -> None:
+    model = said.get("model", "llama-3.2-1b")
     with pytest.raises(UnsupportedError) as e:
-        tn.train("llama-3.2-1b", **SHAPE, **said)
+        tn.train(model, **SHAPE, **{k: v for k, v in said.items() if k != "model"})
     assert e.value.key == key
 
 
@@ -121,3 +123,18 @@ def test_what_is_left_out_forbids_a_sure_verdict() -> None:
         result = tn.train("llama-3.2-1b", stack=stack, gpu="80GiB", **SHAPE, **LORA)
         assert result.fit is not None
         assert result.fit.verdict == verdict
+
+
+@pytest.mark.parametrize(("model", "told"), [("llama-3.2-1b", False), ("gemma-2-2b", True), ("olmoe-1b-7b", True)])
+def test_a_model_whose_code_is_not_stated_is_told(model: str, told: bool) -> None:
+    """Capped scores and experts: torchtune and litgpt write these in ways of their own."""
+    for stack in ("torchtune", "litgpt"):
+        caveats = tn.train(model, stack=stack, precision="bf16", **SHAPE).caveats
+        assert any("own code" in line for line in caveats) == told
+
+
+def test_heads_that_are_repeated_first_need_no_unfused_kernel() -> None:
+    """On a T4 torch's memory-efficient kernel takes no grouped heads; torchtune and litgpt hand it none."""
+    for stack, kernel in (("transformers", "math"), ("torchtune", "efficient"), ("litgpt", "efficient")):
+        result = tn.train("llama-3.2-1b", stack=stack, precision="fp32", gpu="t4", **SHAPE)
+        assert result.extras["attention_kernel"] == kernel

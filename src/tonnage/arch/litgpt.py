@@ -6,7 +6,7 @@ Reference: https://github.com/Lightning-AI/litgpt/blob/v0.5.13/litgpt/ (model.py
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from tonnage.arch import ops
 from tonnage.arch.attention import GroupedQuery
@@ -66,6 +66,7 @@ class Attention(GroupedQuery):
     """``CausalSelfAttention``: one matrix, of whose output values stay a view; all joined again once turned."""
 
     old: bool = False
+    repeats: ClassVar[bool] = True
 
     def _attended(self, f: Forward, x: Value) -> Value:
         rows, H = x.axes[:2], ("H", self.H)

@@ -8,7 +8,7 @@ rotations of its own, but in Llama 3.1 and later.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from tonnage.arch import ops
 from tonnage.arch.attention import GroupedQuery
@@ -69,6 +69,8 @@ def _table(name: str, width: int, positions: int) -> tuple[Tensor, ...]:
 
 class Attention(GroupedQuery):
     """``MultiHeadAttention``: queries, then keys, turned in fp32; keys and values repeated before the kernel."""
+
+    repeats: ClassVar[bool] = True
 
     def _attended(self, f: Forward, x: Value) -> Value:
         matrices = self.matrices()

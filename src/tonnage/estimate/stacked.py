@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 
 def as_stack(
     model: Model, w: Train, stack: Stack, version: Version
-) -> tuple[Model, Train, Callable[[str], Own] | None]:
-    """The model as the stack runs it, the workload with its defaults, and its adapters by format of the weights.
+) -> tuple[Model, Train, Callable[[str], Own] | None, tuple[str, ...]]:
+    """The model as the stack runs it, the workload with its defaults, its adapters by format of the weights, and what
+    of it is not modelled.
 
     Raises:
-        UnsupportedError: the stack has no such loss or kernels.
+        UnsupportedError: the stack has no such loss or kernels, or trains no such model.
     """
+    if stack.restated is not None and (not model.causal or model.classes is not None):
+        raise UnsupportedError(
+            f"stack = {stack.name}: it trains causal language models alone here", key="stack", value=stack.name,
+            hint="--stack transformers",
+        )  # fmt: skip
     said: dict[str, Any] = {}
     adapts = w.lora_rank is not None or w.adapter is not None
     if w.precision is None and adapts:
@@ -49,11 +55,14 @@ def as_stack(
         )  # fmt: skip
     if stack.keeps and not w.retain:
         said["retain"] = stack.keeps
+    doubt: tuple[str, ...] = ()
     if stack.restated is not None:
-        model = stack.restated(model, version, w.lora_rank)
+        given, model = model, stack.restated(model, version, w.lora_rank)
+        if model is given:
+            doubt = (f"{stack.name}'s own code of {model.model_type} is answered as transformers' operations",)
     if stack.modules and w.lora_targets:
         said["lora_targets"] = _targets(model, w.lora_targets, stack)
-    return model, replace(w, **said), _own(model, w, stack, version) if adapts else None
+    return model, replace(w, **said), _own(model, w, stack, version) if adapts else None, doubt
 
 
 def _own(model: Model, w: Train, stack: Stack, version: Version) -> Callable[[str], Own]:

@@ -96,7 +96,8 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0, do
         # Imported late: the usual stack has no defaults beside its release's.
         from tonnage.estimate.stacked import as_stack
 
-        model, w, own = as_stack(model, w, stack, version)
+        model, w, own, foreign = as_stack(model, w, stack, version)
+        doubt = (*doubt, *foreign)
     precision, weights, autocast = _precision(model, w, since(version, stack.precision))
     fine = _fine(model, w, weights, autocast, stack, own(weights) if own else None)
     if fine is not None:
