@@ -23,7 +23,7 @@ from tonnage.arch.tape import Value
 from tonnage.releases import Since, Version, since
 from tonnage.tensors import Tensor
 
-WIDE: Final[Since[bool]] = (((0, 7), False), ((0, 5), True), ((0, 0), False))
+WIDE: Final[Since[bool]] = (((0, 5), True), ((0, 0), False))
 """Whether RMS norms are ``F.rms_norm`` in fp32, whose result is cast back; else that is done before the scale."""
 
 
