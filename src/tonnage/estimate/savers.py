@@ -51,9 +51,11 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
         UnsupportedError: understood, and not modelled.
     """
     asked, loss = w.kernels or "none", w.loss
-    own = stack.own_losses.get(loss or "")
+    own = stack.own_losses.get(loss or stack.losses[0])
     if own is not None and asked == "none":
-        return Implementations(None, own, "none", str(loss), (stack.told_of_loss,) if stack.told_of_loss else ())
+        return Implementations(
+            None, own, "none", loss or stack.losses[0], (stack.told_of_loss,) if stack.told_of_loss else ()
+        )
     if loss not in (None, *LOSSES):
         raise UnsupportedError(
             f"loss = {loss} is not modelled yet", key="loss", value=loss, hint=f"one of {', '.join(LOSSES)}"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from tonnage.arch.chunked import Chunked
+from tonnage.arch.torchtitan import model
 from tonnage.releases import Releases
 from tonnage.stacks import Stack
 
@@ -21,8 +23,9 @@ STACK: Final = Stack(
     recomputes=("none", "full", "every", "first", "selective"),
     recompute=(((0, 0), "every-2"),),
     losses=("full",),
+    own_losses={"full": Chunked(chunks=1, wide=True)},
+    restated=model,
     kernels=False,
     input_grads=False,
     reference="https://github.com/pytorch/torchtitan/blob/v0.2.2/torchtitan/train.py",
-    left_out=("torchtitan's own models are answered as transformers': norms, rotations and the loss differ",),
 )
