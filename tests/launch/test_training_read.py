@@ -383,6 +383,18 @@ def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert any("no_such" in line for line in job.unmodelled) == ("no_such" in command)
 
 
+def test_what_accelerate_is_told_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface/trl v1.9.0 examples/accelerate_configs/deepspeed_zero3.yaml, a few keys."""
+    written(
+        tmp_path, "zero 3.yaml", "compute_environment: LOCAL_MACHINE\ndistributed_type: DEEPSPEED\nnum_processes: 8\n"
+        "mixed_precision: bf16\ndeepspeed_config: {zero_stage: 3, offload_optimizer_device: none}\n",
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert read("zero 3.yaml").said["sharding"] == "zero-3"
+    job = read("accelerate launch --config_file 'zero 3.yaml' -m trl.scripts.sft --model_name_or_path a/b")
+    assert (job.stack, job.said["gpus"], job.said["sharding"]) == ("trl", 8, "zero-3")
+
+
 @pytest.mark.parametrize("command", ["vllm serve org/name", "python mine.py", "axolotl train ${CONFIG}", "tune run 'x"])
 def test_commands_that_are_none(command: str) -> None:
     with pytest.raises(TonnageError) as e:

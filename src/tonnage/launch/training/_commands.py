@@ -26,6 +26,7 @@ class Started(Record):
         given: keys that the command says itself.
         gpus: processes that are launched; None where nothing is said.
         notes: what is asked for and not read.
+        launcher: the config of the launcher before it (accelerate); None where none is named.
     """
 
     config: Config | None
@@ -34,6 +35,7 @@ class Started(Record):
     given: dict[str, Any]
     gpus: int | None = None
     notes: tuple[str, ...] = ()
+    launcher: str | None = None
 
 
 def known(text: str, configs: Sequence[Config]) -> bool:
@@ -115,7 +117,7 @@ def _read(line: Line, table: Config, begin: int, end: int) -> Started:
         else:
             raise InputError(f"{word!r} is no argument of {program}", key="from", value=word)
     given["_program"] = line.words[end - 1].rpartition("/")[2]
-    return Started(table, program, file, given, gpus, tuple(notes))
+    return Started(table, program, file, given, gpus, tuple(notes), _launcher(line.words[:begin]))
 
 
 def _next(words: list[str], most: int | None) -> str:
@@ -133,6 +135,15 @@ def _plain(value: str, word: str) -> str:
             hint="write its value",
         )  # fmt: skip
     return value
+
+
+def _launcher(words: Sequence[str]) -> str | None:
+    """The file that accelerate's launcher is told to read."""
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in ("--config_file", "--config-file"):
+            return value if equals else words[i + 1] if i + 1 < len(words) else None
+    return None
 
 
 def _processes(words: Sequence[str]) -> int | None:

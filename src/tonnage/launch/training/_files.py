@@ -21,7 +21,7 @@ INSIDE: Final = re.compile(r"\$\{([\w.]+)\}")
 
 def is_file(text: str) -> bool:
     """Whether a text names a file of settings, be it there or not."""
-    return "\n" not in text and (text.lower().endswith(ENDINGS) or os.path.isfile(text)) and len(text.split()) == 1
+    return os.path.isfile(text) or (len(text.split()) == 1 and text.lower().endswith(ENDINGS))
 
 
 def mapping(path: str) -> dict[str, Any]:

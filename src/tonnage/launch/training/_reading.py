@@ -38,10 +38,14 @@ def _of_command(begun: Started, known: Config | None) -> Job:
     for key, value in begun.given.items():
         if not key.startswith("_"):
             _put(found, key, value)
+    launched: dict[str, Any] = {}
+    if begun.launcher is not None:
+        spread = told(config("transformers"), mapping(begun.launcher), begun.launcher)
+        launched = {key: value for key, value in spread.said.items() if key in ("gpus", "sharding")}
     own = {key: value for key, value in begun.given.items() if key.startswith("_")}
     done = told(table, found, begun.program, own)
     return done.but(
-        said={**done.said, **({"gpus": begun.gpus} if begun.gpus and "gpus" not in done.said else {})},
+        said={**launched, **({"gpus": begun.gpus} if begun.gpus else {}), **done.said},
         unmodelled=(*done.unmodelled, *begun.notes),
     )
 
