@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Key
-from tonnage.launch.training._values import count, one_of, text, truth
+from tonnage.launch.training._values import count, one_of, text, truth, whole
 
 OPTIMIZERS: Final[dict[str, str | None]] = {
     "adamw_torch": "adamw-foreach", "adamw_torch_fused": "adamw-fused", "adamw_hf": "adamw-foreach",
@@ -115,14 +115,15 @@ def spread(said: dict[str, Any]) -> list[str]:
 def _stage(deepspeed: Any) -> int | None:
     """The ZeRO stage of a DeepSpeed config, or that its file name tells."""
     if isinstance(deepspeed, dict):
-        return int(deepspeed.get("zero_optimization", {}).get("stage", 0))
+        own = deepspeed.get("zero_optimization") or {}
+        return whole(own.get("stage", 0), "zero_optimization.stage") if isinstance(own, dict) else None
     if isinstance(deepspeed, str):
         import os
 
         if os.path.isfile(deepspeed):
             from tonnage.launch.training._files import mapping
 
-            return int(mapping(deepspeed).get("zero_optimization", {}).get("stage", 0))
+            return _stage(mapping(deepspeed))
         name = deepspeed.lower().replace("-", "").replace("_", "")
         found = [n for n in (1, 2, 3) if f"z{n}" in name or f"zero{n}" in name or f"stage{n}" in name]
         return found[0] if len(found) == 1 and "offload" not in name else None

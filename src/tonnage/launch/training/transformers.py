@@ -12,7 +12,7 @@ from typing import Any, Final
 from tonnage.errors import InputError
 from tonnage.launch.training import Config, Key, Settled
 from tonnage.launch.training._trainer import INERT, KEYS, attention, autocast, liger, spread
-from tonnage.launch.training._values import DTYPES, count, one_of, text, truth
+from tonnage.launch.training._values import DTYPES, count, one_of, text, truth, whole
 
 BATCH: Final = 8
 SHARED: Final = {"NO": None, "MULTI_GPU": "ddp", "FSDP": "fsdp", "DEEPSPEED": "zero"}
@@ -75,7 +75,7 @@ CONFIG: Final = Config(
         Key(("mixed_precision",), "_mixed", one_of({"no": "no", "bf16": "bf16", "fp16": "fp16", "fp8": "fp8"})),
         Key(("distributed_type",), "_distributed", lambda value, key: text(value, key).upper()),
         Key(("num_processes",), "gpus", count),
-        Key(("deepspeed_config.zero_stage",), "_stage", lambda value, _: int(value)),
+        Key(("deepspeed_config.zero_stage",), "_stage", whole),
         Key(("deepspeed_config.offload_*_device",), matters="states or weights on the host"),
         Key(("deepspeed_config.deepspeed_config_file",), matters="a file of settings of DeepSpeed"),
         Key(("fsdp_config.fsdp_offload_params",), matters="weights on the host"),
