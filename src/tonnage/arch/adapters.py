@@ -36,7 +36,8 @@ class FourBit(Record):
         nested: elements that share one scale, where the scales are quantized themselves; 0 where they are not.
         keeps: the product keeps what it is given, and the matrix was packed from fp16, to which it is unpacked before
             it is cast: bitsandbytes before 0.43.2 (0.42.0, autograd/_functions.py, ``ctx.tensors = (A, B)``;
-            nn/modules.py, ``Params4bit.cuda``, ``half()``).
+            nn/modules.py, ``Params4bit.cuda``, ``half()``). They are attributes of the function, which die with it:
+            where the loop still names the last loss, in the next forward pass.
     """
 
     modules: frozenset[str]
@@ -82,6 +83,8 @@ class FourBit(Record):
             del unpacked
             return (grad,)
 
+        if flows and self.keeps and tape.recording:
+            tape.lingering.append(x.storage)
         if flows:
             tape.record((out,), (x,), back, (x,) if self.keeps else (), custom=self.keeps)
         return out

@@ -149,7 +149,7 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0, do
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
     rank = _rank(step, stack, device)
     verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
-    if _replays(w, device, verdict):
+    if _replays(w, device, verdict) and not step.passes.lingering.allocated:
         # Imported late: an answer whose verdict is clear does without.
         from tonnage.estimate.stream import replayed
 

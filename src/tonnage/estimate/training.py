@@ -222,6 +222,8 @@ class Step(Ledger):
         self.take("inputs", "inputs", "token ids", level(p.inputs), p.inputs)
         # A loop's variable still holds the last step's loss.
         self.take("loss before", "loss", "of the last pass", level([p.tail.output]), [p.tail.output])
+        if not r.first_step:
+            self.take("lingering", "activations", "inputs that the last pass's packed products hold", p.lingering)
         yield Moment("forward embedding", self.now + p.stem.forward.peak, p.stem.forward)
         self.take("stem", "activations", "kept by the embedding", p.stem.kept(), p.stem.saved)
         self.take("shared", "activations", "shared by the layers", level(p.shared), p.shared)
@@ -257,6 +259,7 @@ class Step(Ledger):
         for a in p.layers:
             self.drop_all(f"casts {_key(a)}")
         self.drop("loss before")
+        self.drop("lingering")
         for key in ("around", "first"):
             self.drop_all(key)
         if kept[-1]:
