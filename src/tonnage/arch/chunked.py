@@ -29,6 +29,7 @@ class Chunked(Record):
         apart: a chunk's logits are made when its loss is, and let go of then; else all of them come first and keep
             their names.
         names: the caller keeps the logits' names through the backward pass.
+        before: the loop still names the logits of the pass before, until these are there.
         pads: the labels are moved by one in a copy with a column behind it.
     """
 
@@ -38,6 +39,7 @@ class Chunked(Record):
     widened: bool = False
     apart: bool = False
     names: bool = False
+    before: bool = False
     pads: bool = False
 
     def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:
@@ -48,11 +50,16 @@ class Chunked(Record):
         moved = tape.new("labels, moved by one", labels.axes, "int64") if self.pads else labels
         sizes = self._sizes(T[1])
         made: list[Value] = []
+        tape.category = "logits"
+        form = "fp32" if self.widened else tape.autocast or x.dtype
+        old = [tape.new("logits of the last pass", (B, ("T", n), ("V", head.V)), form) for n in sizes if self.before]
+        tape.category = "loss"
         parts = list(ops.split(x, tuple((B, ("T", n), D) for n in sizes))) if len(sizes) > 1 else [x]
         if not self.apart:
             made = [_logits(f, head, part) for part in parts]
         if self.widened:
             made = [ops.cast(logits, "fp32") for logits in made]
+        old.clear()
         losses = []
         total: Value | None = None
         for i, n in enumerate(sizes):

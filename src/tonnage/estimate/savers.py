@@ -39,6 +39,10 @@ class Implementations(Record):
     named: str
     told: tuple[str, ...]
 
+    def at_first(self) -> Implementations:
+        """The same in the first step, before which there was no pass."""
+        return self.but(loss=self.loss.but(before=False)) if isinstance(self.loss, Chunked) else self
+
 
 def implementations(model: Model, w: Train, stack: Stack, device: Device | None) -> Implementations:
     """Settle ``kernels`` and ``loss``.

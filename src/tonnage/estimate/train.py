@@ -112,6 +112,8 @@ def answer(model: Model, w: Train, device: Device | None, *, in_use: int = 0, do
     named = optimizer(adam if (w.optimizer or "adamw") == "adamw" else str(w.optimizer))
     architecture = device.architecture if device is not None else ""
     built = _built(model, w, stack, device)
+    if built is not None and w.first_step:
+        built = built.at_first()
     caveats += built.told if built else ()
     recipe = Recipe(
         weights=weights,

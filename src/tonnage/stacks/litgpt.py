@@ -34,7 +34,7 @@ STACK: Final = Stack(
     kernels=False,
     input_grads=False,
     restated=_restated,
-    own_losses={"chunked": Chunked(tokens=128, widened=True, names=True)},
+    own_losses={"chunked": Chunked(tokens=128, widened=True, names=True, before=True)},
     told_of_loss="head and loss run in chunks of 128 tokens; all logits are cast to fp32 and held by the loop",
     lora=lora,
     keeps_inputs=True,
