@@ -11,6 +11,7 @@ from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate import liger
+from tonnage.memory.recompute import Recompute, settled
 from tonnage.record import Record
 from tonnage.stacks import Stack
 from tonnage.workload.training import Train
@@ -93,6 +94,22 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
     words = [] if asked == "none" else [_blocks(fused, release)]
     words += [TOLD[named]] if named in TOLD else []
     return Implementations(None if asked == "none" else fused, kind, asked, named, tuple(words))
+
+
+def plan(w: Train, stack: Stack) -> Recompute | None:
+    """Which layers are computed again, and what their checkpoints keep.
+
+    Raises:
+        InputError: no such way.
+        UnsupportedError: the stack has it not.
+    """
+    found = settled(w.recompute)
+    if str(w.recompute).partition("-")[0] not in stack.recomputes:
+        raise UnsupportedError(
+            f"recompute = {w.recompute}: {stack.name} has {', '.join(stack.recomputes)}", key="recompute",
+            value=w.recompute,
+        )  # fmt: skip
+    return found
 
 
 def _blocks(fused: Fused, release: tuple[int, int]) -> str:

@@ -271,15 +271,9 @@ def _plan(w: Train, stack: Stack) -> Recompute | None:
     if w.recompute in (None, "none", "full"):
         return None
     # Imported late: most answers do without.
-    from tonnage.memory.recompute import settled
+    from tonnage.estimate.savers import plan
 
-    found = settled(w.recompute)
-    if str(w.recompute).partition("-")[0] not in stack.recomputes:
-        raise UnsupportedError(
-            f"recompute = {w.recompute}: {stack.name} has {', '.join(stack.recomputes)}", key="recompute",
-            value=w.recompute,
-        )  # fmt: skip
-    return found
+    return plan(w, stack)
 
 
 def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Implementations | None:
