@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tonnage.checkpoint import Header
     from tonnage.history import History
     from tonnage.launch import Command
+    from tonnage.launch.training import Job
     from tonnage.sources.places import Progress
     from tonnage.workload.serving import Serve
     from tonnage.workload.training import Train
@@ -136,11 +137,19 @@ def place(gpu: str | None, in_use: str | int | None) -> tuple[Device | None, int
     return where, found.in_use or 0 if in_use in (None, "here") else held
 
 
-def train(model: ModelLike, *, suggest: bool = True, calibration: str | None = None, **said: Any) -> Answer:
+def train(
+    model: ModelLike | None = None,
+    *,
+    config: str | Job | None = None,
+    suggest: bool = True,
+    calibration: str | None = None,
+    **said: Any,
+) -> Answer:
     """Memory to train or fine-tune a model, at its peak.
 
     Args:
-        model: as ``load`` takes it.
+        model: as ``load`` takes it; None for the one that ``config`` names.
+        config: the config file of a training stack, or the command that starts it; ``said`` wins over it.
         suggest: whether a change is looked for when it does not fit.
         calibration: file of what ``measure`` kept of the device; that which TONNAGE_CALIBRATION names where None.
         said: the keys of a training workload.
@@ -151,11 +160,19 @@ def train(model: ModelLike, *, suggest: bool = True, calibration: str | None = N
     from tonnage.estimate.train import answer
     from tonnage.workload.training import Train
 
+    doubt: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+    if config is not None:
+        from tonnage import runs
+
+        model, said, doubt, told = runs.configured(model, config, said, load)
     w = workload(Train, said)
-    m, beside = load(model, head=HEADS.get(w.objective or "")), _beside(w)
+    m = load(model if model is not None else "", head=HEADS.get(w.objective or ""))
+    beside = _beside(w)
     where, held = place(w.gpu, w.in_use)
-    result = _calibrated(answer(m, w, where, in_use=held, beside=beside), calibration, where, held)
-    return _answer(result, m, w, where, held, suggest=suggest, beside=beside)
+    result = answer(m, w, where, in_use=held, beside=beside, doubt=doubt)
+    found = _answer(_calibrated(result, calibration, where, held), m, w, where, held, suggest=suggest, beside=beside)
+    return replace(found, caveats=(*found.caveats, *told)) if told else found
 
 
 HEADS: Final = {"reward": "classify:1", "embed": "none"}

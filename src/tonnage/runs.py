@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tonnage import launch
 from tonnage.arch.model import Model
 from tonnage.devices import Device
+from tonnage.launch import training
 from tonnage.workload import workload
 from tonnage.workload.serving import Serve
 
@@ -45,6 +46,30 @@ def started(
     told = launch.read(command) if isinstance(command, str) else command
     found = load(model if model is not None else launch.named(told))
     return found, *launch.applied(told, found, keys)
+
+
+def configured(
+    model: Any, config: str | training.Job, said: Mapping[str, Any], load: Loads
+) -> tuple[Model, dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+    """What a training config asks for, ``said`` winning over it.
+
+    Args:
+        model: what is trained; None for the model that the config names.
+        config: the file, the command that starts the stack, or what was read of it.
+        said: keys of a workload; its ``stack`` names the stack whose config it is.
+        load: reads the model.
+
+    Returns:
+        The model, the keys, what is asked and not answered, and what has to be said of it.
+
+    Raises:
+        InputError: another stack is named beside it, or no model is named.
+    """
+    # ``first_step`` is off unless it is asked for; everything else that was not said is None or empty.
+    own = {k: v for k, v in said.items() if v is not None and v != () and not (k == "first_step" and not v)}
+    named = own.pop("stack", None)
+    job = training.read(config, named) if isinstance(config, str) else config
+    return load(model if model is not None else training.named(job)), {**job.said, **own}, job.unmodelled, job.told
 
 
 def written(

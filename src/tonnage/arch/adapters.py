@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.forward import Forward
-from tonnage.arch.tape import Grads, Value, needs_grad
+from tonnage.arch.tape import Grads, Tape, Value, needs_grad
 from tonnage.record import Record
 from tonnage.tensors import Axes, size
 
@@ -36,11 +36,16 @@ class FourBit(Record):
         modules: their names below the layer.
         dtype: format that the product is computed in, and that the matrix is unpacked to.
         nested: elements that share one scale, where the scales are quantized themselves; 0 where they are not.
+        keeps: the product keeps what it is given, and the matrix was packed from fp16, to which it is unpacked before
+            it is cast: bitsandbytes before 0.43.2 (0.42.0, autograd/_functions.py, ``ctx.tensors = (A, B)``;
+            nn/modules.py, ``Params4bit.cuda``, ``half()``). They are attributes of the function, which die with it:
+            where the loop still names the last loss, in the next forward pass.
     """
 
     modules: frozenset[str]
     dtype: str
     nested: int = 0
+    keeps: bool = False
     copies: ClassVar[bool] = True
 
     def forward(self, f: Forward, linear: Linear, x: Value) -> Value:
@@ -68,21 +73,28 @@ class FourBit(Record):
         if flows or size(rows) > FUSED_ROWS:
             # Too many rows for the kernel that reads packed values: the matrix is unpacked whole, after its scales.
             passing = [tape.new("unpacked scales", scales, "fp32") for _ in range(2) if scales]
-            passing.append(tape.new("unpacked matrix", matrix, form))
+            passing.append(self._unpacked(tape, matrix, form))
         out = tape.product(f"{linear.name} output", rows + linear.outs, form)
         passing.clear()
 
         def back(g: Value) -> Grads:
             wide = tape.new("unpacked scales", scales, "fp32") if scales else None
-            unpacked = tape.new("unpacked matrix", matrix, form)
+            unpacked = self._unpacked(tape, matrix, form)
             del wide
             grad = tape.product("input gradient", inner, form)
             del unpacked
             return (grad,)
 
+        if flows and self.keeps and tape.recording:
+            tape.lingering.append(x.storage)
         if flows:
-            tape.record((out,), (x,), back, ())
+            tape.record((out,), (x,), back, (x,) if self.keeps else (), custom=self.keeps)
         return out
+
+    def _unpacked(self, tape: Tape, matrix: Axes, form: str) -> Value:
+        """The matrix in the format of the product; from fp16, as the old releases packed it."""
+        first = tape.new("unpacked matrix", matrix, "fp16" if self.keeps else form)
+        return ops.cast(first, form)
 
 
 class EightBit(Record):

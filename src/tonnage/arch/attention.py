@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.eager import EagerStyle, batched, named
@@ -124,6 +125,8 @@ class GroupedQuery(Record):
     wide_angles: bool = False
     buffers: tuple[Tensor, ...] = ()
     seen: int | None = None
+    repeats: ClassVar[bool] = False
+    """Keys and values are repeated for every query head before any kernel sees them."""
 
     @property
     def value_width(self) -> int:

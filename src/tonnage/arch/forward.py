@@ -57,6 +57,7 @@ class Forward:
     layers are through.
     ``labels`` are those of a pass that lengthens its sequences; ``around`` what code around the model names until the
     loss is there.
+    ``logits`` are those that a loss of its own hands back to the caller.
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
     """
 
@@ -72,6 +73,7 @@ class Forward:
         "kernel",
         "labels",
         "local",
+        "logits",
         "masks",
         "mixer",
         "narrow",
@@ -116,6 +118,7 @@ class Forward:
         self.bias: Value | None = None
         self.labels: Value | None = None
         self.around: list[Value] = []
+        self.logits: list[Value] = []
         self.held: list[Value] = []
         self.local: list[Value] = []
         self.frame: list[Value] = []

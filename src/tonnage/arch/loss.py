@@ -65,17 +65,17 @@ def cross_entropy(logits: Value, labels: Value, *, causal: bool, wide: bool) -> 
     return log_likelihood(logits, target)
 
 
-def log_likelihood(logits: Value, target: Value) -> Value:
-    """``F.cross_entropy``: the log-softmax is kept, and so is what is asked for."""
+def log_likelihood(logits: Value, target: Value, *, whole: bool = True) -> Value:
+    """``F.cross_entropy``: one number, or one for each token; the log-softmax is kept, and so is what is asked for."""
     tape = logits.tape
     # Autocast leaves this log-softmax alone, since its format is spelt out, and casts for the likelihood.
     scores = raised(log_softmax(logits))
-    whole, dtype = scores.axes, scores.dtype
-    loss = tape.new("loss", (("X", 1),), dtype)
+    axes, dtype = scores.axes, scores.dtype
+    loss = tape.new("loss", (("X", 1),) if whole else axes[:-1], dtype)
     weight = tape.new("total weight", (("X", 1),), dtype)
 
     def back(g: Value) -> Grads:
-        return (tape.new("gradient of log-softmax", whole, dtype),)
+        return (tape.new("gradient of log-softmax", axes, dtype),)
 
     tape.record((loss,), (scores,), back, (scores, target, weight))
     return loss

@@ -34,10 +34,10 @@ def rotate(
     if style in _STYLES:
         return _STYLES[style](q, k, cosine, sine)
     if q.axes[-1][1] == width and style == "plain":
-        return _turned(q, cosine, sine), _turned(k, cosine, sine)
-    q_turn, q_pass = _parts(q, width)
-    k_turn, k_pass = _parts(k, width)
-    q_turn, k_turn = _turned(q_turn, cosine, sine), _turned(k_turn, cosine, sine)
+        return turned(q, cosine, sine), turned(k, cosine, sine)
+    q_turn, q_pass = parts(q, width)
+    k_turn, k_pass = parts(k, width)
+    q_turn, k_turn = turned(q_turn, cosine, sine), turned(k_turn, cosine, sine)
     if keep is not None:
         keep += [q_turn, q_pass, k_turn, k_pass]
     # A join lays heads before tokens, whatever it was given.
@@ -47,7 +47,7 @@ def rotate(
     return q, k
 
 
-def _turned(x: Value, cosine: Value, sine: Value) -> Value:
+def turned(x: Value, cosine: Value, sine: Value) -> Value:
     """``x * cos + rotate_half(x) * sin``."""
     return ops.add(ops.mul(x, cosine, "turned by cosine"), ops.mul(_rotate_half(x), sine, "turned by sine"), "rotated")
 
@@ -61,7 +61,7 @@ def _rotate_half(x: Value) -> Value:
 
 def _back(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
     """By a table in fp32, and cast back to the format of the queries (OLMo)."""
-    q_turned, k_turned = _turned(q, cosine, sine), _turned(k, cosine, sine)
+    q_turned, k_turned = turned(q, cosine, sine), turned(k, cosine, sine)
     return ops.cast(q_turned, q.dtype), ops.cast(k_turned, k.dtype)
 
 
@@ -70,7 +70,7 @@ def _wide(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]
     before = q.dtype
     q = ops.cast(q, "fp32")
     k = ops.cast(k, "fp32")
-    q_turned, k_turned = _turned(q, cosine, sine), _turned(k, cosine, sine)
+    q_turned, k_turned = turned(q, cosine, sine), turned(k, cosine, sine)
     return ops.cast(q_turned, before), ops.cast(k_turned, before)
 
 
@@ -88,7 +88,7 @@ def _twice_cast(x: Value, cosine: Value, sine: Value) -> Value:
     )
 
 
-def _parts(x: Value, width: int) -> tuple[Value, Value]:
+def parts(x: Value, width: int) -> tuple[Value, Value]:
     """What is turned, and the rest, which is cut off even where it is empty; a slice of everything is a view."""
     whole = x.axes[-1][1]
     first = x if whole == width else ops.narrow(x, (*x.axes[:-1], ("H", width)), by_heads=True)
@@ -98,10 +98,10 @@ def _parts(x: Value, width: int) -> tuple[Value, Value]:
 def _joined(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
     """The turned part joined with the rest, which may be empty (Phi-3)."""
     width = cosine.axes[-1][1]
-    q_turn, q_rest = _parts(q, width)
-    k_turn, k_rest = _parts(k, width)
-    q_turned = ops.cat((_turned(q_turn, cosine, sine), q_rest), by_heads(q))
-    k_turned = ops.cat((_turned(k_turn, cosine, sine), k_rest), by_heads(k))
+    q_turn, q_rest = parts(q, width)
+    k_turn, k_rest = parts(k, width)
+    q_turned = ops.cat((turned(q_turn, cosine, sine), q_rest), by_heads(q))
+    k_turned = ops.cat((turned(k_turn, cosine, sine), k_rest), by_heads(k))
     return q_turned, k_turned
 
 
@@ -110,10 +110,10 @@ def _repeated(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Va
     cosine = ops.copy(cosine, label="cosine, repeated")
     sine = ops.copy(sine, label="sine, repeated")
     width = cosine.axes[-1][1]
-    q_turn, q_rest = _parts(q, width)
-    k_turn, k_rest = _parts(k, width)
-    q_turned = _turned(q_turn, cosine, sine)
-    k_turned = _turned(k_turn, cosine, sine)
+    q_turn, q_rest = parts(q, width)
+    k_turn, k_rest = parts(k, width)
+    q_turned = turned(q_turn, cosine, sine)
+    k_turned = turned(k_turn, cosine, sine)
     q_turned = ops.cat((q_turned, q_rest), by_heads(q))
     k_turned = ops.cat((k_turned, k_rest), by_heads(k))
     return q_turned, k_turned
@@ -123,8 +123,8 @@ def _interleaved(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value,
     """As ``_repeated``, the whole head (Helium)."""
     cosine = ops.copy(cosine, label="cosine, repeated")
     sine = ops.copy(sine, label="sine, repeated")
-    q_turned = _turned(q, cosine, sine)
-    k_turned = _turned(k, cosine, sine)
+    q_turned = turned(q, cosine, sine)
+    k_turned = turned(k, cosine, sine)
     return q_turned, k_turned
 
 
@@ -149,10 +149,10 @@ def _turned_wide(x: Value, cosine: Value, sine: Value) -> Value:
 def _rebound(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
     """As ``_joined``, both turned before either is joined, the names bound anew (GPT-NeoX)."""
     width = cosine.axes[-1][1]
-    q_turn, q_rest = _parts(q, width)
-    k_turn, k_rest = _parts(k, width)
-    q_turned = _turned(q_turn, cosine, sine)
-    k_turned = _turned(k_turn, cosine, sine)
+    q_turn, q_rest = parts(q, width)
+    k_turn, k_rest = parts(k, width)
+    q_turned = turned(q_turn, cosine, sine)
+    k_turned = turned(k_turn, cosine, sine)
     q_turned = ops.cat((q_turned, q_rest), by_heads(q))
     k_turned = ops.cat((k_turned, k_rest), by_heads(k))
     return q_turned, k_turned

@@ -171,6 +171,8 @@ class Tape:
         self.gradients: dict[str, Value] = {}
         self.reached: set[str] = set()
         self.casts: dict[str, Value] = {}
+        # What functions hold on to after their backward pass, as long as the loss is there.
+        self.lingering: list[Storage] = []
         self.cut = 0
         self.rerun = False
         self.keeper: Keeper | None = None

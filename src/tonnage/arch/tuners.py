@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 Frozen = Callable[[Forward, "Linear", Value], Value]
 """The product with the frozen matrix."""
 
-Beside = tuple[str, Axes]
-"""Name below the module, and axes, of a tensor beside a matrix."""
+Beside = tuple[str, Axes] | tuple[str, Axes, str]
+"""Name below the module, and axes, of a tensor beside a matrix; its format where that is not the adapters'."""
 
 
 class Method(Protocol):

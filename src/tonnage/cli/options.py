@@ -67,6 +67,12 @@ FROM: Final = text(
     "--from", "What starts an engine, such as 'vllm serve org/name -tp 2'; flags beside it win.", "COMMAND"
 )
 
+CONFIG: Final = text(
+    "--from",
+    "The config file of a stack (.yaml, .toml, .json), or what starts it, such as 'axolotl train x.yml'; flags win.",
+    "CONFIG",
+)
+
 OUTPUT: Final = together(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
 )
@@ -133,6 +139,37 @@ def started(given: dict[str, Any]) -> Any:
     if not any(given[key] for key in ("model", "model_flag", *DIMENSIONS)):
         given["model_flag"] = launch.named(told)
     return told
+
+
+def model_beside(given: dict[str, Any], *, named: bool) -> Any:
+    """The model; where a command or a config named it and it cannot be had, what else names it is told."""
+    from tonnage.errors import SourceError
+
+    own = given["model_flag"]
+    try:
+        return model_of(given)
+    except SourceError as e:
+        if named and own is not None:
+            e.hint = (
+                f"{e.hint}; or --model NAME beside --from, as tonnage models lists them" if e.hint else "add --model"
+            )
+        raise
+
+
+def configured(given: dict[str, Any]) -> Any:
+    """Take the config of ``--from`` out of ``given``, as it is read; None where there is none.
+
+    Its model becomes the one that is asked of, where none is named beside it.
+    """
+    text = given.pop("from")
+    if text is None:
+        return None
+    from tonnage.launch import training
+
+    job = training.read(text, given["stack"])
+    if not any(given[key] for key in ("model", "model_flag", *DIMENSIONS)):
+        given["model_flag"] = training.named(job)
+    return job
 
 
 def model_name(given: dict[str, Any]) -> str:

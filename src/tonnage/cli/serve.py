@@ -16,7 +16,7 @@ from tonnage.cli.options import (
     OUTPUT,
     PLACE,
     exit_code,
-    model_of,
+    model_beside,
     started,
     text,
     together,
@@ -80,25 +80,10 @@ def command(**given: Any) -> int:
     if given["table"] == "model" and not given["from"]:
         return _models(given, as_json=as_json)
     command_line = started(given)
-    model = _model(given, named=command_line is not None)
+    model = model_beside(given, named=command_line is not None)
     result = api.serve(model, command=command_line, **given)
     shown(result, as_json=as_json)
     return exit_code(result.fit.verdict if result.fit else None, strict)
-
-
-def _model(given: dict[str, Any], *, named: bool) -> Any:
-    """The model; where a command named it and it cannot be had, what else names it is told."""
-    from tonnage.errors import SourceError
-
-    own = given["model_flag"]
-    try:
-        return model_of(given)
-    except SourceError as e:
-        if named and own is not None:
-            e.hint = (
-                f"{e.hint}; or --model NAME beside --from, as tonnage models lists them" if e.hint else "add --model"
-            )
-        raise
 
 
 def _models(given: dict[str, Any], *, as_json: bool) -> int:

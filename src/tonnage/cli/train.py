@@ -6,7 +6,19 @@ from typing import Any, Final
 
 import click
 
-from tonnage.cli.options import CALIBRATION, DEVICES, MODEL, OUTPUT, PLACE, exit_code, model_of, text, together
+from tonnage.cli.options import (
+    CALIBRATION,
+    CONFIG,
+    DEVICES,
+    MODEL,
+    OUTPUT,
+    PLACE,
+    configured,
+    exit_code,
+    model_beside,
+    text,
+    together,
+)
 
 WORKLOAD: Final = together(
     text("--batch", "Sequences in one forward pass (1).", "N"),
@@ -26,7 +38,10 @@ WORKLOAD: Final = together(
     text("--attention", "eager, sdpa, flash (sdpa)."),
     text("--recompute", "none, full, every-2, first-8, selective (none)."),
     text("--offload", "none, activations: saved ones to the host, with --recompute full (none)."),
-    text("--loss", "full, fused, liger, chunked, chunked-16, cut, cut-fp32, trl (full, or what --kernels brings)."),
+    text(
+        "--loss",
+        "full, fused, liger, chunked-16, cut, cut-fp32, trl (full, or the stack's or --kernels').",
+    ),
     text("--kernels", "none, liger, liger==0.8.5 (none)."),
     text("--objective", "sft dpo kto orpo cpo simpo reward embed distill grpo (sft)."),
     text("--reference", "Of DPO, KTO, GRPO: resident, adapter (switched off), precomputed, none.", "WHERE"),
@@ -38,7 +53,7 @@ WORKLOAD: Final = together(
     text("--rollout-share", "Of the device's memory, for vLLM (0.3).", "SHARE"),
     text("--reward-model", "A model that judges completions on this device.", "MODEL"),
     click.option("--retain", multiple=True, help="What the loop still holds: outputs, grads."),
-    text("--stack", "transformers (transformers)."),
+    text("--stack", "transformers trl torchtune torchtitan litgpt axolotl llama-factory unsloth (transformers)."),
     text("--stack-version", "Its release (newest known)."),
     click.option("--first-step", is_flag=True, help="The first step instead of the steady state."),
     click.option(
@@ -70,6 +85,7 @@ WORKLOAD: Final = together(
 @click.command(short_help="Memory to train or fine-tune a model.")
 @MODEL
 @PLACE
+@CONFIG
 @WORKLOAD
 @CALIBRATION
 @DEVICES
@@ -84,8 +100,8 @@ def command(**given: Any) -> int:
     from tonnage.cli.show import shown
 
     as_json, strict = given.pop("as_json"), given.pop("strict")
+    job = configured(given)
     given["head"] = given["head"] or api.HEADS.get(given["objective"])
-    model = model_of(given)
-    result = api.train(model, **given)
+    result = api.train(model_beside(given, named=job is not None), config=job, **given)
     shown(result, as_json=as_json)
     return exit_code(result.fit.verdict if result.fit else None, strict)

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 ADAPTERS: Final = "fp32"
 """peft casts adapters that it makes over 16-bit weights (``autocast_adapter_dtype``)."""
 
-Make = Callable[[frozenset[str], int, float, str, frozenset[str]], Method]
-"""A method from modules, rank, dropout, the format that frozen matrices were loaded in, modules of scaled inputs."""
+Make = Callable[[frozenset[str], int, float, str, frozenset[str], str], Method]
+"""A method from modules, rank, dropout, the format that frozen matrices were loaded in, modules of scaled inputs, and
+its own format."""
 
 
 class Adapter(Record):
@@ -74,23 +75,23 @@ def _encoded(w: Train, stem: Stem) -> Virtual:
     return Virtual(w.virtual_tokens, stem.width or stem.D, ADAPTERS, w.encoder_hidden)
 
 
-_LORA: Final = Adapter("lora", lambda names, r, p, _, __: LoRA(names, r, p, ADAPTERS))
+_LORA: Final = Adapter("lora", lambda names, r, p, _, __, form: LoRA(names, r, p, form))
 
 METHODS: Final[dict[str, Adapter]] = {
     "lora": _LORA,
     "rslora": _LORA.but(name="rslora"),
-    "lora-fa": Adapter("lora-fa", lambda names, r, p, _, __: LoRA(names, r, p, ADAPTERS, half=True)),
-    "dora": Adapter("dora", lambda names, r, p, loaded, __: DoRA(names, r, p, ADAPTERS, loaded)),
+    "lora-fa": Adapter("lora-fa", lambda names, r, p, _, __, form: LoRA(names, r, p, form, half=True)),
+    "dora": Adapter("dora", lambda names, r, p, loaded, __, form: DoRA(names, r, p, form, loaded)),
     "vera": Adapter(
         "vera",
-        lambda names, r, p, _, __: VeRA(names, r, p, ADAPTERS),
+        lambda names, r, p, _, __, form: VeRA(names, r, p, form),
         rank=256,
         defaults={**targets.LORA, "phi": ("q_proj", "v_proj")},
         shared=_projections,
     ),
     "ia3": Adapter(
         "ia3",
-        lambda names, _, __, ___, inputs: IA3(names, inputs, ADAPTERS),
+        lambda names, _, __, ___, inputs, form: IA3(names, inputs, form),
         rank=0,
         drops=False,
         defaults={kind: both for kind, (both, _) in targets.IA3.items()},
@@ -98,7 +99,7 @@ METHODS: Final[dict[str, Adapter]] = {
     ),
     "adalora": Adapter(
         "adalora",
-        lambda names, r, p, _, __: AdaLoRA(names, r, p, ADAPTERS),
+        lambda names, r, p, _, __, form: AdaLoRA(names, r, p, form),
         rank=12,
         defaults=targets.ADALORA,
     ),

@@ -6,6 +6,7 @@ from typing import Final
 
 from tonnage.arch.chunked import ChunkedOutput, Cut
 from tonnage.arch.fused import Fused
+from tonnage.arch.kept_chunks import Chunked
 from tonnage.arch.loss import Loss
 from tonnage.arch.losses import FusedLinear, InPlace
 from tonnage.arch.model import Model
@@ -13,6 +14,7 @@ from tonnage.arch.tiled import Tiled
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate import liger
+from tonnage.memory.recompute import Recompute, settled
 from tonnage.record import Record
 from tonnage.stacks import Stack
 from tonnage.workload.training import Train
@@ -75,6 +77,10 @@ class Implementations(Record):
     named: str
     told: tuple[str, ...]
 
+    def at_first(self) -> Implementations:
+        """The same in the first step, before which there was no pass."""
+        return self.but(loss=self.loss.but(before=False)) if isinstance(self.loss, Chunked) else self
+
 
 def implementations(model: Model, w: Train, stack: Stack, device: Device | None) -> Implementations:
     """Settle ``kernels`` and ``loss``.
@@ -86,6 +92,10 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
         InputError: a name that is none.
         UnsupportedError: understood, and not modelled.
     """
+    own = stack.own_losses.get(w.loss or stack.losses[0])
+    if own is not None and w.kernels in (None, "none"):
+        told_of = (stack.told_of_loss,) if stack.told_of_loss else ()
+        return Implementations(None, own, "none", w.loss or stack.losses[0], told_of)
     asked, said = w.kernels or "none", w.loss.lower() if w.loss is not None else None
     parts = chunked(model, said) if said is not None and said not in LOSSES else None
     loss = said if parts is None else "full"
@@ -107,9 +117,9 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
             )  # fmt: skip
         told = (f"liger-kernel 0.{liger.shown(release)} does not know {model.model_type}, and replaces nothing",)
         return Implementations(None, parts, asked, said or "full", told)
-    fused, own = found
-    kind = own if loss is None else {"full": parts, "fused": FusedLinear(release=release), "liger": InPlace()}[loss]
-    if isinstance(kind, FusedLinear) and isinstance(own, InPlace):
+    fused, patch = found
+    kind = patch if loss is None else {"full": parts, "fused": FusedLinear(release=release), "liger": InPlace()}[loss]
+    if isinstance(kind, FusedLinear) and isinstance(patch, InPlace):
         raise UnsupportedError(
             f"liger-kernel has no fused loss for {model.model_type}", key="loss", value="fused", hint="--loss liger"
         )
@@ -119,6 +129,22 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
     words = [] if asked == "none" else [_blocks(fused, release)]
     words += [TOLD[named.partition("-")[0]]] if named != "full" else []
     return Implementations(None if asked == "none" else fused, kind, asked, named, tuple(words))
+
+
+def plan(w: Train, stack: Stack) -> Recompute | None:
+    """Which layers are computed again, and what their checkpoints keep.
+
+    Raises:
+        InputError: no such way.
+        UnsupportedError: the stack has it not.
+    """
+    found = settled(w.recompute)
+    if str(w.recompute).partition("-")[0] not in stack.recomputes:
+        raise UnsupportedError(
+            f"recompute = {w.recompute}: {stack.name} has {', '.join(stack.recomputes)}", key="recompute",
+            value=w.recompute,
+        )  # fmt: skip
+    return found
 
 
 def _blocks(fused: Fused, release: tuple[int, int]) -> str:

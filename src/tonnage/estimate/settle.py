@@ -158,7 +158,7 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
         raise InputError(
             f"flash attention refuses this: {why_not}", key="attention", value=asked, hint="--attention sdpa"
         )
-    grouped = any(isinstance(b, GroupedQuery) and b.K != b.N for b in blocks)
+    grouped = any(isinstance(b, GroupedQuery) and b.K != b.N and not b.repeats for b in blocks)
     if grouped:
         return "math", [f"{why_not}, and the memory-efficient kernel takes no grouped heads"]
     return "efficient", [why_not]

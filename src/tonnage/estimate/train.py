@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tonnage.estimate.objectives import Aim
     from tonnage.estimate.savers import Implementations
     from tonnage.estimate.stream import Replay
-    from tonnage.estimate.tuning import Tuned
+    from tonnage.estimate.tuning import Own, Tuned
     from tonnage.memory.recompute import Recompute
 
 DEFAULT_SEQ: Final = 2048
@@ -71,6 +71,7 @@ def answer(
     *,
     in_use: int = 0,
     beside: Mapping[str, Model] | None = None,
+    doubt: tuple[str, ...] = (),
 ) -> Result:
     """Memory of one training step in its steady state.
 
@@ -80,6 +81,7 @@ def answer(
         device: where; None asks for the memory only.
         in_use: what other processes hold there. [byte]
         beside: further models that the workload names, by the key that names them.
+        doubt: what was asked and is not answered; it forbids "fits".
 
     Raises:
         UnsupportedError: understood, and not modelled yet.
@@ -89,10 +91,19 @@ def answer(
     stack: Stack = chosen("tonnage.stacks", "STACK", Stack, w.stack or "transformers", key="stack", known=KNOWN_STACKS)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
     _trainable(model, w)
+    doubt = (*model.ignored, *stack.left_out, *doubt)
+    own: Callable[[str], Own] | None = None
+    if stack.name != "transformers":
+        # Imported late: the usual stack has no defaults beside its release's.
+        from tonnage.estimate.stacked import as_stack
+
+        model, w, own, foreign = as_stack(model, w, stack, version)
+        doubt = (*doubt, *foreign)
     precision, weights, autocast = precision_of(model, w, since(version, stack.precision))
-    fine = _fine(model, w, weights, autocast)
+    fine = _fine(model, w, weights, autocast, stack, own(weights) if own else None)
     if fine is not None:
         weights = fine.weights
+        doubt = (*doubt, stack.packs) if stack.packs and fine.shares else doubt
     seq = w.seq or default_length(model, DEFAULT_SEQ) - (w.virtual_tokens or 0)
     caveats = [*tokens_within(model, seq + (w.virtual_tokens or 0), "seq"), *([newer] if newer else [])]
     caveats += [AS_NEWEST] if version[0] < stack.releases.newest[0] else []
@@ -102,6 +113,8 @@ def answer(
     named = optimizer(adam if (w.optimizer or "adamw") == "adamw" else str(w.optimizer))
     architecture = device.architecture if device is not None else ""
     built = _built(model, w if w.objective in (None, "sft") else replace(w, loss="full"), stack, device)
+    if built is not None and w.first_step:
+        built = built.at_first()
     caveats += built.told if built else ()
     narrow, scales, said = narrowed(model, w, precision, (w.batch or 1) * seq, device)
     caveats += said
@@ -129,7 +142,10 @@ def answer(
         own=fine.own if fine else (),
         shares=fine.shares if fine else (),
         packing=fine.packing if fine else None,
-        input_grads=fine is not None and fine.adapter is not None and w.recompute not in (None, "none"),
+        input_grads=stack.input_grads
+        and fine is not None
+        and fine.adapter is not None
+        and w.recompute not in (None, "none"),
         fused=built.fused if built else None,
         narrow=narrow,
         scales=scales,
@@ -147,13 +163,13 @@ def answer(
     caveats += [OFFLOADS] if recipe.offloads else []
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
     rank = _rank(step, stack, device)
-    verdict = None if device is None else fit(rank, device, in_use, doubt=model.ignored)
-    if _replays(w, recipe, device, verdict):
+    verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
+    if _replays(w, recipe, device, verdict) and not step.passes.lingering.allocated:
         # Imported late: an answer whose verdict is clear does without.
         from tonnage.estimate.stream import replayed
 
         rank = _rank(step, stack, device, replayed(step, w.alloc_conf))
-        verdict = None if device is None else fit(rank, device, in_use, doubt=model.ignored)
+        verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
     values: dict[str, Any] = {
         **degrees,
         "model": model.name or model.model_type,
@@ -190,6 +206,7 @@ def answer(
         ranks=(rank,),
         fit=verdict,
         caveats=(
+            *doubt[len(model.ignored) :],
             *caveats,
             *(fine.caveats if fine else quantized_caveat(model)),
             *attention_told(step.passes.kernels, w.attention or "sdpa", device),
@@ -200,7 +217,7 @@ def answer(
             *(aim.not_modelled if aim else ()),
             *([named.rough] if named.rough else []),
         ),
-        extras={"attention_kernel": attention, "incomplete": list(model.ignored)},
+        extras={"attention_kernel": attention, "incomplete": list(doubt)},
     )
 
 
@@ -284,15 +301,9 @@ def _plan(w: Train, stack: Stack) -> Recompute | None:
     if w.recompute in (None, "none", "full"):
         return None
     # Imported late: most answers do without.
-    from tonnage.memory.recompute import settled
+    from tonnage.estimate.savers import plan
 
-    found = settled(w.recompute)
-    if str(w.recompute).partition("-")[0] not in stack.recomputes:
-        raise UnsupportedError(
-            f"recompute = {w.recompute}: {stack.name} has {', '.join(stack.recomputes)}", key="recompute",
-            value=w.recompute,
-        )  # fmt: skip
-    return found
+    return plan(w, stack)
 
 
 def _offloads(w: Train) -> bool:
@@ -314,7 +325,7 @@ def _offloads(w: Train) -> bool:
 
 def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Implementations | None:
     """What computes blocks and loss; None where all is the model's own code."""
-    if w.kernels in (None, "none") and w.loss in (None, "full"):
+    if w.kernels in (None, "none") and w.loss in (None, "full") and not stack.own_losses:
         return None
     # Imported late: most answers do without.
     from tonnage.estimate.savers import implementations
@@ -341,7 +352,7 @@ def _aim(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], de
     return aimed(model, w, recipe, beside, None if device is None else device.capacity.bytes)
 
 
-def _fine(model: Model, w: Train, weights: str, autocast: str | None) -> Tuned | None:
+def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Stack, own: Own | None) -> Tuned | None:
     """What adapters make of the model; None where the whole model is trained."""
     packs = w.quant not in (None, "none") or w.kbit_prepared
     part = w.train_only or w.freeze_layers is not None or w.modules_to_save or w.virtual_tokens is not None
@@ -359,7 +370,9 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None) -> Tuned |
             "training a part of a classifier is not modelled yet", key="head", value="classify",
             hint="without adapters and frozen layers the whole classifier is trained",
         )  # fmt: skip
-    found = tuned(model, w, recipe, weights, autocast or weights)
+    if recipe is not None and stack.packs_head:
+        recipe = recipe.but(adds_default=False)
+    found = tuned(model, w, recipe, weights, autocast or weights, own)
     return found.but(caveats=(*told, *found.caveats))
 
 

@@ -261,6 +261,7 @@ class Step(Ledger):
         loss = [p.tail.output, *p.context]
         if not r.first_step:
             self.take("loss before", "loss", "of the last pass", level(loss), loss)
+            self.take("lingering", "activations", "inputs that the last pass's packed products hold", p.lingering)
         if r.rollout is not None:
             from tonnage.estimate.rollout import phases
 
@@ -318,6 +319,7 @@ class Step(Ledger):
             self.drop_all(f"casts {_key(a)}")
         yield from self._others()
         self.drop("loss before")
+        self.drop("lingering")
         for key in ("around", "first"):
             self.drop_all(key)
         if kept[-1]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from tonnage import quant
-from tonnage.arch.adapters import Packed, Tuning, packed
+from tonnage.arch.adapters import FourBit, Packed, Tuning, packed
 from tonnage.arch.model import Model
 from tonnage.arch.tuners import LoRA
 from tonnage.errors import InputError, UnsupportedError
@@ -62,7 +63,23 @@ class Tuned(Record):
         return sum(t.numel * times for t, times in (*self.trained, *self.own))
 
 
-def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: str) -> Tuned:
+class Own(Record):
+    """Adapters of a stack that is not peft.
+
+    Args:
+        dtype: their format.
+        make: a method from names of modules below the layer, rank, dropout and format; None for peft's.
+        keeps: products with packed matrices keep what they are given.
+        embeds: beside packed matrices the embedding gets a gradient, which nothing steps or lets go of.
+    """
+
+    dtype: str = ADAPTERS
+    keeps: bool = False
+    embeds: bool = False
+    make: Callable[[frozenset[str], int, float, str], Method] | None = None
+
+
+def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: str, own: Own | None = None) -> Tuned:
     """Settle a workload in which a part is trained.
 
     Args:
@@ -71,15 +88,16 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         recipe: how the frozen weights are packed; None where they are not.
         weights: format of weights that are not packed.
         compute: format that products with packed weights are computed in.
+        own: adapters that are not peft's; None where they are.
 
     Raises:
         InputError: a target matches nothing, or keys contradict each other.
         UnsupportedError: packed by a method whose backward pass is not modelled, or an unknown adapter.
     """
     if w.train_only or w.freeze_layers is not None:
-        own = trained_part(model, w)
-        standing = tuple((t, 1) for t in own)
-        return Tuned(Tuning(own=trained_own(model, own, copied=False)), weights, own=standing)
+        part = trained_part(model, w)
+        standing = tuple((t, 1) for t in part)
+        return Tuned(Tuning(own=trained_own(model, part, copied=False)), weights, own=standing)
     kind = adapter(w)
     loaded, caveats = weights, []
     matrices: Packed | None = None
@@ -96,19 +114,22 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
                 "bf16-autocast",
             )  # fmt: skip
     found = quant.entries(model, by_layer=False)
-    method, targets, trained, beside = _method(model, w, kind, found, loaded, packs=recipe is not None)
+    method, targets, trained, beside = _method(model, w, kind, found, loaded, own or Own(), packs=recipe is not None)
     copies = norms(model, w) if kind.norms else saved(model, w)
     virtual = kind.virtual(w, model.decoder.stem) if kind.virtual is not None else None
+    table = _table(model) if own is not None and own.embeds and matrices is not None else ()
+    if own is not None and own.keeps and isinstance(matrices, FourBit):
+        matrices = matrices.but(keeps=True)
     return Tuned(
         tuning=Tuning(
             packed=matrices,
             method=method,
-            own=trained_own(model, copies, copied=True) if copies else None,
+            own=trained_own(model, copies or table, copied=bool(copies)) if copies or table else None,
             virtual=virtual,
         ),
         weights=weights,
         trained=(*trained, *_alone(copies), *_alone(virtual.weights() if virtual is not None else ())),
-        beside=beside,
+        beside=(*beside, *((Tensor(f"{t.name}.grad", t.axes, t.role, t.dims, dtype=weights), 1) for t in table)),
         shares=shares,
         packing=recipe,
         adapter=kind.name,
@@ -118,28 +139,35 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
     )
 
 
+def _table(model: Model) -> tuple[Tensor, ...]:
+    """The embedding."""
+    return tuple(t for t in model.decoder.stem.weights() if t.role == "embedding")[:1]
+
+
 def _alone(tensors: tuple[Tensor, ...]) -> Standing:
     """Tensors that stand once each, and in a storage of their own."""
     return tuple((Tensor(t.name, t.axes, t.role, t.dims, t.layer, None, t.dtype), 1) for t in tensors)
 
 
 def _method(
-    model: Model, w: Train, kind: Adapter, found: list[Entry], loaded: str, *, packs: bool
+    model: Model, w: Train, kind: Adapter, found: list[Entry], loaded: str, own: Own, *, packs: bool
 ) -> tuple[Method | None, tuple[str, ...], Standing, Standing]:
     """What is trained beside matrices, the modules that it is beside, and its tensors."""
     if kind.method is None:
         return None, (), (), ()
     stacks, gone = _stacks(model, w, kind, found)
-    targets = targeted(model, found, w.lora_targets, kind.defaults, gone)
+    targets = targeted(model, found, w.lora_targets, kind.defaults, gone, heads=own.make is not None)
     names = local_names(model, [m.module for _, m in targets])
     rank = w.lora_rank or kind.rank or 0
     inputs = layers_of(model, found, kind.inputs, [m for _, m in targets])
-    method = kind.method(names, rank, w.lora_dropout or 0.0, loaded, inputs)
-    form = ADAPTERS
-    if packs and w.objective not in (None, "sft") and isinstance(method, LoRA):
+    form = own.dtype
+    if packs and w.objective not in (None, "sft") and kind.name == "lora":
         # TRL's trainers cast adapters beside packed weights.
         form = "bf16"
-        method = method.but(dtype=form)
+    if own.make is not None and kind.name == "lora":
+        method = own.make(names, rank, w.lora_dropout or 0.0, form)
+    else:
+        method = kind.method(names, rank, w.lora_dropout or 0.0, loaded, inputs, form)
     trained, beside = adapters(model, targets, method, form)
     if stacks and isinstance(method, LoRA):
         local = {next(iter(local_names(model, [m.module]))): n for _, m, n in stacks}

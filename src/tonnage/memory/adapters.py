@@ -28,6 +28,8 @@ def targeted(
     asked: Sequence[str],
     default: Mapping[str, tuple[str, ...]] = LORA,
     gone: Collection[str] = (),
+    *,
+    heads: bool = False,
 ) -> list[tuple[int, Matrix]]:
     """The matrices that get an adapter, with how often each stands.
 
@@ -37,11 +39,14 @@ def targeted(
         asked: module names as peft matches them, ``attention``, ``all-linear``, or nothing for peft's own choice.
         default: that choice by type of model.
         gone: names that mean parameters instead, and no matrix of that name.
+        heads: whether the head may have one.
 
     Raises:
         InputError: a name matches no matrix, or none is named and none is known for the type.
     """
-    matrices = [(n, m) for n, _, m in found if m is not None and m.role != "head" and (m.linear or m.transposed)]
+    matrices = [
+        (n, m) for n, _, m in found if m is not None and (heads or m.role != "head") and (m.linear or m.transposed)
+    ]
     matrices = [(n, m) for n, m in matrices if not m.batch]
     if not asked:
         asked = default.get(model.model_type, ())
@@ -98,8 +103,9 @@ def adapters(
     for times, m in targets:
         (local,) = local_names(model, [m.module])
         for found, tensors in ((trained, method.trained), (kept, method.kept)):
-            for name, axes in tensors(local, (m.outs,), (m.ins,)):
-                found.append((Tensor(f"{m.module}.{name}", axes, m.role, layer=m.layer, dtype=dtype), times))
+            for name, axes, *own in tensors(local, (m.outs,), (m.ins,)):
+                form = own[0] if own else dtype
+                found.append((Tensor(f"{m.module}.{name}", axes, m.role, layer=m.layer, dtype=form), times))
     return tuple(trained), tuple(kept)
 
 

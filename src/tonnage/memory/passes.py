@@ -17,6 +17,7 @@ from tonnage.arch.model import Model, Stack
 from tonnage.arch.tape import Parameter, Storage, Tape, Value
 from tonnage.memory.accounts import Account, Span, ahead, back, blocks, layer_account, level, noted
 from tonnage.tensors import Axes, Axis
+from tonnage.timeline import Level
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
@@ -122,6 +123,9 @@ class Pass:
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
         accounts: dict[tuple[int, str, bool, frozenset[str] | None, bool, bool, bool, Narrow | None], Account] = {}
         self.layers: list[Account] = []
+        # What functions of the last pass hold as long as its loss is there.
+        self.lingering = Level()
+        lingering: dict[int, Level] = {}
         bias = None if f.bias is None or f.bias.node is None else _Summed(f.bias)
         # What is added up over the layers until the stem takes it, as the top layer's tape and the stem's name it.
         self.summed: list[Storage] = []
@@ -147,6 +151,7 @@ class Pass:
                 if bias is not None and not begins:
                     bias.wait(tape)
                 watched = _Watched(layer.forward, f, self.shared)
+                tape.lingering.clear()
                 account = layer_account(tape, watched, axes, dtype, recompute=way, flows=flows, viewed=viewed)
                 # A checkpoint holds all that the layer was called with; the graph, only what it saved.
                 account.shares = frozenset(f.taken | always) if way is not None else frozenset(watched.kept)
@@ -155,7 +160,9 @@ class Pass:
                     self.summed = bias.taken()
                 reached.setdefault(id(layer), set()).update(tape.reached)
                 tape.reached.clear()
+                lingering[id(account)] = level(list(dict.fromkeys(tape.lingering)))
             self.layers.append(account)
+            self.lingering = self.lingering + lingering[id(account)]
             dtype, flows = account.output.dtype, flows or account.flows
         if own is not None:
             tape.trained = own.ends.__contains__
@@ -164,7 +171,10 @@ class Pass:
         self.closing: Span | None = None
         self.tied: Value | None = None
         self.waiting: list[Storage] = []
+        tape.lingering.clear()
         self.tail = self._tail(model, f, ids, axes, keep_logits)
+        self.lingering = self.lingering + level(list(dict.fromkeys(tape.lingering)))
+        tape.lingering.clear()
         # What the layers shared is gone by the time the embedding's backward pass runs.
         handed.clear()
         self.kernels = f.ran
@@ -201,6 +211,8 @@ class Pass:
                 handed = [x]
                 del x
                 loss.append(self.loss_kind.forward(f, cast("Head", self.head), handed.pop(), ids))
+                held.extend(f.logits)
+                f.logits.clear()
                 return loss[0]
             assert self.head is not None
             held.append(self.head.forward(f, x))

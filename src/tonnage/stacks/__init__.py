@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from tonnage.arch.model import Model
 from tonnage.record import Record
-from tonnage.releases import Releases, Since
+from tonnage.releases import Releases, Since, Version
+
+if TYPE_CHECKING:
+    from tonnage.arch.kept_chunks import Chunked
+    from tonnage.arch.tuners import Method
 
 
 class Stack(Record):
@@ -18,6 +26,27 @@ class Stack(Record):
         shards: what ``sharding`` means on several devices.
         recomputes: values of ``recompute`` that the stack has.
         reference: the code.
+        adapted: precision of fine-tuning with adapters when nothing is said; empty for the checkpoint's own format.
+        recompute: when nothing is said.
+        losses: values of ``loss`` that the stack has, the first when nothing is said.
+        kernels: whether it can run Liger's.
+        adapters: format of adapters that are made over 16-bit weights; empty for that of the weights.
+        packed_adapters: the same beside packed matrices, where it is another.
+        restated: the model as the stack's own code runs it, with the rank of adapters or None; None where it runs
+            transformers' code.
+        own_losses: of these, those that the stack computes by code of its own.
+        told_of_loss: what has to be said of them.
+        lora: adapters as the stack's own code runs them, from names of modules below the layer, rank, dropout, format,
+            the targets that were asked for, and the model; None where peft makes them.
+        input_grads: with checkpoints and adapters the embedding's output needs a gradient
+            (``enable_input_require_grads``).
+        packs: what has to be said of packed matrices, where the stack's own are not modelled; forbids "fits".
+        keeps_inputs: its bitsandbytes is so old that products with 4-bit matrices keep what they are given.
+        embeds: beside packed matrices the embedding gets a gradient, which nothing steps or lets go of.
+        keeps: what the loop holds when nothing is said, as ``retain`` has it.
+        modules: names of modules that are the stack's own, with what they are called in a model that is read.
+        packs_head: the head is packed with the other matrices.
+        left_out: what of the stack is not modelled, though it changes memory; forbids "fits".
     """
 
     name: str
@@ -28,3 +57,21 @@ class Stack(Record):
     shards: str
     recomputes: tuple[str, ...]
     reference: str
+    adapted: Since[str] = (((0, 0), ""),)
+    recompute: Since[str] = (((0, 0), "none"),)
+    losses: tuple[str, ...] = ("full", "fused", "liger")
+    kernels: bool = True
+    adapters: str = "fp32"
+    packed_adapters: str = ""
+    restated: Callable[[Model, Version, int | None], Model] | None = None
+    own_losses: Mapping[str, Chunked] = {}
+    told_of_loss: str = ""
+    lora: Callable[[frozenset[str], int, float, str, tuple[str, ...], Model], Method] | None = None
+    input_grads: bool = True
+    packs: str = ""
+    keeps_inputs: bool = False
+    embeds: Since[bool] = (((0, 0), False),)
+    keeps: tuple[str, ...] = ()
+    modules: Mapping[str, tuple[str, ...]] = {}
+    packs_head: bool = False
+    left_out: tuple[str, ...] = ()

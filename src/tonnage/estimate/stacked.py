@@ -1,0 +1,91 @@
+"""What a stack other than transformers' Trainer decides when nothing is said, and its own names and code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tonnage.arch.model import Model
+from tonnage.errors import UnsupportedError
+from tonnage.memory.adapters import own_weights
+from tonnage.releases import Version, since
+from tonnage.stacks import Stack
+from tonnage.workload.training import Train
+
+if TYPE_CHECKING:
+    from tonnage.arch.tuners import Method
+    from tonnage.estimate.tuning import Own
+
+
+def as_stack(
+    model: Model, w: Train, stack: Stack, version: Version
+) -> tuple[Model, Train, Callable[[str], Own] | None, tuple[str, ...]]:
+    """The model as the stack runs it, the workload with its defaults, its adapters by format of the weights, and what
+    of it is not modelled.
+
+    Raises:
+        UnsupportedError: the stack has no such loss or kernels, or trains no such model.
+    """
+    if stack.restated is not None and (not model.causal or model.classes is not None):
+        raise UnsupportedError(
+            f"stack = {stack.name}: it trains causal language models alone here", key="stack", value=stack.name,
+            hint="--stack transformers",
+        )  # fmt: skip
+    said: dict[str, Any] = {}
+    adapts = w.lora_rank is not None or w.adapter is not None
+    if w.precision is None and adapts:
+        said["precision"] = since(version, stack.adapted) or None
+        if (said["precision"] or "").endswith("-mixed") and w.dtype is None:
+            # What is frozen is loaded in fp32 as well.
+            said["dtype"] = "fp32"
+    if w.recompute is None:
+        said["recompute"] = since(version, stack.recompute)
+    if w.loss not in (None, *stack.losses):
+        raise UnsupportedError(
+            f"loss = {w.loss}: {stack.name} has {', '.join(stack.losses)}", key="loss", value=w.loss,
+            hint=f"--loss {stack.losses[0]}",
+        )  # fmt: skip
+    if w.loss is None and stack.losses[0] != "full":
+        said["loss"] = stack.losses[0]
+    if w.kernels not in (None, "none") and not stack.kernels:
+        raise UnsupportedError(
+            f"kernels = {w.kernels}: {stack.name} runs its own modules", key="kernels", value=w.kernels,
+            hint="--kernels none",
+        )  # fmt: skip
+    if stack.keeps and not w.retain:
+        said["retain"] = stack.keeps
+    doubt: tuple[str, ...] = ()
+    if stack.restated is not None:
+        given, model = model, stack.restated(model, version, w.lora_rank)
+        if model is given:
+            doubt = (f"{stack.name}'s own code of {model.model_type} is answered as transformers' operations",)
+    if stack.modules and w.lora_targets:
+        said["lora_targets"] = _targets(model, w.lora_targets, stack)
+    return model, replace(w, **said), _own(model, w, stack, version) if adapts else None, doubt
+
+
+def _own(model: Model, w: Train, stack: Stack, version: Version) -> Callable[[str], Own]:
+    """The stack's adapters, for weights of a format."""
+    from tonnage.estimate.tuning import Own
+
+    lora, asked = stack.lora, w.lora_targets
+    packs = w.quant not in (None, "none") and stack.packed_adapters
+    form = stack.packed_adapters if packs else stack.adapters
+    base = Own(keeps=stack.keeps_inputs, embeds=since(version, stack.embeds))
+    if lora is None:
+        return lambda weights: base.but(dtype=form or weights)
+
+    def make(names: frozenset[str], rank: int, dropout: float, dtype: str) -> Method:
+        return lora(names, rank, dropout, dtype, asked, model)
+
+    return lambda weights: base.but(dtype=form or weights, make=make)
+
+
+def _targets(model: Model, asked: tuple[str, ...], stack: Stack) -> tuple[str, ...]:
+    """Names of modules as the model has them, for those that are the stack's own."""
+    leaves = {t.name.rpartition(".")[0].rpartition(".")[2] for t in own_weights(model, lambda t: t.role != "norm")}
+    out: list[str] = []
+    for name in asked:
+        out += [name] if name in leaves else [n for n in stack.modules.get(name, (name,)) if n in leaves] or [name]
+    return tuple(dict.fromkeys(out))

@@ -1,0 +1,148 @@
+"""Keys of ``TrainingArguments``, which transformers, TRL and LLaMA-Factory share.
+
+Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/training_args.py, and the keys that
+release 4 had.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.launch.training import Key
+from tonnage.launch.training._values import count, one_of, text, truth, whole
+
+OPTIMIZERS: Final[dict[str, str | None]] = {
+    "adamw_torch": "adamw-foreach", "adamw_torch_fused": "adamw-fused", "adamw_hf": "adamw-foreach",
+    "adafactor": "adafactor", "sgd": "sgd", "adagrad": "adagrad", "rmsprop": "rmsprop",
+    "adamw_bnb_8bit": "adamw-8bit", "adamw_8bit": "adamw-8bit", "paged_adamw_8bit": "paged-adamw-8bit",
+    "paged_adamw_32bit": "paged-adamw", "paged_adamw": "paged-adamw", "lion_8bit": "lion-8bit",
+    "adamw_torch_8bit": "adamw-8bit-ao", "adamw_torch_4bit": "adamw-4bit-ao", "schedule_free_adamw": "schedule-free",
+    "galore_adamw": "galore", "muon": "muon",
+    **dict.fromkeys((
+        "adamw_torch_xla", "adamw_torch_npu_fused", "adamw_apex_fused", "adamw_anyprecision", "ademamix",
+        "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "lion_32bit", "paged_lion_32bit",
+        "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw_8bit",
+        "galore_adafactor", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise",
+        "lomo", "adalomo", "grokadamw", "schedule_free_radam", "schedule_free_sgd", "apollo_adamw",
+        "apollo_adamw_layerwise", "stable_adamw",
+    )),
+}  # fmt: skip
+"""``OptimizerNames``, as a workload has them."""
+
+ATTENTION: Final[dict[str, str | None]] = {
+    "eager": "eager", "sdpa": "sdpa", "flash_attention_2": "flash", "flash_attention_3": "flash",
+    "kernels-community/flash-attn2": "flash", "kernels-community/flash-attn3": "flash", "flex_attention": None,
+    "kernels-community/vllm-flash-attn3": "flash", "xformers": None, "sage": None, "auto": "auto",
+}  # fmt: skip
+
+KEYS: Final = (
+    Key(("per_device_train_batch_size", "per_gpu_train_batch_size"), "batch", count),
+    Key(("gradient_accumulation_steps",), "accumulate", count),
+    Key(("optim",), "optimizer", one_of(OPTIMIZERS)),
+    Key(("bf16",), "_bf16", truth),
+    Key(("fp16",), "_fp16", truth),
+    Key(("gradient_checkpointing", "activation_checkpointing"), "_recompute", truth),
+    Key(("use_liger_kernel",), "_liger", truth),
+    Key(("torch_compile",), matters="compiled blocks keep other tensors"),
+    Key(("fsdp",), "_fsdp"),
+    Key(("fsdp_config", "fsdp_transformer_layer_cls_to_wrap"), "_fsdp_config"),
+    Key(("deepspeed",), "_deepspeed"),
+    Key(("liger_kernel_config",), "_liger_config"),
+    Key(("parallelism_config",), matters="degrees of parallelism"),
+    Key(("optim_target_modules",), matters="which modules the optimizer projects"),
+    Key(("optim_args",), matters="arguments of the optimizer"),
+    Key(("neftune_noise_alpha",), matters="noise as large as the embedding's output"),
+    Key(("label_smoothing_factor",), matters="a second loss over all logits", harmless=(0, 0.0)),
+    Key(("auto_find_batch_size",), matters="the batch is halved until it fits"),
+    Key(("torch_empty_cache_steps",), matters="the allocator's cache is given back now and then"),
+    Key(("use_cpu", "no_cuda"), matters="the step runs on the host"),
+    Key(("group_by_length",), matters="batches of like lengths: the longest come together"),
+)
+
+INERT: Final = (
+    "output_dir", "overwrite_output_dir", "do_train", "do_eval", "do_predict", "eval_*", "evaluation_strategy",
+    "per_device_eval_batch_size", "prediction_loss_only", "learning_rate", "weight_decay", "adam_*", "max_grad_norm",
+    "num_train_epochs", "max_steps", "lr_*", "warmup_*", "log_*", "logging_*", "save_*", "seed", "data_seed",
+    "full_determinism", "tf32", "bf16_full_eval", "fp16_full_eval", "fp16_opt_level", "fp16_backend",
+    "half_precision_backend", "local_rank", "ddp_*", "debug", "dataloader_*", "past_index", "run_name", "disable_tqdm",
+    "remove_unused_columns", "label_names", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
+    "ignore_data_skip", "accelerator_config", "length_column_name", "train_sampling_strategy", "report_to", "project",
+    "trackio_*", "skip_memory_metrics", "push_to_hub*", "hub_*", "resume_from_checkpoint", "include_*",
+    "batch_eval_metrics", "torch_compile_*", "use_cache", "average_tokens_across_devices", "tpu_*",
+    "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "mp_parameters", "use_legacy_prediction_loop",
+    "jit_mode_eval", "use_ipex", "dispatch_batches", "split_batches", "use_mps_device", "auto_kernels",
+    "enable_jit_checkpoint", "restore_callback_states_from_checkpoint", "torchdynamo", "ray_scope", "save_on_each_node",
+)  # fmt: skip
+"""Evaluation, saving, logging, schedules: outside the step that is answered, or without bytes of their own."""
+
+
+def autocast(said: dict[str, Any]) -> str | None:
+    """The format of autocast that ``bf16`` and ``fp16`` ask for.
+
+    Raises:
+        InputError: both are asked for.
+    """
+    bf16, fp16 = said.pop("_bf16", None), said.pop("_fp16", None)
+    if bf16 and fp16:
+        raise InputError(
+            "bf16 and fp16 are both true, which the Trainer refuses", key="bf16", hint="leave one of the two out"
+        )
+    return "bf16" if bf16 else "fp16" if fp16 else None
+
+
+def spread(said: dict[str, Any]) -> list[str]:
+    """What several devices share, as keys of the workload; what is left open, in words."""
+    fsdp, config, deepspeed = said.pop("_fsdp", None), said.pop("_fsdp_config", None), said.pop("_deepspeed", None)
+    if fsdp and deepspeed:
+        raise InputError("fsdp and deepspeed are both asked for, which the Trainer refuses", key="fsdp")
+    if deepspeed:
+        stage = _stage(deepspeed)
+        if stage is None:
+            return [f"deepspeed = {str(deepspeed)[:50]}: its stage and what it offloads are not read"]
+        if stage:
+            said["sharding"] = f"zero-{stage}"
+    elif fsdp and fsdp not in ("false", "no"):
+        words = fsdp if isinstance(fsdp, list) else str(fsdp).split()
+        said["sharding"] = "hsdp" if "hybrid_shard" in words else "fsdp"
+        if "offload" in words:
+            raise UnsupportedError("fsdp with offload is not modelled yet", key="fsdp", value=str(fsdp))
+    elif config:
+        return []
+    return []
+
+
+def _stage(deepspeed: Any) -> int | None:
+    """The ZeRO stage of a DeepSpeed config, or that its file name tells."""
+    if isinstance(deepspeed, dict):
+        own = deepspeed.get("zero_optimization") or {}
+        return whole(own.get("stage", 0), "zero_optimization.stage") if isinstance(own, dict) else None
+    if isinstance(deepspeed, str):
+        import os
+
+        if os.path.isfile(deepspeed):
+            from tonnage.launch.training._files import mapping
+
+            return _stage(mapping(deepspeed))
+        name = deepspeed.lower().replace("-", "").replace("_", "")
+        found = [n for n in (1, 2, 3) if f"z{n}" in name or f"zero{n}" in name or f"stage{n}" in name]
+        return found[0] if len(found) == 1 and "offload" not in name else None
+    return None
+
+
+def attention(value: Any, key: str) -> str | None:
+    """``attn_implementation``; None for what the model prefers.
+
+    >>> attention("flash_attention_2", "attn_implementation")
+    'flash'
+    """
+    found = one_of(ATTENTION)(text(value, key), key)
+    return None if found == "auto" else str(found)
+
+
+def liger(said: dict[str, Any]) -> list[str]:
+    """``use_liger_kernel`` with what ``liger_kernel_config`` says, which is told where it differs from the default."""
+    on, config = said.pop("_liger", False), said.pop("_liger_config", None)
+    if on:
+        said["kernels"] = "liger"
+    return [f"liger_kernel_config = {str(config)[:60]}: answered with Liger's own choice"] if on and config else []

@@ -1,0 +1,238 @@
+"""axolotl's YAML.
+
+Reference: https://github.com/axolotl-ai-cloud/axolotl/blob/v0.18.0/src/axolotl/ (utils/schemas/ for keys and defaults,
+utils/config/__init__.py for the format of weights, loaders/model.py for what is cast, core/builders/ for arguments)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.launch.training import Config, Key, Settled
+from tonnage.launch.training._trainer import OPTIMIZERS, attention, spread
+from tonnage.launch.training._values import count, one_of, share, text, texts, truth
+
+LENGTH: Final = 512
+"""``sequence_len``."""
+OWN: Final[dict[str, str | None]] = {
+    "ao_adamw_4bit": "adamw-4bit-ao", "ao_adamw_8bit": "adamw-8bit-ao", "ao_adamw_fp8": "adamw-fp8-ao",
+    "came_pytorch": "came", "muon": "muon",
+    **dict.fromkeys((
+        "optimi_adamw", "adopt_adamw", "dion", "sinkgd", "flash_adamw", "flash_adam", "flash_sgd", "flash_sgdw",
+        "flash_lion", "q_galore_adamw8bit",
+    )),
+}  # fmt: skip
+SWITCHES: Final = {
+    "flash_attention": "flash", "sdp_attention": "sdpa", "eager_attention": "eager", "flex_attention": None,
+    "xformers_attention": None, "sage_attention": None,
+}  # fmt: skip
+LIGER: Final = "liger_fused_linear_cross_entropy", "liger_cross_entropy"
+
+
+def _finish(said: dict[str, Any]) -> Settled:
+    unmodelled, told = spread(said), []
+    compute = _format(said)
+    _attention(said)
+    adapter, four, eight = said.pop("_adapter", None), said.pop("_four", False), said.pop("_eight", False)
+    if four and eight:
+        raise InputError("load_in_4bit and load_in_8bit are both true", key="load_in_4bit", hint="leave one out")
+    if adapter == "qlora" and not four:
+        raise InputError("adapter = qlora, which axolotl refuses without load_in_4bit", key="load_in_4bit")
+    if adapter is None:
+        if four or eight:
+            raise InputError(
+                f"load_in_{'4' if four else '8'}bit without an adapter: packed weights are not trained themselves",
+                key="adapter", hint="adapter: qlora",
+            )  # fmt: skip
+        for key in ("lora_rank", "lora_dropout", "lora_targets", "_linear", "_dora", "_rslora", "modules_to_save"):
+            said.pop(key, None)
+    else:
+        _adapted(said, four, eight)
+    if adapter is None and said.get("attention") != "flash" and compute != "fp32":
+        unmodelled.append("without an adapter and flash attention, norms, embeddings and head stay in fp32: left out")
+    said["dtype"] = compute
+    said["precision"] = f"{compute}-autocast" if compute != "fp32" else "fp32"
+    said["recompute"] = _recomputed(said, unmodelled)
+    said.setdefault("batch", 1)
+    said.setdefault("seq", LENGTH)
+    said.setdefault("optimizer", "adamw-fused")
+    unmodelled += _losses(said)
+    batch = said.pop("_batch_size", None)
+    if batch is not None and "accumulate" in said:
+        raise InputError(
+            "gradient_accumulation_steps and batch_size are both set, which axolotl refuses", key="batch_size",
+            hint="leave one of the two out",
+        )  # fmt: skip
+    if batch is not None:
+        said["accumulate"] = max(batch // said["batch"], 1)
+    if not said.pop("_packing", False) and not said.pop("_padded", False):
+        told.append(f"batches are padded to their longest sample: at most the {said['seq']:,} tokens answered for")
+    said.pop("_padded", None)
+    for key, words in (("_rl", "the pairs, and the reference model"), ("_reward", "a head of one number")):
+        value = said.pop(key, None)
+        if value:
+            unmodelled.append(f"{key[1:]} = {value}: answered as supervised fine-tuning, without {words}")
+    return Settled(said, tuple(unmodelled), tuple(told))
+
+
+def _format(said: dict[str, Any]) -> str:
+    """The format of weights and of autocast: what is named, in the order in which axolotl asks."""
+    bf16, fp16, fp32 = said.pop("_bf16", None), said.pop("_fp16", None), said.pop("_fp32", None)
+    if bf16 is True and fp16 is True:
+        raise InputError("bf16 and fp16 are both true", key="bf16", hint="leave one of the two out")
+    if bf16 and not (bf16 == "auto" and fp16):
+        return "bf16"
+    return "fp16" if fp16 else "fp32" if fp32 or bf16 is False else "bf16"
+
+
+def _attention(said: dict[str, Any]) -> None:
+    for name, kind in SWITCHES.items():
+        if said.pop(f"_{name}", False) and "attention" not in said:
+            if kind is None:
+                raise UnsupportedError(f"{name} is not modelled yet", key=name, value="true")
+            said["attention"] = kind
+
+
+def _adapted(said: dict[str, Any], four: bool, eight: bool) -> None:
+    if "lora_rank" not in said:
+        raise InputError("adapter: no lora_r is said, which axolotl needs", key="lora_r", hint="lora_r: 16")
+    if said.pop("_linear", False):
+        said["lora_targets"] = ("all-linear",)
+    said["adapter"] = "dora" if said.pop("_dora", False) else "rslora" if said.pop("_rslora", False) else "lora"
+    said.pop("_rslora", None)
+    if four:
+        said["quant"] = "nf4-dq"
+    if eight:
+        said["quant"] = "int8"
+
+
+def _recomputed(said: dict[str, Any], unmodelled: list[str]) -> str:
+    value = said.pop("_recompute", False)
+    if value in ("offload", "offload_disk", "unsloth"):
+        unmodelled.append(
+            f"gradient_checkpointing = {value}: checkpoints go to the host, and are counted on the device"
+        )
+        return "full"
+    return "full" if truth(value, "gradient_checkpointing") else "none"
+
+
+def _losses(said: dict[str, Any]) -> list[str]:
+    kinds = {key: said.pop(f"_{key}", False) for key in ("rms", "rope", "gated", "fused", "loss", "layer")}
+    if not any(kinds.values()):
+        return []
+    if kinds["fused"] and kinds["loss"]:
+        raise InputError(f"{' and '.join(LIGER)} are both true, which axolotl refuses", key=LIGER[0])
+    if kinds["rms"] and kinds["rope"] and kinds["gated"]:
+        said["kernels"] = "liger"
+        said["loss"] = "fused" if kinds["fused"] else "liger" if kinds["loss"] else "full"
+        return []
+    said["loss"] = "fused" if kinds["fused"] else "liger" if kinds["loss"] else "full"
+    own = [
+        f"liger_{name}"
+        for name, key in (("rms_norm", "rms"), ("rope", "rope"), ("glu_activation", "gated"))
+        if kinds[key]
+    ]
+    return [f"{', '.join(own)} alone: answered with the model's own operations"] if own else []
+
+
+CONFIG: Final = Config(
+    stack="axolotl",
+    reference="axolotl v0.18.0",
+    programs=(("axolotl", "train"), ("axolotl.cli.train",)),
+    flags=True,
+    finish=_finish,
+    fields=("fsdp_config", "deepspeed", "gradient_checkpointing_kwargs", "special_tokens", "peft", "max_memory"),
+    marks=(frozenset(["base_model"]),),
+    keys=(
+        Key(("base_model",), "_model", text),
+        Key(("micro_batch_size",), "batch", count),
+        Key(("gradient_accumulation_steps",), "accumulate", count),
+        Key(("batch_size",), "_batch_size", count),
+        Key(("sequence_len",), "seq", count),
+        Key(("sample_packing", "pretraining_sample_concatenation"), "_packing", truth),
+        Key(("pad_to_sequence_len",), "_padded", truth),
+        Key(("optimizer",), "optimizer", one_of({**OPTIMIZERS, **OWN})),
+        Key(("bf16", "bfloat16"), "_bf16", lambda v, key: v if v in ("auto", "full") else truth(v, key)),
+        Key(("fp16", "float16"), "_fp16", truth),
+        Key(("float32",), "_fp32", truth),
+        Key(("adapter",), "_adapter", one_of({"lora": "lora", "qlora": "qlora", "llama-adapter": None})),
+        Key(("load_in_4bit",), "_four", truth),
+        Key(("load_in_8bit",), "_eight", truth),
+        Key(("lora_r",), "lora_rank", count),
+        Key(("lora_dropout",), "lora_dropout", share),
+        Key(("lora_target_modules",), "lora_targets", texts),
+        Key(("lora_target_linear",), "_linear", truth),
+        Key(("lora_modules_to_save",), "modules_to_save", texts),
+        Key(("peft_use_dora",), "_dora", truth),
+        Key(("peft_use_rslora",), "_rslora", truth),
+        Key(("gradient_checkpointing",), "_recompute"),
+        Key(("attn_implementation",), "attention", attention),
+        *(Key((name,), f"_{name}", truth) for name in SWITCHES),
+        Key(("liger_rms_norm",), "_rms", truth),
+        Key(("liger_rope",), "_rope", truth),
+        Key(("liger_glu_activation", "liger_swiglu"), "_gated", truth),
+        Key(("liger_layer_norm",), "_layer", truth),
+        Key((LIGER[0],), "_fused", truth),
+        Key((LIGER[1],), "_loss", truth),
+        Key(("fsdp",), "_fsdp"),
+        Key(("fsdp_config",), "_fsdp_config"),
+        Key(("deepspeed",), "_deepspeed"),
+        Key(("tensor_parallel_size",), "tp", count),
+        Key(("context_parallel_size", "sequence_parallel_degree"), "cp", count),
+        Key(("dp_shard_size", "dp_replicate_size"), matters="devices that share the model", harmless=(1,)),
+        Key(("rl",), "_rl"),
+        Key(("reward_model", "process_reward_model"), "_reward", truth),
+        Key(("torch_compile",), matters="compiled blocks keep other tensors"),
+        Key(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel"),
+            matters="fused kernels of adapters, which keep fewer tensors"),
+        Key(("cut_cross_entropy",), matters="a loss that makes no logits: answered with all of them"),
+        Key(("chunked_cross_entropy",), matters="a loss by chunks: answered with all logits at once"),
+        Key(("activation_offloading", "layer_offloading"), matters="tensors go to the host"),
+        Key(("selective_checkpointing",), matters="what checkpoints keep"),
+        Key(("unfrozen_parameters",), matters="which parameters are trained"),
+        Key(("freeze_mm_modules",), matters="which parameters are trained"),
+        Key(("tiled_mlp",), matters="feed-forward blocks run in tiles"),
+        Key(("flash_attn_cross_entropy", "flash_attn_fuse_mlp", "flash_optimum"), matters="fused kernels"),
+        Key(("embeddings_skip_upcast", "fp32_norms", "fp32_norm_classes"), matters="formats of embeddings and norms"),
+        Key(("fp8", "qat", "quantization", "gptq", "model_quantization_config"), matters="formats of weights"),
+        Key(("lora_target_parameters", "peft_layers_to_transform", "lora_rank_pattern", "peft_layer_replication",
+             "peft_trainable_token_indices", "peft_autocast_adapter_dtype", "peft"), matters="what adapters there are"),
+        Key(("relora", "loftq_config"), matters="how adapters are made"),
+        Key(("resize_token_embeddings_to_32x", "tokens", "shrink_embeddings"), matters="rows of the vocabulary"),
+        Key(("neftune_noise_alpha",), matters="noise as large as the embedding's output"),
+        Key(("optim_target_modules", "optim_args"), matters="arguments of the optimizer"),
+        Key(("torch_empty_cache_steps", "gc_steps"), matters="the allocator's cache is given back now and then"),
+        Key(("max_memory", "gpu_memory_limit", "lora_on_cpu", "device_map"), matters="where weights lie"),
+        Key(("auto_find_batch_size",), matters="the batch is halved until it fits"),
+        Key(("quantize_moe_experts", "experts_implementation"), matters="how experts are stored and run"),
+        Key(("use_pose", "multipack_real_batches", "batch_flattening"), matters="how batches are made"),
+        Key(("num_labels",), matters="a classifier's head"),
+        Key(("trainer_cls",), matters="another trainer"),
+        Key(("bnb_config_kwargs",), matters="how weights are packed"),
+        Key(("vllm", "trl"), matters="generation beside training"),
+    ),
+    inert=(
+        "base_model_config", "base_model_ignore_patterns", "revision_of_model", "cls_model_config", "model_type",
+        "tokenizer_*", "processor_*", "trust_remote_code", "is_*_derived_model", "use_kernels", "output_dir", "hub_*",
+        "save_*", "saves_per_epoch", "bos_token", "eos_token", "pad_token", "unk_token", "special_tokens",
+        "additional_special_tokens", "datasets", "test_datasets", "dataset_*", "shuffle_*", "pretraining_dataset",
+        "skip_prepare_dataset", "num_dataset_shards_to_save", "dataloader_*", "accelerator_config", "push_*",
+        "hf_use_auth_token", "device", "world_size", "local_rank", "seed", "ddp*", "do_*", "eval_*", "evals_per_epoch",
+        "metric_for_best_model", "greater_is_better", "loss_watchdog_*", "gc_collect_steps", "tf32",
+        "gradient_checkpointing_kwargs", "excess_length_strategy", "min_sample_len", "max_prompt_len",
+        "sample_packing_*", "pad_to_multiple_of", "curriculum_sampling", "streaming*", "max_steps", "warmup_*",
+        "logging_steps", "early_stopping_patience", "load_best_model_at_end", "use_*", "profiler_*", "include_*",
+        "lora_alpha", "lora_fan_in_fan_out", "lora_model_dir", "loraplus_*", "lora_rank_alpha", "merge_*", "wandb_*",
+        "mlflow_*", "comet_*", "trackio_*", "swanlab_*", "otel_*", "learning_rate", "embedding_lr*", "weight_decay",
+        "lr_*", "cosine_*", "adam_*", "max_grad_norm", "num_epochs", "train_on_inputs", "group_by_length",
+        "chat_template*", "eot_tokens", "default_system_message", "val_set_size", "plugins", "resume_from_checkpoint",
+        "auto_resume_from_checkpoints", "strict", "fix_untrained_tokens", "added_tokens_overrides", "low_cpu_mem_usage",
+        "mean_resizing_embeddings", "torch_compile_*", "flex_attn_compile_kwargs", "remove_unused_columns",
+        "rl_beta", "orpo_alpha", "dpo_*", "kto_*", "simpo_gamma", "cpo_alpha", "center_rewards_coefficient",
+        "fsdp_version", "fsdp_final_state_dict_type", "deepcompile", "heads_k_stride", "ring_attn_func", "axolotl_*",
+        "lora_alpha_pattern", "eval_batch_size", "bench_*", "generate_samples", "generation_*", "logging_*",
+        "lr_groups",
+        "debug", "resume", "unsloth_*", "pretrain_*",
+    ),
+)  # fmt: skip

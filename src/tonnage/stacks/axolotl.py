@@ -1,0 +1,26 @@
+"""axolotl: transformers' Trainer over weights in the format of autocast.
+
+Reference: https://github.com/axolotl-ai-cloud/axolotl/blob/v0.18.0/src/axolotl/ (utils/config/__init__.py for
+``torch_dtype``) and loaders/model.py (``_configure_embedding_dtypes``: with an adapter or flash attention, norms and
+embeddings come back to that format after ``prepare_model_for_kbit_training``; without, norms, embeddings and the head
+are left in fp32).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tonnage.releases import Releases
+from tonnage.stacks import Stack
+
+STACK: Final = Stack(
+    name="axolotl",
+    releases=Releases("axolotl", newest=(0, 18), oldest=(0, 12), last={}),
+    precision=(((0, 0), "bf16-autocast"),),
+    adapted=(((0, 0), "bf16-autocast"),),
+    optimizer=(((0, 0), "adamw-fused"),),
+    makes_mask=(((0, 0), False),),
+    shards="ddp",
+    recomputes=("none", "full", "every", "first"),
+    reference="https://github.com/axolotl-ai-cloud/axolotl/blob/v0.18.0/src/axolotl/loaders/model.py",
+)

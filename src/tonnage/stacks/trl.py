@@ -1,0 +1,27 @@
+"""TRL's trainers, as supervised fine-tuning uses them: transformers' Trainer with defaults of their own.
+
+Reference: https://github.com/huggingface/trl/blob/v1.9.0/trl/trainer/ (sft_config.py, base_config.py: checkpoints, and
+bf16 where neither format is named; utils.py ``create_model_from_path``: weights in fp32; sft_trainer.py: adapters in
+bf16 beside packed matrices).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tonnage.releases import Releases
+from tonnage.stacks import Stack
+
+STACK: Final = Stack(
+    name="trl",
+    releases=Releases("trl", newest=(1, 9), oldest=(0, 20), last={0: 29}),
+    precision=(((0, 0), "bf16-mixed"),),
+    adapted=(((0, 0), "bf16-mixed"),),
+    optimizer=(((0, 0), "adamw-fused"),),
+    makes_mask=(((0, 0), False),),
+    shards="ddp",
+    recomputes=("none", "full", "every", "first"),
+    recompute=(((0, 0), "full"),),
+    packed_adapters="bf16",
+    reference="https://github.com/huggingface/trl/blob/v1.9.0/trl/trainer/sft_trainer.py",
+)

@@ -1,0 +1,425 @@
+"""Configs and commands of training stacks become workloads, as the stacks' own code reads them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tonnage as tn
+from tonnage.cli import main
+from tonnage.errors import InputError, SourceError, TonnageError, UnsupportedError
+from tonnage.launch.training import configs, read
+from tonnage.launch.training._reading import told
+
+pytest.importorskip("yaml")
+
+# A few keys of what the stacks publish: file, its keys, model, keys of the workload.
+PUBLISHED: dict[str, tuple[str, str, str, str | None, dict[str, Any]]] = {
+    # pytorch/torchtune v0.6.1 recipes/configs/llama3_1/8B_qlora_single_device.yaml
+    "torchtune qlora": (
+        "torchtune",
+        "a.yaml",
+        """
+output_dir: /tmp/out
+model:
+  _component_: torchtune.models.llama3_1.qlora_llama3_1_8b
+  lora_attn_modules: ['q_proj', 'v_proj', 'output_proj']
+  apply_lora_to_mlp: True
+  apply_lora_to_output: False
+  lora_rank: 8
+  lora_alpha: 16
+  lora_dropout: 0.0
+tokenizer: {_component_: torchtune.models.llama3.llama3_tokenizer, max_seq_len: null}
+checkpointer: {_component_: torchtune.training.FullModelHFCheckpointer, output_dir: "${output_dir}"}
+dataset: {_component_: torchtune.datasets.alpaca_cleaned_dataset, packed: False}
+batch_size: 2
+optimizer: {_component_: torch.optim.AdamW, fused: True, lr: 3e-4}
+loss: {_component_: torchtune.modules.loss.CEWithChunkedOutputLoss}
+gradient_accumulation_steps: 8
+compile: False
+dtype: bf16
+enable_activation_checkpointing: True
+enable_activation_offloading: False
+""",
+        "llama-3.1-8b",
+        {"quant": "nf4-dq", "lora_rank": 8, "lora_targets": ("q_proj", "v_proj", "output_proj", "mlp"), "batch": 2,
+         "accumulate": 8, "optimizer": "adamw-fused", "loss": "chunked", "recompute": "full", "precision": "bf16"},
+    ),
+    # pytorch/torchtune v0.6.1 recipes/configs/llama3_2/3B_full_single_device.yaml
+    "torchtune full": (
+        "torchtune",
+        "a.yml",
+        """
+model: {_component_: torchtune.models.llama3_2.llama3_2_3b}
+checkpointer: {_component_: torchtune.training.FullModelHFCheckpointer}
+batch_size: 4
+optimizer: {_component_: bitsandbytes.optim.PagedAdamW8bit, lr: 2e-5}
+optimizer_in_bwd: True
+gradient_accumulation_steps: 1
+enable_activation_checkpointing: True
+dtype: bf16
+""",
+        "llama-3.2-3b",
+        {"optimizer": "paged-adamw-8bit", "optimizer_in_backward": True, "batch": 4, "recompute": "full"},
+    ),
+    # pytorch/torchtitan v0.2.2 torchtitan/models/llama3/train_configs/llama3_8b.toml
+    "torchtitan": (
+        "torchtitan",
+        "a.toml",
+        """
+[job]
+dump_folder = "./outputs"
+[model]
+name = "llama3"
+flavor = "8B"
+[optimizer]
+name = "AdamW"
+lr = 3e-4
+[training]
+local_batch_size = 1
+seq_len = 8192
+max_norm = 1.0
+dataset = "c4"
+[parallelism]
+data_parallel_shard_degree = -1
+tensor_parallel_degree = 1
+[compile]
+enable = false
+components = ["model", "loss"]
+[activation_checkpoint]
+mode = "selective"
+selective_ac_option = "op"
+""",
+        "llama-3-8b",
+        {"batch": 1, "seq": 8192, "optimizer": "adamw-fused", "precision": "bf16-mixed", "recompute": "selective"},
+    ),
+    # Lightning-AI/litgpt v0.5.13 config_hub/finetune/llama-3.1-8b/lora.yaml
+    "litgpt": (
+        "litgpt",
+        "a.yaml",
+        """
+checkpoint_dir: checkpoints/meta-llama/Meta-Llama-3.1-8B
+precision: bf16-true
+quantize:
+devices: 1
+lora_r: 32
+lora_query: true
+lora_key: false
+lora_value: true
+lora_dropout: 0.05
+data: {class_path: litgpt.data.Alpaca2k, init_args: {mask_prompt: false}}
+train: {global_batch_size: 8, micro_batch_size: 1, max_seq_length: 512, epochs: 2, max_norm: }
+optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.0002, betas: [0.9, 0.95]}}
+""",
+        "meta-llama/Meta-Llama-3.1-8B",
+        {"precision": "bf16", "lora_rank": 32, "lora_targets": ("query", "value"), "batch": 1, "accumulate": 8,
+         "seq": 512, "optimizer": "adamw-foreach"},
+    ),
+    # axolotl-ai-cloud/axolotl v0.18.0 examples/llama-3/qlora.yml
+    "axolotl": (
+        "axolotl",
+        "a.yml",
+        """
+base_model: NousResearch/Meta-Llama-3-8B
+load_in_8bit: false
+load_in_4bit: true
+datasets:
+  - path: aaditya/alpaca_subset_1
+    type: alpaca
+adapter: qlora
+lora_model_dir:
+sequence_len: 4096
+sample_packing: true
+lora_r: 32
+lora_dropout: 0.05
+lora_target_linear: true
+gradient_accumulation_steps: 4
+micro_batch_size: 2
+optimizer: paged_adamw_32bit
+bf16: auto
+tf32: false
+gradient_checkpointing: true
+attn_implementation: flash_attention_2
+""",
+        "NousResearch/Meta-Llama-3-8B",
+        {"quant": "nf4-dq", "precision": "bf16-autocast", "dtype": "bf16", "lora_rank": 32, "batch": 2, "seq": 4096,
+         "lora_targets": ("all-linear",), "optimizer": "paged-adamw", "attention": "flash", "recompute": "full"},
+    ),
+    # hiyouga/LLaMA-Factory v0.9.5 examples/train_lora/qwen3_lora_sft.yaml
+    "LLaMA-Factory": (
+        "llama-factory",
+        "a.yaml",
+        """
+model_name_or_path: Qwen/Qwen3-4B-Instruct-2507
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+dataset: identity,alpaca_en_demo
+template: qwen3_nothink
+cutoff_len: 2048
+report_to: none
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+bf16: true
+""",
+        "Qwen/Qwen3-4B-Instruct-2507",
+        {"precision": "bf16-autocast", "dtype": "bf16", "recompute": "full", "lora_targets": ("all-linear",),
+         "seq": 2048},
+    ),
+    # huggingface/trl v1.9.0 examples/cli_configs/example_config.yaml, and its defaults
+    "TRL": (
+        "trl",
+        "a.yaml",
+        """
+model_name_or_path: Qwen/Qwen2.5-0.5B
+dataset_name: stanfordnlp/imdb
+report_to: none
+learning_rate: 0.0001
+lr_scheduler_type: cosine
+use_peft: true
+lora_r: 32
+""",
+        "Qwen/Qwen2.5-0.5B",
+        {"precision": "bf16-mixed", "dtype": "fp32", "batch": 8, "seq": 1024, "recompute": "full", "lora_rank": 32,
+         "lora_dropout": 0.05},
+    ),
+    # huggingface/transformers v5.23.0 TrainingArguments
+    "Trainer": (
+        "transformers",
+        "a.json",
+        json.dumps({"output_dir": "x", "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "bf16": True,
+                    "gradient_checkpointing": True, "optim": "adamw_bnb_8bit", "max_grad_norm": 1.0}),
+        None,
+        {"batch": 4, "accumulate": 2, "precision": "bf16-mixed", "recompute": "full", "optimizer": "adamw-8bit"},
+    ),
+    # unslothai/unsloth v0.1.801-beta unsloth_cli/config.py
+    "unsloth": (
+        "unsloth",
+        "a.yaml",
+        "model: unsloth/Llama-3.2-1B\ntraining: {load_in_4bit: true, max_seq_length: 1024}\nlora: {lora_r: 16}\n",
+        "unsloth/Llama-3.2-1B",
+        {"quant": "nf4-dq", "seq": 1024, "batch": 2, "accumulate": 4, "optimizer": "adamw-8bit", "lora_rank": 16},
+    ),
+}  # fmt: skip
+
+
+def written(folder: Path, name: str, text: str) -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_a_published_config_is_its_workload(case: str, tmp_path: Path) -> None:
+    stack, name, text, model, wanted = PUBLISHED[case]
+    job = read(written(tmp_path, name, text))
+    assert (job.stack, job.model) == (stack, model)
+    assert {key: job.said.get(key) for key in wanted} == wanted
+    # Every key of a published config is on one of the lists.
+    assert not [line for line in job.unmodelled if "not a key" in line]
+
+
+def test_every_stack_is_named_by_its_own_config() -> None:
+    assert {c.stack for c in configs()} == {stack for stack, *_ in PUBLISHED.values()}
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ("tiled_mlp: true", "tiled_mlp"),
+        ("brand_new_switch: 3", "brand_new_switch"),
+        ("gradient_checkpointing: offload", "gradient_checkpointing"),
+        ("torch_compile: true", "torch_compile"),
+        ("lora_mlp_kernel: true", "lora_mlp_kernel"),
+        ("micro_batchsize: 2", "did you mean micro_batch_size"),
+        ("rl: dpo", "rl"),
+    ],
+)
+def test_what_may_change_memory_is_told_by_name(said: str, names: str, tmp_path: Path) -> None:
+    job = read(written(tmp_path, "a.yml", f"base_model: gpt2\nflash_attention: true\n{said}\n"))
+    assert len(job.unmodelled) == 1
+    assert names in job.unmodelled[0]
+
+
+def test_such_a_config_is_never_sure_to_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = "base_model: gpt2\nflash_attention: true\nsequence_len: 128\n"
+    for text, verdict in ((plain, "fits"), (plain + "tiled_mlp: true\n", "uncertain")):
+        path = written(tmp_path, "a.yml", text)
+        assert main(["train", "--from", path, "--gpu", "24GiB", "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["fit"]["verdict"] == verdict
+        assert any("tiled_mlp" in note for note in result["caveats"]) == (verdict == "uncertain")
+
+
+@pytest.mark.parametrize(
+    "said", ["wandb_project: x", "learning_rate: 0.1", "tiled_mlp: false", "torch_compile:", "seed: 7"]
+)
+def test_what_cannot_is_passed_over(said: str, tmp_path: Path) -> None:
+    assert not read(written(tmp_path, "a.yml", f"base_model: gpt2\nflash_attention: true\n{said}\n")).unmodelled
+
+
+CONTRADICTIONS = {
+    "bf16 and fp16": ("per_device_train_batch_size: 1\nbf16: true\nfp16: true\n", "both true"),
+    "qlora of nothing": ("base_model: gpt2\nadapter: qlora\nlora_r: 8\n", "load_in_4bit"),
+    "packed and full": ("base_model: gpt2\nload_in_4bit: true\n", "without an adapter"),
+    "both losses": (
+        "base_model: gpt2\nliger_cross_entropy: true\nliger_fused_linear_cross_entropy: true\n", "both true"),
+    "accumulation twice": ("base_model: gpt2\nbatch_size: 8\ngradient_accumulation_steps: 2\n", "both set"),
+    "step in backward": (
+        "model: {_component_: torchtune.models.llama2.llama2_7b}\noptimizer_in_bwd: true\n"
+        "gradient_accumulation_steps: 2\n", "refuses"),
+    "offload without checkpoints": (
+        "model: {_component_: torchtune.models.llama2.llama2_7b}\nenable_activation_offloading: true\n", "refuses"),
+    "packed rows of no length": (
+        "model: {_component_: torchtune.models.llama2.llama2_7b}\ndataset: {packed: true}\n", "max_seq_len"),
+    "quantized and mixed": ("checkpoint_dir: a/b\nprecision: bf16-mixed\nlora_r: 8\nquantize: bnb.nf4\n", "refuses"),
+    "nothing trained": ("lora_r: 8\nlora_query: false\nlora_value: false\ncheckpoint_dir: a/b\nprecision: bf16-true\n",
+                        "every lora_"),
+    "packed and not adapted": (
+        "model_name_or_path: a/b\nfinetuning_type: full\nquantization_bit: 4\n", "packed weights"),
+    "TRL without adapters": ("model_name_or_path: a/b\nuse_peft: false\nload_in_4bit: true\n", "use_peft is off"),
+    "two shardings": ("per_device_train_batch_size: 1\nfsdp: full_shard\ndeepspeed: ds_z2.json\n", "both asked for"),
+    "no such optimizer": ("base_model: gpt2\noptimizer: adamw_torhc\n", "did you mean adamw_torch"),
+    "no number": ("base_model: gpt2\nmicro_batch_size: many\n", "whole number"),
+    "no sequences": ("base_model: gpt2\nmicro_batch_size: 0\n", "from 1"),
+    "no truth": ("base_model: gpt2\nload_in_4bit: perhaps\n", "true or false"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_contradictions_are_named(case: str, tmp_path: Path) -> None:
+    text, says = CONTRADICTIONS[case]
+    with pytest.raises(InputError) as e:
+        read(written(tmp_path, "a.yaml", text))
+    assert says in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+DAMAGED = {
+    "a list": ("a.yaml", "- base_model: gpt2\n", "a list"),
+    "a text": ("a.yaml", "base_model\n", "a text"),
+    "empty": ("a.yaml", "", "empty"),
+    "no YAML": ("a.yaml", "base_model: [gpt2\n", "no YAML"),
+    "a tag": ("a.yaml", "base_model: !!python/object/apply:os.system ['true']\n", "no YAML"),
+    "aliases without end": ("a.yaml", LAUGHS, "values"),
+    "itself": ("a.yaml", "a: &a {b: *a}\n", ""),
+    "deep": ("a.yaml", "a: " + "[" * 200 + "]" * 200, "levels"),
+    "deeper": ("a.yaml", "a: " + "[" * 20000 + "]" * 20000, "levels"),
+    "large": ("a.yaml", "#" * (50 * 2**20), "at most"),
+    "no JSON": ("a.json", "{", "no JSON"),
+    "deep JSON": ("a.json", "[" * 200000, "levels"),
+    "no TOML": ("a.toml", "[a", "no TOML"),
+    "nobody's": ("a.yaml", "colour: red\n", "no stack is known"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_file_is_one_line(case: str, tmp_path: Path) -> None:
+    name, text, says = DAMAGED[case]
+    with pytest.raises(InputError) as e:
+        read(written(tmp_path, name, text))
+    assert says in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(b"\xff\xfe\x00a")
+    with pytest.raises(InputError, match="no text"):
+        read(str(path))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no file"):
+        read(str(tmp_path / "none.yaml"))
+
+
+def test_yaml_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(UnsupportedError, match=r"tonnage\[yaml\]"):
+        read(written(tmp_path, "a.yaml", "base_model: gpt2\n"))
+
+
+COMMANDS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "tune run lora_finetune_single_device --config a.yaml batch_size=1 model.lora_rank=16 tokenizer.max_seq_len=512":
+        ("torchtune full", "torchtune", {"batch": 1, "seq": 512}),
+    "tune run --nproc_per_node 2 full_finetune_distributed --config a.yaml": (
+        "torchtune full", "torchtune", {"gpus": 2, "sharding": "fsdp"}),
+    "litgpt finetune_lora org/name --config a.yaml --train.micro_batch_size 2 --lora_key true": (
+        "litgpt", "litgpt", {"batch": 2, "accumulate": 4, "lora_targets": ("query", "key", "value")}),
+    "axolotl train a.yaml --micro-batch-size 1": ("axolotl", "axolotl", {"batch": 1}),
+    "accelerate launch --num_processes 4 -m axolotl.cli.train a.yaml": ("axolotl", "axolotl", {"gpus": 4, "batch": 2}),
+    "llamafactory-cli train a.yaml cutoff_len=512": ("LLaMA-Factory", "llama-factory", {"seq": 512}),
+    "trl sft --config a.yaml --max_length 256 --load_in_4bit --no_such true": (
+        "TRL", "trl", {"seq": 256, "quant": "nf4"}),
+    "python trl/scripts/sft.py --model_name_or_path a/b --dataset_name c --gradient_checkpointing false": (
+        "", "trl", {"recompute": "none", "precision": "bf16-mixed"}),
+    "torchrun --nproc_per_node=2 -m torchtitan.train --job.config_file a.toml --training.seq_len 1024": (
+        "torchtitan", "torchtitan", {"seq": 1024, "gpus": 2}),
+    "python unsloth-cli.py --model_name a/b --load_in_4bit --r 32 --max_seq_length 512": (
+        "", "unsloth", {"lora_rank": 32, "quant": "nf4-dq", "seq": 512}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of, stack, wanted = COMMANDS[command]
+    if of:
+        written(tmp_path, "a.toml" if of == "torchtitan" else "a.yaml", PUBLISHED[of][2])
+    monkeypatch.chdir(tmp_path)
+    job = read(command)
+    assert job.stack == stack
+    assert {key: job.said.get(key) for key in wanted} == wanted
+    assert any("no_such" in line for line in job.unmodelled) == ("no_such" in command)
+
+
+def test_what_accelerate_is_told_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface/trl v1.9.0 examples/accelerate_configs/deepspeed_zero3.yaml, a few keys."""
+    written(
+        tmp_path, "zero 3.yaml", "compute_environment: LOCAL_MACHINE\ndistributed_type: DEEPSPEED\nnum_processes: 8\n"
+        "mixed_precision: bf16\ndeepspeed_config: {zero_stage: 3, offload_optimizer_device: none}\n",
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert read("zero 3.yaml").said["sharding"] == "zero-3"
+    job = read("accelerate launch --config_file 'zero 3.yaml' -m trl.scripts.sft --model_name_or_path a/b")
+    assert (job.stack, job.said["gpus"], job.said["sharding"]) == ("trl", 8, "zero-3")
+
+
+@pytest.mark.parametrize("command", ["vllm serve org/name", "python mine.py", "axolotl train ${CONFIG}", "tune run 'x"])
+def test_commands_that_are_none(command: str) -> None:
+    with pytest.raises(TonnageError) as e:
+        read(command)
+    assert "\n" not in str(e.value)
+
+
+def test_what_is_said_beside_wins_and_the_model_can_be_named(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.yml", "base_model: no/such\nmicro_batch_size: 4\nsequence_len: 64\n")
+    result = tn.train("gpt2", config=path, batch=2)
+    assert result.workload["stack"] == "axolotl"
+    assert (result.workload["batch"], result.workload["seq"]) == (2, 64)
+    assert result.model["name"] == "gpt2"
+
+
+def test_a_stack_that_is_named_is_not_guessed(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.yaml", "per_device_train_batch_size: 2\n")
+    assert read(path).stack == "transformers"
+    assert read(path, "trl").said["seq"] == 1024
+    with pytest.raises(InputError, match="did you mean axolotl"):
+        read(path, "axolotle")
+
+
+def test_every_table_reads_its_own_defaults() -> None:
+    for table in configs():
+        job = told(table, {}, "nothing")
+        assert job.stack == table.stack
+        assert not job.unmodelled or table.stack in ("unsloth", "axolotl")
