@@ -32,7 +32,7 @@ from tonnage.memory.optimizers import optimizer
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.releases import shown, since
 from tonnage.stacks import Stack
-from tonnage.tensors import Tensor, size
+from tonnage.tensors import Tensor
 from tonnage.timeline import Rank, exact
 from tonnage.workload.training import Train
 
@@ -195,9 +195,8 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
     components = lines(moment, step.held.values(), _why(step, stack))
     components += reserves(moment.level.allocated, static, caching=caching(device))
     o = step.recipe.optimizer
-    paged = (
-        [exact("optimizer_state", step.state.requested, f"{o.name}: {o.why}", o.source, tier="host")] if o.paged else []
-    )
+    held = step.paged.requested
+    paged = [exact("optimizer_state", held, f"{o.name}: {o.why}", o.source, tier="host")] if held else []
     return Rank(
         rank="pp0",
         multiplicity=1,
@@ -315,9 +314,8 @@ def _states(step: Step) -> Terms:
     """Bytes of each kind of state."""
     sums: dict[str, int] = {}
     for t, times in step.trained:
-        for name, axes, form in step.recipe.optimizer.state(t):
-            size_of = (step.stepped_form(t) if form is None else FORMATS[form]).nbytes(size(axes))
-            sums[name] = sums.get(name, 0) + times * size_of
+        for name, n in step.state_of(t, step.recipe.optimizer.resident):
+            sums[name] = sums.get(name, 0) + times * n
     return tuple((name, "bytes of this state", n) for name, n in sums.items())
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 
 from tonnage.tracing.inplace import InPlace
 from tonnage.tracing.needs import declared
@@ -46,6 +47,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.outside = ""
         self.dispatched = 0
         self.resized: set[str] = set()
+        self.host = 0
+        """What is held in memory that host and device share. [byte]"""
+        self._hosted = False
         self.inplace = InPlace()
         self.layer_of: Callable[[str], int] = lambda name: OUTSIDE
         self.phase_of: Callable[[bool], None] | None = None
@@ -58,6 +62,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self._threads: set[bool] = set()
         self._leaving = False
         self._unowned: list[int] = []
+        self._plain: set[Any] = set()
 
     # What the loops tell.
 
@@ -132,6 +137,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         if kind == SCRATCH:
             self.order.append(~n)
 
+    @contextmanager
+    def on_host(self) -> Iterator[None]:
+        """What is made lies in memory that host and device share: it is summed up, and no event."""
+        self._hosted = True
+        try:
+            yield
+        finally:
+            self._hosted = False
+
     # Where an operation stands.
 
     def _place(self, backward: bool) -> tuple[str, str]:
@@ -161,12 +175,25 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         if layer != OUTSIDE or self.layer == 0:
             self.at(layer)
 
+    def _made_of_others(self, kind: Any) -> bool:
+        if is_traceable_wrapper_subclass_type(kind):
+            return True
+        self._plain.add(kind)
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func is DEVICE_OF:
             return func(*args, **kwargs)
+        if any(t not in self._plain and self._made_of_others(t) for t in types):
+            # A tensor made of others: its own code runs first, and what it calls comes here.
+            return NotImplemented
+        if self._hosted:
+            out = func(*args, **kwargs)
+            self.host += sum(t.untyped_storage().nbytes() for t in tensors(out))
+            return out
         self.dispatched += 1
         if self._leaving:
             self._leaving = False

@@ -13,13 +13,13 @@ from typing import Any, Final
 import torch
 
 from tonnage.errors import UnsupportedError
-from tonnage.tracing import fakecuda, layers, loops, models
+from tonnage.tracing import bnb_optimizers, fakecuda, layers, loops, models, optimizers
 from tonnage.tracing.inplace import InPlace
 from tonnage.tracing.patches import Patches, swapped_modules, torch_patches, transformers_patches
 from tonnage.tracing.recorder import Recorder
 from tonnage.tracing.sdpa import Chooser
 from tonnage.tracing.spread import Uneven, Unit, spread
-from tonnage.tracing.stream import BUFFER, LOSS, OUTSIDE, PARAMETER, Traced
+from tonnage.tracing.stream import BUFFER, LOSS, OUTSIDE, PARAMETER, STATE, Traced
 
 META: Final = frozenset(("meta",))
 FAKE: Final = frozenset(("cuda", "meta"))
@@ -156,10 +156,21 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
         r = Recorder(place.counts, job["workspace"])
         r.inplace = place.inplace
         tell(r)
+        made = optimizers.optimizer(job["optimizer"], model) if training else None
+        if made is not None:
+            optimizers.patches(place.patches, made)
+            bnb_optimizers.patches(place.patches, r)
         with collected(), hooked(model, r), loss_named(model, r), place.fake, r:
             resident(model, r)
-            (loops.train if training else loops.serve)(model, job, r, place.device)
-        return Traced(list(r.born), list(r.order), list(r.marks), _told(model, r, place, job["task"]))
+            if made is not None:
+                for t, name in optimizers.states(made, r.parameters):
+                    if t.device.type in r.devices:
+                        r.there(t, STATE, name)
+                loops.train(model, job, r, place.device, made)
+            else:
+                loops.serve(model, job, r, place.device)
+        told = _told(model, r, place, job["task"]) | {"caveat": made.caveat if made is not None else None}
+        return Traced(list(r.born), list(r.order), list(r.marks), told)
     finally:
         place.restore()
 
@@ -209,6 +220,7 @@ def _told(model: Any, r: Recorder, place: Place, task: str) -> dict[str, Any]:
         "dispatched": r.dispatched,
         "corrected": r.inplace.corrected,
         "resized": sorted(r.resized),
+        "host": r.host,
     }
 
 
