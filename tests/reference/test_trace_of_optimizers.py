@@ -78,6 +78,16 @@ def test_paged_states_are_told_on_the_host() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("quant", ["nf4", "nf4-dq"])
+def test_adapters_beside_packed_weights_step_in_eight_bits(quant: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    said: dict[str, Any] = {"quant": quant, "lora_rank": 8, "lora_targets": ["q_proj"], "optimizer": "paged-adamw-8bit"}
+    said |= SHAPE | {"task": "train"}
+    traced, stated = tn.trace({"config": CONFIGS["llama"]}, **said), tn.train({"config": CONFIGS["llama"]}, **said)
+    assert traced.fullest.tier("requested") == stated.fullest.tier("requested")
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

@@ -40,12 +40,14 @@ def made(model: Any, trained: list[Any], name: str, bits: int, *, paged: bool, r
 
 
 def real() -> Any:
-    """The library itself, whatever stands in for its modules.
+    """The library itself, in the place of what stands in for it; import it before torch believes in a device.
 
     Raises:
         UnsupportedError: it is not installed, or of a release that is not known.
     """
-    held = {name: sys.modules.pop(name) for name in STAND_IN if _stands_in(name)}
+    for name in STAND_IN:
+        if getattr(sys.modules.get(name, torch), "__file__", None) is None:
+            del sys.modules[name]
     try:
         import bitsandbytes
     except ImportError as e:
@@ -53,18 +55,12 @@ def real() -> Any:
             f"the optimizer is traced with bitsandbytes, which cannot be imported: {e}"[:300], key="optimizer",
             hint="pip install bitsandbytes",
         ) from e  # fmt: skip
-    finally:
-        sys.modules.update(held)
     if not bitsandbytes.__version__.startswith(KNOWN):
         raise UnsupportedError(
             f"bitsandbytes {bitsandbytes.__version__} is not known to the tracer", key="optimizer",
             hint="pip install bitsandbytes==0.50.2",
         )  # fmt: skip
     return bitsandbytes
-
-
-def _stands_in(name: str) -> bool:
-    return name in sys.modules and getattr(sys.modules[name], "__file__", None) is None
 
 
 def patches(p: Patches, recorder: Any) -> None:

@@ -93,7 +93,8 @@ def _linear(model: Any) -> set[int]:
 def _hidden(model: Any) -> set[int]:
     """Every matrix but tables and the head."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    outside = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding) or m is head}
+    tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    outside = {id(m.weight) for m in (*tables, head) if m is not None}
     return {id(p) for p in model.parameters() if p.dim() == 2} - outside
 
 
@@ -151,6 +152,12 @@ PACKAGES: Final = {
 }  # fmt: skip
 """Names that pip knows, where they are others."""
 
+NEEDS: Final = {
+    "adamw-8bit": "bitsandbytes", "paged-adamw-8bit": "bitsandbytes", "paged-adamw": "bitsandbytes",
+    "lion-8bit": "bitsandbytes", "galore": "galore_torch", "apollo": "apollo_torch",
+}  # fmt: skip
+"""Libraries that look for a device as they are imported."""
+
 OPTIMIZERS: Final[dict[str, Callable[[Any], Made]]] = {
     "adamw-fused": _torch("AdamW", fused=True),
     "adamw-foreach": _torch("AdamW", foreach=True),
@@ -178,6 +185,19 @@ OPTIMIZERS: Final[dict[str, Callable[[Any], Made]]] = {
     "galore": _low_rank("galore_torch", "GaLoreAdamW", no_deprecation_warning=True),
     "apollo": _low_rank("apollo_torch", "APOLLOAdamW", {"proj": "random", "scale_type": "channel", "scale": 1.0}),
 }
+
+
+def ready(name: str) -> None:
+    """Import what an optimizer is made of, before torch believes in a device.
+
+    Raises:
+        UnsupportedError: it is not installed.
+    """
+    if NEEDS.get(name) is not None:
+        from tonnage.tracing import bnb_optimizers
+
+        bnb_optimizers.real()
+        imported(NEEDS[name])
 
 
 def optimizer(name: str, model: Any) -> Made:

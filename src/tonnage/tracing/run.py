@@ -144,6 +144,8 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
     shown = job["lora"] is not None or model.config.model_type in COPIES
     backend = job["backend"] or ("cuda" if job["autocast"] else "auto" if shown else "meta")
     # Before anything believes in a device: peft looks for one as it is imported.
+    if job["task"] == "train":
+        optimizers.ready(job["optimizer"])
     model = tuned(model, job)
     place = Place(backend, tuple(job["capability"]), tuple(job["kernels"]))
     try:
