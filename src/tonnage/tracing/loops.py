@@ -58,10 +58,10 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
                 # Without its graph, whose leaf would hold the embedding's output.
                 loss = loss.detach()
         r.enter(f"step{step}.optimizer")
-        r.item = made.item
+        before, r.item = r.item, made.item
         for o in made.steppers:
             o.step()
-        r.item = None
+        r.item = before
         if not job["keep_gradients"]:
             model.zero_grad()
     r.enter("end")

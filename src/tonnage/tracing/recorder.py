@@ -21,7 +21,7 @@ from tonnage.tracing.stream import GRADIENT, LAYER, OTHER, OUTSIDE, PHASE, SCRAT
 
 DEVICE_OF: Final = torch.ops.prim.device.default
 GROUPED: Final = torch.ops.aten._grouped_mm.default
-READS: Final = torch.ops.aten._local_scalar_dense.default
+READS: Final = frozenset((torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default))
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[misc]
@@ -203,7 +203,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             self.phase_of(backward)
         rerun = backward and bool(self.modules)
         module, node = self._place(backward)
-        if func is READS:
+        if func in READS:
             return declared(func, args, self.item)
         if backward and not rerun:
             done, out = self.inplace.instead(func, args, kwargs)
