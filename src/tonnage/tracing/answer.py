@@ -45,7 +45,7 @@ PAGED: Final = "https://github.com/bitsandbytes-foundation/bitsandbytes/blob/0.5
 REPLAYED: Final = "https://github.com/pytorch/pytorch/blob/v2.13.0/c10/cuda/CUDACachingAllocator.cpp"
 
 NOT_MODELLED: Final = (
-    "scratch of kernels other than softmax's and flash attention's backward passes",
+    "scratch of kernels other than softmax's and flash attention's backward passes, sums over rows and sums by index",
     "workspaces of cuDNN",
     "what other work left in the allocator's cache before",
 )

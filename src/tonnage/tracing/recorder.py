@@ -126,16 +126,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
 
         return dead
 
-    def passing(self, size: int, op: str, kind: str) -> None:
+    def passing(self, sizes: Sequence[int], op: str, kind: str) -> None:
         """Memory that no tensor holds: scratch is gone at once, a workspace stays. [byte]"""
-        if size <= 0:
-            return
-        n = len(self.born)
         module = self.modules[-1] if self.modules else self._last_node[1]
-        self.born.append(Born(size, op, module, kind, self.layer, (size,), "uint8", ""))
-        self.order.append(n)
+        born = []
+        for size in sizes:
+            if size > 0:
+                born.append(len(self.born))
+                self.born.append(Born(size, op, module, kind, self.layer, (size,), "uint8", ""))
+                self.order.append(born[-1])
         if kind == SCRATCH:
-            self.order.append(~n)
+            self.order += [~n for n in reversed(born)]
+
+    def _kernel(self, op: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        """What the kernel of an operation takes for itself."""
+        scratch = SCRATCHES.get(op)
+        if scratch is not None and self._counts(out):
+            self.passing(scratch(args, kwargs), op, SCRATCH)
 
     @contextmanager
     def on_host(self) -> Iterator[None]:
@@ -208,6 +215,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         if backward and not rerun:
             done, out = self.inplace.instead(func, args, kwargs)
             if done:
+                self._kernel(str(func), args, kwargs, out)
                 return out
         elif self.inplace.in_math:
             done, out = self.inplace.masked(func, args)
@@ -222,10 +230,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             self.inplace.made(op, out)
         if self.workspace and op in WORKSPACED and backward not in self._threads and self._counts(out):
             self._threads.add(backward)
-            self.passing(self.workspace, op, WORKSPACE)
-        scratch = SCRATCHES.get(op)
-        if scratch is not None and self._counts(out):
-            self.passing(scratch(args, kwargs), op, SCRATCH)
+            self.passing((self.workspace,), op, WORKSPACE)
+        self._kernel(op, args, kwargs, out)
         return out
 
     def _counts(self, out: Any) -> bool:
