@@ -14,8 +14,8 @@ from tonnage.memory.optimizers import OPTIMIZERS
 from tonnage.tensors import Tensor, size
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "optimizers.json").read_text())
-EXACT_STEPS = {"lion": 0, "came": 16_000, "adafactor": 9_000, "muon": 0}
-"""Steps that run one parameter after the other, with the bytes of small sums beside their large tensors."""
+EXACT_STEPS = ("lion", "came", "adafactor", "adafactor-torch", "muon")
+"""Steps that run one parameter after the other."""
 
 
 def parameter(name: str, shape: list[int]) -> Tensor:
@@ -44,7 +44,7 @@ def test_step_takes_what_the_library_takes(run: dict[str, Any]) -> None:
     width = 2 if run["weights"] == "bf16" else 4
     trained = [(parameter(n, shape), width, 1) for n, (shape, _) in run["states"].items()]
     ours = OPTIMIZERS[run["optimizer"]].highest(trained).requested
-    assert 0 <= run["step_peak"] - ours <= EXACT_STEPS[run["optimizer"]]
+    assert run["step_peak"] == ours
 
 
 def test_the_trainer_keeps_tables_in_full() -> None:
@@ -54,10 +54,16 @@ def test_the_trainer_keeps_tables_in_full() -> None:
 
 
 def test_paged_states_lie_on_the_host() -> None:
-    found = tn.train("llama-3.2-1b", optimizer="paged-adamw-8bit").ranks[0]
-    plain = tn.train("llama-3.2-1b", optimizer="adamw-8bit").ranks[0]
-    assert found.tier("host") == sum(c.bytes for c in plain.components if c.name == "optimizer_state")
-    assert found.tier("requested") < plain.tier("requested")
+    """But those of small tensors, scales and maps: SmolLM2's 61 norms of 576, and every matrix's scales."""
+    found = tn.train("smollm2-135m", optimizer="paged-adamw-8bit").ranks[0]
+    plain = tn.train("smollm2-135m", optimizer="adamw-8bit").ranks[0]
+    whole = plain.tier("requested") - found.tier("requested")
+    assert found.tier("host") == whole
+    matrices = 30 * (2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576)
+    table = 49_152 * 576
+    assert found.tier("host") == 2 * matrices + 2 * 4 * table
+    kept = sum(c.bytes for c in found.components if c.name == "optimizer_state" and c.tier == "requested")
+    assert kept == 2 * 4 * matrices // 256 + 2 * 4 * 61 * 576 + 2 * 1024
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))

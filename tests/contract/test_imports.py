@@ -92,6 +92,7 @@ ALLOWED = frozenset(
         "tonnage.memory.optimizers",
         "tonnage.memory.overhead",
         "tonnage.memory.passes",
+        "tonnage.memory.steps",
         "tonnage.memory.weights",
         "tonnage.record",
         "tonnage.registry",

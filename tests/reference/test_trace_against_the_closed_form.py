@@ -44,7 +44,7 @@ CATEGORISED_OTHERWISE = {"ctrl"}
 """Its table of positions is no buffer: the code makes it again, on the device, and keeps it."""
 
 OVERSTATED = {
-    # The tensor before the largest one: experts come before their router in the code, and behind it here. [byte]
+    # A turn's tensors meet those of the parameter before: where the router stands among the experts differs.
     "loop": (0, 0, 12096),
 }
 """Settings for which the closed form may be above the trace, by phase."""
@@ -75,8 +75,9 @@ def closed_form(config: dict[str, Any], said: dict[str, Any], monkeypatch: pytes
 
 
 def compared(
-    config: dict[str, Any], said: dict[str, Any], monkeypatch: pytest.MonkeyPatch, over: tuple[int, ...] = (0, 0, 0)
-) -> None:
+    config: dict[str, Any], said: dict[str, Any], monkeypatch: pytest.MonkeyPatch, over: tuple[int, ...] = (0, 0, 0),
+    *, exact: bool = True,
+) -> None:  # fmt: skip
     from tracing_cases import traced
 
     wanted, result = closed_form(config, said, monkeypatch)
@@ -84,7 +85,7 @@ def compared(
     last = max(name for name, _, _ in found.traced.phases() if name.startswith("step"))[:5]
     phases = {name: range(start - 1, stop) for name, start, stop in found.traced.phases()}
     got = [max(found.requested[i] for i in phases[f"{last}.{kind}"]) for kind in KINDS]
-    assert tuple(a - b for a, b in zip(wanted, got, strict=True)) in ((0, 0, 0), over)
+    assert tuple(a - b for a, b in zip(wanted, got, strict=True)) in (((0, 0, 0), over) if exact else (over,))
     if not any(over):
         tiers = [result.ranks[0].tier(tier) for tier in ("allocated", "reserved")]
         assert tiers[0] == found.samples[found.peak][1]

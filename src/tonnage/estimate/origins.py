@@ -9,7 +9,7 @@ from tonnage.estimate.lines import Terms
 from tonnage.estimate.training import Step
 from tonnage.formats import FORMATS
 from tonnage.stacks import Stack
-from tonnage.tensors import Tensor, size
+from tonnage.tensors import Tensor
 
 MASTER: Final = (
     "https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.0/megatron/core/optimizer/optimizer.py "
@@ -95,7 +95,6 @@ def _states(step: Step) -> Terms:
     """Bytes of each kind of state."""
     sums: dict[str, int] = {}
     for t, times in step.trained:
-        for name, axes, form in step.recipe.optimizer.state(t):
-            size_of = (step.stepped_form(t) if form is None else FORMATS[form]).nbytes(size(axes))
-            sums[name] = sums.get(name, 0) + times * size_of
+        for name, n in step.state_of(t, step.recipe.optimizer.resident):
+            sums[name] = sums.get(name, 0) + times * n
     return tuple((name, "bytes of this state", n) for name, n in sums.items())

@@ -15,7 +15,6 @@ from tonnage.estimate.beside import tensor_sizes
 from tonnage.estimate.training import Step
 from tonnage.formats import FORMATS
 from tonnage.memory.passes import Account
-from tonnage.tensors import size
 from tonnage.timeline import Instant
 
 if TYPE_CHECKING:
@@ -315,10 +314,13 @@ class Player:
         """The step's own tensors, its state where there is none yet, and the end of the gradients."""
         run = self.run
         self.begin()
-        if first and not run.recipe.optimizer.paged:
+        if first:
+            o = run.recipe.optimizer
+            for n in o.tables(run.in_order()):
+                self.take(n)
             for t in run.in_order():
-                for _, axes, form in run.recipe.optimizer.state(t):
-                    self.take((run.stepped_form(t) if form is None else FORMATS[form]).nbytes(size(axes)))
+                for _, n in run.state_of(t, o.resident):
+                    self.take(n)
         if not run.recipe.in_backward:
             for group in run.recipe.optimizer.step((t, run.stepped_form(t).bytes, 1) for t in run.in_order()):
                 self.free([self.take(n) for n in group if n])

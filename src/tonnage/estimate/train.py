@@ -238,9 +238,8 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
     words = f"saved activations, pinned: {len(moved)} tensors, each rounded up to a power of two"
     host = sum(1 << (n - 1).bit_length() for n in moved)
     offloaded = [exact("activations", host, words, OFFLOAD, tier="host", trust=DERIVED)] if moved else []
-    paged = (
-        [exact("optimizer_state", step.state.requested, f"{o.name}: {o.why}", o.source, tier="host")] if o.paged else []
-    )
+    held = step.paged.requested
+    paged = [exact("optimizer_state", held, f"{o.name}: {o.why}", o.source, tier="host")] if held else []
     return Rank(
         rank="pp0",
         multiplicity=1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +12,7 @@ from tonnage.arch.tape import WIDTH, Parameter, Storage
 from tonnage.estimate.moments import Ledger, Moment
 from tonnage.estimate.trained import reached
 from tonnage.formats import FORMATS, Format
-from tonnage.memory.optimizers import Optimizer
+from tonnage.memory.optimizers import Optimizer, Stored
 from tonnage.memory.passes import Account, Pass, blocks, level
 from tonnage.memory.weights import Share, bytes_of, is_buffer, is_parameter, total
 from tonnage.record import Record
@@ -144,7 +144,9 @@ class Step(Ledger):
         beside = (*recipe.adapters, *recipe.own) if recipe.tuning else None
         self.trained, self.idle = reached(model, groups, self.passes, beside)
         self.grown = self._sum((self.bytes_of(t), times) for t, times in self.trained)
-        self.state = self._state()
+        self.state = self._state(recipe.optimizer.resident)
+        self.state += self._sum((n, 1) for n in recipe.optimizer.tables(t for t, _ in self.trained))
+        self.paged = self._state(recipe.optimizer.outside)
 
     def passed(self, model: Model, *, accumulated: bool) -> Pass:
         """The accounts of a pass; ``accumulated`` where gradients are there already."""
@@ -212,12 +214,14 @@ class Step(Ledger):
             allocated += times * blocks(n)
         return Level(requested, allocated)
 
-    def _state(self) -> Level:
-        return self._sum(
-            ((self.stepped_form(t) if form is None else FORMATS[form]).nbytes(size(axes)), times)
-            for t, times in self.trained
-            for _, axes, form in self.recipe.optimizer.state(t)
-        )
+    def state_of(self, t: Tensor, state: Callable[[Tensor, str], Iterable[Stored]]) -> Iterator[tuple[str, int]]:
+        """Tensors of the optimizer's state for one parameter: names and bytes."""
+        own = self.stepped_form(t)
+        for name, axes, form in state(t, own.name):
+            yield name, (own if form is None else FORMATS[form]).nbytes(size(axes))
+
+    def _state(self, state: Callable[[Tensor, str], Iterable[Stored]]) -> Level:
+        return self._sum((n, times) for t, times in self.trained for _, n in self.state_of(t, state))
 
     def static(self) -> Level:
         """Begin with what is resident between steps."""
@@ -244,7 +248,7 @@ class Step(Ledger):
             self.take("averages", "other:averages", "averages", self.weights + self.buffers + Level(8, blocks(8)))
         if r.rollout is not None and not r.rollout.sleeps:
             self.take("engine", "other:engine", "engine", Level(r.rollout.engine, r.rollout.engine))
-        if not r.first_step and not r.optimizer.paged:
+        if not r.first_step:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
         # Each thread that multiplies matrices keeps its workspace: the program's own and the backward pass's.
         self.take("workspace", "workspace", "matrix products", Level(0, 2 * blocks(r.workspace)))
@@ -418,7 +422,7 @@ class Step(Ledger):
 
     def _stepping(self) -> Iterator[Moment]:
         r = self.recipe
-        if r.first_step and not r.optimizer.paged:
+        if r.first_step:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
         if r.in_backward:
             return

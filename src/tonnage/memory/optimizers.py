@@ -6,11 +6,12 @@ Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/adamw.py,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 from typing import Final
 
 from tonnage.errors import InputError, UnsupportedError, nearest
+from tonnage.memory import steps
 from tonnage.memory.passes import blocks
+from tonnage.memory.steps import Group, Trained
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor, size
 from tonnage.timeline import Level
@@ -31,15 +32,13 @@ SCALED: Final = 256
 """Elements that share a scale in bitsandbytes."""
 LARGEST_SQUARE: Final = 10_000
 """Longest side that SOAP makes a square matrix for (``max_precondition_dim``)."""
-GALORE_RANK: Final = 128
-"""Rank of GaLore's projections in its own examples."""
+LEAST_PAGED: Final = 100_000
+"""Tensors with fewer elements keep paged states on the device (``get_state_buffer``)."""
+MAP: Final = 1024
+"""A map of 256 values, by which 8 bits are read: one for each state of the optimizer. [byte]"""
 
 Stored = tuple[str, Axes, str | None]
 """Name of a state, its axes, and its format; None for the format of the parameter."""
-Trained = Iterable[tuple[Tensor, int, int]]
-"""Parameters in the order of the model, each with the bytes of an element and how often it stands."""
-Group = Iterator[list[int]]
-"""What a step holds at once for a moment: sizes, one group after the other. [byte]"""
 
 
 class Optimizer(Record):
@@ -51,8 +50,10 @@ class Optimizer(Record):
         step: what one step holds beside them.
         why: the state in words.
         source: the code that is followed.
-        paged: the state lies in memory that host and device share, outside the caching allocator.
+        paged: what is large of the state lies in memory that host and device share, outside the caching allocator.
+        maps: made once, where the first tensor is kept in 8 bits.
         rough: what is left out of the step, where something is.
+        in_fp32: tensors on the device for a parameter in fp32, where they are others.
     """
 
     name: str
@@ -61,7 +62,26 @@ class Optimizer(Record):
     why: str
     source: str = TORCH
     paged: bool = False
+    maps: int = 0
     rough: str | None = None
+    in_fp32: Callable[[Tensor], Iterator[Stored]] | None = None
+
+    def resident(self, t: Tensor, form: str) -> Iterator[Stored]:
+        """The part of the state that lies on the device, for a parameter in this format."""
+        state = self.in_fp32 if self.in_fp32 is not None and form == "fp32" else self.state
+        return (s for s in state(t) if not self._out(t, s[0]))
+
+    def outside(self, t: Tensor, form: str) -> Iterator[Stored]:
+        """The part that host and device share."""
+        return (s for s in self.state(t) if self._out(t, s[0]))
+
+    def _out(self, t: Tensor, name: str) -> bool:
+        return self.paged and name.startswith("state") and t.numel >= LEAST_PAGED
+
+    def tables(self, trained: Iterable[Tensor]) -> list[int]:
+        """What the optimizer keeps once. [byte]"""
+        packs = self.maps and any(form == "uint8" for t in trained for _, _, form in self.state(t))
+        return [MAP] * self.maps if packs else []
 
     def highest(self, trained: Trained) -> Level:
         """The most that a step holds for a moment."""
@@ -144,13 +164,12 @@ def _low_bit(bits: int, block: int, map_entries: int, form: str) -> Callable[[Te
             yield f"{name}.scale", (("X", n // block),), "fp32"
             if map_entries:
                 yield f"{name}.qmap", (("X", map_entries),), "fp32"
-        yield "step", (), "fp32"
 
     return state
 
 
 def _muon(t: Tensor) -> Iterator[Stored]:
-    if len(t.shape) == 2 and t.role not in ("embedding", "position", "head"):
+    if steps.is_matrix(t):
         yield "momentum_buffer", t.axes, None
     else:
         yield from _adam_fused(t)
@@ -171,124 +190,114 @@ def _soap(t: Tensor) -> Iterator[Stored]:
     yield from _preconditioned(t, inverse="GG", moments=("exp_avg", "exp_avg_sq"))
 
 
-def _low_rank(t: Tensor) -> Iterator[Stored]:
-    """GaLore: moments of a matrix's projection to 128 rows or columns, and the projection."""
-    if len(t.shape) != 2 or t.role in ("embedding", "position", "head"):
+def _galore(t: Tensor) -> Iterator[Stored]:
+    """Moments of a matrix's projection to 128 rows or columns, and the projection."""
+    yield from _low_rank(t, min(steps.GALORE_RANK, *t.shape))
+
+
+def _galore_fp32(t: Tensor) -> Iterator[Stored]:
+    """Nothing is cast: the projection is a part of the decomposition's factor, all of which stays."""
+    for name, axes, form in _galore(t):
+        yield name, (axes[1], axes[1]) if name == "projector" else axes, form
+
+
+def _apollo(t: Tensor) -> Iterator[Stored]:
+    """The same with a random projection, and the norm of the last update."""
+    yield from _low_rank(t, steps.GALORE_RANK)
+    if steps.is_linear(t):
+        yield "scaled_grad", (), None
+
+
+def _low_rank(t: Tensor, rank: int) -> Iterator[Stored]:
+    if not steps.is_linear(t):
         yield from _like("exp_avg", "exp_avg_sq")(t)
         return
-    rows, columns = t.shape
-    rank = min(GALORE_RANK, rows, columns)
-    longer, shorter = max(rows, columns), min(rows, columns)
-    yield "projector", (("X", rank), ("X", shorter)), None
+    yield "projector", (("X", rank), ("X", min(t.shape))), None
     for name in ("exp_avg", "exp_avg_sq"):
-        yield name, (("X", longer), ("X", rank)), None
+        yield name, (("X", max(t.shape)), ("X", rank)), None
 
 
 def _none(t: Tensor) -> Iterator[Stored]:
     yield from ()
 
 
-def _nothing(trained: Trained) -> Group:
-    yield from ()
-
-
-def _all_at_once(sets: int) -> Callable[[Trained], Group]:
-    """A foreach step: so many tensors of every parameter's size at the same time."""
-
-    def step(trained: Trained) -> Group:
-        yield [t.numel * width for t, width, times in trained for _ in range(times * sets)]
-
-    return step
-
-
-def _one_by_one(trained: Trained) -> Group:
-    """A root and a quotient for each parameter in turn; the last quotient lives until the next is bound.
-
-    Tensors that stand as often are those of one layer, which follow each other layer by layer.
-    """
-    before = 0
-    for times, run in groupby(trained, lambda entry: entry[2]):
-        sizes = [t.numel * width for t, width, _ in run]
-        for n in sizes * times:
-            yield [before, n, n]
-            before = n
-
-
-def _each(wide: int, narrow: int, *, copies: int = 0) -> Callable[[Trained], Group]:
-    """One parameter after the other: tensors in fp32, tensors in its own format, and fp32 copies of 16-bit ones."""
-
-    def step(trained: Trained) -> Group:
-        for t, width, _ in trained:
-            n = t.numel
-            yield [4 * n] * (wide + (copies if width < 4 else 0)) + [n * width] * narrow
-
-    return step
-
-
-def _orthogonal(trained: Trained) -> Group:
-    """Newton-Schulz in bf16: the update, and the products of its shorter side with itself."""
-    for t, width, _ in trained:
-        if len(t.shape) == 2 and t.role not in ("embedding", "position", "head"):
-            n, short = t.numel, min(t.shape)
-            copies = 3 if width == 2 else 4
-            yield [n * width, *[2 * n] * copies, 2 * short * short, 2 * short * short]
-
-
 OPTIMIZERS: Final[dict[str, Optimizer]] = {
     o.name: o
     for o in (
-        Optimizer("adamw-fused", _adam_fused, _nothing, "two moments in the parameters' format and a counter each"),
         Optimizer(
-            "adamw-foreach", _like("exp_avg", "exp_avg_sq"), _all_at_once(1), "two moments in the parameters' format"
+            "adamw-fused", _adam_fused, steps.nothing, "two moments in the parameters' format and a counter each"
         ),
-        Optimizer("adamw-loop", _like("exp_avg", "exp_avg_sq"), _one_by_one, "two moments in the parameters' format"),
+        Optimizer(
+            "adamw-foreach",
+            _like("exp_avg", "exp_avg_sq"),
+            steps.all_at_once(1),
+            "two moments in the parameters' format",
+        ),
+        Optimizer(
+            "adamw-loop",
+            _like("exp_avg", "exp_avg_sq"),
+            steps.looped(steps.adamw),
+            "two moments in the parameters' format",
+        ),
         Optimizer(
             "adamw-amsgrad",
             _like("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
-            _all_at_once(1),
+            steps.all_at_once(1),
             "two moments and the largest second one",
         ),
-        Optimizer("sgd-momentum", _like("momentum_buffer"), _nothing, "one momentum in the parameters' format"),
-        Optimizer("sgd", _none, _nothing, "no state"),
-        Optimizer("rmsprop", _like("square_avg"), _all_at_once(1), "one second moment in the parameters' format"),
-        Optimizer("adagrad", _like("sum"), _all_at_once(2), "one sum of squares in the parameters' format"),
-        Optimizer("nadam", _like("exp_avg", "exp_avg_sq"), _all_at_once(1), "two moments in the parameters' format"),
-        Optimizer("adafactor", _adafactor, _each(2, 0, copies=2), "sums of squares over rows and columns, in fp32", HF),
-        Optimizer("adafactor-torch", _adafactor_torch, _all_at_once(1), "sums of squares over rows and columns"),
+        Optimizer("sgd-momentum", _like("momentum_buffer"), steps.nothing, "one momentum in the parameters' format"),
+        Optimizer("sgd", _none, steps.nothing, "no state"),
+        Optimizer("rmsprop", _like("square_avg"), steps.all_at_once(1), "one second moment in the parameters' format"),
+        Optimizer("adagrad", _like("sum"), steps.all_at_once(2), "one sum of squares in the parameters' format"),
+        Optimizer(
+            "nadam", _like("exp_avg", "exp_avg_sq"), steps.all_at_once(1), "two moments in the parameters' format"
+        ),
+        Optimizer(
+            "adafactor", _adafactor, steps.looped(steps.adafactor), "sums of squares over rows and columns, in fp32", HF
+        ),
+        Optimizer(
+            "adafactor-torch",
+            _adafactor_torch,
+            steps.looped(steps.adafactor_torch),
+            "sums of squares over rows and columns",
+        ),
         Optimizer(
             "adamw-8bit",
             _eight_bit("state1", "state2"),
-            _nothing,
+            steps.nothing,
             "two moments of a byte an element, tables and small tensors in fp32",
             BNB,
+            maps=2,
         ),
         Optimizer(
             "paged-adamw-8bit",
             _eight_bit("state1", "state2"),
-            _nothing,
-            "two moments of a byte an element, in paged memory",
+            steps.nothing,
+            "two moments of a byte an element, large ones in paged memory",
             BNB,
             paged=True,
+            maps=2,
         ),
         Optimizer(
             "paged-adamw",
             _like("state1", "state2", form="fp32"),
-            _nothing,
-            "two moments in fp32, in paged memory",
+            steps.nothing,
+            "two moments in fp32, large ones in paged memory",
             BNB,
             paged=True,
         ),
         Optimizer(
             "lion-8bit",
             _eight_bit("state1"),
-            _nothing,
+            steps.nothing,
             "one moment of a byte an element, tables and small tensors in fp32",
             BNB,
+            maps=1,
         ),
         Optimizer(
             "adamw-8bit-ao",
             _low_bit(8, 256, 256, "uint8"),
-            _nothing,
+            steps.nothing,
             "two moments of a byte an element",
             AO,
             rough=COMPILED,
@@ -296,54 +305,69 @@ OPTIMIZERS: Final[dict[str, Optimizer]] = {
         Optimizer(
             "adamw-4bit-ao",
             _low_bit(4, 128, 16, "uint8"),
-            _nothing,
+            steps.nothing,
             "two moments of half a byte an element",
             AO,
             rough=COMPILED,
         ),
-        Optimizer("adamw-fp8-ao", _low_bit(8, 256, 0, "fp8_e4m3"), _nothing, "two moments in fp8", AO, rough=COMPILED),
+        Optimizer(
+            "adamw-fp8-ao", _low_bit(8, 256, 0, "fp8_e4m3"), steps.nothing, "two moments in fp8", AO, rough=COMPILED
+        ),
         Optimizer(
             "lion",
             _like("exp_avg"),
-            _each(0, 2),
+            steps.each(2),
             "one moment in the parameters' format",
             "https://pypi.org/project/lion-pytorch/0.2.5/",
         ),
         Optimizer(
             "came",
             _came,
-            _each(4, 0, copies=1),
+            steps.looped(steps.came),
             "one moment and factored sums, in fp32",
             "https://pypi.org/project/came-pytorch/0.1.3/",
         ),
         Optimizer(
             "schedule-free",
             _like("z", "exp_avg_sq"),
-            _all_at_once(1),
+            steps.all_at_once(1),
             "a second copy of the weights and one moment",
             "https://pypi.org/project/schedulefree/1.4.1/",
         ),
-        Optimizer("muon", _muon, _orthogonal, "one momentum of each matrix in a layer, AdamW for the rest"),
+        Optimizer(
+            "muon",
+            _muon,
+            steps.looped(steps.muon, only=steps.is_matrix),
+            "one momentum of each matrix in a layer, AdamW for the rest",
+        ),
         Optimizer(
             "soap",
             _soap,
-            _each(0, 2),
+            steps.each(2),
             "two moments, and two square matrices for each side of a matrix up to 10,000",
             PO,
             rough=EIGEN,
         ),
         Optimizer(
             "galore",
-            _low_rank,
-            _each(0, 4),
+            _galore,
+            steps.looped(steps.galore, last=steps.is_linear),
             "two moments of each layer's matrices at rank 128, and the projections",
             "https://pypi.org/project/galore-torch/1.0/",
             rough=SVD,
+            in_fp32=_galore_fp32,
+        ),
+        Optimizer(
+            "apollo",
+            _apollo,
+            steps.looped(steps.apollo, last=steps.is_linear),
+            "two moments of each layer's matrices at rank 128, and random projections",
+            "https://pypi.org/project/apollo-torch/1.0.3/",
         ),
     )
 }
 
-NAMED_ONLY: Final = ("lamb", "sophia", "shampoo", "adam-mini", "apollo", "q-galore", "lomo", "adalomo", "ademamix")
+NAMED_ONLY: Final = ("lamb", "sophia", "shampoo", "adam-mini", "q-galore", "lomo", "adalomo", "ademamix")
 
 
 def optimizer(name: str) -> Optimizer:

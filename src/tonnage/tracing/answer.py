@@ -41,10 +41,11 @@ TERMS: Final = 12
 """Groups of tensors that a line tells one by one."""
 
 SCRATCHES: Final = "tracing/scratch.py"
+PAGED: Final = "https://github.com/bitsandbytes-foundation/bitsandbytes/blob/0.50.2/bitsandbytes/functional.py"
 REPLAYED: Final = "https://github.com/pytorch/pytorch/blob/v2.13.0/c10/cuda/CUDACachingAllocator.cpp"
 
 NOT_MODELLED: Final = (
-    "scratch of kernels other than softmax's and flash attention's backward passes",
+    "scratch of kernels other than softmax's and flash attention's backward passes, sums over rows and sums by index",
     "workspaces of cuDNN",
     "what other work left in the allocator's cache before",
 )
@@ -103,6 +104,8 @@ def _rank(found: Levels, told: Mapping[str, Any], device: Device | None) -> Rank
         held = found.reserved - allocated
         lines.append(exact("fragmentation", held, words, REPLAYED, tier="reserved", trust=DERIVED))
     lines += reserves(allocated, allocated, caching=False)
+    if told.get("host"):
+        lines.append(exact("optimizer_state", told["host"], "in memory that host and device share", PAGED, tier="host"))
     instants = found.instants()
     ranked = sorted(instants, key=lambda i: -i.bytes)
     best = next((p.name for p in found.parts if p.start <= peak < p.stop), ranked[0].name)
@@ -189,7 +192,7 @@ def _rounding(lines: list[Component], allocated: int) -> list[Component]:
 
 
 def _caveats(told: Mapping[str, Any]) -> tuple[str, ...]:
-    out = []
+    out = [told["caveat"]] if told.get("caveat") else []
     if told.get("kernels"):
         out.append(f"attention ran as {' and '.join(told['kernels'])}")
     if told.get("fallback"):

@@ -1,7 +1,8 @@
 """A stand-in for bitsandbytes: its 4-bit linear module over tensors without data.
 
 peft's own code for 4-bit models then runs as it is. The module takes, keeps and drops what the library's does on CUDA:
-products unpack the matrix for a moment, forward and backward. Left out: the library's own table of 1,024 B.
+products unpack the matrix for a moment, forward and backward. Left out: the one map of 1,024 B
+by which all scales are read under double quantization (``name2qmap``).
 
 Reference: https://github.com/bitsandbytes-foundation/bitsandbytes/blob/0.50.2/bitsandbytes/nn/modules.py (Linear4bit),
 autograd/_functions.py (MatMul4Bit), functional.py (dequantize_4bit).
@@ -66,7 +67,6 @@ class Linear4bit(nn.Linear):  # type: ignore[misc]
             if nested:
                 self.offset = torch.empty((), dtype=torch.float32)
                 self.outer_absmax = torch.empty(-(-scales // NESTED), dtype=torch.float32)
-                self.outer_code = torch.empty(NESTED, dtype=torch.float32)
         self.nested = nested
         # What peft asks of a packed weight.
         self.weight.compress_statistics, self.weight.quant_type = nested, "nf4"
@@ -113,7 +113,11 @@ class Linear8bitLt(nn.Linear):  # type: ignore[misc]
 
 
 def install() -> None:
-    """Stand in for the library in this process."""
+    """Stand in for the library in this process, or for its modules where the library is there for its optimizers."""
+    there = sys.modules.get("bitsandbytes")
+    if there is not None and getattr(there, "__file__", None) is not None:
+        there.nn.Linear4bit, there.nn.Linear8bitLt = Linear4bit, Linear8bitLt
+        return
     package, modules = ModuleType("bitsandbytes"), ModuleType("bitsandbytes.nn")
     for module in (package, modules):
         module.__spec__ = ModuleSpec(module.__name__, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -44,6 +45,8 @@ def _traced(job: dict[str, Any], watch: Watch) -> dict[str, Any]:
         from tonnage.tracing.own import function_trace
 
         return as_dict(function_trace(job, watch.follow))
+    # An eighth of the time that the libraries take to be imported goes into a search for garbage that is not there.
+    gc.disable()
     from tonnage.tracing.run import model_trace
 
     try:

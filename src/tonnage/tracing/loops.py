@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
@@ -11,32 +11,12 @@ import torch
 
 from tonnage.errors import UnsupportedError
 from tonnage.tracing.models import DTYPES
+from tonnage.tracing.optimizers import Made
 from tonnage.tracing.recorder import Recorder
 from tonnage.tracing.stream import BUFFER, CACHE, GRADIENT, INPUT, LOSS, PARAMETER, RECURRENT
 
 DEPTH: Final = 6
 """Of a cache: how deep its tensors lie."""
-OPTIMIZERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "adamw-fused": lambda p: torch.optim.AdamW(p, lr=1e-4, fused=True),
-    "adamw-foreach": lambda p: torch.optim.AdamW(p, lr=1e-4, foreach=True),
-    "adamw-loop": lambda p: torch.optim.AdamW(p, lr=1e-4, foreach=False, fused=False),
-    "sgd": lambda p: torch.optim.SGD(p, lr=1e-4),
-    "sgd-momentum": lambda p: torch.optim.SGD(p, lr=1e-4, momentum=0.9),
-}
-
-
-def optimizer(name: str, model: Any) -> Any:
-    """The optimizer over what is trained.
-
-    Raises:
-        UnsupportedError: it is not traced.
-    """
-    make = OPTIMIZERS.get(name)
-    if make is None:
-        raise UnsupportedError(
-            f"optimizer = {name} is not traced", key="optimizer", value=name, hint=f"one of {', '.join(OPTIMIZERS)}"
-        )
-    return make([p for p in model.parameters() if p.requires_grad])
 
 
 def autocast(job: Mapping[str, Any]) -> AbstractContextManager[Any]:
@@ -49,9 +29,8 @@ def ids(job: Mapping[str, Any], tokens: int, device: str) -> torch.Tensor:
     return torch.empty((job["batch"], tokens), dtype=torch.int64, device=device)
 
 
-def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str) -> None:
+def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Made) -> None:
     """Optimizer steps, two of them unless the first is asked for: forward, loss, backward, step."""
-    o = optimizer(job["optimizer"], model)
     inputs = {"input_ids": ids(job, job["seq"], device)}
     inputs["labels"] = inputs["input_ids"]
     if getattr(model.config, "is_encoder_decoder", False):
@@ -79,9 +58,12 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str) -> None:
                 # Without its graph, whose leaf would hold the embedding's output.
                 loss = loss.detach()
         r.enter(f"step{step}.optimizer")
-        o.step()
+        before, r.item = r.item, made.item
+        for o in made.steppers:
+            o.step()
+        r.item = before
         if not job["keep_gradients"]:
-            o.zero_grad(set_to_none=True)
+            model.zero_grad()
     r.enter("end")
 
 
@@ -149,6 +131,3 @@ def _held(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[torch.Te
     elif depth < DEPTH and (isinstance(value, dict) or hasattr(value, "__dict__")):
         for key, part in list((value if isinstance(value, dict) else value.__dict__).items()):
             yield from _held(part, key if isinstance(key, str) else name, depth + 1)
-
-
-__all__ = ["optimizer", "serve", "train"]

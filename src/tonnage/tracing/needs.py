@@ -30,4 +30,7 @@ def declared(func: Any, args: Sequence[Any], item: float | None) -> Any:
         if item is None:
             raise NeedsDataError("a number is read out of a tensor that has no data") from e
     dtype = args[0].dtype
+    if len(args) > 1:
+        # Whether two tensors are equal.
+        return bool(item)
     return bool(item) if dtype is torch.bool else float(item) if dtype.is_floating_point else int(item)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 
 from tonnage.tracing.inplace import InPlace
 from tonnage.tracing.needs import declared
@@ -20,7 +21,7 @@ from tonnage.tracing.stream import GRADIENT, LAYER, OTHER, OUTSIDE, PHASE, SCRAT
 
 DEVICE_OF: Final = torch.ops.prim.device.default
 GROUPED: Final = torch.ops.aten._grouped_mm.default
-READS: Final = torch.ops.aten._local_scalar_dense.default
+READS: Final = frozenset((torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default))
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[misc]
@@ -46,6 +47,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.outside = ""
         self.dispatched = 0
         self.resized: set[str] = set()
+        self.host = 0
+        """What is held in memory that host and device share. [byte]"""
+        self._hosted = False
         self.inplace = InPlace()
         self.layer_of: Callable[[str], int] = lambda name: OUTSIDE
         self.phase_of: Callable[[bool], None] | None = None
@@ -58,6 +62,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self._threads: set[bool] = set()
         self._leaving = False
         self._unowned: list[int] = []
+        self._plain: set[Any] = set()
 
     # What the loops tell.
 
@@ -121,16 +126,32 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
 
         return dead
 
-    def passing(self, size: int, op: str, kind: str) -> None:
+    def passing(self, sizes: Sequence[int], op: str, kind: str) -> None:
         """Memory that no tensor holds: scratch is gone at once, a workspace stays. [byte]"""
-        if size <= 0:
-            return
-        n = len(self.born)
         module = self.modules[-1] if self.modules else self._last_node[1]
-        self.born.append(Born(size, op, module, kind, self.layer, (size,), "uint8", ""))
-        self.order.append(n)
+        born = []
+        for size in sizes:
+            if size > 0:
+                born.append(len(self.born))
+                self.born.append(Born(size, op, module, kind, self.layer, (size,), "uint8", ""))
+                self.order.append(born[-1])
         if kind == SCRATCH:
-            self.order.append(~n)
+            self.order += [~n for n in reversed(born)]
+
+    def _kernel(self, op: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        """What the kernel of an operation takes for itself."""
+        scratch = SCRATCHES.get(op)
+        if scratch is not None and self._counts(out):
+            self.passing(scratch(args, kwargs), op, SCRATCH)
+
+    @contextmanager
+    def on_host(self) -> Iterator[None]:
+        """What is made lies in memory that host and device share: it is summed up, and no event."""
+        self._hosted = True
+        try:
+            yield
+        finally:
+            self._hosted = False
 
     # Where an operation stands.
 
@@ -161,15 +182,25 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         if layer != OUTSIDE or self.layer == 0:
             self.at(layer)
 
+    def _made_of_others(self, kind: Any) -> bool:
+        if is_traceable_wrapper_subclass_type(kind):
+            return True
+        self._plain.add(kind)
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func is DEVICE_OF:
             return func(*args, **kwargs)
-        if any(hasattr(t, "__tensor_flatten__") for t in types):
-            # A tensor made of others: its own code runs next, and what that does comes by here.
+        if any(t not in self._plain and self._made_of_others(t) for t in types):
+            # A tensor made of others: its own code runs first, and what it calls comes here.
             return NotImplemented
+        if self._hosted:
+            out = func(*args, **kwargs)
+            self.host += sum(t.untyped_storage().nbytes() for t in tensors(out))
+            return out
         self.dispatched += 1
         if self._leaving:
             self._leaving = False
@@ -179,11 +210,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             self.phase_of(backward)
         rerun = backward and bool(self.modules)
         module, node = self._place(backward)
-        if func is READS:
+        if func in READS:
             return declared(func, args, self.item)
         if backward and not rerun:
             done, out = self.inplace.instead(func, args, kwargs)
             if done:
+                self._kernel(str(func), args, kwargs, out)
                 return out
         elif self.inplace.in_math:
             done, out = self.inplace.masked(func, args)
@@ -198,10 +230,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             self.inplace.made(op, out)
         if self.workspace and op in WORKSPACED and backward not in self._threads and self._counts(out):
             self._threads.add(backward)
-            self.passing(self.workspace, op, WORKSPACE)
-        scratch = SCRATCHES.get(op)
-        if scratch is not None and self._counts(out):
-            self.passing(scratch(args, kwargs), op, SCRATCH)
+            self.passing((self.workspace,), op, WORKSPACE)
+        self._kernel(op, args, kwargs, out)
         return out
 
     def _counts(self, out: Any) -> bool:

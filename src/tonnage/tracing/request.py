@@ -64,7 +64,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
     stack: Stack = chosen("tonnage.stacks", "STACK", Stack, w.stack or "transformers", key="stack", known=KNOWN_STACKS)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
     refuse(w, "objective", "only the next token is traced", unless=(None, "sft"), hint="trace a step of your own")
-    refuse(w, "loss", "only the full loss is traced", unless=(None, "full"), hint="--loss full")
+    liger = _liger(config, w, device)
     refuse(w, "recompute", "layers are checkpointed whole or not", unless=(None, "none", "full"))
     stored = _stored(config, w.dtype)
     precision = w.precision or since(version, stack.precision) or stored
@@ -84,7 +84,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         "task": "train", "weights": weights, "autocast": autocast, "optimizer": optimizer, "batch": w.batch or 1,
         "seq": seq, "accumulate": w.accumulate or 1, "recompute": w.recompute == "full",
         "keep_outputs": "outputs" in w.retain, "keep_gradients": "grads" in w.retain,
-        "steps": 1 if w.first_step else 2,
+        "steps": 1 if w.first_step else 2, "liger": liger,
     }  # fmt: skip
     # prepare_model_for_kbit_training casts what is not packed.
     weights = "fp32" if w.kbit_prepared and lora else weights
@@ -93,12 +93,42 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         "stack": stack.name, "stack_version": shown(version), "precision": precision, "weights_dtype": weights,
         "compute_dtype": autocast or weights, "grad_dtype": weights, "state_dtype": weights, "master": False,
         "optimizer": optimizer, "batch": job["batch"], "accumulate": job["accumulate"], "seq": seq,
-        "recompute": w.recompute or "none", "loss": "full", "lora_targets": tuple(lora["targets"]) if lora else (),
+        "recompute": w.recompute or "none", "loss": w.loss or (liger["named"] if liger else "full"),
+        "kernels": w.kernels or "none",
+        "lora_targets": tuple(lora["targets"]) if lora else (),
         "lora_dropout": lora["dropout"] if lora else None, "kbit_prepared": bool(w.kbit_prepared),
     }  # fmt: skip
     caveats = [newer] if newer else []
     caveats += [AS_NEWEST] if version[0] < stack.releases.newest[0] else []
     return Request(job, {"task": "train", "model": name, **filled(w, values)}, (*caveats, *_dequantized(config)))
+
+
+def _liger(config: Mapping[str, Any], w: Train, device: Device | None) -> dict[str, Any] | None:
+    """Liger's kernels and losses, as the process takes them; None where nothing is replaced.
+
+    Raises:
+        InputError: no release of it.
+        UnsupportedError: a loss that it has not.
+    """
+    kernels = w.kernels not in (None, "none")
+    if not kernels and w.loss in (None, "full"):
+        return None
+    # Imported late: most traces do without.
+    from tonnage.arch.losses import InPlace
+    from tonnage.estimate import liger
+
+    if w.loss not in (None, "full", "fused", "liger"):
+        raise UnsupportedError(
+            f"loss = {w.loss} is not traced", key="loss", value=w.loss, hint="one of full, fused, liger"
+        )
+    asked = str(w.kernels).partition("==")[2] if kernels else ""
+    if kernels:
+        liger.version(str(w.kernels))
+    patch = liger.PATCHES.get(str(config.get("model_type")))
+    return {
+        "release": asked or None, "kernels": kernels, "loss": w.loss, "processors": liger.multiprocessors(device),
+        "named": "full" if patch is None else "liger" if patch.loss is InPlace else "fused",
+    }  # fmt: skip
 
 
 def _tuning(config: Mapping[str, Any], w: Train, compute: str) -> tuple[dict[str, Any], dict[str, Any] | None]:

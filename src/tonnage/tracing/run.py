@@ -13,19 +13,22 @@ from typing import Any, Final
 import torch
 
 from tonnage.errors import UnsupportedError
-from tonnage.tracing import fakecuda, layers, loops, models
+from tonnage.tracing import bnb_optimizers, fakecuda, layers, liger, loops, models, optimizers
 from tonnage.tracing.inplace import InPlace
 from tonnage.tracing.patches import Patches, swapped_modules, torch_patches, transformers_patches
 from tonnage.tracing.recorder import Recorder
 from tonnage.tracing.sdpa import Chooser
 from tonnage.tracing.spread import Uneven, Unit, spread
-from tonnage.tracing.stream import BUFFER, LOSS, OUTSIDE, PARAMETER, Traced
+from tonnage.tracing.stream import BUFFER, LOSS, OUTSIDE, PARAMETER, STATE, Traced
 
 META: Final = frozenset(("meta",))
 FAKE: Final = frozenset(("cuda", "meta"))
 
 LEADS: Final = (1, 2)
 """Units before the two that are compared: what the first layers do differently may reach one further."""
+
+LOUD: Final = ("torch", "transformers", "peft", "liger_kernel", "bitsandbytes")
+"""Libraries whose warnings are not shown; a record of one would hold on to the tensors at hand."""
 
 COPIES: Final = frozenset(("falcon", "gpt_neo", "t5"))
 """Types whose code indexes with lists or makes scalars on the device: only fake CUDA shows those copies."""
@@ -141,9 +144,13 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
     from tonnage.tracing.tuning import tuned
 
     # peft asks for autocast by the type of the device, and there is none for meta tensors.
-    shown = job["lora"] is not None or model.config.model_type in COPIES
+    shown = job["lora"] is not None or model.config.model_type in COPIES or job.get("liger") is not None
     backend = job["backend"] or ("cuda" if job["autocast"] else "auto" if shown else "meta")
     # Before anything believes in a device: peft looks for one as it is imported.
+    if job["task"] == "train":
+        optimizers.ready(job["optimizer"])
+        if job["liger"] is not None:
+            liger.ready(job["liger"]["release"])
     model = tuned(model, job)
     place = Place(backend, tuple(job["capability"]), tuple(job["kernels"]))
     try:
@@ -153,13 +160,26 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
         if place.device == "cuda":
             with place.fake:
                 models.on_device(model, "cuda")
-        r = Recorder(place.counts, job["workspace"])
+        r = Recorder(place.counts, job["workspace"], 1.0 if job.get("liger") is not None else None)
         r.inplace = place.inplace
+        if job.get("liger") is not None:
+            liger.install(place.patches, _base(model), job["liger"] | {"capability": job["capability"]}, r.modules)
         tell(r)
+        made = optimizers.optimizer(job["optimizer"], model) if training else None
+        if made is not None:
+            optimizers.patches(place.patches, made)
+            bnb_optimizers.patches(place.patches, r)
         with collected(), hooked(model, r), loss_named(model, r), place.fake, r:
             resident(model, r)
-            (loops.train if training else loops.serve)(model, job, r, place.device)
-        return Traced(list(r.born), list(r.order), list(r.marks), _told(model, r, place, job["task"]))
+            if made is not None:
+                for t, name in optimizers.states(made, r.parameters):
+                    if t.device.type in r.devices:
+                        r.there(t, STATE, name)
+                loops.train(model, job, r, place.device, made)
+            else:
+                loops.serve(model, job, r, place.device)
+        told = _told(model, r, place, job["task"]) | {"caveat": made.caveat if made is not None else None}
+        return Traced(list(r.born), list(r.order), list(r.marks), told)
     finally:
         place.restore()
 
@@ -209,6 +229,7 @@ def _told(model: Any, r: Recorder, place: Place, task: str) -> dict[str, Any]:
         "dispatched": r.dispatched,
         "corrected": r.inplace.corrected,
         "resized": sorted(r.resized),
+        "host": r.host,
     }
 
 
@@ -308,7 +329,7 @@ def collected() -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Warnings of libraries are about data that a trace does not have."""
-    loggers = [logging.getLogger(name) for name in ("torch", "transformers", "peft")]
+    loggers = [logging.getLogger(name) for name in LOUD]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

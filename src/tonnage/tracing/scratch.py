@@ -8,24 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-Scratch = Callable[[Sequence[Any], Mapping[str, Any]], int]
+from tonnage.tracing import reductions
+
+Scratch = Callable[[Sequence[Any], Mapping[str, Any]], tuple[int, ...]]
+"""Sizes of what a kernel holds at the same time. [byte]"""
 
 
-def _softmax_backward(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+def _softmax_backward(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
     """The product of what comes in with the result. [byte]
 
     Reference: pytorch v2.13.0 aten/src/ATen/native/cuda/SoftMax.cu, softmax_backward_cuda_out.
     """
     output = args[1]
-    return int(output.numel() * output.element_size())
+    return (int(output.numel() * output.element_size()),)
 
 
-def _logsumexp(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+def _logsumexp(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
     """Exponentials of all scores. [byte]"""
-    return int(args[0].numel() * args[0].element_size())
+    return (int(args[0].numel() * args[0].element_size()),)
 
 
-def _flash_backward(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+def _flash_backward(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
     """Row sums, the fp32 gradient of queries, and gradients of keys and values for every query head. [byte]
 
     Rows round to 128, heads to 32 (64 above 128).
@@ -36,14 +39,33 @@ def _flash_backward(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
     rows = -(-tokens // 128) * 128
     step = 32 if width <= 128 else 64
     wide = -(-width // step) * step
-    expanded = 2 * q.element_size() * batch * k.shape[2] * heads * width if k.shape[1] != heads else 0
-    return int(4 * batch * heads * rows + 4 * batch * rows * heads * wide + expanded)
+    expanded = q.element_size() * batch * k.shape[2] * heads * width if k.shape[1] != heads else 0
+    return 4 * batch * heads * rows, 4 * batch * rows * heads * wide, expanded, expanded
 
+
+def _added_by_index(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    """Places in rows, sorted, and where they came from; CUB's own byte, which is more for more than one tile of them.
+
+    Reference: pytorch v2.13.0 aten/src/ATen/native/cuda/Indexing.cu, index_put_with_sort_kernel.
+    """
+    adds = args[3] if len(args) > 3 else kwargs.get("accumulate", False)
+    places = [t for t in args[1] if t is not None]
+    if not adds or not places:
+        return ()
+    return (*(INDEX * max(t.numel() for t in places),) * 4, 1)
+
+
+INDEX: Final = 8
+"""Bytes of a place."""
 
 SCRATCHES: Final[dict[str, Scratch]] = {
     "aten._softmax_backward_data.default": _softmax_backward,
     "aten.logsumexp.default": _logsumexp,
     "aten._scaled_dot_product_flash_attention_backward.default": _flash_backward,
+    "aten.sum.dim_IntList": reductions.of_sum,
+    "aten.index_put.default": _added_by_index,
+    "aten.index_put_.default": _added_by_index,
+    "aten._index_put_impl_.default": _added_by_index,
 }
 
 WORKSPACED: Final = frozenset(
