@@ -6,7 +6,8 @@ from typing import Final
 
 from tonnage.arch.model import Model
 from tonnage.engines import Deployment, Engine, Setting
-from tonnage.memory.ggml.server import Defaults, answer
+from tonnage.memory.ggml.served import Defaults
+from tonnage.memory.ggml.server import answer
 from tonnage.releases import Releases
 
 REFERENCE: Final = "https://docs.ollama.com/faq; github.com/ollama/ollama api/types.go DefaultOptions"

@@ -35,7 +35,8 @@ def applied(
             hint="leave one of the two out",
         )  # fmt: skip
     keys = {**command.said, **own}
-    if command.whole and "context" not in own:
+    # Where the engine fits the context to what is free, it is left open.
+    if command.whole and "context" not in own and not keys.get("fit"):
         reach = longest(model)
         if reach is not None:
             keys["context"] = reach
