@@ -30,18 +30,22 @@ def _tier(name: str) -> Callable[[Any], int]:
     return lambda result: int(result.fullest.tier(name))
 
 
-def _printed(buffer: str, what: str, nth: int = 0) -> Callable[[Any], int]:
+def _printed(buffer: str, what: str, nth: int = 0, *, draft: bool = False) -> Callable[[Any], int]:
     """The size that llama.cpp's log prints for a buffer, the ``nth`` of its kind on one device."""
 
     def read(result: Any) -> int:
-        lines = [line for line in result.capacity["log"] if f" {buffer} " in line and f" {what} buffer size = " in line]
+        log = result.capacity["log"]
+        second = next((i for i, line in enumerate(log) if "loading draft model" in line), len(log))
+        part = log[second:] if draft else log[:second]
+        lines = [line for line in part if f" {buffer} " in line and f" {what} buffer size = " in line]
         return round(float(lines[nth].split(" = ")[1].split()[0]) * 2**20) if nth < len(lines) else 0
 
     return read
 
 
 LLAMACPP: Final = {
-    f"{buffer} {what}{' 2' if nth else ''}": _printed(buffer, what, nth)
+    f"{'draft ' if draft else ''}{buffer} {what}{' 2' if nth else ''}": _printed(buffer, what, nth, draft=draft)
+    for draft in (False, True)
     for buffer in ("CUDA0", "CUDA1", "CUDA2", "CUDA3", "CPU", "CUDA_Host", "CPU_Mapped", "CPU_REPACK")
     for what in ("model", "KV", "RS", "compute", "output")
     for nth in (0, 1)

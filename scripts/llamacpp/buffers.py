@@ -181,12 +181,7 @@ def compare(
     """Every buffer: ours and theirs, as printed."""
     file = make(asked.source, name, quant, asked.folder)
     result = tn.serve(tn.load(model_of(name)), suggest=False, **workload(quant, devices, said))
-    lines = result.capacity["log"]
-    if "draft" in said:
-        # A model's lines begin with its weights, which follow the other one's compute buffers.
-        first = next(i for i, line in enumerate(lines) if i and "model" in line and "compute" in lines[i - 1])
-        lines = [*lines[:first], "draft", *lines[first:]]
-    ours = summed("\n".join(lines))
+    ours = summed("\n".join(result.capacity["log"]))
     told = settings(result.workload, said, devices)
     env = {**os.environ, "FAKE_DEVICES": str(devices), "GGML_NO_BACKTRACE": "1"}
     if "gpu" in said:
@@ -255,7 +250,7 @@ def summed(log: str) -> dict[str, str]:
     out: dict[str, str] = {}
     which = ""
     for line in log.splitlines():
-        which = "draft " if line == "draft" else which
+        which = "draft " if line == "draft" or "loading draft model" in line else which
         found = LINE.match(line)
         if found:
             key = f"{which}{found[1]} {found[2]}"

@@ -60,13 +60,13 @@ def of_run(told: Told, command: Command | None, model: Model, said: Mapping[str,
     Raises:
         InputError: the command starts another engine than the log is of.
     """
-    if command is not None and command.stack != told.engine:
+    if command is not None and told.engine not in (command.stack, stack(command.stack).log):
         raise InputError(
             f"the command starts {command.stack}, and the log is {told.engine}'s", key="engine", value=told.engine
         )
     own = {key: value for key, value in said.items() if value is not None}
     keys = {**told.said, "engine": told.engine, **own} if command is None else applied(command, model, own)[0]
-    if told.release is not None:
+    if told.release is not None and keys["engine"] == told.engine:
         keys.setdefault("engine_version", told.release)
     if keys.get("gpu") is None and told.total is not None:
         keys["gpu"] = f"{told.total} B"

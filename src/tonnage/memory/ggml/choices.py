@@ -141,13 +141,13 @@ def _draft_recipe(draft: Model, s: Served) -> Recipe | None:
         return None if asked == "none" else named_recipe(called(asked), checkpoint=False)
     if draft.quantization is not None:
         return named_recipe(draft.quantization, lenient=True)
-    return s.recipe if s.recipe is not None and s.recipe.plan is not None else None
+    return s.recipe if s.recipe is not None and s.recipe.method == "gguf" else None
 
 
 def _recipe(s: Served, caveats: list[str]) -> Recipe | None:
     """How the file's weights are stored, where the checkpoint is quantized and nothing else was asked for."""
     found = s.recipe
-    if found is None or found.plan is not None or s.said.get("quant") is not None:
+    if found is None or found.method == "gguf" or s.said.get("quant") is not None:
         return found
     if found.method == "mxfp4":
         caveats.append("weights as a GGUF file of recipe mxfp4_moe: experts in mxfp4, other matrices in q8_0")

@@ -113,8 +113,13 @@ def _capacity(model: Model, s: Served, found: Build, drafted: Build | None, d: D
         "tokens": None,
         "blocks": None,
         **room,
-        "log": [*log(found), *(log(drafted) if drafted is not None else ())],
+        "log": [*log(found), *(_second(drafted) if drafted is not None else ())],
     }
+
+
+def _second(draft: Build) -> list[str]:
+    """What is printed of a draft model."""
+    return [f"common_speculative_init_result: loading draft model '{draft.asked.model.name}'", *log(draft)]
 
 
 def _room(model: Model, s: Served, device: Device, placed: Asked, d: Defaults) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def file_of(model: Model, recipe: Recipe | None, dtype: str) -> tuple[tuple[Weig
             return tuple(_planned(model, recipe)), True
         except UnsupportedError:
             return tuple(_plain(model, dtype)), False
-    if recipe.plan is None:
+    if recipe.plan is None or recipe.method != "gguf":
         raise UnsupportedError(
             f"llamacpp runs GGUF files, and {recipe.title} is no format of theirs", key="quant", value=recipe.method,
             hint="--quant q4_k_m, q8_0, f16, ...; --quant none takes the checkpoint as if converted unquantized",
