@@ -172,16 +172,20 @@ def _kept(model: Model) -> Iterator[tuple[Tensor, int | None]]:
 def cells(tokens: int, window: int | None, f: Flags, *, reading: bool = False) -> int:
     """Tokens that a layer's cache has room for after so many.
 
-    A ring holds as many as its window; while a prompt is read, one less and those of the step.
+    A ring holds as many as its window: what the prompt brought but for its last token, then steps from there; while
+    a prompt is read, those of the step beside one less than the window.
 
-    >>> f = Flags(1, 2048, None, 64, None, True, True)
-    >>> cells(1000, None, f), cells(5000, 1024, f), cells(5000, 1024, f, reading=True)
-    (1024, 1024, 3071)
+    >>> f = Flags(101, 2048, None, 64, None, True, True)
+    >>> cells(1000, None, f), cells(110, 1024, f), cells(5000, 1024, f), cells(5000, 1024, f, reading=True)
+    (1024, 356, 1024, 3071)
     """
     ring = window if window is not None and f.rotating else f.most
     if ring is None:
         return -(-tokens // STEP) * STEP
-    return min(tokens, ring - 1 + f.step) if reading else min(-(-tokens // STEP) * STEP, ring)
+    if reading:
+        return min(tokens, ring - 1 + f.step)
+    read = min(f.prompt, tokens) - 1
+    return min(read - (read - tokens) // STEP * STEP, ring)
 
 
 def _layer(layer: Layer, tokens: int, B: int, f: Flags, form: Format, *, reading: bool = False) -> tuple[int, int]:
