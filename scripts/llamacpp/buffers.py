@@ -218,7 +218,9 @@ def settings(settled: dict[str, Any], said: dict[str, Any], devices: int) -> dic
         "n_batch": settled["batch_size"],
         "n_ubatch": settled["ubatch_size"],
         "n_seq_max": slots,
-        "n_outputs_max": settled["batch_size"] if settled["logits"] == "all" else min(settled["batch_size"], slots * drafted),
+        "n_outputs_max": settled["batch_size"]
+        if settled["logits"] == "all"
+        else min(settled["batch_size"], slots * drafted),
         "kv_unified": settled["kv_unified"],
         "type_k": settled["kv_dtype"],
         "type_v": settled["kv_dtype_v"],

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+from itertools import takewhile
 from typing import Any
 
 TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
@@ -84,7 +85,8 @@ def fit(
     status = call(
         path.encode(), c.byref(model), c.byref(context), shares, rows, margins, wanted["least"], extra, 4
     )  # fmt: skip
-    moved = [(row.pattern or b"").decode() for row in rows if row.pattern]
+    # What stands behind the first empty row is left over from layouts that were tried.
+    moved = [row.pattern.decode() for row in takewhile(lambda row: row.pattern, rows)]
     print(f"fit: status {status} n_ctx {context.n_ctx} n_gpu_layers {model.n_gpu_layers} "
           f"shares {','.join(f'{s:g}' for s in shares if s)} overrides {len(moved)} {moved[:1]}")  # fmt: skip
 

@@ -25,7 +25,9 @@ DEFAULTS: Final = Defaults(
     batch=2048,
     ubatch=512,
     ranged=True,
-    not_modelled=("what the application itself takes; its guardrails, which may shorten the context or refuse to load",),
+    not_modelled=(
+        "what the application itself takes; its guardrails, which may shorten the context or refuse to load",
+    ),
 )
 """``numParallelSessions``, which share one cache (``useUnifiedKvCache``), ``evalBatchSize``, ``physicalBatchSize``."""
 

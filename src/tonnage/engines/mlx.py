@@ -91,8 +91,8 @@ def deploy(model: Model, s: Setting) -> Deployment:
         ranks=(rank,),
         settled={
             "kv_dtype": s.dtype if flags.bits is None else f"{flags.bits} bit", "prompt": flags.prompt,
-            "prefill_step_size": flags.step, "kv_bits": flags.bits, "kv_group_size": flags.group if flags.bits else None,
-            "max_kv_size": flags.most,
+            "prefill_step_size": flags.step, "kv_bits": flags.bits,
+            "kv_group_size": flags.group if flags.bits else None, "max_kv_size": flags.most,
         },
         capacity=capacity,
         caveats=tuple(caveats),

@@ -92,6 +92,6 @@ def _quantization(command: Command, model: Model) -> tuple[str | None, list[str]
             nearest=nearest(method, formats), hint="--quant names one (tonnage serve --help)",
         )  # fmt: skip
     scheme = formats[method]
-    if method in ("fp8", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq"):
+    if method == scheme or method in ("fp8", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq"):
         return scheme, []
     return scheme, [f"the checkpoint is not quantized: {method} is answered as {scheme} (--quant names another)"]

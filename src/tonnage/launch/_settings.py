@@ -18,9 +18,7 @@ ENTRY: Final = re.compile(r"^(\s*)(- )?(?:([\w.-]+)\s*:(?:\s+(.*)|$)|(.*))$")
 ODD: Final = ("&", "*", "!", "|", ">", "%", "@", "`")
 
 
-def settings(
-    path: str, reads: Callable[[str, str | None], dict[str, Any]] | None = None
-) -> dict[str, Any] | None:
+def settings(path: str, reads: Callable[[str, str | None], dict[str, Any]] | None = None) -> dict[str, Any] | None:
     """Keys and values of a file, those inside of another as ``outer.inner``; None where the file is not here.
 
     Values are texts, true or false, or lists of texts. ``reads`` tells the settings of a text that is no YAML.

@@ -1,7 +1,7 @@
 """MLX: groups along the input with a scale and a bias each; tables of tokens are packed as matrices are.
 
-A config of MLX names no method, but ``group_size`` and ``bits``. Settings of single modules (``"path": {...}``) stand in
-the same mapping.
+A config of MLX names no method, but ``group_size`` and ``bits``. Settings of single modules (``"path": {...}``) stand
+in the same mapping.
 
 Follows ``nn.quantize`` and ``mx.quantize`` of ml-explore/mlx 0.32.4 and mlx_lm/utils.py ``quantize_model`` of
 ml-explore/mlx-lm 0.32.0.

@@ -225,5 +225,3 @@ def _placing(model: Model, s: Served, names: tuple[str, ...]) -> Placing:
         shares=shares_of(said.get("tensor_split"), len(names)),
         overrides=tuple(given),
     )
-
-

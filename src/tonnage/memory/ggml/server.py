@@ -123,7 +123,7 @@ def _second(draft: Build) -> list[str]:
 
 
 def _room(model: Model, s: Served, device: Device, placed: Asked, d: Defaults) -> dict[str, Any]:
-    """Largest context at this concurrency and largest concurrency at this context that fit with the layers placed so."""
+    """Largest context at this concurrency and largest concurrency at this context that fit, layers placed so."""
 
     def fits(context: int, concurrency: int) -> bool:
         try:
