@@ -13,9 +13,9 @@ from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.model import Model
 from tonnage.engines import Deployment, Engine, Setting
 from tonnage.errors import InputError
-from tonnage.memory.ggml.choices import file_of
 from tonnage.memory.ggml.served import Defaults
 from tonnage.memory.ggml.server import answer
+from tonnage.memory.ggml.weights import file_of
 from tonnage.releases import Releases, Since, since
 from tonnage.units import GiB, MiB
 

@@ -16,7 +16,7 @@ from tonnage.arch.model import Model
 from tonnage.errors import ConfigError, UnsupportedError
 from tonnage.keys import Keys
 from tonnage.quant._stored import KEPT, PACKED, SCALES, ZEROS, Entry, Part, Recipe, Scheme, Stored, entries
-from tonnage.tensors import Tensor
+from tonnage.tensors import Axes, Tensor
 
 SOURCE: Final = "https://github.com/ml-explore/mlx-lm/blob/v0.32.0/mlx_lm/utils.py quantize_model"
 
@@ -53,14 +53,13 @@ def setting(text: Mapping[str, Any], k: Keys) -> tuple[int, int, str]:
     return bits, group, mode
 
 
-def packed(t: Tensor, bits: int, group: int, mode: str) -> tuple[Part, ...]:
+def packed(axes: Axes, bits: int, group: int, mode: str) -> tuple[Part, ...]:
     """What is stored for a matrix; words of 32 bits hold the values.
 
-    >>> t = Tensor("q.weight", (("N", 384), ("D", 512)), "attention")
-    >>> [p.axes[1][1] for p in packed(t, 4, 64, "affine")]
+    >>> [p.axes[1][1] for p in packed((("N", 384), ("D", 512)), 4, 64, "affine")]
     [64, 8, 8]
     """
-    *outer, (letter, columns) = t.axes
+    *outer, (letter, columns) = axes
     outs = tuple(outer)
     words = (*outs, (letter, columns * bits // 32))
     groups = (*outs, (letter, columns // group))
@@ -76,18 +75,13 @@ def plan(model: Model, bits: int, group: int, mode: str, apart: Mapping[str, Any
     """The tensors of the whole model."""
     for times, t, m in entries(model, by_layer=bool(apart)):
         own = _own(model, (times, t, m), (bits, group, mode), apart, k)
-        flat = _flat(t, m)
-        if own is None or flat.axes[-1][1] % own[1]:
+        flat = t.axes if m is None else (*m.batch, m.outs, m.ins)
+        if own is None or flat[-1][1] % own[1]:
             yield times, t, KEPT
             continue
         module = t.name.removesuffix(".weight")
         for part in packed(flat, *own):
             yield times, Tensor(f"{module}.{part.name}", part.axes, t.role, layer=t.layer, dtype=part.format), part.kind
-
-
-def _flat(t: Tensor, m: Any) -> Tensor:
-    """The matrix with its inputs last, as MLX has all of them."""
-    return t if m is None else Tensor(t.name, (*m.batch, m.outs, m.ins), t.role, layer=t.layer)
 
 
 def _own(
@@ -122,6 +116,7 @@ def read(k: Keys, *, checkpoint: bool) -> Recipe:
         title=f"MLX, {bits} bit, groups of {group}" + ("" if mode == "affine" else f", {mode}"),
         source=SOURCE,
         by_layer=bool(apart),
+        store=lambda m: packed((*m.batch, m.outs, m.ins), bits, group, mode),
         plan=lambda model: plan(model, bits, group, mode, apart, k),
     )
 
