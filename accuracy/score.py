@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import tonnage as tn
@@ -30,18 +32,22 @@ def _tier(name: str) -> Callable[[Any], int]:
     return lambda result: int(result.fullest.tier(name))
 
 
-def _printed(buffer: str, what: str, nth: int = 0) -> Callable[[Any], int]:
+def _printed(buffer: str, what: str, nth: int = 0, *, draft: bool = False) -> Callable[[Any], int]:
     """The size that llama.cpp's log prints for a buffer, the ``nth`` of its kind on one device."""
 
     def read(result: Any) -> int:
-        lines = [line for line in result.capacity["log"] if f" {buffer} " in line and f" {what} buffer size = " in line]
+        log = result.capacity["log"]
+        second = next((i for i, line in enumerate(log) if "loading draft model" in line), len(log))
+        part = log[second:] if draft else log[:second]
+        lines = [line for line in part if f" {buffer} " in line and f" {what} buffer size = " in line]
         return round(float(lines[nth].split(" = ")[1].split()[0]) * 2**20) if nth < len(lines) else 0
 
     return read
 
 
 LLAMACPP: Final = {
-    f"{buffer} {what}{' 2' if nth else ''}": _printed(buffer, what, nth)
+    f"{'draft ' if draft else ''}{buffer} {what}{' 2' if nth else ''}": _printed(buffer, what, nth, draft=draft)
+    for draft in (False, True)
     for buffer in ("CUDA0", "CUDA1", "CUDA2", "CUDA3", "CPU", "CUDA_Host", "CPU_Mapped", "CPU_REPACK")
     for what in ("model", "KV", "RS", "compute", "output")
     for nth in (0, 1)
@@ -125,13 +131,19 @@ def outcome(case: Case) -> Outcome:
 
 
 def _answer(case: Case) -> Any:
-    said = dict(case.workload)
+    """What is answered; cases of one workload stand together, and share it."""
+    return _answered(json.dumps([case.model, case.workload], sort_keys=True))
+
+
+@lru_cache(maxsize=2)
+def _answered(asked: str) -> Any:
+    name, said = json.loads(asked)
     task = said.pop("task")
     if task == "replay":
-        return replay(os.path.join(RECORDINGS, f"{case.model}.json.gz"), **said)
+        return replay(os.path.join(RECORDINGS, f"{name}.json.gz"), **said)
     if task == "operator":
-        return measured(str(case.model), **said)
-    model = tn.load(case.model)
+        return measured(str(name), **said)
+    model = tn.load(name)
     return model if task == "params" else ASK[task](model, suggest=False, **said)
 
 

@@ -1,6 +1,8 @@
 """One context of llama.cpp, made through its library: prints the lines of its log that tell sizes.
 
-Run by ``buffers.py`` in a process of its own: ``run.py LIBRARY FILE SETTINGS``, the settings as JSON.
+Run by ``buffers.py`` in a process of its own: ``run.py LIBRARY FILE SETTINGS``, the settings as JSON. Beside fields of
+the library's parameters: ``fit`` (margins in bytes of every device, and the least context) has common/fit.cpp choose
+context and layers first; ``draft`` (a file, with settings of its own) makes a second context of as many tokens.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ import json
 import os
 import re
 import sys
+from itertools import takewhile
 from typing import Any
 
 TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
-TOLD = re.compile(r"buffer size|cells,|graph|Flash|error|requires|does not divide")
+TOLD = re.compile(r"^draft$|buffer size|cells,|graph|Flash|error|requires|does not divide")
 
 
 class Override(c.Structure):
@@ -54,6 +57,40 @@ class ContextParams(c.Structure):
     ]  # fmt: skip
 
 
+class Extra(c.Structure):
+    """``common_fit_extra_model`` of common/fit.h v0.5.0."""
+
+    _fields_ = [("path", c.c_char_p), ("model", c.c_void_p), ("context", c.c_void_p), ("shares", c.c_bool)]
+
+
+FIT = (
+    "_Z17common_fit_paramsPKcP18llama_model_paramsP20llama_context_paramsPfP32llama_model_tensor_buft_overridePmj"
+    "PK22common_fit_extra_model14ggml_log_level"
+)
+
+
+def fit(
+    folder: str, path: str, wanted: Any, model: ModelParams, context: ContextParams, draft: Any, kept: list[Any]
+) -> None:
+    """Choose what is not told, as ``--fit`` does, and print it."""
+    common = c.CDLL(os.path.join(folder, "libllama-common.so"))
+    call = getattr(common, FIT)
+    call.argtypes = [c.c_char_p, *[c.c_void_p] * 5, c.c_uint32, c.c_void_p, c.c_int]
+    shares, rows = (c.c_float * 128)(), (Override * 4096)()
+    margins = (c.c_size_t * 128)(*(wanted["margins"] * 128)[:128])
+    extra = None
+    if draft is not None:
+        extra = c.byref(Extra(draft[0].encode(), c.addressof(draft[1]), c.addressof(draft[2]), False))
+    kept += [common, shares, rows, margins, extra]
+    status = call(
+        path.encode(), c.byref(model), c.byref(context), shares, rows, margins, wanted["least"], extra, 4
+    )  # fmt: skip
+    # What stands behind the first empty row is left over from layouts that were tried.
+    moved = [row.pattern.decode() for row in takewhile(lambda row: row.pattern, rows)]
+    print(f"fit: status {status} n_ctx {context.n_ctx} n_gpu_layers {model.n_gpu_layers} "
+          f"shares {','.join(f'{s:g}' for s in shares if s)} overrides {len(moved)} {moved[:1]}")  # fmt: skip
+
+
 def libraries(folder: str) -> tuple[Any, Any, Any]:
     """ggml-base, ggml and llama of one folder."""
 
@@ -83,13 +120,27 @@ def main() -> None:
     llama.llama_model_default_params.restype, llama.llama_context_default_params.restype = ModelParams, ContextParams
     model_params, context_params = llama.llama_model_default_params(), llama.llama_context_default_params()
     context_params.n_threads = context_params.n_threads_batch = 1
+    wanted, draft = said.pop("fit", None), said.pop("draft", None)
     kept = _set(said, model_params, context_params, base)
+    second = None
+    if draft is not None:
+        second = (draft.pop("file"), llama.llama_model_default_params(), llama.llama_context_default_params())
+        kept += _set({**said, **draft}, second[1], second[2], base)
+    if wanted is not None:
+        fit(folder, path, wanted, model_params, context_params, second, kept)
+        told.clear()
     llama.llama_model_load_from_file.restype = c.c_void_p
     llama.llama_model_load_from_file.argtypes = [c.c_char_p, ModelParams]
     llama.llama_init_from_model.restype = c.c_void_p
     llama.llama_init_from_model.argtypes = [c.c_void_p, ContextParams]
     model = llama.llama_model_load_from_file(path.encode(), model_params)
     context = llama.llama_init_from_model(model, context_params) if model else None
+    if context and second is not None:
+        llama.llama_n_ctx.argtypes = [c.c_void_p]
+        second[2].n_ctx = llama.llama_n_ctx(context)
+        told.append("draft\n")
+        drafts = llama.llama_model_load_from_file(second[0].encode(), second[1])
+        context = llama.llama_init_from_model(drafts, second[2]) if drafts else None
     print("\n".join(line for line in "".join(told).splitlines() if TOLD.search(line)))
     print("ready" if context else "failed")
     sys.stdout.flush()

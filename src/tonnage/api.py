@@ -234,6 +234,10 @@ def serve(
 
         model, said, doubt, told = runs.started(model, command, said, to, load)
     m, w = load(model if model is not None else ""), workload(Serve, said)
+    if w.draft is not None:
+        from tonnage import runs
+
+        m = runs.together(m, w, load)
     where, held = place(w.gpu, w.in_use)
     result = _calibrated(answer(m, w, where, in_use=held, doubt=doubt), calibration, where, held)
     found = _answer(result, m, w, where, held, suggest=suggest and table is None)

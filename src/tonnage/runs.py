@@ -72,6 +72,11 @@ def configured(
     return load(model if model is not None else training.named(job)), {**job.said, **own}, job.unmodelled, job.told
 
 
+def together(model: Model, w: Serve, load: Loads) -> Model:
+    """The model with those that a workload runs next to it."""
+    return model if w.draft is None else model.but(beside={"draft": load(w.draft)})
+
+
 def written(
     to: str,
     model: Model,
@@ -121,6 +126,7 @@ def beside_log(
     name = before.pop("model", None) or asked if command is None else launch.named(command)
     m = load(model if model is not None else name)
     w = workload(Serve, launch.asked(told, command, m, {**before, **{k: v for k, v in said.items() if v is not None}}))
+    m = together(m, w, load)
     where, taken = place(w.gpu, w.in_use)
     return asked, path, held(m, w, where, taken, told, lambda r: logs.told("\n".join((r.capacity or {})["log"])))
 
@@ -145,4 +151,4 @@ def fitting(said: Mapping[str, Any], load: Loads, place: Places) -> dict[str, An
     from tonnage.sources.catalogue import rows
 
     w = workload(Serve, said)
-    return models(load, rows(), w, *place(w.gpu, w.in_use))
+    return models(lambda name: together(load(name), w, load), rows(), w, *place(w.gpu, w.in_use))

@@ -258,15 +258,6 @@ def test_older_builds_lie_in_the_range(said: dict[str, Any], measured: float) ->
     assert buffer.low_bytes <= measured * MiB <= buffer.high_bytes
 
 
-def test_ollama_starts_llama_cpp_with_one_slot_and_batches_of_512() -> None:
-    ours = tn.serve(tn.load("gpt-oss-20b"), engine="ollama", context=16384, suggest=False)
-    same = served("gpt-oss-20b", context=16384, parallel=1, kv_unified=True, batch_size=512)
-    assert line(ours, "kv_cache") == line(same, "kv_cache")
-    assert ours.workload["parallel"] == 1
-    buffer = next(c for c in ours.components if c.name == "activations" and c.tier == "requested")
-    assert buffer.low_bytes < line(same, "activations") < buffer.high_bytes
-
-
 # What llama.cpp does not start with.
 
 

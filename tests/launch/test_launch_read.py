@@ -13,6 +13,9 @@ from tonnage.errors import InputError, TonnageError, UnsupportedError
 from tonnage.launch import known, named, read, stacks
 from tonnage.launch._reading import flags_of
 
+FIT = {"fit": True}
+"""What llama.cpp does where it is not told otherwise."""
+
 READ: list[tuple[str, str, str | None, dict[str, Any]]] = [
     ("vllm serve org/name -tp 2 --max-model-len 8K", "vllm", "org/name", {"tp": 2, "context": 8192}),
     ("vllm serve org/name --max-model-len 8k", "vllm", "org/name", {"context": 8000}),
@@ -41,19 +44,29 @@ READ: list[tuple[str, str, str | None, dict[str, Any]]] = [
     ("sglang serve --model org/name --mem-fraction-static 0.8 --enable-lora", "sglang", "org/name",
      {"mem_fraction_static": 0.8, "max_loras": 8}),
     ("llama-server -m x.gguf -c 8192 -ngl 99 -ctk q8_0 -fa on -np 4", "llamacpp", "x.gguf",
-     {"context": 2048, "concurrency": 4, "parallel": 4, "n_gpu_layers": 99, "kv_dtype": "q8_0", "flash_attn": "on"}),
-    ("llama-server -m x.gguf -c 8192", "llamacpp", "x.gguf", {"context": 8192}),
+     {"context": 2048, "concurrency": 4, "parallel": 4, "n_gpu_layers": 99, "kv_dtype": "q8_0", "flash_attn": "on",
+      **FIT}),
+    ("llama-server -m x.gguf -c 8192", "llamacpp", "x.gguf", {"context": 8192, **FIT}),
     ("llama-server -m x.gguf -c 8192 -np 2 -kvu", "llamacpp", "x.gguf",
-     {"context": 8192, "parallel": 2, "kv_unified": True}),
+     {"context": 8192, "parallel": 2, "kv_unified": True, **FIT}),
     ("llama-cli -m x.gguf -c 4096 -fa -nkvo --no-mmap", "llamacpp", "x.gguf",
-     {"context": 4096, "concurrency": 1, "parallel": 1, "flash_attn": "on", "kv_offload": False, "mmap": False}),
-    ("./build/bin/llama-server -hf org/name-GGUF:Q8_0 -ngl all", "llamacpp", "org/name-GGUF:Q8_0", {}),
-    ("llama-server -hf org/name-GGUF", "llamacpp", "org/name-GGUF:Q4_K_M", {}),
-    ("llama-server -hf org/name -hff a.gguf", "llamacpp", "https://huggingface.co/org/name/resolve/main/a.gguf", {}),
+     {"context": 4096, "concurrency": 1, "parallel": 1, "flash_attn": "on", "kv_offload": False, "mmap": False,
+      **FIT}),
+    ("./build/bin/llama-server -hf org/name-GGUF:Q8_0 -ngl all", "llamacpp", "org/name-GGUF:Q8_0",
+     {"n_gpu_layers": 9999, **FIT}),
+    ("llama-server -hf org/name-GGUF", "llamacpp", "org/name-GGUF:Q4_K_M", FIT),
+    ("llama-server -hf org/name -hff a.gguf", "llamacpp", "https://huggingface.co/org/name/resolve/main/a.gguf", FIT),
     ("LLAMA_ARG_CTX_SIZE=4096 LLAMA_ARG_UBATCH=256 CUDA_VISIBLE_DEVICES=0,1 llama-server -m x.gguf", "llamacpp",
-     "x.gguf", {"context": 4096, "ubatch_size": 256, "gpus": 2}),
+     "x.gguf", {"context": 4096, "ubatch_size": 256, "gpus": 2, **FIT}),
     ("docker run ghcr.io/ggml-org/llama.cpp:server-cuda-b4370 -m /m/x.gguf -c 512 -np 1", "llamacpp", "/m/x.gguf",
-     {"context": 512, "concurrency": 1, "parallel": 1, "engine_version": "b4370"}),
+     {"context": 512, "concurrency": 1, "parallel": 1, "engine_version": "b4370", **FIT}),
+    ("llama-server -m x.gguf -c 0 --fit off -sm none -mg 1 -ts 3,1 --mlock", "llamacpp", "x.gguf",
+     {"fit": False, "fit_ctx": 2**32 - 1, "split_mode": "none", "main_gpu": 1, "tensor_split": "3,1", "mlock": True}),
+    ("llama-server -m x.gguf -fitt 512,2048 -fitc 8192 -ncffn 4 --no-op-offload -lm mlock", "llamacpp", "x.gguf",
+     {"fit_target": "512,2048", "fit_ctx": 8192, "n_cpu_ffn": 4, "op_offload": False, "mmap": False, "mlock": True,
+      **FIT}),
+    ("llama-server -m x.gguf -c 4096 -md d.gguf --spec-draft-n-max 8 -ngld 5", "llamacpp", "x.gguf",
+     {"context": 4096, "draft": "d.gguf", "speculative_tokens": 8, "draft_gpu_layers": 5, **FIT}),
     ("trtllm-serve org/name --tp_size 2 --max_seq_len 4096 --kv_cache_free_gpu_memory_fraction 0.8", "tensorrt-llm",
      "org/name", {"tp": 2, "context": 4096, "free_gpu_memory_fraction": 0.8}),
     ("text-generation-launcher --model-id org/name --num-shard 2 --max-total-tokens 4096", "tgi", "org/name",
@@ -196,7 +209,11 @@ def test_every_key_of_the_engine_has_a_flag_or_none_of_its_own(stack: Any) -> No
 
     module = stack.name.replace("-", "_")
     keys = {flag.key for flag in stack.flags} | {*stack.tails}
-    without = {"logits"}
+    without = {"logits", "draft_quant", "prompt"}
+    if stack.name == "lmstudio":
+        # Settings of the application.
+        without |= {"kv_unified", "kv_dtype_v", "flash_attn", "batch_size", "ubatch_size", "kv_offload", "n_cpu_moe",
+                    "mmap", "mlock"}  # fmt: skip
     assert set(import_module(f"tonnage.engines.{module}").ENGINE.takes) - keys <= without
 
 

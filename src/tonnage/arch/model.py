@@ -251,6 +251,7 @@ class Model(Record):
         defaulted: config keys that were absent.
         ignored: config keys that were not understood.
         class_name: the class that is counted.
+        beside: models that run next to it, by the key of the workload that names them (``draft``).
     """
 
     model_type: str
@@ -275,6 +276,7 @@ class Model(Record):
     source: str = ""
     defaulted: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    beside: Mapping[str, Model] = {}
 
     @property
     def decoder(self) -> Stack:

@@ -6,7 +6,8 @@ from typing import Final
 
 from tonnage.arch.model import Model
 from tonnage.engines import Deployment, Engine, Setting
-from tonnage.memory.ggml.server import Builds, Defaults, answer
+from tonnage.memory.ggml.served import Builds, Defaults
+from tonnage.memory.ggml.server import answer
 
 REFERENCE: Final = "https://github.com/ggml-org/llama.cpp/tree/v0.5.0"
 
@@ -29,8 +30,10 @@ ENGINE: Final = Engine(
     releases=Builds("llama.cpp", newest=(0, 5), oldest=(0, 1), last={}),
     reference=REFERENCE,
     takes=(
-        "logits", "n_gpu_layers", "cpu_moe", "n_cpu_moe", "override_tensor", "tensor_split", "parallel", "kv_unified",
-        "kv_dtype_v", "flash_attn", "batch_size", "ubatch_size", "swa_full", "kv_offload", "mmap",
+        "logits", "n_gpu_layers", "cpu_moe", "n_cpu_moe", "n_cpu_ffn", "override_tensor", "tensor_split", "split_mode",
+        "main_gpu", "parallel", "kv_unified", "kv_dtype_v", "flash_attn", "batch_size", "ubatch_size", "swa_full",
+        "kv_offload", "op_offload", "repack", "mmap", "mlock", "fit", "fit_target", "fit_ctx", "draft", "draft_quant",
+        "draft_gpu_layers", "speculative_tokens",
     ),
     deploy=deploy,
 )  # fmt: skip

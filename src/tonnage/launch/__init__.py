@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.errors import InputError
+from tonnage.launch._settings import parsed
 from tonnage.launch._values import as_told
 from tonnage.record import Record
 from tonnage.registry import names, variant
@@ -71,7 +72,11 @@ class Launch(Record):
         prefixes: whether the beginning of a name is, where no other name begins so.
         dashes: whether an underscore in a name is a dash.
         variables: the flag that a variable stands for.
+        prompt: whether words behind the model are a prompt, not an error.
+        lead: words that are written before the command: variables that it reads.
+        log: the engine whose log it prints, where that is not its own.
         file: the flag that names a file of settings; "" where none does.
+        reads: the settings of that file's text.
         settings: names of settings in that file that differ from their flag, and the flag; a name with an underscore
             before it stands in the table of flags alone.
         inert: settings of that file that cannot change memory and are no flags.
@@ -100,6 +105,10 @@ class Launch(Record):
     prefixes: bool = False
     dashes: bool = False
     variables: Callable[[str], str | None] = staticmethod(lambda _: None)
+    prompt: bool = False
+    lead: Callable[[Mapping[str, Any]], list[str]] = staticmethod(lambda _: [])
+    log: str = ""
+    reads: Callable[[str, str | None], dict[str, Any]] = staticmethod(parsed)
     file: str = ""
     settings: Mapping[str, str] = {}
     inert: tuple[str, ...] = ()

@@ -35,7 +35,8 @@ def applied(
             hint="leave one of the two out",
         )  # fmt: skip
     keys = {**command.said, **own}
-    if command.whole and "context" not in own:
+    # Where the engine fits the context to what is free, it is left open.
+    if command.whole and "context" not in own and not keys.get("fit"):
         reach = longest(model)
         if reach is not None:
             keys["context"] = reach
@@ -59,13 +60,13 @@ def of_run(told: Told, command: Command | None, model: Model, said: Mapping[str,
     Raises:
         InputError: the command starts another engine than the log is of.
     """
-    if command is not None and command.stack != told.engine:
+    if command is not None and told.engine not in (command.stack, stack(command.stack).log):
         raise InputError(
             f"the command starts {command.stack}, and the log is {told.engine}'s", key="engine", value=told.engine
         )
     own = {key: value for key, value in said.items() if value is not None}
     keys = {**told.said, "engine": told.engine, **own} if command is None else applied(command, model, own)[0]
-    if told.release is not None:
+    if told.release is not None and keys["engine"] == told.engine:
         keys.setdefault("engine_version", told.release)
     if keys.get("gpu") is None and told.total is not None:
         keys["gpu"] = f"{told.total} B"
@@ -91,6 +92,6 @@ def _quantization(command: Command, model: Model) -> tuple[str | None, list[str]
             nearest=nearest(method, formats), hint="--quant names one (tonnage serve --help)",
         )  # fmt: skip
     scheme = formats[method]
-    if method in ("fp8", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq"):
+    if method == scheme or method in ("fp8", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq"):
         return scheme, []
     return scheme, [f"the checkpoint is not quantized: {method} is answered as {scheme} (--quant names another)"]

@@ -93,7 +93,7 @@ def _arguments(line: Line, stack: Launch) -> tuple[str, list[str] | None]:
 def _command(stack: Launch, program: str, arguments: Sequence[str], line: Line) -> Command:
     takes = flags_of(stack)
     given, free = _parsed(arguments, takes, stack)
-    if free[1 if stack.positional else 0 :]:
+    if free[1 if stack.positional else 0 :] and not stack.prompt:
         raise InputError(
             f"{free[-1]!r} is neither a flag of {stack.name} nor a value of one", key="from", value=free[-1]
         )
@@ -259,9 +259,10 @@ def _from_variables(line: Line, stack: Launch, takes: Takes) -> list[Given]:
     out = []
     for name, value in line.variables.items():
         flag = stack.variables(name)
-        if flag is None or flag not in takes:
+        if flag is None or (flag not in takes and not flag.startswith("_")):
             continue
-        kind, first = takes[flag]
+        # What no flag of the command says.
+        kind, first = takes.get(flag, ("1", flag))
         on: str | bool = value.lower() in ("1", "true", "on", "yes", "enabled") if kind in ("0", "b", "no") else value
         out.append(Given(first, name, (not on) if kind == "no" else on))
     return out
@@ -273,7 +274,7 @@ def _from_file(given: Sequence[Given], stack: Launch, takes: Takes) -> tuple[lis
     if not named:
         return [], []
     path = _plain(named[-1])
-    found = settings(path)
+    found = settings(path, stack.reads)
     if found is None:
         return [], [f"{named[-1]}: a file of further settings, which is not here"]
     out: list[Given] = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 from tonnage.errors import InputError, SourceError, UnsupportedError
@@ -17,10 +18,10 @@ ENTRY: Final = re.compile(r"^(\s*)(- )?(?:([\w.-]+)\s*:(?:\s+(.*)|$)|(.*))$")
 ODD: Final = ("&", "*", "!", "|", ">", "%", "@", "`")
 
 
-def settings(path: str) -> dict[str, Any] | None:
+def settings(path: str, reads: Callable[[str, str | None], dict[str, Any]] | None = None) -> dict[str, Any] | None:
     """Keys and values of a file, those inside of another as ``outer.inner``; None where the file is not here.
 
-    Values are texts, true or false, or lists of texts.
+    Values are texts, true or false, or lists of texts. ``reads`` tells the settings of a text that is no YAML.
 
     Raises:
         SourceError: it cannot be read.
@@ -36,7 +37,7 @@ def settings(path: str) -> dict[str, Any] | None:
         raise SourceError(f"cannot read {path}: {getattr(e, 'strerror', None) or 'no text'}", file=path) from None
     if len(text) > LARGEST:
         raise InputError("a file of more than 1 MiB holds no settings", file=path)
-    return parsed(text, path)
+    return (reads or parsed)(text, path)
 
 
 def parsed(text: str, path: str | None = None) -> dict[str, Any]:

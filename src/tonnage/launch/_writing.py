@@ -28,9 +28,11 @@ def written(
             f"a workload of {workload['engine']} is no command of {stack.name}", key="to", value=stack.name,
             hint=f"--engine {stack.name} answers for it",
         )  # fmt: skip
-    words = [model if word == "MODEL" else word for word in stack.begin]
-    told = {flag.key for flag in stack.flags if flag.key} | {*stack.tails}
-    for flag in stack.flags:
+    words = [*stack.lead(workload), *(model if word == "MODEL" else word for word in stack.begin)]
+    # Names that begin with an underscore are no flags: a file or a variable says them.
+    flags = [flag for flag in stack.flags if not flag.names[0].startswith("_")]
+    told = {flag.key for flag in flags if flag.key} | {*stack.tails}
+    for flag in flags:
         if flag.key in stack.always or (said.get(flag.key) is not None and flag.key not in stack.tails):
             words += _words(flag, workload.get(flag.key))
     words += stack.tail(workload)

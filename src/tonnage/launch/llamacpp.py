@@ -14,25 +14,34 @@ from tonnage.launch._values import count, number
 
 SLOTS: Final = 4
 """Slots of a server that is not told how many; they share one cache. tools/server/server.cpp"""
+EVERY: Final = 9999
+"""More layers than any model has. Unlike "auto", "all" keeps --fit from moving any."""
+WHOLE: Final = 2**32 - 1
+"""Tokens that --fit keeps at least after ``--ctx-size 0``: all of the model's."""
 CACHES: Final = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 DRAFT: Final = "speculative decoding: the draft model, its cache and its buffers"
 POSITIONS: Final = "positions of the model"
 VISION: Final = "a projector of pictures or sound, and its buffers"
 ADAPTERS: Final = "adapters beside the weights"
-LOADING: Final = {"auto": None, "none": False, "mmap": True, "mlock": False, "mmap+mlock": True, "dio": False}
+LOADING: Final = {
+    "auto": {}, "none": {"mmap": False}, "mmap": {"mmap": True}, "mlock": {"mmap": False, "mlock": True},
+    "mmap+mlock": {"mmap": True, "mlock": True}, "dio": {"mmap": False},
+}  # fmt: skip
 SHORT: Final = {"BATCH": "--batch-size", "UBATCH": "--ubatch-size", "N_PARALLEL": "--parallel"}
 
 
-def _context(text: str, flag: str) -> int | None:
+def _context(text: str, flag: str) -> int:
     found = number(text, flag)
     if found < 0:
         raise InputError(f"{flag} {text}: a number of tokens is meant, or 0 for the model's own", key=flag, value=text)
-    return found or None
+    return found
 
 
 def _layers(text: str, flag: str) -> int | None:
-    if text in ("auto", "all", "-1", "-2"):
+    if text in ("auto", "-1"):
         return None
+    if text in ("all", "-2"):
+        return EVERY
     found = number(text, flag)
     if found < 0:
         raise InputError(f"{flag} {text}: a number of layers is meant, auto or all", key=flag, value=text)
@@ -56,10 +65,19 @@ def _cache(text: str, flag: str) -> str:
     return text
 
 
-def _loading(text: str, flag: str) -> bool | None:
+def _loading(text: str, flag: str) -> dict[str, bool]:
     if text not in LOADING:
         raise InputError(f"{flag} {text}: no such mode", key=flag, value=text, hint=f"one of {', '.join(LOADING)}")
     return LOADING[text]
+
+
+def _switch(text: str, flag: str) -> bool:
+    """On or off."""
+    said = {"on": True, "enabled": True, "true": True, "1": True, "off": False, "disabled": False, "false": False,
+            "0": False}  # fmt: skip
+    if text not in said:
+        raise InputError(f"{flag} {text}: on or off is meant", key=flag, value=text)
+    return said[text]
 
 
 def _split(text: str, flag: str) -> str:
@@ -80,20 +98,30 @@ def _finish(said: dict[str, Any], devices: int | None) -> tuple[dict[str, Any], 
         slots = said.setdefault("parallel", slots or 1)
     unified = said.get("kv_unified", slots is None)
     cells = said.pop("context", None)
-    if cells is not None:
+    if cells == 0:
+        said["fit_ctx"] = WHOLE
+    elif cells is not None:
         said["context"] = cells if unified else max(cells // (slots or 1), 1)
     if slots is not None and not unified:
         said["concurrency"] = slots
-    if cells is None and said["_program"] == "llama-server":
-        told.append("no --ctx-size: the server shortens the context until it fits (--fit)")
-    named, split = said.pop("_devices", None), said.pop("_split", None)
-    seen = 1 if split == "none" else len(named.split(",")) if named not in (None, "none") else devices
-    if named == "none":
+    said.setdefault("fit", True)
+    for key in ("op_offload", "repack"):
+        if said.pop(f"_no_{key}", False):
+            said[key] = False
+    mode = said.pop("_load", None)
+    if mode is not None:
+        said.update(mode)
+    named, main = said.pop("_devices", None), said.get("main_gpu")
+    seen = len(named.split(",")) if named not in (None, "none") else devices
+    if named == "none" or (main is not None and main < 0 and said.get("split_mode") == "none"):
         said["n_gpu_layers"] = 0
+    if main is not None and main < 0:
+        del said["main_gpu"]
     if seen is not None and seen > 1:
         said["gpus"] = seen
-    if split in ("row", "tensor"):
-        told.append(f"--split-mode {split}: matrices are cut between the devices")
+    draft = _repository(said.pop("_draft_repository", None), None)
+    if draft is not None:
+        said.setdefault("draft", draft)
     return {key: value for key, value in said.items() if value is not None}, told
 
 
@@ -123,8 +151,13 @@ def _tail(workload: Mapping[str, Any]) -> list[str]:
     unified = workload.get("kv_unified", workload.get("parallel") is None)
     whole = context * (workload.get("concurrency") or 1) if unified else each * slots
     out = ["--ctx-size", str(whole)]
-    if workload.get("mmap") is False:
-        out += ["--load-mode", "none"]
+    mmap, mlock = workload.get("mmap") is not False, bool(workload.get("mlock"))
+    if mlock or not mmap:
+        out += ["--load-mode", "mmap+mlock" if mmap else "mlock" if mlock else "none"]
+    out += ["--fit", "on" if workload.get("fit") else "off"]
+    for key in ("op_offload", "repack"):
+        if workload.get(key) is False:
+            out.append(f"--no-{key.replace('_', '-')}")
     if workload.get("kv_offload") is False:
         out.append("--no-kv-offload")
     return out
@@ -141,7 +174,7 @@ LAUNCH: Final = Launch(
     dashes=True,
     finish=_finish,
     tail=_tail,
-    tails=("context", "mmap", "kv_offload"),
+    tails=("context", "mmap", "mlock", "kv_offload", "fit", "op_offload", "repack"),
     ending=".gguf",
     variables=_variable,
     noted={
@@ -164,22 +197,33 @@ LAUNCH: Final = Launch(
         Flag(("--override-tensor",), "override_tensor"),
         Flag(("--cpu-moe",), "cpu_moe"),
         Flag(("--n-cpu-moe",), "n_cpu_moe", number),
+        Flag(("--n-cpu-ffn",), "n_cpu_ffn", number),
         Flag(("--tensor-split",), "tensor_split"),
         Flag(("--swa-full",), "swa_full"),
         Flag(("--kv-offload",), "kv_offload"),
         Flag(("--mmap",), "mmap"),
-        Flag(("--load-mode",), "mmap", _loading),
+        Flag(("--mlock",), "mlock"),
+        Flag(("--load-mode",), "_load", _loading),
+        Flag(("--op-offload",), "op_offload"),
+        Flag(("--no-op-offload",), "_no_op_offload"),
+        Flag(("--repack",), "repack"),
+        Flag(("--no-repack",), "_no_repack"),
+        Flag(("--fit",), "fit", _switch),
+        Flag(("--fit-target",), "fit_target"),
+        Flag(("--fit-ctx",), "fit_ctx", count),
+        Flag(("--split-mode",), "split_mode", _split),
+        Flag(("--main-gpu",), "main_gpu", number),
+        Flag(("--spec-draft-model",), "draft"),
+        Flag(("--spec-draft-hf",), "_draft_repository"),
+        Flag(("--spec-draft-ngl",), "draft_gpu_layers", _layers),
+        Flag(("--spec-draft-n-max",), "speculative_tokens", count),
         Flag(("--hf-repo",), "_repository"),
         Flag(("--hf-file",), "_file"),
         Flag(("--device",), "_devices"),
-        Flag(("--split-mode",), "_split", _split),
         Flag(("--kv-unified-per-slot",), matters="the longest context of a slot"),
-        Flag(("--n-cpu-ffn",), matters="feed-forward matrices in host memory", harmless=("0",)),
         Flag(("--mmproj",), matters=VISION),
         Flag(("--mmproj-url",), matters=VISION),
         Flag(("--image-max-tokens",), matters=VISION),
-        Flag(("--spec-draft-model",), matters=DRAFT),
-        Flag(("--spec-draft-hf",), matters=DRAFT),
         Flag(("--spec-type",), matters="speculative decoding", harmless=("none",)),
         Flag(("--mtp",), matters="the layers that predict several tokens"),
         Flag(("--eagle3",), matters=DRAFT),
@@ -199,8 +243,6 @@ LAUNCH: Final = Launch(
         Flag(("--pooling",), matters="embeddings instead of logits"),
         Flag(("--backend-sampling",), matters="sampling on the device"),
         Flag(("--no-host",), matters="matrices laid out anew in host memory"),
-        Flag(("--no-repack",), matters="matrices laid out anew in host memory"),
-        Flag(("--no-op-offload",), matters="copies of host matrices on the device"),
         Flag(("--cache-ram",), matters="prompts kept in host memory", harmless=("0",)),
         Flag(("--models-preset",), matters="flags of each model in a file, which is not read"),
         Flag(("--models-dir",), matters="several models"),

@@ -23,12 +23,14 @@ PACKAGE: Final = "tonnage.quant"
 
 
 def method(config: Mapping[str, Any]) -> str:
-    """The method that a ``quantization_config`` names; the oldest ones of bitsandbytes name none."""
+    """The method that a ``quantization_config`` names; the oldest ones of bitsandbytes and MLX name none."""
     told = config.get("quant_method")
     if isinstance(told, str):
         return told
     if config.get("load_in_8bit") or config.get("load_in_4bit"):
         return "bitsandbytes"
+    if "group_size" in config and ("bits" in config or "mode" in config):
+        return "mlx"
     return "modelopt" if "quantization" in config or "quant_algo" in config else "unknown"
 
 

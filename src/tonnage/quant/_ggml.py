@@ -52,6 +52,9 @@ ARCHITECTURES: Final = {
 }
 """Our types whose tensors the converter keeps one by one, and its name for them."""
 
+EXPERT_BIASES: Final = ("experts.gate_up_proj_bias", "experts.down_proj_bias")
+"""Ends of the names of what stacked experts add (gpt-oss)."""
+
 LEAVES: Final = {
     "q_proj": "attn_q",
     "k_proj": "attn_k",
@@ -134,6 +137,8 @@ def _of(entry: Entry, latent: Latent | None, mla: str) -> Iterator[Named]:
         yield _plain("token_embd.weight", t, kept=len(t.shape) != 2)
     elif t.role == "head" and m is not None:
         yield _plain("output.weight", t, kept=False)
+    elif m is None and t.name.endswith(EXPERT_BIASES):
+        yield from _expert_biases(t, block)
     elif m is None or t.role == "router":
         name = "ffn_gate_inp.weight" if t.role == "router" and m is not None else ".".join(t.name.split(".")[-2:])
         yield _plain(block + name, t, kept=True)
@@ -176,6 +181,16 @@ def _experts(t: Tensor, m: Matrix, block: str) -> Iterator[Named]:
         yield Named(
             name=f"{block}{name}.weight", axes=axes, columns=m.columns, stacked=m.batch[0][1], kept=False, tensor=t
         )
+
+
+def _expert_biases(t: Tensor, block: str) -> Iterator[Named]:
+    """Biases of stacked experts: those of gate and up are two tensors in the file."""
+    halves = t.name.endswith("gate_up_proj_bias")
+    axes = t.axes[:2]
+    for name in ("ffn_gate_exps", "ffn_up_exps") if halves else ("ffn_down_exps",):
+        yield Named(
+            name=f"{block}{name}.bias", axes=axes, columns=axes[-1][1], stacked=1, kept=True, tensor=t
+        )  # fmt: skip
 
 
 def _latent(t: Tensor, latent: Latent, block: str) -> Iterator[Named]:

@@ -42,6 +42,9 @@ class Asked(Record):
         swa_full: windowed layers keep every token.
         host_cache: the cache stays in host memory.
         mmap: the file is mapped.
+        mlock: what is in host memory is locked there.
+        repack: matrices that stay with the CPU are laid out anew.
+        fetch: weights in host memory are fetched for large batches (``op_offload``).
         older: another build, a fork, or a graph that was not compared: the compute buffer is a range.
     """
 
@@ -63,6 +66,9 @@ class Asked(Record):
     swa_full: bool
     host_cache: bool
     mmap: bool
+    mlock: bool
+    repack: bool
+    fetch: bool
     older: bool
 
 
@@ -104,8 +110,14 @@ class Build(Record):
         )
 
 
-def build(a: Asked, *, sampled: bool = False) -> Build:
-    """Lay everything out."""
+def build(a: Asked, *, sampled: bool = False, measured: bool = False) -> Build:
+    """Lay everything out.
+
+    Args:
+        a: what was asked for.
+        sampled: some layers stand for all in the compute buffers.
+        measured: as ``--fit`` measures it, which lays a graph out without allocating.
+    """
     devices = len(a.names)
     held = cells(a.kept, a.context, a.sequences, a.tokens, unified=a.unified, swa_full=a.swa_full)
     whole = a.placing.offloaded > a.placing.layers
@@ -122,6 +134,8 @@ def build(a: Asked, *, sampled: bool = False) -> Build:
         v=a.v,
         host_cache=a.host_cache,
         cuda=a.cuda,
+        fetch=a.fetch,
+        measured=measured,
         pipelined=devices > 1 and whole and not a.host_cache and not a.placing.overrides,
     )
     reserve = compute(plan, sampled=sampled)
@@ -137,7 +151,7 @@ def build(a: Asked, *, sampled: bool = False) -> Build:
             a.placing,
             cuda=a.cuda,
             align=DEVICE_ALIGN if a.cuda else HOST_ALIGN,
-            repack=not devices,
+            repack=not devices and a.repack,
         ),
         caches=kept_in(cuda=a.cuda),
         tensors=kept_in(cuda=False),
@@ -200,20 +214,23 @@ def context_of(tokens: int, concurrency: int, slots: int, *, unified: bool) -> i
 
 
 def shares_of(text: str | None, devices: int) -> tuple[float, ...]:
-    """``--tensor-split``.
+    """``--tensor-split``: devices that it does not reach have no share, and where all are 0 they are equal.
 
     Raises:
-        InputError: no list of shares, or not one for each device.
+        InputError: no list of shares, or more than there are devices.
+
+    >>> shares_of("3,1", 2), shares_of("1", 2), shares_of(None, 2)
+    ((3.0, 1.0), (1.0, 0.0), ())
     """
-    if text is None:
+    if text is None or devices == 0:
         return ()
     try:
         found = tuple(float(part) for part in text.replace("/", ",").split(","))
     except ValueError:
         found = ()
-    if len(found) != devices or any(share < 0 for share in found) or not sum(found):
+    if not found or len(found) > devices or any(share < 0 for share in found):
         raise InputError(
             f"tensor_split = {text!r} is no list of {devices} shares", key="tensor_split", value=text,
             hint=f"such as {','.join('1' * devices)}; --gpus tells how many devices there are",
         )  # fmt: skip
-    return found
+    return (*found, *(0.0,) * (devices - len(found)))

@@ -28,6 +28,9 @@ PRINTED: Final = {"fp32": "f32", "fp16": "f16"}
 PAD: Final = 256
 """Cells come in multiples of this."""
 
+ALIGN: Final = 128
+"""Of tensors in a buffer of CUDA. [byte]"""
+
 WINDOWED: Final = (
     "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "gpt_oss", "cohere2", "olmo3", "exaone4", "afmoe",
     "granite_swa", "mellum", "mimo_v2_flash", "laguna", "cohere2_moe", "exaone_moe",
@@ -212,7 +215,11 @@ def caches(
             values = widest if padded_values and layer.values else layer.values
             size = token_bytes(layer.keys, values, k, v) * n * c.streams
             if cuda and at < devices:
-                size += row_pad(k, layer.keys) + (row_pad(v, values) if values else 0)
+                size = sum(
+                    padded(FORMATS[form].nbytes(width) * n * c.streams + row_pad(form, width), ALIGN)
+                    for form, width in ((k, layer.keys), (v, values))
+                    if width
+                )
             (full if layer.window is None else window)[at] += size
         if layer.states is not None:
             states[at] += 4 * sum(layer.states) * c.slots

@@ -25,13 +25,19 @@ OLDER_BASIS: Final = (
 )
 
 
-def ranks(b: Build, reference: str) -> tuple[Rank, ...]:
-    """One rank for each accelerator; host lines stand with the first."""
+def ranks(b: Build, reference: str, draft: Build | None = None) -> tuple[Rank, ...]:
+    """One rank for each accelerator; host lines stand with the first, a draft model's beside those of the model."""
     names = b.asked.names
     out = []
     for i in b.devices:
-        found = [*_device(b, i, reference)] if names else []
-        found += [*_host(b, reference)] if i == 0 else []
+        found: list[Component] = []
+        for part in (b, draft):
+            if part is None:
+                continue
+            lines = [*_device(part, i, reference)] if names else []
+            lines += [*_host(part, reference)] if i == 0 else []
+            found += lines if part is b else [c.but(why=f"draft model: {c.why}") for c in lines]
+        found += [*_reserves(reference)] if names else []
         static = sum(c.bytes for c in found if c.tier in ("requested", "allocated"))
         instants = (
             Instant("weights are loaded", sum(c.bytes for c in found if c.name == "weights" and c.tier == "requested")),
@@ -63,6 +69,10 @@ def _device(b: Build, i: int, reference: str) -> Iterator[Component]:
         words = f"{name} RS buffer: {c.slots} slots of states in fp32"
         yield exact("recurrent_state", b.caches.states[i], words, reference, trust=EXACT)
     yield from _compute(b, i, f"{name} compute buffer", reference, "requested")
+
+
+def _reserves(reference: str) -> Iterator[Component]:
+    """What the process takes beside its buffers."""
     low, likely, high = POOL
     yield ranged("workspace", low, likely, high, POOL_BASIS, reference, tier="allocated", trust=ASSUMED)
     low, likely, high = CONTEXT
@@ -106,6 +116,7 @@ def _host(b: Build, reference: str) -> Iterator[Component]:
     a, host = b.asked, len(b.asked.names)
     if b.weights.host:
         how = "mapped from the file" if a.mmap else "read into memory"
+        how += ", locked there" if a.mlock else ""
         yield exact("weights", b.weights.host, f"{_host_name(b)} model buffer: {how}", reference, tier="host",
                     trust=DERIVED)  # fmt: skip
     if b.weights.repacked:

@@ -22,7 +22,7 @@ HOST_ALIGN: Final = 32
 DEVICE_ALIGN: Final = 128
 
 SAMPLE: Final = 7
-"""Layers at either end of a device's part that stand for all of it: more than any pattern of layers is long."""
+"""Layers at either end of a run of them that stand for all of it: more than any pattern of layers is long."""
 
 
 SMALL: Final = 32
@@ -46,6 +46,7 @@ class Plan(Record):
         cuda: whether the accelerators run CUDA.
         fetch: whether weights in host memory are fetched for large batches.
         pipelined: whether several accelerators work on several batches at once.
+        measured: only sizes are asked for: the scheduler then forgets which operations were held to a device.
     """
 
     model: Model
@@ -62,6 +63,7 @@ class Plan(Record):
     cuda: bool = True
     fetch: bool = True
     pipelined: bool = False
+    measured: bool = False
 
     def cache(self, layer: int) -> int:
         """The device of a layer's cache."""
@@ -112,7 +114,7 @@ def _pass(p: Plan, tokens: int, outputs: int, *, sampled: bool) -> tuple[int, ..
         at = p.placing.host if name.startswith(("token_embd", "position_embd")) else None
         return at if at is not None else p.placing.of_layer(p.placing.layers if layer is None else layer), default
 
-    pinned = p.placing.host if p.host_cache and p.placing.devices else None
+    pinned = p.placing.host if p.host_cache and p.placing.devices and not p.measured else None
     whole = p.placing.offloaded > p.placing.layers or tokens < SMALL
     builder = Builder(
         p.model,
@@ -120,7 +122,7 @@ def _pass(p: Plan, tokens: int, outputs: int, *, sampled: bool) -> tuple[int, ..
         where,
         p.cache,
         pinned=pinned,
-        norms=p.placing.of_layer if p.placing.devices and whole else None,
+        norms=p.placing.of_layer if p.placing.devices and whole and not p.measured else None,
         factors=(None, "rope_freqs") in homes or any(r.factored for r in p.model.decoder.stem.rotary),
     )
     graph = builder.build(_sample(p) if sampled else range(len(p.model.decoder.layers)))
@@ -143,14 +145,25 @@ def _homes(p: Plan) -> Mapping[tuple[int | None, str], tuple[int, str]]:
 
 
 def _sample(p: Plan) -> list[int]:
-    """Layers that stand for all: the first and the last ones of each device's part."""
-    parts: dict[int, list[int]] = {}
+    """Layers that stand for all: the first and the last ones of every run of layers that lie alike."""
+    moved: dict[int, list[tuple[str, int]]] = {}
+    if p.placing.overrides:
+        for w in p.file:
+            at = p.placing.of(w)
+            if w.layer is not None and at != p.placing.of_layer(w.layer):
+                moved.setdefault(w.layer, []).append((w.name.removeprefix(f"blk.{w.layer}."), at))
+    runs: list[list[int]] = []
+    last: object = None
     for index in range(len(p.model.decoder.layers)):
-        parts.setdefault(p.placing.of_layer(index), []).append(index)
+        here = (p.placing.of_layer(index), moved.get(index))
+        if here != last:
+            runs.append([])
+        runs[-1].append(index)
+        last = here
     out: list[int] = []
-    for part in parts.values():
-        out += part if len(part) <= 2 * SAMPLE else part[:SAMPLE] + part[-SAMPLE:]
-    return sorted(out)
+    for run in runs:
+        out += run if len(run) <= 2 * SAMPLE else run[:SAMPLE] + run[-SAMPLE:]
+    return out
 
 
 def _devices(p: Plan) -> Sequence[Device]:

@@ -26,6 +26,9 @@ INPUTS: Final = ("token_embd", "position_embd", "token_types")
 EXPERTS: Final = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 """Tensors that ``--cpu-moe`` keeps in host memory. common/common.h ``LLM_FFN_EXPS_REGEX``"""
 
+DENSE: Final = r"\.ffn_(up|down|gate)\."
+"""Tensors that ``--n-cpu-ffn`` does. common/common.h ``LLM_FFN_DENSE_REGEX``"""
+
 REPACKED: Final = {"q4_0": 8, "q4_K": 8, "iq4_nl": 8, "mxfp4": 8}
 """Formats whose matrices are laid out anew on a CPU with AVX2, and what their rows divide by."""
 
@@ -83,7 +86,7 @@ def file_of(model: Model, recipe: Recipe | None, dtype: str) -> tuple[tuple[Weig
             return tuple(_planned(model, recipe)), True
         except UnsupportedError:
             return tuple(_plain(model, dtype)), False
-    if recipe.plan is None:
+    if recipe.plan is None or recipe.method != "gguf":
         raise UnsupportedError(
             f"llamacpp runs GGUF files, and {recipe.title} is no format of theirs", key="quant", value=recipe.method,
             hint="--quant q4_k_m, q8_0, f16, ...; --quant none takes the checkpoint as if converted unquantized",
@@ -153,7 +156,7 @@ class Placing(Record):
 
     def splits(self) -> list[float]:
         """Where each accelerator's part of the layers ends, in the single precision of the loader."""
-        shares = self.shares or (1.0,) * self.devices
+        shares = self.shares if any(self.shares) else (1.0,) * self.devices
         sums, total = [], 0.0
         for share in shares:
             total = _single(total + share)

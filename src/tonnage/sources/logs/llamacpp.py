@@ -28,7 +28,7 @@ OFFLOADED: Final = pattern(r"offloaded <whole>/<whole> layers to GPU")
 BUILD: Final = re.compile(r"build(?:_info)?: ?(?:b|version )?(\d{3,5})\b")
 NAME: Final = re.compile(r"general\.name\s+str\s+= (.+?)\s*$")
 FORMAT: Final = re.compile(r"file type\s+= (\S+)|model ftype\s+= (\S+)")
-AGAIN: Final = re.compile(r"llama_model_loader: loaded meta data with")
+AGAIN: Final = re.compile(r"llama_model_loader: loaded meta data with|: loading draft model '")
 STOPPED: Final = re.compile(
     r"((?:cudaMalloc failed: out of memory|failed to allocate \S+ buffer|unable to allocate \S+ ?\S* buffer).{0,120})"
 )
