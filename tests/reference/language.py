@@ -8,6 +8,14 @@ from tables import FLAGS, Table, without
 
 CUT: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": 33},
+    # Their classes fall over their own defaults.
+    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "dots1": {"n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128},
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"]},
+    "ministral": {"head_dim": 128},
+    "nemotron": {"num_key_value_heads": 8},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "gemma4_text": {"per_layer_config": {"3": {"head_dim": 512}}},
     "gemma4_unified_text": {"per_layer_config": {"3": {"head_dim": 512}}},
@@ -268,6 +276,52 @@ SEAMLESS: Table = {
 }
 
 LANGUAGE: dict[str, Table] = {
+    "dbrx": {
+        "d_model": (96, 192),
+        "n_heads": (6, 12),
+        "n_layers": (1, 2, 3),
+        "vocab_size": (96, 101),
+        "attn_config": tuple(
+            {"kv_n_heads": heads, "clip_qkv": clip, "rope_theta": 1e4} for heads, clip in ((1, None), (2, 8), (3, 8.0))
+        ),
+        "ffn_config": ({"ffn_hidden_size": 64, "moe_num_experts": 6, "moe_top_k": 2}, {"ffn_hidden_size": 40}),
+    },
+    "dots1": {**LLAMA, **ROUTED, "head_dim": (16, 24), "attention_bias": FLAGS, "max_window_layers": (1, 62)},
+    "hunyuan_v1_dense": {**LLAMA, "head_dim": (16, 24), "attention_bias": FLAGS},
+    "hunyuan_v1_moe": {
+        **LLAMA,
+        "head_dim": (16, 24),
+        "attention_bias": FLAGS,
+        ("num_hidden_layers", "num_experts", "moe_topk"): ((2, 4, 2), (3, 6, [1, 2, 2]), (1, 1, 1)),
+    },
+    "lfm2_moe": {
+        **LLAMA,
+        **EXPERTS,
+        ("num_hidden_layers", "layer_types"): (
+            (2, ["conv", "full_attention"]),
+            (3, ["full_attention", "conv", "conv"]),
+        ),
+        "num_dense_layers": (0, 1, 2),
+        "conv_bias": FLAGS,
+        "conv_L_cache": (3, 4),
+        "use_expert_bias": FLAGS,
+    },
+    "ministral": {
+        **LLAMA,
+        "head_dim": (16, 24),
+        ("num_hidden_layers", "sliding_window", "layer_types"): (
+            (2, 8, None),
+            (2, 16, ["full_attention", "sliding_attention"]),
+            (3, None, ["full_attention"] * 3),
+        ),
+    },
+    "nemotron": {
+        **LLAMA,
+        "head_dim": (None, 24),
+        "attention_bias": FLAGS,
+        "mlp_bias": FLAGS,
+        "partial_rotary_factor": (0.25, 0.5, 1.0),
+    },
     "apertus": {**LLAMA, "attention_bias": FLAGS, "hidden_act": ("xielu", "relu2")},
     "arcee": {**LLAMA, "head_dim": (None, 24), "attention_bias": FLAGS, "mlp_bias": FLAGS},
     "aria_text": {

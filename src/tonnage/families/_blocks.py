@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.eager import EagerStyle
@@ -11,6 +11,9 @@ from tonnage.arch.layers import Norm, NormStyle, Rotary
 from tonnage.arch.model import Block, Layer, Model, Sublayer
 from tonnage.families._decoder import causal, heads
 from tonnage.keys import Keys
+
+SHIFTED: Final = ("layer", "layer-one")
+"""Styles of norm that have a shift beside their scale."""
 
 
 def attention(
@@ -51,7 +54,7 @@ def normed_before(
     **more: Any,
 ) -> Layer:
     """Two blocks, each behind a norm; ``more`` is what both of them are told."""
-    bias, weight = style == "layer", style != "rms-bare"
+    bias, weight = style in SHIFTED, style != "rms-bare"
     first, second = (Norm(name, (("D", D),), style, bias=bias, weight=weight) for name in names)
     return Layer(
         sublayers=(Sublayer(block=token, before=first, **more), Sublayer(block=channel, before=second, **more)),
@@ -110,7 +113,7 @@ def decoder(
 
     ``outer`` is the config around this one: it tells whether the head is tied.
     """
-    last = Norm(f"{path}.{norm}", (("D", D),), style, bias=style == "layer", weight=style != "rms-bare")
+    last = Norm(f"{path}.{norm}", (("D", D),), style, bias=style in SHIFTED, weight=style != "rms-bare")
     return causal(
         k,
         V=k.need("vocab_size"),

@@ -54,12 +54,13 @@ def scored(
     act: str,
     *,
     experts: int,
-    used: int,
+    used: int | None,
     width: int,
     shared: int | None = 1,
     key: str = "n_routed_experts",
     shared_key: str = "n_shared_experts",
     bias: bool = False,
+    normalised: bool = True,
 ) -> Experts:
     """Experts as DeepSeek-V3 has them: chosen by corrected sigmoid scores, shared ones as one feed-forward.
 
@@ -74,6 +75,7 @@ def scored(
         key: that tells how many experts are routed.
         shared_key: that tells how many are shared.
         bias: of the shared experts.
+        normalised: default of ``norm_topk_prob``.
     """
     E, F = k.size(key, experts), k.size("moe_intermediate_size", width)
     k.skip("n_group", "topk_group", "routed_scaling_factor")
@@ -85,7 +87,7 @@ def scored(
         F=F,
         act=act,
         routing="sigmoid",
-        normalised=k.want("norm_topk_prob", True),
+        normalised=k.want("norm_topk_prob", normalised),
         correction=True,
         shared=None if shared is None else shared_expert(D, F * k.want(shared_key, shared), act, bias=bias),
     )

@@ -38,7 +38,8 @@ with towers for images or sound).
 
 SCORED: Final = frozenset((
     "arcee", "axk1", "axk2", "deepseek_v2", "deepseek_v3", "diffllama", "doge", "exaone4", "gemma", "gemma2",
-    "gemma3_text", "glm", "glm4", "gpt_oss", "helium", "jamba", "jetmoe", "llama", "minicpm3", "minimax",
+    "gemma3_text", "glm", "glm4", "gpt_oss", "helium",
+    "hunyuan_v1_dense", "hunyuan_v1_moe", "jamba", "jetmoe", "llama", "minicpm3", "minimax",
     "ministral", "ministral3", "mistral", "mistral4", "mixtral", "nemotron", "olmo", "olmo2", "olmo3", "persimmon",
     "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_5", "qwen3_moe", "qwen3_next", "seed_oss",
     "smollm3", "stablelm", "starcoder2",
