@@ -17,6 +17,21 @@ from tables import Table
 # The auto class looks for Evolla's config under an older name of its type, and does not find it.
 transformers.AutoModelForMultimodalLM._model_mapping._reverse_config_mapping["EvollaConfig"] = "evolla"
 
+
+
+def _all_reused(self: Any) -> list[str | None]:
+    """An assistant of Gemma 4 reuses the keys and values of another model in every layer, which its config demands and
+    this release's own check of them forbids: no assistant can be built."""
+    if self.num_kv_shared_layers == self.num_hidden_layers:
+        return ["reuse"] * self.num_hidden_layers
+    return MODES[type(self)](self)
+
+
+MODES = {}
+for kind in (transformers.Gemma4TextConfig, transformers.Gemma4UnifiedTextConfig):
+    MODES[kind] = kind.kv_sharing_modes.fget
+    kind.kv_sharing_modes = property(_all_reused)
+
 LAYERS = 4
 DEPTHS = (
     "num_hidden_layers",
@@ -32,6 +47,8 @@ DEPTHS = (
 COMPOSED: dict[str, Table] = {**COMPOSITES, **AUDIOVISUAL, **(TIMM if find_spec("timm") else {})}
 UNBUILT = {"plain", *(() if find_spec("timm") else TIMM)}
 """Families of our own, and those whose tower comes from a library that is not there."""
+NO_DEFAULT = {"gemma4_assistant"}
+"""Types whose config refuses its own defaults."""
 PERTURBED: dict[str, Table] = {**LANGUAGE, **COMPOSED, **SPEECH}
 """For each model type the keys that are perturbed and the values they are drawn from; any combination is valid."""
 TOWERS = {**COMPLETE, **SPEAKERS}

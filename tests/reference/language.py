@@ -6,6 +6,16 @@ from typing import Any
 
 from tables import FLAGS, Table, without
 
+TEXT: dict[str, Any] = {
+    "hidden_size": 96,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "vocab_size": 101,
+}
+"""The language model inside of a config that holds more than that."""
+
 CUT: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": 33},
     # Their classes fall over their own defaults.
@@ -18,6 +28,7 @@ CUT: dict[str, dict[str, Any]] = {
     "nemotron": {"num_key_value_heads": 8},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "gemma4_text": {"per_layer_config": {"3": {"head_dim": 512}}},
+    "gemma4_unified_assistant": {"text_config": {**TEXT, "model_type": "gemma4_unified_text"}},
     "gemma4_unified_text": {"per_layer_config": {"3": {"head_dim": 512}}},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "zamba": {"num_hidden_layers": 5, "layers_block_type": ["linear_attention", *["hybrid", "linear_attention"] * 2]},
@@ -128,15 +139,11 @@ GEMMA4: Table = {
     ("num_hidden_layers", "num_kv_shared_layers"): ((2, 0), (7, 0), (12, 6), (14, 2)),
 }
 
-TEXT: dict[str, Any] = {
-    "hidden_size": 96,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "vocab_size": 101,
+GEMMA4_ASSISTANT: Table = {
+    "backbone_hidden_size": (40, 96),
+    ("use_ordered_embeddings", "num_centroids"): ((True, 10), (True, 12), (False, 10)),
+    "tie_word_embeddings": FLAGS,
 }
-"""The language model inside of a config that holds more than that."""
 
 MLA = without(
     LATENT,
@@ -1500,6 +1507,17 @@ LANGUAGE: dict[str, Table] = {
     "gemma4_unified": {
         "text_config": (TEXT, {**TEXT, "num_hidden_layers": 7, "head_dim": 24}),
         "tie_word_embeddings": FLAGS,
+    },
+    "gemma4_assistant": {
+        "text_config": tuple(
+            {**TEXT, "model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, **more}
+            for more in ({}, {"num_hidden_layers": 7, "num_kv_shared_layers": 7})
+        ),
+        **GEMMA4_ASSISTANT,
+    },
+    "gemma4_unified_assistant": {
+        "text_config": ({**TEXT, "model_type": "gemma4_unified_text"},),
+        **GEMMA4_ASSISTANT,
     },
     "llama4_text": {
         **LLAMA,
