@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables import FLAGS, Table
+from tables import DOTS, FLAGS, Table
 
 TEXT = {
     "hidden_size": 96,
@@ -206,7 +206,49 @@ NEMOTRON = {
     "moe_shared_expert_intermediate_size": 48,
 }
 
+DOTS_VISION = {
+    "hidden_size": 48,
+    "intermediate_size": 56,
+    "moe_intermediate_size": 20,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "patch_size": 4,
+    "adapter_in_dim": 48,
+    "adapter_out_dim": 96,
+}
+DOTS_AUDIO = {
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "feature_size": 24,
+    "downsample_hidden_size": 12,
+    "adapter_input_size": 48,
+    "adapter_out_dim": 96,
+}
 AUDIOVISUAL: dict[str, Table] = {
+    "dots3_note": {
+        "text_config": tuple(
+            {"model_type": "dots3_note_text", **{key: values[which] for key, values in DOTS.items()}, **more}
+            for which, more in ((-1, {}), (0, {}), (0, {"tie_word_embeddings": True}))
+        ),
+        "vision_config": (
+            {**DOTS_VISION, "pyramid_num_routed": [-1, 3, 5], "spatial_merge_size": 2, "attention_bias": True},
+            {
+                **DOTS_VISION,
+                "mlp_layer_types": ["sparse", "dense", "sparse"],
+                "per_layer_config": {"0": {"num_local_experts": 4}},
+                "num_local_experts": 6,
+                "num_channels": 1,
+            },
+            {**DOTS_VISION, "mlp_layer_types": ["dense"] * 3, "mlp_bias": True},
+        ),
+        "audio_config": (
+            DOTS_AUDIO,
+            {**DOTS_AUDIO, "attention_bias": False, "feature_size": 20, "whisper_config": {"encoder_layers": 1}},
+        ),
+        "tie_word_embeddings": FLAGS,
+    },
     "audioflamingo3": {
         "text_config": ({**TEXT, "model_type": "qwen2"}, {**TIED, "model_type": "llama"}),
         "audio_config": heard("audioflamingo3_encoder"),
@@ -543,6 +585,10 @@ AUDIOVISUAL: dict[str, Table] = {
 """For each model type the keys that are perturbed and the values they are drawn from."""
 
 LACKING: dict[str, dict[str, Any]] = {
+    "dots3_note": {
+        "vision_config": {"num_hidden_layers": 3, "pyramid_num_routed": [-1, 4, 8]},
+        "text_config": {"model_type": "dots3_note_text", **{key: values[0] for key, values in DOTS.items()}, "hidden_size": 5120},
+    },
     "cohere_compass": {"text_config": {**COMMAND, "model_type": "cohere_compass_text"}},
     "cohere_compass_text": {"rope_parameters": {"full_attention": TURNED}},
     "aya_vision": {"vision_config": {**PATCHES, "model_type": "siglip_vision_model"}},

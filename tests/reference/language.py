@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables import FLAGS, Table, without
+from tables import DOTS, FLAGS, Table, without
 
 TEXT: dict[str, Any] = {
     "hidden_size": 96,
@@ -170,33 +170,6 @@ SPARSE: Table = {
     "mlp_layer_types": (None, ["dense", "sparse", "sparse"], ["sparse"] * 3, ["sparse", "dense", "sparse"]),
 }
 INDEXED: Table = {"q_lora_rank": (24, 48), "index_n_heads": (2, 3), "index_head_dim": (16, 24)}
-WINDOWED = {"head_dim": 32, "qk_nope_head_dim": 24}
-DOTS: Table = {
-    "hidden_size": (96,),
-    "vocab_size": (96, 101),
-    "pad_token_id": (0,),
-    "intermediate_size": (64, 160),
-    "moe_intermediate_size": (32, 48),
-    "shared_experts_intermediate_size": (24, 40),
-    "num_hidden_layers": (4,),
-    "num_attention_heads": (4,),
-    "num_key_value_heads": (4,),
-    "q_lora_rank": (24, 48),
-    "kv_lora_rank": (16, 40),
-    "head_dim": (32,),
-    "qk_rope_head_dim": (8,),
-    "qk_nope_head_dim": (12, 24),
-    "v_head_dim": (12, 20),
-    "n_routed_experts": (4, 8),
-    "num_experts_per_tok": (1, 2),
-    "index_n_heads": (2, 3),
-    "index_head_dim": (16, 24),
-    "attention_bias": FLAGS,
-    "per_layer_config": (
-        {i: {"kv_lora_rank": 20, **WINDOWED, "num_attention_heads": 2, "num_key_value_heads": 2} for i in "23"},
-        {**{i: {"v_head_dim": 8} for i in "01"}, **{i: {"q_lora_rank": 12, **WINDOWED} for i in "23"}},
-    ),
-}
 INKLING: Table = {
     "hidden_size": (96, 192),
     "vocab_size": (96, 101),
@@ -1396,13 +1369,6 @@ LANGUAGE: dict[str, Table] = {
         "mlp_bias": FLAGS,
     },
     "dots3_note_text": DOTS,
-    "dots3_note": {
-        "text_config": (
-            {"model_type": "dots3_note_text", **{key: values[-1] for key, values in DOTS.items()}},
-            {"model_type": "dots3_note_text", **{key: values[0] for key, values in DOTS.items()}},
-        ),
-        ("vision_config", "audio_config"): (({"adapter_out_dim": 96}, {"adapter_out_dim": 96}),),
-    },
     "inkling_text": {**INKLING, **SPARSE, "n_shared_experts": (1, 2), "intermediate_size": (40, 64)},
     "inkling2_text": {**INKLING, "num_hidden_layers": (3,)},
     "minimax_m3_vl_text": {

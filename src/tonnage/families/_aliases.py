@@ -30,7 +30,6 @@ ALIASES: Final[dict[str, str]] = {
     "plbart": "bart",
     "flaubert": "xlm",
     "falcon_mamba": "mamba",
-    "dots3_note": "dots3_note_text",
     "modernbert-decoder": "modernbert",
     "gemma4": "gemma4_text",
     "gemma4_assistant": "gemma4_text",
