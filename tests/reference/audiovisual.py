@@ -587,7 +587,11 @@ AUDIOVISUAL: dict[str, Table] = {
 LACKING: dict[str, dict[str, Any]] = {
     "dots3_note": {
         "vision_config": {"num_hidden_layers": 3, "pyramid_num_routed": [-1, 4, 8]},
-        "text_config": {"model_type": "dots3_note_text", **{key: values[0] for key, values in DOTS.items()}, "hidden_size": 5120},
+        "text_config": {
+            "model_type": "dots3_note_text",
+            **{key: values[0] for key, values in DOTS.items()},
+            "hidden_size": 5120,
+        },
     },
     "cohere_compass": {"text_config": {**COMMAND, "model_type": "cohere_compass_text"}},
     "cohere_compass_text": {"rope_parameters": {"full_attention": TURNED}},

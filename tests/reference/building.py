@@ -14,9 +14,9 @@ from language import COMPLETE, CUT, LANGUAGE
 from speech import SPEAKERS, SPEECH, STATED
 from tables import Table
 
-# The auto class looks for Evolla's config under an older name of its type, and does not find it.
-transformers.AutoModelForMultimodalLM._model_mapping._reverse_config_mapping["EvollaConfig"] = "evolla"
-
+# The auto classes look for Evolla's config under an older name of its type, and do not find it.
+for auto in (transformers.AutoModel, transformers.AutoModelForMultimodalLM):
+    auto._model_mapping._reverse_config_mapping["EvollaConfig"] = "evolla"
 
 
 def _all_reused(self: Any) -> list[str | None]:

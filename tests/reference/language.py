@@ -139,6 +139,7 @@ GEMMA4: Table = {
     ("num_hidden_layers", "num_kv_shared_layers"): ((2, 0), (7, 0), (12, 6), (14, 2)),
 }
 
+PER_LAYER = ("hidden_size_per_layer_input", "vocab_size_per_layer_input")
 GEMMA4_ASSISTANT: Table = {
     "backbone_hidden_size": (40, 96),
     ("use_ordered_embeddings", "num_centroids"): ((True, 10), (True, 12), (False, 10)),
@@ -1476,7 +1477,13 @@ LANGUAGE: dict[str, Table] = {
     },
     "gemma4_assistant": {
         "text_config": tuple(
-            {**TEXT, "model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, **more}
+            {
+                **TEXT,
+                "model_type": "gemma4_text",
+                "hidden_size_per_layer_input": 0,
+                "vocab_size_per_layer_input": 0,
+                **more,
+            }
             for more in ({}, {"num_hidden_layers": 7, "num_kv_shared_layers": 7})
         ),
         **GEMMA4_ASSISTANT,

@@ -17,12 +17,16 @@ import transformers
 from building import DEMANDS, NO_DEFAULT, PERTURBED, TOWERS, UNBUILT, built, classes, cut, drawn, of_class
 
 from tonnage.arch.model import Model
+from tonnage.errors import UnsupportedError
 from tonnage.families import model_from
 from tonnage.families._aliases import ALIASES
+from tonnage.families._heads import CLASSIFIED, UNBARE
 from tonnage.registry import names
 
 DATA = Path(__file__).parent.parent / "families" / "data"
 PERTURBATIONS = 3
+UNBUILT_BARE = {"emu3", "funnel"}
+"""Types whose bare class transformers does not build of a small config."""
 FAMILIES = [name for name in names("tonnage.families") if name not in UNBUILT]
 TYPES = sorted(PERTURBED)
 
@@ -121,9 +125,16 @@ def test_towers(name):
 
 def classified() -> list[str]:
     """Types that have a classifier of sequences, but for those whose classifier is refused."""
+    return sorted(set(TYPES) & CLASSIFIED)
+
+
+def test_a_classifier_is_counted_where_there_is_one():
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 
-    return sorted((set(TYPES) & set(CLASSIFIERS)) - {"mt5", "qwen3_5", "t5", "umt5"})
+    assert set(CLASSIFIERS) - {"mt5", "t5", "umt5"} == CLASSIFIED
+    for family in set(TYPES) - CLASSIFIED:
+        with pytest.raises(UnsupportedError, match="no classifier of sequences"):
+            model_from(drawn(family, 0), head="classify:3")
 
 
 @pytest.mark.parametrize("family", classified())
@@ -134,12 +145,27 @@ def test_classifier(family):
     check({**config, "num_labels": 3, "architectures": [type(model).__name__]}, model)
 
 
-@pytest.mark.parametrize("family", sorted(set(classified()) - {"funnel"}))
+def bare() -> list[str]:
+    """Types that have a bare class."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    assert set(TYPES) - set(MODEL_MAPPING_NAMES) <= UNBARE
+    return sorted((set(TYPES) & set(MODEL_MAPPING_NAMES)) - UNBARE - UNBUILT_BARE)
+
+
+@pytest.mark.parametrize("family", bare())
 def test_bare_class(family):
     config = drawn(family, 0)
     model = of_class(config, "AutoModel")
     check(config, model, "none")
-    check({**config, "architectures": [type(model).__name__]}, model)
+    if type(model).__name__.endswith("Model"):
+        check({**config, "architectures": [type(model).__name__]}, model)
+
+
+@pytest.mark.parametrize("family", sorted(set(TYPES) & UNBARE))
+def test_other_bare_classes_are_refused(family):
+    with pytest.raises(UnsupportedError, match="no class with the head 'none'"):
+        model_from(drawn(family, 0), head="none")
 
 
 FORMATS = {"float32": "fp32", "bfloat16": None, "int64": "int64", "int32": "int32", "bool": "bool"}

@@ -22,6 +22,7 @@ SUFFIXES: Final = {
     "ForSpeechToText": "conditional",
     "ForTextToSpeech": "conditional",
     "ForSpeechToSpeech": "conditional",
+    "FSMTModel": "none",
     "MTModel": "conditional",
     "Omni_Reasoning_V3": "conditional",
     "GenerationDecoder": "causal",
@@ -66,6 +67,14 @@ CLASSIFIED: Final = frozenset((
 """Types with a classifier of sequences, but for T5's, whose head is not modelled
 (https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/auto/modeling_auto.py,
 MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)."""
+
+UNBARE: Final = frozenset((
+    "blip", "blip-2", "encoder-decoder", "gemma4_assistant", "gemma4_unified_assistant", "instructblip",
+    "instructblipvideo", "kosmos-2", "kosmos-2.5", "kyutai_speech_to_text", "nemo_speechlm", "nemotron_h_omni", "pi0",
+    "pix2struct", "pop2piano", "pp_chart2table", "pp_formulanet", "qwen2_5_omni", "qwen3_omni_moe", "shieldgemma2",
+    "speech-encoder-decoder", "trocr", "udop", "vision-encoder-decoder",
+))  # fmt: skip
+"""Types without a bare class, or with one that is more than the class without its head and is not modelled."""
 
 KINDS: Final = ("causal", "masked", "seq2seq", "none", "classify")
 
@@ -123,7 +132,7 @@ def with_head(model: Model, model_type: str, kind: str | None, labels: int) -> M
     """The same model under another of its family's classes."""
     if kind in (None, "conditional", own(model)):
         return model
-    if kind == "none":
+    if kind == "none" and model_type not in UNBARE:
         return model.but(head=None, extra=model.extra + model.pooler)
     if kind == "classify" and model_type not in CLASSIFIED:
         raise UnsupportedError(

@@ -117,12 +117,17 @@ def _experts(k: Keys, layers: int) -> list[int | None]:
 
 
 def _own(k: Keys, E: int) -> dict[int, int]:
-    found = {}
+    found: dict[int, int] = {}
     for key in k.config:
         if not str(key).isdigit():
             raise ConfigError(f"{k.path}{key} is no number of a layer", key=f"{k.path}{key}", value=key)
-        found[int(key)] = nested(k, key, lambda one: (one.size("num_local_experts", E), one.skip("num_experts_per_tok")))
-    return {index: pair[0] for index, pair in found.items() if pair is not None}
+        found[int(key)] = nested(k, key, lambda one: _one(one, E)) or E
+    return found
+
+
+def _one(k: Keys, E: int) -> int:
+    k.skip("num_experts_per_tok")
+    return k.size("num_local_experts", E)
 
 
 def _audio(k: Keys, text: int) -> tuple[Tensor, ...]:
@@ -146,7 +151,7 @@ def _audio(k: Keys, text: int) -> tuple[Tensor, ...]:
     k.skip("hidden_act", "max_position_embeddings", "attention_dropout", "dropout", "sampling_rate", "hop_length")
     k.skip("head_dim", "num_key_value_heads", "conv_output_size", "samples_per_token", "whisper_adapter_in_dim")
     sides = ("D", D)
-    layer = (
+    layer: tuple[Part, ...] = (
         *(matrix(f"self_attn.{x}_proj", sides, sides, "audio", bias=bias and x != "k") for x in "qkvo"),
         Norm("input_layernorm", (sides,)),
         matrix("mlp.gate_up_proj", sides, ("F", 2 * F), "audio"),
