@@ -69,7 +69,7 @@ def cut(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def classes(model_type: str) -> dict[str, str]:
-    """Its language models and what builds them: causal, for masked tokens, of sequence to sequence."""
+    """Its language models and what builds them: causal, masked, of sequence to sequence; else the bare model."""
     from transformers.models.auto import modeling_auto as auto
 
     tables = {
@@ -83,7 +83,7 @@ def classes(model_type: str) -> dict[str, str]:
     for kind, table in tables.items():
         if model_type in table:
             found.setdefault(table[model_type], f"AutoModelFor{kind}")
-    return found
+    return found or {auto.MODEL_MAPPING_NAMES[model_type]: "AutoModel"}
 
 
 DEMANDS: dict[str, dict[str, Any]] = {

@@ -95,6 +95,11 @@ DELTA: Table = {
 }
 
 BERT: Table = {**MHA, "max_position_embeddings": (32, 77), "type_vocab_size": (1, 2, 3)}
+PAGES: Table = {
+    **without(BERT, "tie_word_embeddings"),
+    "pad_token_id": (0, 1),
+    "max_2d_position_embeddings": (40, 60),
+}
 NARROW: Table = {**BERT, "embedding_size": (48, 96, 192)}
 BART: Table = {
     "d_model": (96, 192),
@@ -720,6 +725,36 @@ LANGUAGE: dict[str, Table] = {
         "pre_norm": FLAGS,
     },
     # Encoders of further structures.
+    "canine": {
+        **without(MHA, "vocab_size", "tie_word_embeddings"),
+        "max_position_embeddings": (32, 77),
+        "type_vocab_size": (2, 16),
+        "num_hash_functions": (4, 8),
+        "num_hash_buckets": (40, 50),
+        "downsampling_rate": (2, 4),
+        "upsampling_kernel_size": (3, 4),
+    },
+    "layoutlmv3": {
+        **PAGES,
+        "coordinate_size": (16, 20),
+        "shape_size": (12, 24),
+        "has_relative_attention_bias": FLAGS,
+        "has_spatial_attention_bias": FLAGS,
+        "rel_pos_bins": (8, 12),
+        "rel_2d_pos_bins": (10, 16),
+        "visual_embed": FLAGS,
+        "input_size": (32, 48),
+        "patch_size": (8, 16),
+        "num_channels": (1, 3),
+    },
+    "lilt": {**PAGES, "channel_shrink_ratio": (2, 4)},
+    "markuplm": {
+        **without(PAGES, "max_2d_position_embeddings"),
+        "max_xpath_tag_unit_embeddings": (20, 30),
+        "max_xpath_subs_unit_embeddings": (40, 50),
+        "xpath_unit_hidden_size": (8, 12),
+        "max_depth": (3, 5),
+    },
     "convbert": {**NARROW, "head_ratio": (1, 2, 3, 16), "conv_kernel_size": (5, 9), "num_groups": (1, 2, 4)},
     "encoder-decoder": {
         "encoder": tuple({"model_type": kind, **PAIRED} for kind in ("bert", "roberta", "distilbert", "modernbert")),

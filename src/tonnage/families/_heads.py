@@ -125,12 +125,17 @@ def _labels(config: Mapping[str, Any]) -> int:
 
 def own(model: Model) -> str:
     """The head that a family's model is built with."""
+    if model.head is None:
+        return "none"
     return "causal" if model.causal else "seq2seq" if len(model.stacks) > 1 else "masked"
 
 
 def with_head(model: Model, model_type: str, kind: str | None, labels: int) -> Model:
     """The same model under another of its family's classes."""
-    if kind in (None, "conditional", own(model)):
+    if kind is None and model.head is None:
+        # The bare class is the family's own (LayoutLMv3).
+        kind = "none"
+    if model.head is not None and kind in (None, "conditional", own(model)):
         return model
     if kind == "none" and model_type not in UNBARE:
         return model.but(head=None, extra=model.extra + model.pooler)
