@@ -669,6 +669,13 @@ COMPOSITES: dict[str, Table] = {
 """For each model type the keys that are perturbed and the values they are drawn from."""
 
 NEEDED: dict[str, dict[str, Any]] = {
+    "perception_lm": {
+        "vision_config": {
+            "model_type": "timm_wrapper",
+            "architecture": "vit_pe_core_tiny_patch16_384",
+            "model_args": {"embed_dim": 192, "global_pool": ""},
+        }
+    },
     "chameleon": {"vocabulary_map": {"<image>": 8711}},
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", *["sparse"] * 3]},
     "diffusion_gemma_text": {
@@ -688,7 +695,35 @@ GEMMA3N = {
     "hidden_size_per_layer_input": 8,
     "vocab_size_per_layer_input": 90,
 }
+PERCEPTION = {"depth": 2, "embed_dim": 192, "global_pool": ""}
 TIMM: dict[str, Table] = {
+    "fast_vlm": {
+        "text_config": TEXTS,
+        "vision_config": tuple(
+            {
+                "model_type": "timm_wrapper",
+                "architecture": name,
+                "hidden_size": 3072,
+                "model_args": {"inference_mode": True},
+            }
+            for name in ("fastvit_mci3", "fastvit_mci4")
+        ),
+        **BIASED,
+        "tie_word_embeddings": FLAGS,
+    },
+    "perception_lm": {
+        "text_config": TEXTS,
+        "vision_config": tuple(
+            {"model_type": "timm_wrapper", "architecture": name, "model_args": {**PERCEPTION, **more}}
+            for name, more in (
+                ("vit_pe_core_tiny_patch16_384", {}),
+                ("vit_pe_core_small_patch16_384", {"init_values": 0.1, "use_post_transformer_norm": False}),
+                ("vit_pe_core_large_patch14_336", {"img_size": [448, 448], "ref_feat_shape": [32, 32]}),
+                ("vit_pe_core_gigantic_patch14_448", {"init_values": 0.1, "class_token": True}),
+            )
+        ),
+        "tie_word_embeddings": (None, *FLAGS),
+    },
     "gemma3n": {
         "text_config": (GEMMA3N, {**GEMMA3N, "hidden_size": 192, "altup_num_inputs": 2}),
         "audio_config": (

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from building import DEMANDS, NO_DEFAULT, PERTURBED, TOWERS, UNBUILT, built, classes, cut, drawn, of_class
+from building import DEMANDS, NO_DEFAULT, PERTURBED, TIMM, TOWERS, UNBUILT, built, classes, cut, drawn, of_class
 
 from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
@@ -68,8 +68,7 @@ def check(config: dict[str, Any], reference: Any, head: str | None = None) -> No
 def test_every_family_is_perturbed():
     assert {module(name) for name in PERTURBED} == set(FAMILIES)
     assert set(ALIASES) - set(PERTURBED) <= {
-        "fast_vlm",
-        "perception_lm",
+        *TIMM,
         "gemma3",
         "emu3_text_model",
         "mllama_text_model",

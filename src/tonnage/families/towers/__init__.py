@@ -57,6 +57,7 @@ TYPES: Final[Mapping[str, str]] = {
     "siglip2_vision_model": "siglip2",
     "siglip_vision_model": "siglip",
     "smolvlm_vision": "idefics",
+    "timm_wrapper": "timm_wrapper",
     "unlimited_ocr_vision_encoder": "clip",
     "vit": "vit",
     "voxtral_encoder": "whisper",
