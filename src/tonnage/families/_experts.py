@@ -179,8 +179,9 @@ def ahead(
     """One layer of multi-token prediction: a layer with experts, two norms, a projection of both inputs.
 
     A checkpoint stores embedding and head with it once more; a model that runs it shares the main ones. For
-    DeepSeek-V3 that is 13.46 B, of which 11.61 B are its own; its authors tell 14 and 11.5. GLM-4.6 leaves both out,
-    which its config does not tell. ``tables``: whether they are stored; ``last``: the norm behind the layer; ``path``:
+    DeepSeek-V3 that is 13.46 B, of which 11.61 B are its own; its authors tell 14 and 11.5. GLM-4.6 leaves both out
+    (https://github.com/ggml-org/llama.cpp/pull/16359), which its config does not tell: its stored sum is 1.55 B less.
+    ``tables``: whether they are stored; ``last``: the norm behind the layer; ``path``:
     where it stands, if not behind the model's own layers.
     References: arXiv:2412.19437, section 2.2; README_WEIGHTS.md in https://huggingface.co/deepseek-ai/DeepSeek-V3.
     """
