@@ -31,6 +31,31 @@ def attention(
     return GroupedQuery(name="self_attn", D=D, N=N, K=K, H=H, **{"dropout": k.want("attention_dropout", 0.0), **more})
 
 
+def normed_heads(
+    token: GroupedQuery,
+    *,
+    style: NormStyle = "rms",
+    whole: bool = False,
+    names: tuple[str, str] = ("q_norm", "k_norm"),
+    **more: Any,
+) -> GroupedQuery:
+    """The same attention with norms of queries and keys, over a head or, where ``whole``, over all of them."""
+    (q, k), heads = names, (("N", token.N), ("K", token.K))
+    q_norm, k_norm = (
+        Norm(f"{token.name}.{name}", ((*([of] if whole else []), ("H", token.H))), style)
+        for name, of in zip((q, k), heads, strict=True)
+    )
+    return token.but(q_norm=q_norm, k_norm=k_norm, **more)
+
+
+def turned_in_windows(token: GroupedQuery, seen: int | None, *, everywhere: bool = False) -> GroupedQuery:
+    """The same attention in a layer that sees ``seen`` tokens: positions only where that is a window.
+
+    ``everywhere``: no layer has a window, and so all have positions.
+    """
+    return token.but(window=seen, rotary="default" if everywhere or seen is not None else None)
+
+
 def gated(k: Keys, D: int, **more: Any) -> Gated:
     """The three matrices of a gated feed-forward block."""
     return Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=k.want("hidden_act", "silu"), **more)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
-from tonnage.arch.layers import Norm
-from tonnage.families._blocks import attention
+from tonnage.families._blocks import attention, normed_heads
 from tonnage.keys import Keys
 
 UNREAD: Final = (
@@ -21,10 +20,4 @@ def hunyuan_attention(k: Keys, D: int) -> GroupedQuery:
     """Attention as Hunyuan's configs describe it; sharing keys and values across layers is refused."""
     k.skip(*UNREAD)
     k.refuse("use_cla")
-    token = attention(k, D)
-    head = (("H", token.H),)
-    return token.but(
-        q_norm=Norm("self_attn.query_layernorm", head),
-        k_norm=Norm("self_attn.key_layernorm", head),
-        norm_after_rotary=True,
-    )
+    return normed_heads(attention(k, D), names=("query_layernorm", "key_layernorm"), norm_after_rotary=True)

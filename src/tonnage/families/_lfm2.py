@@ -11,7 +11,7 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.arch.short_conv import ShortConv
-from tonnage.families._blocks import attention, decoder
+from tonnage.families._blocks import attention, decoder, normed_heads
 from tonnage.families._hybrid import FULL
 from tonnage.keys import Keys
 
@@ -29,8 +29,7 @@ def lfm2(
     D = k.need("hidden_size")
     full = attention(k, D, K=8, bias=False, o_bias=False, dropout=0.0, o="out_proj")
     k.skip("attention_bias", "attention_dropout")
-    head = (("H", full.H),)
-    full = full.but(q_norm=Norm("self_attn.q_layernorm", head), k_norm=Norm("self_attn.k_layernorm", head))
+    full = normed_heads(full, names=("q_layernorm", "k_layernorm"))
     conv = ShortConv(name="conv", D=D, C=k.size("conv_L_cache", 3), bias=k.want("conv_bias", False))
     several = len({channels(i) for i in range(len(kinds))}) > 1
 

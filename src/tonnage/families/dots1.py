@@ -8,7 +8,7 @@ from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.layers import Norm
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._blocks import attention, decoder, gated
+from tonnage.families._blocks import attention, decoder, gated, normed_heads
 from tonnage.families._decoder import window_of, windows
 from tonnage.families._experts import scored, stacked
 from tonnage.keys import Keys
@@ -17,9 +17,7 @@ from tonnage.keys import Keys
 def read(k: Keys) -> Model:
     """Build the model that ``Dots1ForCausalLM`` builds."""
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
-    token = attention(k, D, K=32, norm_inline=True)
-    head = (("H", token.H),)
-    token = token.but(q_norm=Norm("self_attn.q_norm", head), k_norm=Norm("self_attn.k_norm", head))
+    token = normed_heads(attention(k, D, K=32, norm_inline=True))
     first = k.want("max_window_layers", 62)
     seen = windows(k, L, window_of(k, 4096), lambda i: i >= first)
     dense = gated(k, D)
