@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables import DOTS, FLAGS, Table, without
+from tables import BART, DOTS, FLAGS, LLAMA, MHA, READER, T5, Table, without
 
-TEXT: dict[str, Any] = {
-    "hidden_size": 96,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "vocab_size": 101,
-}
-"""The language model inside of a config that holds more than that."""
+TEXT: dict[str, Any] = {**READER, "num_hidden_layers": 3, "vocab_size": 101}
+
 
 CUT: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": 33},
@@ -44,15 +37,6 @@ CUT: dict[str, dict[str, Any]] = {
     },
 }
 """What else has to change when a model is cut to four layers."""
-LLAMA: Table = {
-    "hidden_size": (96, 192),
-    "intermediate_size": (64, 160),
-    "num_hidden_layers": (1, 2, 3),
-    "num_attention_heads": (6, 12),
-    "num_key_value_heads": (1, 2, 3, 6),
-    "vocab_size": (96, 101),
-    "tie_word_embeddings": FLAGS,
-}
 GPT2: Table = {
     "n_embd": (96, 192),
     "n_layer": (1, 2, 3),
@@ -83,8 +67,6 @@ LATENT: Table = {
 }
 
 
-MHA = without(LLAMA, "num_key_value_heads")
-
 DELTA: Table = {
     "linear_num_key_heads": (2, 4),
     "linear_num_value_heads": (4, 8),
@@ -101,19 +83,6 @@ PAGES: Table = {
     "max_2d_position_embeddings": (40, 60),
 }
 NARROW: Table = {**BERT, "embedding_size": (48, 96, 192)}
-BART: Table = {
-    "d_model": (96, 192),
-    "encoder_layers": (1, 2),
-    "decoder_layers": (1, 2, 3),
-    "encoder_attention_heads": (6, 12),
-    "decoder_attention_heads": (3, 6),
-    "encoder_ffn_dim": (64, 160),
-    "decoder_ffn_dim": (64, 160),
-    "vocab_size": (96, 101),
-    "max_position_embeddings": (32, 77),
-    "pad_token_id": (0, 1),
-    "tie_word_embeddings": FLAGS,
-}
 
 KIMI: Table = {
     **without(LATENT, "q_lora_rank", "n_routed_experts", "n_group", "topk_group", "num_hidden_layers"),
@@ -195,17 +164,6 @@ INKLING: Table = {
     "num_experts_per_tok": (1, 2),
     "layer_types": (None, ["hybrid", "hybrid_sliding", "hybrid"]),
 }
-T5: Table = {
-    "d_model": (96, 192),
-    "d_ff": (64, 160),
-    "d_kv": (8, 24),
-    "num_layers": (1, 2, 3),
-    "num_decoder_layers": (None, 1, 2),
-    "num_heads": (3, 6),
-    "vocab_size": (96, 101),
-    "relative_attention_num_buckets": (8, 32),
-    "feed_forward_proj": ("relu", "gated-gelu", "gated-silu"),
-}
 MODERN_BERT: Table = {
     **MHA,
     "norm_bias": FLAGS,
@@ -259,6 +217,17 @@ SEAMLESS: Table = {
     "unit_embed_dim": (24, 40),
     "upsample_initial_channel": (32, 64),
     ("upsample_rates", "upsample_kernel_sizes"): (([5, 4], [11, 8]), ([5, 4, 2], [11, 8, 4])),
+}
+
+XLM: Table = {
+    "emb_dim": (96, 192),
+    "n_layers": (1, 2, 3),
+    "n_heads": (6, 12),
+    "vocab_size": (96, 101),
+    "n_langs": (1, 3),
+    "use_lang_emb": FLAGS,
+    "max_position_embeddings": (32, 77),
+    "tie_word_embeddings": FLAGS,
 }
 
 LANGUAGE: dict[str, Table] = {
@@ -456,26 +425,8 @@ LANGUAGE: dict[str, Table] = {
         "layernorm_embedding": FLAGS,
         "cross_attention_hidden_size": (None, 48),
     },
-    "flaubert": {
-        "emb_dim": (96, 192),
-        "n_layers": (1, 2, 3),
-        "n_heads": (6, 12),
-        "vocab_size": (96, 101),
-        "n_langs": (1, 3),
-        "use_lang_emb": FLAGS,
-        "max_position_embeddings": (32, 77),
-        "tie_word_embeddings": FLAGS,
-    },
-    "xlm": {
-        "emb_dim": (96, 192),
-        "n_layers": (1, 2, 3),
-        "n_heads": (6, 12),
-        "vocab_size": (96, 101),
-        "n_langs": (1, 3),
-        "use_lang_emb": FLAGS,
-        "max_position_embeddings": (32, 77),
-        "tie_word_embeddings": FLAGS,
-    },
+    "flaubert": XLM,
+    "xlm": XLM,
     "xlnet": {
         "d_model": (96, 192),
         "n_layer": (1, 2, 3),
