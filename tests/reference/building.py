@@ -32,6 +32,8 @@ for kind in (transformers.Gemma4TextConfig, transformers.Gemma4UnifiedTextConfig
     MODES[kind] = kind.kv_sharing_modes.fget
     kind.kv_sharing_modes = property(_all_reused)
 
+SUNG = ("musicgen", "musicgen_melody")
+"""Types whose causal class is of another config than the auto classes look for."""
 LAYERS = 4
 DEPTHS = (
     "num_hidden_layers",
@@ -72,6 +74,8 @@ def classes(model_type: str) -> dict[str, str]:
     """Its language models and what builds them: causal, masked, of sequence to sequence; else the bare model."""
     from transformers.models.auto import modeling_auto as auto
 
+    if model_type in SUNG:
+        return {auto.MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES[model_type]: "AutoModelForTextToWaveform"}
     tables = {
         "CausalLM": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         "MaskedLM": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,

@@ -37,6 +37,43 @@ PARAKEET: dict[str, Any] = {
 DIA: dict[str, Any] = {**TEXT, "head_dim": 24}
 LISTENER: dict[str, Any] = {k: v for k, v in READER.items() if k != "vocab_size"}
 
+ENCODEC: dict[str, Any] = {
+    "model_type": "encodec",
+    "hidden_size": 24,
+    "num_filters": 4,
+    "upsampling_ratios": [4, 2],
+    "codebook_size": 16,
+    "target_bandwidths": [20.0, 40.0],
+    "sampling_rate": 8000,
+}
+SINGER: dict[str, Any] = {
+    "vocab_size": 20,
+    "hidden_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "ffn_dim": 64,
+    "max_position_embeddings": 33,
+    "pad_token_id": 20,
+    "bos_token_id": 20,
+}
+SUNG: dict[str, Any] = {"d_model": 48, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 3, "vocab_size": 97}
+MUSICGEN: Table = {
+    "text_encoder": tuple(
+        {"model_type": "t5", **SUNG, **more}
+        for more in ({}, {"d_model": 96, "feed_forward_proj": "gated-gelu"}, {"tie_word_embeddings": False})
+    ),
+    "audio_encoder": (
+        ENCODEC,
+        {**ENCODEC, "audio_channels": 2, "num_residual_layers": 2, "codebook_dim": 12, "num_lstm_layers": 1},
+        {**ENCODEC, "norm_type": "time_group_norm", "use_conv_shortcut": False, "kernel_size": 5},
+    ),
+    "decoder": (
+        SINGER,
+        {**SINGER, "num_codebooks": 3, "hidden_size": 192},
+        {**SINGER, "cross_attention_hidden_size": 48, "num_codebooks": 8, "audio_channels": 2},
+    ),
+}
+
 SPEECH: dict[str, Table] = {
     "canary": {
         "vocab_size": (97,),
@@ -102,6 +139,8 @@ SPEECH: dict[str, Table] = {
         "attention_bias": FLAGS,
         "tie_word_embeddings": FLAGS,
     },
+    "musicgen": MUSICGEN,
+    "musicgen_melody": {**MUSICGEN, "num_chroma": (12, 96)},
     "pop2piano": {
         **without(T5, "num_decoder_layers", "relative_attention_num_buckets"),
         "composer_vocab_size": (21, 5),

@@ -64,6 +64,7 @@ ALIASES: Final[dict[str, str]] = {
     "instructblipvideo": "blip_2",
     "pp_chart2table": "got_ocr2",
     "aya_vision": "cohere2_vision",
+    "musicgen_melody": "musicgen",
     "musicflamingo": "audioflamingo3",
     "kosmos-2.5": "kosmos_2",
     "qwen2_5_omni_thinker": "qwen2_5_omni",

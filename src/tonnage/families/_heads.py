@@ -70,9 +70,10 @@ MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)."""
 
 UNBARE: Final = frozenset((
     "blip", "blip-2", "encoder-decoder", "gemma4_assistant", "gemma4_unified_assistant", "instructblip",
-    "instructblipvideo", "kosmos-2", "kosmos-2.5", "kyutai_speech_to_text", "nemo_speechlm", "nemotron_h_omni", "pi0",
-    "pix2struct", "pop2piano", "pp_chart2table", "pp_formulanet", "qwen2_5_omni", "qwen3_omni_moe", "shieldgemma2",
-    "speech-encoder-decoder", "trocr", "udop", "vision-encoder-decoder",
+    "instructblipvideo", "kosmos-2", "kosmos-2.5", "kyutai_speech_to_text", "musicgen", "musicgen_melody",
+    "nemo_speechlm", "nemotron_h_omni", "pi0", "pix2struct", "pop2piano", "pp_chart2table", "pp_formulanet",
+    "qwen2_5_omni", "qwen3_omni_moe", "shieldgemma2", "speech-encoder-decoder", "trocr", "udop",
+    "vision-encoder-decoder",
 ))  # fmt: skip
 """Types without a bare class, or with one that is more than the class without its head and is not modelled."""
 
