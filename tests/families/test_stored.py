@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tonnage.arch.experts import as_loaded
 from tonnage.families import model_from
 
 
@@ -214,6 +215,17 @@ def test_stored_parameters_are_those_of_the_files(release: Release) -> None:
     model = model_from(release.config)
     assert model.parameters.stored + release.corrections == release.stored
     assert model.apart
+
+
+def test_engines_load_no_rows_for_longcats_empty_experts() -> None:
+    """transformers' class alone holds gate and up of the 256 experts that pass a token on."""
+    model = model_from(LONGCAT)
+    loaded = as_loaded(model)
+    assert model.parameters.total - loaded.parameters.total == 28 * 256 * 2 * 2048 * 6144
+    assert loaded.parameters.stored == model.parameters.stored
+    assert [t.name for t in loaded.tensors()] == [t.name for t in model.tensors()]
+    assert len(loaded.decoder.distinct()) == 1
+    assert as_loaded(loaded) is loaded
 
 
 def test_glm_4_6_leaves_the_tables_of_its_further_layer_out() -> None:
