@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tonnage.arch.experts import as_loaded
 from tonnage.families import model_from
 
 
@@ -146,6 +147,52 @@ NEMOTRON = {
     "mtp_hybrid_override_pattern": "*E",
 }
 
+LONGCAT = {
+    "model_type": "longcat_flash",
+    "hidden_size": 6144,
+    "ffn_hidden_size": 12288,
+    "expert_ffn_hidden_size": 2048,
+    "n_routed_experts": 512,
+    "zero_expert_num": 256,
+    "moe_topk": 12,
+    "num_layers": 28,
+    "num_attention_heads": 64,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "vocab_size": 131072,
+}
+MINIMAX_M1 = {
+    "model_type": "minimax",
+    "hidden_size": 6144,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "num_local_experts": 32,
+    "num_experts_per_tok": 2,
+    "vocab_size": 200064,
+    "layer_types": ([*["linear_attention"] * 7, "full_attention"]) * 10,
+}
+MINIMAX_M2 = {
+    "model_type": "minimax_m2",
+    "hidden_size": 3072,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 62,
+    "num_attention_heads": 48,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "num_local_experts": 256,
+    "num_experts_per_tok": 8,
+    "vocab_size": 200064,
+    "use_mtp": True,
+    "num_mtp_modules": 3,
+    "mtp_transformer_layers": 1,
+}
+
 SMALL, MIDDLE, LARGE = (12, 768, 3072, 12), (24, 1024, 4096, 16), (27, 1152, 4304, 16)
 RELEASES = (
     Release("Qwen/Qwen3.5-0.8B", qwen3_5(1024, 3584, 24, 8, 2, 16, SMALL), 873_438_784),
@@ -158,15 +205,46 @@ RELEASES = (
     Release("zai-org/GLM-4.7-Flash", GLM_FLASH, 31_221_488_576, 47 * 64),
     Release("inclusionAI/Ling-3.0-flash", LING, 127_486_405_600, 41 * 512),
     Release("tencent/Hy3", HUNYUAN, 298_786_155_776, 80 * 192),
+    Release("meituan-longcat/LongCat-Flash-Chat", LONGCAT, 561_862_880_256, 28 * 768),
     Release("nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16", NEMOTRON, 123_611_012_096),
 )
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
 def test_stored_parameters_are_those_of_the_files(release: Release) -> None:
-    parameters = model_from(release.config).parameters
-    assert parameters.stored + release.corrections == release.stored
-    assert parameters.stored > parameters.total
+    model = model_from(release.config)
+    assert model.parameters.stored + release.corrections == release.stored
+    assert model.apart
+
+
+def test_engines_load_no_rows_for_longcats_empty_experts() -> None:
+    """transformers' class alone holds gate and up of the 256 experts that pass a token on."""
+    model = model_from(LONGCAT)
+    loaded = as_loaded(model)
+    assert model.parameters.total - loaded.parameters.total == 28 * 256 * 2 * 2048 * 6144
+    assert loaded.parameters.stored == model.parameters.stored
+    assert [t.name for t in loaded.tensors()] == [t.name for t in model.tensors()]
+    assert len(loaded.decoder.distinct()) == 1
+    assert as_loaded(loaded) is loaded
+
+
+def test_glm_4_6_leaves_the_tables_of_its_further_layer_out() -> None:
+    """zai-org/GLM-4.6 has the sizes of GLM-4.5, and files without that layer's embedding and head."""
+    model = model_from(glm4_5(5120, 12288, 92, 160, 1536, 3, normed=True))
+    tables = [t for t in model.apart if t.role in ("embedding", "head")]
+    assert model.parameters.stored + 90 * 160 - sum(t.numel for t in tables) == 356_785_898_816
+
+
+def test_minimax_releases_no_layer_that_predicts_a_further_token() -> None:
+    """MiniMaxAI/MiniMax-M1-80k, and MiniMax-M2.5, whose config tells three modules and whose files are in FP8.
+
+    Beside its parameters these hold a correction for every expert and a scale for every block of 128 x 128.
+    """
+    assert model_from(MINIMAX_M1).parameters.stored == 456_089_655_296
+    parameters = model_from(MINIMAX_M2).parameters
+    attention = 2 * 6144 * 3072 + 2 * 1024 * 3072
+    scales = 62 * (256 * 3 * 1536 * 3072 + attention) // 128**2
+    assert parameters.stored + 62 * 256 + scales == 228_703_644_928
 
 
 def test_a_layer_that_predicts_a_token_has_a_third_of_a_billion_in_mimo() -> None:

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables import FLAGS, Table
+from tables import CODER, DOTS, FLAGS, READER, VISION, Table
 
-TEXT = {
-    "hidden_size": 96,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "vocab_size": 97,
-}
-WIDE = {**TEXT, "head_dim": 24, "num_hidden_layers": 3}
-ROUTED = {**TEXT, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
-TIED = {**TEXT, "tie_word_embeddings": True}
-HYBRID = {**TEXT, "model_type": "qwen3_5_text", "num_hidden_layers": 4, "head_dim": 16, "linear_num_value_heads": 16}
-SCORED = {**TEXT, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+WIDE = {**READER, "head_dim": 24, "num_hidden_layers": 3}
+ROUTED = {**READER, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+TIED = {**READER, "tie_word_embeddings": True}
+HYBRID = {**READER, "model_type": "qwen3_5_text", "num_hidden_layers": 4, "head_dim": 16, "linear_num_value_heads": 16}
+SCORED = {**READER, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
 LATENT = {
-    **{k: v for k, v in TEXT.items() if k != "num_key_value_heads"},
+    **{k: v for k, v in READER.items() if k != "num_key_value_heads"},
     "num_key_value_heads": 6,
     "q_lora_rank": 24,
     "kv_lora_rank": 20,
@@ -41,16 +33,8 @@ GLM = (
     {**SEEN, "attention_bias": True, "image_size": 32, "temporal_patch_size": 1},
     {**SEEN, "attention_bias": False},
 )
-PATCHES = {
-    "hidden_size": 48,
-    "intermediate_size": 56,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 32,
-    "patch_size": 8,
-}
 """A tower as SigLIP's config describes it."""
-FREE = {k: v for k, v in PATCHES.items() if k != "image_size"}
+FREE = {k: v for k, v in VISION.items() if k != "image_size"}
 
 HEARD = {
     "hidden_size": 64,
@@ -80,7 +64,7 @@ LISTENED = (
     {**WHISPER, "output_dim": 96},
     {**WHISPER, "output_dim": 96, "downsample_hidden_size": 12, "num_mel_bins": 33},
 )
-TALKER = {**TEXT, "hidden_size": 64, "num_attention_heads": 4, "head_dim": 16}
+TALKER = {**READER, "hidden_size": 64, "num_attention_heads": 4, "head_dim": 16}
 VOICE = (
     {
         "hidden_size": 64,
@@ -129,16 +113,16 @@ POOLED = {
     "pad_token_id": 0,
 }
 TURNED = {"rope_type": "default", "rope_theta": 10000.0}
-COMMAND = {**TEXT, "rope_parameters": {"full_attention": TURNED}}
+COMMAND = {**READER, "rope_parameters": {"full_attention": TURNED}}
 ERNIE = {
-    **TEXT,
+    **READER,
     "moe_num_experts": 4,
     "moe_k": 2,
     "moe_intermediate_size": [40, 24],
     "rope_parameters": {**TURNED, "mrope_section": [2, 2, 4]},
 }
 STEP = {
-    **TEXT,
+    **READER,
     "num_hidden_layers": 4,
     "n_routed_experts": 4,
     "num_experts_per_tok": 2,
@@ -148,7 +132,7 @@ STEP = {
 }
 SLIDES = ["full_attention", "sliding_attention", "full_attention", "sliding_attention"]
 BLOCKED = {
-    **TEXT,
+    **READER,
     "head_dim": 16,
     "dense_intermediate_size": 72,
     "shared_intermediate_size": 40,
@@ -166,13 +150,12 @@ QUERIES = {
     "encoder_hidden_size": 64,
 }
 GRANITE: Table = {
-    "text_config": (TEXT, {**TEXT, "attention_bias": True, "mlp_bias": True}),
+    "text_config": (READER, {**READER, "attention_bias": True, "mlp_bias": True}),
     "encoder_config": (CONFORMER, {**CONFORMER, "dim_head": 12, "conv_kernel_size": 5, "output_dim": 30}),
     "projector_config": (QUERIES, {**QUERIES, "cross_attention_frequency": 1}),
     ("window_size", "downsample_rate"): ((15, 5), (9, 4)),
     "tie_word_embeddings": FLAGS,
 }
-CODER = {"num_filters": 4, "downsampling_ratios": [2, 3], "depths": [1, 2, 3]}
 CODEC = {
     "model_type": "mimi",
     "hidden_size": 64,
@@ -196,7 +179,7 @@ RADIO = {
     "video_temporal_patch_size": 2,
 }
 NEMOTRON = {
-    **TEXT,
+    **READER,
     "model_type": "nemotron_h",
     "head_dim": 16,
     "mamba_num_heads": 4,
@@ -206,50 +189,92 @@ NEMOTRON = {
     "moe_shared_expert_intermediate_size": 48,
 }
 
+DOTS_VISION = {
+    "hidden_size": 48,
+    "intermediate_size": 56,
+    "moe_intermediate_size": 20,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "patch_size": 4,
+    "adapter_in_dim": 48,
+    "adapter_out_dim": 96,
+}
+DOTS_AUDIO = {
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "feature_size": 24,
+    "downsample_hidden_size": 12,
+    "adapter_input_size": 48,
+    "adapter_out_dim": 96,
+}
 AUDIOVISUAL: dict[str, Table] = {
+    "dots3_note": {
+        "text_config": tuple(
+            {"model_type": "dots3_note_text", **{key: values[which] for key, values in DOTS.items()}, **more}
+            for which, more in ((-1, {}), (0, {}), (0, {"tie_word_embeddings": True}))
+        ),
+        "vision_config": (
+            {**DOTS_VISION, "pyramid_num_routed": [-1, 3, 5], "spatial_merge_size": 2, "attention_bias": True},
+            {
+                **DOTS_VISION,
+                "mlp_layer_types": ["sparse", "dense", "sparse"],
+                "per_layer_config": {"0": {"num_local_experts": 4}},
+                "num_local_experts": 6,
+                "num_channels": 1,
+            },
+            {**DOTS_VISION, "mlp_layer_types": ["dense"] * 3, "mlp_bias": True},
+        ),
+        "audio_config": (
+            DOTS_AUDIO,
+            {**DOTS_AUDIO, "attention_bias": False, "feature_size": 20, "whisper_config": {"encoder_layers": 1}},
+        ),
+        "tie_word_embeddings": FLAGS,
+    },
     "audioflamingo3": {
-        "text_config": ({**TEXT, "model_type": "qwen2"}, {**TIED, "model_type": "llama"}),
+        "text_config": ({**READER, "model_type": "qwen2"}, {**TIED, "model_type": "llama"}),
         "audio_config": heard("audioflamingo3_encoder"),
         "projector_bias": FLAGS,
         "tie_word_embeddings": FLAGS,
     },
     "aya_vision": {
-        "text_config": (TEXT, {**TEXT, "model_type": "llama"}),
-        "vision_config": (PATCHES, {**PATCHES, "vision_use_head": False}),
+        "text_config": (READER, {**READER, "model_type": "llama"}),
+        "vision_config": (VISION, {**VISION, "vision_use_head": False}),
         "downsample_factor": (2, 3),
         "alignment_intermediate_size": (80, 60),
         "tie_word_embeddings": FLAGS,
     },
     "cohere2_vision": {
-        "text_config": (TEXT, {**TEXT, "sliding_window": 8}),
-        "vision_config": (PATCHES, {**PATCHES, "vision_use_head": False}),
+        "text_config": (READER, {**READER, "sliding_window": 8}),
+        "vision_config": (VISION, {**VISION, "vision_use_head": False}),
         "downsample_factor": (2, 3),
         "alignment_intermediate_size": (80, 60),
         "tie_word_embeddings": FLAGS,
     },
     "exaone4_5": {
-        "text_config": ({**TEXT, "model_type": "exaone4"}, {**TEXT, "model_type": "exaone4_5_text"}),
+        "text_config": ({**READER, "model_type": "exaone4"}, {**READER, "model_type": "exaone4_5_text"}),
         "vision_config": ({**SEEN, "num_key_value_heads": 2}, {**SEEN, "num_key_value_heads": 1, "depth": 1}),
         "tie_word_embeddings": FLAGS,
     },
     "glm46v": {
-        "text_config": (TEXT, {**SCORED, "model_type": "glm4v_moe_text"}),
+        "text_config": (READER, {**SCORED, "model_type": "glm4v_moe_text"}),
         "vision_config": GLM,
         "tie_word_embeddings": FLAGS,
     },
-    "glm4v": {"text_config": (TEXT, TIED), "vision_config": GLM, "tie_word_embeddings": FLAGS},
+    "glm4v": {"text_config": (READER, TIED), "vision_config": GLM, "tie_word_embeddings": FLAGS},
     "glm4v_moe": {
         "text_config": (SCORED, {**SCORED, "first_k_dense_replace": 2, "attention_bias": False, "n_shared_experts": 2}),
         "vision_config": GLM,
         "tie_word_embeddings": FLAGS,
     },
-    "glm_ocr": {"text_config": (TEXT, WIDE), "vision_config": GLM, "tie_word_embeddings": FLAGS},
+    "glm_ocr": {"text_config": (READER, WIDE), "vision_config": GLM, "tie_word_embeddings": FLAGS},
     "glmasr": {
-        "text_config": (TEXT, {**TEXT, "attention_bias": True}),
+        "text_config": (READER, {**READER, "attention_bias": True}),
         "audio_config": (HEARD, {**HEARD, "num_key_value_heads": 2}),
         "tie_word_embeddings": FLAGS,
     },
-    "glmga": {"text_config": (TEXT,), "vision_config": GLM, "tie_word_embeddings": FLAGS},
+    "glmga": {"text_config": (READER,), "vision_config": GLM, "tie_word_embeddings": FLAGS},
     "hunyuan_vl": {
         "text_config": (WIDE, {**WIDE, "attention_bias": True, "tie_word_embeddings": False}),
         "vision_config": (
@@ -259,7 +284,7 @@ AUDIOVISUAL: dict[str, Table] = {
         "tie_word_embeddings": FLAGS,
     },
     "hyperclovax_vision_v2": {
-        "text_config": (TEXT, {**TEXT, "use_post_norm": False}),
+        "text_config": (READER, {**READER, "use_post_norm": False}),
         "vision_config": SIGHTS,
         "tie_word_embeddings": FLAGS,
     },
@@ -274,10 +299,10 @@ AUDIOVISUAL: dict[str, Table] = {
     },
     **{
         name: {
-            "text_config": (HYBRID, {**TEXT, "model_type": "llama"}),
+            "text_config": (HYBRID, {**READER, "model_type": "llama"}),
             "vision_config": (
-                {**PATCHES, "window_kernel_size": [2, 3]},
-                {**PATCHES, "num_channels": 1, "num_hidden_layers": 3},
+                {**VISION, "window_kernel_size": [2, 3]},
+                {**VISION, "num_channels": 1, "num_hidden_layers": 3},
             ),
             "merger_times": (1, 2),
             "tie_word_embeddings": FLAGS,
@@ -285,38 +310,42 @@ AUDIOVISUAL: dict[str, Table] = {
         for name in ("minicpm_ocr", "minicpmv4_6", "minicpmv4_7")
     },
     "musicflamingo": {
-        "text_config": ({**TEXT, "model_type": "qwen2"}, {**TIED, "model_type": "qwen2"}),
+        "text_config": ({**READER, "model_type": "qwen2"}, {**TIED, "model_type": "qwen2"}),
         "audio_config": heard("audioflamingo3_encoder"),
         "projector_bias": FLAGS,
         "rope_parameters": (None, {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.5}),
     },
     "paddleocr_vl": {
-        "text_config": (WIDE, {**TEXT, "use_bias": True}),
-        "vision_config": (PATCHES, {**PATCHES, "spatial_merge_size": 3, "num_channels": 1}),
+        "text_config": (WIDE, {**READER, "use_bias": True}),
+        "vision_config": (VISION, {**VISION, "spatial_merge_size": 3, "num_channels": 1}),
         "tie_word_embeddings": FLAGS,
     },
     "qwen2_5_omni": {
-        "thinker_config": ({"text_config": TEXT}, {"text_config": TIED, "vision_config": SEEN}),
+        "thinker_config": ({"text_config": READER}, {"text_config": TIED, "vision_config": SEEN}),
         "talker_config": ({**TALKER, "embedding_size": 40}, TALKER),
         "token2wav_config": tuple({"dit_config": d, "bigvgan_config": s} for d, s in zip(VOICE, SOUND, strict=True)),
         "enable_audio_output": (True, True, False),
     },
     "qwen2_5_omni_thinker": {
-        "text_config": (TEXT, {**TEXT, "use_sliding_window": True, "max_window_layers": 1}),
+        "text_config": (READER, {**READER, "use_sliding_window": True, "max_window_layers": 1}),
         "vision_config": SIGHTS,
         "audio_config": OMNI_AUDIO,
         "tie_word_embeddings": FLAGS,
     },
-    "qwen2_5_vl": {"text_config": (TEXT, TIED), "vision_config": SIGHTS, "tie_word_embeddings": FLAGS},
+    "qwen2_5_vl": {"text_config": (READER, TIED), "vision_config": SIGHTS, "tie_word_embeddings": FLAGS},
     "qwen2_audio": {
-        "text_config": ({**TEXT, "model_type": "qwen2"}, {**TIED, "model_type": "llama"}),
+        "text_config": ({**READER, "model_type": "qwen2"}, {**TIED, "model_type": "llama"}),
         "audio_config": (
             {**WHISPER, "model_type": "qwen2_audio_encoder"},
             {**WHISPER, "max_source_positions": 33, "encoder_layers": 1},
         ),
     },
     "qwen2_vl": {
-        "text_config": (TEXT, TIED, {**TEXT, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
+        "text_config": (
+            READER,
+            TIED,
+            {**READER, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+        ),
         "vision_config": (
             {"depth": 2, "embed_dim": 64, "num_heads": 4, "hidden_size": 96, "patch_size": 8},
             {"depth": 1, "embed_dim": 48, "num_heads": 2, "hidden_size": 96, "mlp_ratio": 3, "spatial_merge_size": 3},
@@ -336,7 +365,7 @@ AUDIOVISUAL: dict[str, Table] = {
                 "text_config": {**CODES, "head_dim": 20},
                 "spatial_merge_size": 2,
                 "thinker_hidden_size": 72,
-                "code_predictor_config": {**TEXT, "num_code_groups": 5, "attention_bias": True},
+                "code_predictor_config": {**READER, "num_code_groups": 5, "attention_bias": True},
             },
         ),
         "code2wav_config": (
@@ -351,14 +380,14 @@ AUDIOVISUAL: dict[str, Table] = {
         "audio_config": ({**WHISPER, "output_dim": 96}, {**LISTENED[1], "max_source_positions": 33}),
         "tie_word_embeddings": FLAGS,
     },
-    "qwen3_vl": {"text_config": (TEXT, WIDE), "vision_config": DEEP, "tie_word_embeddings": FLAGS},
+    "qwen3_vl": {"text_config": (READER, WIDE), "vision_config": DEEP, "tie_word_embeddings": FLAGS},
     "qwen3_vl_moe": {
         "text_config": (ROUTED, {**ROUTED, "decoder_sparse_step": 2}, {**ROUTED, "head_dim": 24}),
         "vision_config": DEEP,
         "tie_word_embeddings": FLAGS,
     },
     "video_llama_3": {
-        "text_config": ({**TIED, "model_type": "qwen2"}, {**TEXT, "model_type": "llama"}),
+        "text_config": ({**TIED, "model_type": "qwen2"}, {**READER, "model_type": "llama"}),
         "vision_config": (FREE, {**FREE, "num_channels": 1, "num_hidden_layers": 1}),
         "tie_word_embeddings": FLAGS,
     },
@@ -522,19 +551,19 @@ AUDIOVISUAL: dict[str, Table] = {
             },
         ),
         "vision_config": (
-            {**PATCHES, "mlp_ratio": 3.3},
+            {**VISION, "mlp_ratio": 3.3},
             {"width": 32, "layers": 3, "heads": 4, "image_size": 42, "ls_init_value": 0.2},
         ),
         "projector_bias": FLAGS,
         "tie_word_embeddings": FLAGS,
     },
     "vibevoice_asr": {
-        "text_config": ({**TIED, "model_type": "qwen2"}, {**TEXT, "model_type": "llama"}),
+        "text_config": ({**TIED, "model_type": "qwen2"}, {**READER, "model_type": "llama"}),
         "acoustic_tokenizer_encoder_config": (CODER, {**CODER, "hidden_size": 24, "ffn_expansion": 3}),
         "semantic_tokenizer_encoder_config": (CODER, {**CODER, "kernel_size": 5, "depths": [2, 1, 1]}),
     },
     "voxtral_realtime": {
-        "text_config": (WIDE, {**TEXT, "sliding_window": None}),
+        "text_config": (WIDE, {**READER, "sliding_window": None}),
         "audio_config": (HEARD, {**HEARD, "head_dim": 12, "num_mel_bins": 33}),
         "downsample_factor": (2, 4),
         "tie_word_embeddings": FLAGS,
@@ -543,9 +572,17 @@ AUDIOVISUAL: dict[str, Table] = {
 """For each model type the keys that are perturbed and the values they are drawn from."""
 
 LACKING: dict[str, dict[str, Any]] = {
+    "dots3_note": {
+        "vision_config": {"num_hidden_layers": 3, "pyramid_num_routed": [-1, 4, 8]},
+        "text_config": {
+            "model_type": "dots3_note_text",
+            **{key: values[0] for key, values in DOTS.items()},
+            "hidden_size": 5120,
+        },
+    },
     "cohere_compass": {"text_config": {**COMMAND, "model_type": "cohere_compass_text"}},
     "cohere_compass_text": {"rope_parameters": {"full_attention": TURNED}},
-    "aya_vision": {"vision_config": {**PATCHES, "model_type": "siglip_vision_model"}},
+    "aya_vision": {"vision_config": {**VISION, "model_type": "siglip_vision_model"}},
     "hunyuan_vl": {"text_config": {**WIDE, "model_type": "hunyuan_vl_text"}},
     "qwen3_omni_moe": {
         "thinker_config": {"text_config": ROUTED},

@@ -14,9 +14,26 @@ from language import COMPLETE, CUT, LANGUAGE
 from speech import SPEAKERS, SPEECH, STATED
 from tables import Table
 
-# The auto class looks for Evolla's config under an older name of its type, and does not find it.
-transformers.AutoModelForMultimodalLM._model_mapping._reverse_config_mapping["EvollaConfig"] = "evolla"
+# The auto classes look for Evolla's config under an older name of its type, and do not find it.
+for auto in (transformers.AutoModel, transformers.AutoModelForMultimodalLM):
+    auto._model_mapping._reverse_config_mapping["EvollaConfig"] = "evolla"
 
+
+def _all_reused(self: Any) -> list[str | None]:
+    """An assistant of Gemma 4 reuses the keys and values of another model in every layer, which its config demands and
+    this release's own check of them forbids: no assistant can be built."""
+    if self.num_kv_shared_layers == self.num_hidden_layers:
+        return ["reuse"] * self.num_hidden_layers
+    return MODES[type(self)](self)
+
+
+MODES = {}
+for kind in (transformers.Gemma4TextConfig, transformers.Gemma4UnifiedTextConfig):
+    MODES[kind] = kind.kv_sharing_modes.fget
+    kind.kv_sharing_modes = property(_all_reused)
+
+SUNG = ("musicgen", "musicgen_melody")
+"""Types whose causal class is of another config than the auto classes look for."""
 LAYERS = 4
 DEPTHS = (
     "num_hidden_layers",
@@ -32,6 +49,8 @@ DEPTHS = (
 COMPOSED: dict[str, Table] = {**COMPOSITES, **AUDIOVISUAL, **(TIMM if find_spec("timm") else {})}
 UNBUILT = {"plain", *(() if find_spec("timm") else TIMM)}
 """Families of our own, and those whose tower comes from a library that is not there."""
+NO_DEFAULT = {"gemma4_assistant"}
+"""Types whose config refuses its own defaults."""
 PERTURBED: dict[str, Table] = {**LANGUAGE, **COMPOSED, **SPEECH}
 """For each model type the keys that are perturbed and the values they are drawn from; any combination is valid."""
 TOWERS = {**COMPLETE, **SPEAKERS}
@@ -52,9 +71,11 @@ def cut(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def classes(model_type: str) -> dict[str, str]:
-    """Its language models and what builds them: causal, for masked tokens, of sequence to sequence."""
+    """Its language models and what builds them: causal, masked, of sequence to sequence; else the bare model."""
     from transformers.models.auto import modeling_auto as auto
 
+    if model_type in SUNG:
+        return {auto.MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES[model_type]: "AutoModelForTextToWaveform"}
     tables = {
         "CausalLM": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         "MaskedLM": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -66,7 +87,7 @@ def classes(model_type: str) -> dict[str, str]:
     for kind, table in tables.items():
         if model_type in table:
             found.setdefault(table[model_type], f"AutoModelFor{kind}")
-    return found
+    return found or {auto.MODEL_MAPPING_NAMES[model_type]: "AutoModel"}
 
 
 DEMANDS: dict[str, dict[str, Any]] = {

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables import FLAGS, Table
+from tables import FLAGS, READER, VISION, Table
 
-TEXT = {
-    "hidden_size": 96,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "vocab_size": 97,
-    "pad_token_id": 0,
-}
+TEXT = {**READER, "pad_token_id": 0}
+
 GEMMA3 = {**TEXT, "model_type": "gemma3_text", "head_dim": 16, "sliding_window": 8}
 LFM2 = {**TEXT, "model_type": "lfm2", "layer_types": ["conv", "full_attention"], "conv_L_cache": 5}
 PHI = {k: v for k, v in TEXT.items() if k != "num_key_value_heads"}
@@ -33,14 +26,6 @@ TEXTS = (
 )
 """Language models of several types."""
 
-VISION = {
-    "hidden_size": 48,
-    "intermediate_size": 56,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 32,
-    "patch_size": 8,
-}
 SIGLIP2 = {k: v for k, v in VISION.items() if k != "image_size"}
 TOWERS = (
     {**VISION, "model_type": "clip_vision_model", "num_channels": 1},
@@ -173,7 +158,6 @@ OCR_TEXT = {
     "mlp_layer_types": ["dense", "sparse", "sparse"],
 }
 OCR_SAM = {**SAM, "downsample_channels": [20, 28]}
-QWEN = {k: v for k, v in TEXT.items() if k != "pad_token_id"}
 GRANITE = {**TEXT, "attention_bias": True, "mlp_bias": True}
 DOCLING = {**VISION, "out_hidden_size": 96, "image_size": 64}
 MOLMO = {**TEXT, "head_dim": 16, "additional_vocab_size": 5}
@@ -318,7 +302,7 @@ COMPOSITES: dict[str, Table] = {
     },
     "deepseek_ocr2": {
         "text_config": (OCR_TEXT, {**OCR_TEXT, "attention_bias": True, "n_shared_experts": 1, "mlp_bias": True}),
-        "vision_config": ({"sam_config": OCR_SAM, "encoder_config": QWEN},),
+        "vision_config": ({"sam_config": OCR_SAM, "encoder_config": READER},),
         "tie_word_embeddings": FLAGS,
     },
     "diffusion_gemma": {
@@ -669,6 +653,13 @@ COMPOSITES: dict[str, Table] = {
 """For each model type the keys that are perturbed and the values they are drawn from."""
 
 NEEDED: dict[str, dict[str, Any]] = {
+    "perception_lm": {
+        "vision_config": {
+            "model_type": "timm_wrapper",
+            "architecture": "vit_pe_core_tiny_patch16_384",
+            "model_args": {"embed_dim": 192, "global_pool": ""},
+        }
+    },
     "chameleon": {"vocabulary_map": {"<image>": 8711}},
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", *["sparse"] * 3]},
     "diffusion_gemma_text": {
@@ -688,7 +679,35 @@ GEMMA3N = {
     "hidden_size_per_layer_input": 8,
     "vocab_size_per_layer_input": 90,
 }
+PERCEPTION = {"depth": 2, "embed_dim": 192, "global_pool": ""}
 TIMM: dict[str, Table] = {
+    "fast_vlm": {
+        "text_config": TEXTS,
+        "vision_config": tuple(
+            {
+                "model_type": "timm_wrapper",
+                "architecture": name,
+                "hidden_size": 3072,
+                "model_args": {"inference_mode": True},
+            }
+            for name in ("fastvit_mci3", "fastvit_mci4")
+        ),
+        **BIASED,
+        "tie_word_embeddings": FLAGS,
+    },
+    "perception_lm": {
+        "text_config": TEXTS,
+        "vision_config": tuple(
+            {"model_type": "timm_wrapper", "architecture": name, "model_args": {**PERCEPTION, **more}}
+            for name, more in (
+                ("vit_pe_core_tiny_patch16_384", {}),
+                ("vit_pe_core_small_patch16_384", {"init_values": 0.1, "use_post_transformer_norm": False}),
+                ("vit_pe_core_large_patch14_336", {"img_size": [448, 448], "ref_feat_shape": [32, 32]}),
+                ("vit_pe_core_gigantic_patch14_448", {"init_values": 0.1, "class_token": True}),
+            )
+        ),
+        "tie_word_embeddings": (None, *FLAGS),
+    },
     "gemma3n": {
         "text_config": (GEMMA3N, {**GEMMA3N, "hidden_size": 192, "altup_num_inputs": 2}),
         "audio_config": (

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables import FLAGS, Table, without
+from tables import BART, DOTS, FLAGS, LLAMA, MHA, READER, T5, Table, without
+
+TEXT: dict[str, Any] = {**READER, "num_hidden_layers": 3, "vocab_size": 101}
+
 
 CUT: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": 33},
+    # Their classes fall over their own defaults.
+    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "dots1": {"n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128},
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"]},
+    "ministral": {"head_dim": 128},
+    "nemotron": {"num_key_value_heads": 8},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "gemma4_text": {"per_layer_config": {"3": {"head_dim": 512}}},
+    "gemma4_unified_assistant": {"text_config": {**TEXT, "model_type": "gemma4_unified_text"}},
     "gemma4_unified_text": {"per_layer_config": {"3": {"head_dim": 512}}},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "zamba": {"num_hidden_layers": 5, "layers_block_type": ["linear_attention", *["hybrid", "linear_attention"] * 2]},
@@ -25,15 +37,6 @@ CUT: dict[str, dict[str, Any]] = {
     },
 }
 """What else has to change when a model is cut to four layers."""
-LLAMA: Table = {
-    "hidden_size": (96, 192),
-    "intermediate_size": (64, 160),
-    "num_hidden_layers": (1, 2, 3),
-    "num_attention_heads": (6, 12),
-    "num_key_value_heads": (1, 2, 3, 6),
-    "vocab_size": (96, 101),
-    "tie_word_embeddings": FLAGS,
-}
 GPT2: Table = {
     "n_embd": (96, 192),
     "n_layer": (1, 2, 3),
@@ -64,8 +67,6 @@ LATENT: Table = {
 }
 
 
-MHA = without(LLAMA, "num_key_value_heads")
-
 DELTA: Table = {
     "linear_num_key_heads": (2, 4),
     "linear_num_value_heads": (4, 8),
@@ -76,20 +77,12 @@ DELTA: Table = {
 }
 
 BERT: Table = {**MHA, "max_position_embeddings": (32, 77), "type_vocab_size": (1, 2, 3)}
-NARROW: Table = {**BERT, "embedding_size": (48, 96, 192)}
-BART: Table = {
-    "d_model": (96, 192),
-    "encoder_layers": (1, 2),
-    "decoder_layers": (1, 2, 3),
-    "encoder_attention_heads": (6, 12),
-    "decoder_attention_heads": (3, 6),
-    "encoder_ffn_dim": (64, 160),
-    "decoder_ffn_dim": (64, 160),
-    "vocab_size": (96, 101),
-    "max_position_embeddings": (32, 77),
+PAGES: Table = {
+    **without(BERT, "tie_word_embeddings"),
     "pad_token_id": (0, 1),
-    "tie_word_embeddings": FLAGS,
+    "max_2d_position_embeddings": (40, 60),
 }
+NARROW: Table = {**BERT, "embedding_size": (48, 96, 192)}
 
 KIMI: Table = {
     **without(LATENT, "q_lora_rank", "n_routed_experts", "n_group", "topk_group", "num_hidden_layers"),
@@ -120,15 +113,12 @@ GEMMA4: Table = {
     ("num_hidden_layers", "num_kv_shared_layers"): ((2, 0), (7, 0), (12, 6), (14, 2)),
 }
 
-TEXT: dict[str, Any] = {
-    "hidden_size": 96,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "vocab_size": 101,
+PER_LAYER = ("hidden_size_per_layer_input", "vocab_size_per_layer_input")
+GEMMA4_ASSISTANT: Table = {
+    "backbone_hidden_size": (40, 96),
+    ("use_ordered_embeddings", "num_centroids"): ((True, 10), (True, 12), (False, 10)),
+    "tie_word_embeddings": FLAGS,
 }
-"""The language model inside of a config that holds more than that."""
 
 MLA = without(
     LATENT,
@@ -155,33 +145,6 @@ SPARSE: Table = {
     "mlp_layer_types": (None, ["dense", "sparse", "sparse"], ["sparse"] * 3, ["sparse", "dense", "sparse"]),
 }
 INDEXED: Table = {"q_lora_rank": (24, 48), "index_n_heads": (2, 3), "index_head_dim": (16, 24)}
-WINDOWED = {"head_dim": 32, "qk_nope_head_dim": 24}
-DOTS: Table = {
-    "hidden_size": (96,),
-    "vocab_size": (96, 101),
-    "pad_token_id": (0,),
-    "intermediate_size": (64, 160),
-    "moe_intermediate_size": (32, 48),
-    "shared_experts_intermediate_size": (24, 40),
-    "num_hidden_layers": (4,),
-    "num_attention_heads": (4,),
-    "num_key_value_heads": (4,),
-    "q_lora_rank": (24, 48),
-    "kv_lora_rank": (16, 40),
-    "head_dim": (32,),
-    "qk_rope_head_dim": (8,),
-    "qk_nope_head_dim": (12, 24),
-    "v_head_dim": (12, 20),
-    "n_routed_experts": (4, 8),
-    "num_experts_per_tok": (1, 2),
-    "index_n_heads": (2, 3),
-    "index_head_dim": (16, 24),
-    "attention_bias": FLAGS,
-    "per_layer_config": (
-        {i: {"kv_lora_rank": 20, **WINDOWED, "num_attention_heads": 2, "num_key_value_heads": 2} for i in "23"},
-        {**{i: {"v_head_dim": 8} for i in "01"}, **{i: {"q_lora_rank": 12, **WINDOWED} for i in "23"}},
-    ),
-}
 INKLING: Table = {
     "hidden_size": (96, 192),
     "vocab_size": (96, 101),
@@ -200,17 +163,6 @@ INKLING: Table = {
     "n_routed_experts": (4, 6),
     "num_experts_per_tok": (1, 2),
     "layer_types": (None, ["hybrid", "hybrid_sliding", "hybrid"]),
-}
-T5: Table = {
-    "d_model": (96, 192),
-    "d_ff": (64, 160),
-    "d_kv": (8, 24),
-    "num_layers": (1, 2, 3),
-    "num_decoder_layers": (None, 1, 2),
-    "num_heads": (3, 6),
-    "vocab_size": (96, 101),
-    "relative_attention_num_buckets": (8, 32),
-    "feed_forward_proj": ("relu", "gated-gelu", "gated-silu"),
 }
 MODERN_BERT: Table = {
     **MHA,
@@ -267,7 +219,64 @@ SEAMLESS: Table = {
     ("upsample_rates", "upsample_kernel_sizes"): (([5, 4], [11, 8]), ([5, 4, 2], [11, 8, 4])),
 }
 
+XLM: Table = {
+    "emb_dim": (96, 192),
+    "n_layers": (1, 2, 3),
+    "n_heads": (6, 12),
+    "vocab_size": (96, 101),
+    "n_langs": (1, 3),
+    "use_lang_emb": FLAGS,
+    "max_position_embeddings": (32, 77),
+    "tie_word_embeddings": FLAGS,
+}
+
 LANGUAGE: dict[str, Table] = {
+    "dbrx": {
+        "d_model": (96, 192),
+        "n_heads": (6, 12),
+        "n_layers": (1, 2, 3),
+        "vocab_size": (96, 101),
+        "attn_config": tuple(
+            {"kv_n_heads": heads, "clip_qkv": clip, "rope_theta": 1e4} for heads, clip in ((1, None), (2, 8), (3, 8.0))
+        ),
+        "ffn_config": ({"ffn_hidden_size": 64, "moe_num_experts": 6, "moe_top_k": 2}, {"ffn_hidden_size": 40}),
+    },
+    "dots1": {**LLAMA, **ROUTED, "head_dim": (16, 24), "attention_bias": FLAGS, "max_window_layers": (1, 62)},
+    "hunyuan_v1_dense": {**LLAMA, "head_dim": (16, 24), "attention_bias": FLAGS},
+    "hunyuan_v1_moe": {
+        **LLAMA,
+        "head_dim": (16, 24),
+        "attention_bias": FLAGS,
+        ("num_hidden_layers", "num_experts", "moe_topk"): ((2, 4, 2), (3, 6, [1, 2, 2]), (1, 1, 1)),
+    },
+    "lfm2_moe": {
+        **LLAMA,
+        **EXPERTS,
+        ("num_hidden_layers", "layer_types"): (
+            (2, ["conv", "full_attention"]),
+            (3, ["full_attention", "conv", "conv"]),
+        ),
+        "num_dense_layers": (0, 1, 2),
+        "conv_bias": FLAGS,
+        "conv_L_cache": (3, 4),
+        "use_expert_bias": FLAGS,
+    },
+    "ministral": {
+        **LLAMA,
+        "head_dim": (16, 24),
+        ("num_hidden_layers", "sliding_window", "layer_types"): (
+            (2, 8, None),
+            (2, 16, ["full_attention", "sliding_attention"]),
+            (3, None, ["full_attention"] * 3),
+        ),
+    },
+    "nemotron": {
+        **LLAMA,
+        "head_dim": (None, 24),
+        "attention_bias": FLAGS,
+        "mlp_bias": FLAGS,
+        "partial_rotary_factor": (0.25, 0.5, 1.0),
+    },
     "apertus": {**LLAMA, "attention_bias": FLAGS, "hidden_act": ("xielu", "relu2")},
     "arcee": {**LLAMA, "head_dim": (None, 24), "attention_bias": FLAGS, "mlp_bias": FLAGS},
     "aria_text": {
@@ -416,26 +425,8 @@ LANGUAGE: dict[str, Table] = {
         "layernorm_embedding": FLAGS,
         "cross_attention_hidden_size": (None, 48),
     },
-    "flaubert": {
-        "emb_dim": (96, 192),
-        "n_layers": (1, 2, 3),
-        "n_heads": (6, 12),
-        "vocab_size": (96, 101),
-        "n_langs": (1, 3),
-        "use_lang_emb": FLAGS,
-        "max_position_embeddings": (32, 77),
-        "tie_word_embeddings": FLAGS,
-    },
-    "xlm": {
-        "emb_dim": (96, 192),
-        "n_layers": (1, 2, 3),
-        "n_heads": (6, 12),
-        "vocab_size": (96, 101),
-        "n_langs": (1, 3),
-        "use_lang_emb": FLAGS,
-        "max_position_embeddings": (32, 77),
-        "tie_word_embeddings": FLAGS,
-    },
+    "flaubert": XLM,
+    "xlm": XLM,
     "xlnet": {
         "d_model": (96, 192),
         "n_layer": (1, 2, 3),
@@ -685,6 +676,36 @@ LANGUAGE: dict[str, Table] = {
         "pre_norm": FLAGS,
     },
     # Encoders of further structures.
+    "canine": {
+        **without(MHA, "vocab_size", "tie_word_embeddings"),
+        "max_position_embeddings": (32, 77),
+        "type_vocab_size": (2, 16),
+        "num_hash_functions": (4, 8),
+        "num_hash_buckets": (40, 50),
+        "downsampling_rate": (2, 4),
+        "upsampling_kernel_size": (3, 4),
+    },
+    "layoutlmv3": {
+        **PAGES,
+        "coordinate_size": (16, 20),
+        "shape_size": (12, 24),
+        "has_relative_attention_bias": FLAGS,
+        "has_spatial_attention_bias": FLAGS,
+        "rel_pos_bins": (8, 12),
+        "rel_2d_pos_bins": (10, 16),
+        "visual_embed": FLAGS,
+        "input_size": (32, 48),
+        "patch_size": (8, 16),
+        "num_channels": (1, 3),
+    },
+    "lilt": {**PAGES, "channel_shrink_ratio": (2, 4)},
+    "markuplm": {
+        **without(PAGES, "max_2d_position_embeddings"),
+        "max_xpath_tag_unit_embeddings": (20, 30),
+        "max_xpath_subs_unit_embeddings": (40, 50),
+        "xpath_unit_hidden_size": (8, 12),
+        "max_depth": (3, 5),
+    },
     "convbert": {**NARROW, "head_ratio": (1, 2, 3, 16), "conv_kernel_size": (5, 9), "num_groups": (1, 2, 4)},
     "encoder-decoder": {
         "encoder": tuple({"model_type": kind, **PAIRED} for kind in ("bert", "roberta", "distilbert", "modernbert")),
@@ -1335,13 +1356,6 @@ LANGUAGE: dict[str, Table] = {
         "mlp_bias": FLAGS,
     },
     "dots3_note_text": DOTS,
-    "dots3_note": {
-        "text_config": (
-            {"model_type": "dots3_note_text", **{key: values[-1] for key, values in DOTS.items()}},
-            {"model_type": "dots3_note_text", **{key: values[0] for key, values in DOTS.items()}},
-        ),
-        ("vision_config", "audio_config"): (({"adapter_out_dim": 96}, {"adapter_out_dim": 96}),),
-    },
     "inkling_text": {**INKLING, **SPARSE, "n_shared_experts": (1, 2), "intermediate_size": (40, 64)},
     "inkling2_text": {**INKLING, "num_hidden_layers": (3,)},
     "minimax_m3_vl_text": {
@@ -1446,6 +1460,23 @@ LANGUAGE: dict[str, Table] = {
     "gemma4_unified": {
         "text_config": (TEXT, {**TEXT, "num_hidden_layers": 7, "head_dim": 24}),
         "tie_word_embeddings": FLAGS,
+    },
+    "gemma4_assistant": {
+        "text_config": tuple(
+            {
+                **TEXT,
+                "model_type": "gemma4_text",
+                "hidden_size_per_layer_input": 0,
+                "vocab_size_per_layer_input": 0,
+                **more,
+            }
+            for more in ({}, {"num_hidden_layers": 7, "num_kv_shared_layers": 7})
+        ),
+        **GEMMA4_ASSISTANT,
+    },
+    "gemma4_unified_assistant": {
+        "text_config": ({**TEXT, "model_type": "gemma4_unified_text"},),
+        **GEMMA4_ASSISTANT,
     },
     "llama4_text": {
         **LLAMA,

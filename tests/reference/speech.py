@@ -5,20 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from composites import DECODERS, TEXT
-from tables import FLAGS, Table
+from tables import BART, CODER, FLAGS, READER, T5, Table, without
 
-PHI = {k: v for k, v in TEXT.items() if k not in ("num_key_value_heads", "pad_token_id")}
-BART: Table = {
-    "encoder_layers": (1, 2),
-    "decoder_layers": (1, 2, 3),
-    "encoder_attention_heads": (6, 12),
-    "decoder_attention_heads": (3, 6),
-    "encoder_ffn_dim": (64, 160),
-    "decoder_ffn_dim": (64, 160),
-    "vocab_size": (96, 101),
-    "pad_token_id": (0, 1),
-    "tie_word_embeddings": FLAGS,
-}
+UNSHARED = {k: v for k, v in READER.items() if k != "num_key_value_heads"}
+SIZES = without(BART, "d_model", "max_position_embeddings")
 WAVES: Table = {
     "feat_extract_norm": ("group", "layer"),
     ("conv_dim", "conv_kernel", "conv_stride"): (([32, 16], [10, 3], [5, 2]), ([24] * 3, [8, 3, 2], [5, 2, 2])),
@@ -27,7 +17,7 @@ WAVES: Table = {
     ("mask_time_prob", "mask_feature_prob"): ((0.0, 0.0), (0.05, 0.0), (0.0, 0.1)),
 }
 WAV2VEC2: dict[str, Any] = {
-    **{k: v for k, v in TEXT.items() if k not in ("num_key_value_heads", "pad_token_id")},
+    **UNSHARED,
     "model_type": "wav2vec2",
     "hidden_size": 48,
     "num_attention_heads": 4,
@@ -45,9 +35,44 @@ PARAKEET: dict[str, Any] = {
     "subsampling_conv_channels": 16,
 }
 DIA: dict[str, Any] = {**TEXT, "head_dim": 24}
-READER: dict[str, Any] = {k: v for k, v in TEXT.items() if k != "pad_token_id"}
-CODER: dict[str, Any] = {"num_filters": 4, "downsampling_ratios": [2, 3], "depths": [1, 2, 3]}
 LISTENER: dict[str, Any] = {k: v for k, v in READER.items() if k != "vocab_size"}
+
+ENCODEC: dict[str, Any] = {
+    "model_type": "encodec",
+    "hidden_size": 24,
+    "num_filters": 4,
+    "upsampling_ratios": [4, 2],
+    "codebook_size": 16,
+    "target_bandwidths": [20.0, 40.0],
+    "sampling_rate": 8000,
+}
+SINGER: dict[str, Any] = {
+    "vocab_size": 20,
+    "hidden_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "ffn_dim": 64,
+    "max_position_embeddings": 33,
+    "pad_token_id": 20,
+    "bos_token_id": 20,
+}
+SUNG: dict[str, Any] = {"d_model": 48, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 3, "vocab_size": 97}
+MUSICGEN: Table = {
+    "text_encoder": tuple(
+        {"model_type": "t5", **SUNG, **more}
+        for more in ({}, {"d_model": 96, "feed_forward_proj": "gated-gelu"}, {"tie_word_embeddings": False})
+    ),
+    "audio_encoder": (
+        ENCODEC,
+        {**ENCODEC, "audio_channels": 2, "num_residual_layers": 2, "codebook_dim": 12, "num_lstm_layers": 1},
+        {**ENCODEC, "norm_type": "time_group_norm", "use_conv_shortcut": False, "kernel_size": 5},
+    ),
+    "decoder": (
+        SINGER,
+        {**SINGER, "num_codebooks": 3, "hidden_size": 192},
+        {**SINGER, "cross_attention_hidden_size": 48, "num_codebooks": 8, "audio_channels": 2},
+    ),
+}
 
 SPEECH: dict[str, Table] = {
     "canary": {
@@ -114,13 +139,10 @@ SPEECH: dict[str, Table] = {
         "attention_bias": FLAGS,
         "tie_word_embeddings": FLAGS,
     },
+    "musicgen": MUSICGEN,
+    "musicgen_melody": {**MUSICGEN, "num_chroma": (12, 96)},
     "pop2piano": {
-        "d_model": (96, 192),
-        "d_ff": (64, 160),
-        "d_kv": (8, 24),
-        "num_layers": (1, 2, 3),
-        "num_heads": (3, 6),
-        "vocab_size": (96, 101),
+        **without(T5, "num_decoder_layers", "relative_attention_num_buckets"),
         "composer_vocab_size": (21, 5),
         "feed_forward_proj": ("relu", "gated-gelu"),
         "tie_word_embeddings": FLAGS,
@@ -138,7 +160,7 @@ SPEECH: dict[str, Table] = {
         ),
     },
     "speech_to_text": {
-        **BART,
+        **SIZES,
         "d_model": (96, 192),
         "max_source_positions": (40, 60),
         "max_target_positions": (32, 77),
@@ -148,7 +170,7 @@ SPEECH: dict[str, Table] = {
         "input_channels": (1, 2),
     },
     "speecht5": {
-        **BART,
+        **SIZES,
         **WAVES,
         "hidden_size": (96, 192),
         "encoder_max_relative_position": (10, 20),

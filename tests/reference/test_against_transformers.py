@@ -14,15 +14,19 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from building import DEMANDS, PERTURBED, TOWERS, UNBUILT, built, classes, cut, drawn, of_class
+from building import DEMANDS, NO_DEFAULT, PERTURBED, TIMM, TOWERS, UNBUILT, built, classes, cut, drawn, of_class
 
 from tonnage.arch.model import Model
+from tonnage.errors import UnsupportedError
 from tonnage.families import model_from
 from tonnage.families._aliases import ALIASES
+from tonnage.families._heads import CLASSIFIED, UNBARE
 from tonnage.registry import names
 
 DATA = Path(__file__).parent.parent / "families" / "data"
 PERTURBATIONS = 3
+UNBUILT_BARE = {"emu3", "funnel"}
+"""Types whose bare class transformers does not build of a small config."""
 FAMILIES = [name for name in names("tonnage.families") if name not in UNBUILT]
 TYPES = sorted(PERTURBED)
 
@@ -64,15 +68,14 @@ def check(config: dict[str, Any], reference: Any, head: str | None = None) -> No
 def test_every_family_is_perturbed():
     assert {module(name) for name in PERTURBED} == set(FAMILIES)
     assert set(ALIASES) - set(PERTURBED) <= {
-        "fast_vlm",
-        "perception_lm",
+        *TIMM,
         "gemma3",
         "emu3_text_model",
         "mllama_text_model",
     }
 
 
-@pytest.mark.parametrize("family", TYPES)
+@pytest.mark.parametrize("family", sorted(set(TYPES) - NO_DEFAULT))
 def test_default_config(family):
     config = cut(transformers.AutoConfig.for_model(family).to_dict())
     check(config, built(config))
@@ -121,9 +124,16 @@ def test_towers(name):
 
 def classified() -> list[str]:
     """Types that have a classifier of sequences, but for those whose classifier is refused."""
+    return sorted(set(TYPES) & CLASSIFIED)
+
+
+def test_a_classifier_is_counted_where_there_is_one():
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 
-    return sorted((set(TYPES) & set(CLASSIFIERS)) - {"mt5", "qwen3_5", "t5", "umt5"})
+    assert set(CLASSIFIERS) - {"mt5", "t5", "umt5"} == CLASSIFIED
+    for family in set(TYPES) - CLASSIFIED:
+        with pytest.raises(UnsupportedError, match="no classifier of sequences"):
+            model_from(drawn(family, 0), head="classify:3")
 
 
 @pytest.mark.parametrize("family", classified())
@@ -134,12 +144,27 @@ def test_classifier(family):
     check({**config, "num_labels": 3, "architectures": [type(model).__name__]}, model)
 
 
-@pytest.mark.parametrize("family", sorted(set(classified()) - {"funnel"}))
+def bare() -> list[str]:
+    """Types that have a bare class."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    assert set(TYPES) - set(MODEL_MAPPING_NAMES) <= UNBARE
+    return sorted((set(TYPES) & set(MODEL_MAPPING_NAMES)) - UNBARE - UNBUILT_BARE)
+
+
+@pytest.mark.parametrize("family", bare())
 def test_bare_class(family):
     config = drawn(family, 0)
     model = of_class(config, "AutoModel")
     check(config, model, "none")
-    check({**config, "architectures": [type(model).__name__]}, model)
+    if type(model).__name__.endswith("Model"):
+        check({**config, "architectures": [type(model).__name__]}, model)
+
+
+@pytest.mark.parametrize("family", sorted(set(TYPES) & UNBARE))
+def test_other_bare_classes_are_refused(family):
+    with pytest.raises(UnsupportedError, match="no class with the head 'none'"):
+        model_from(drawn(family, 0), head="none")
 
 
 FORMATS = {"float32": "fp32", "bfloat16": None, "int64": "int64", "int32": "int32", "bool": "bool"}

@@ -10,13 +10,14 @@ References: https://github.com/huggingface/transformers/blob/v5.23.0/src/transfo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.model import Model
 from tonnage.arch.tape import Grads, Parameter, Value, needs_grad
 from tonnage.arch.untraced import untold
 from tonnage.errors import ConfigError
@@ -299,6 +300,27 @@ class Experts(Record):
         up = _clamped(up)
         glu = ops.mul(gate, ops.unary(ops.scaled(gate), "sigmoid", saves="output"), "swish")
         return ops.mul(ops.shifted(up), glu, "gated")
+
+
+def as_loaded(model: Model) -> Model:
+    """The model as engines load it that build what a checkpoint stores: without rows of experts that hold nothing."""
+    if not model.unstored:
+        return model
+    layers = {id(layer): layer for stack in model.stacks for layer in stack.layers}
+    kept = {key: _without_rows(layer) for key, layer in layers.items()}
+    stacks = tuple(s.but(layers=tuple(kept[id(layer)] for layer in s.layers)) for s in model.stacks)
+    return model.but(stacks=stacks, unstored=0)
+
+
+def _without_rows(part: Any) -> Any:
+    """The same layer, block or part, its experts without those that pass a token on; the router scores these still."""
+    if isinstance(part, Experts):
+        return part.but(zero=0, scored=part.scored or part.E + part.zero)
+    if isinstance(part, tuple):
+        return tuple(map(_without_rows, part))
+    if not isinstance(part, Record):
+        return part
+    return part.but(**{name: _without_rows(getattr(part, name)) for name in part._fields})
 
 
 def _taken(x: Value | Parameter, indices: Value, axes: Axes) -> Value:

@@ -65,6 +65,7 @@ NormStyle = Literal[
     "rms-t5",
     "layer",
     "layer-fp32",
+    "layer-one",
     "layer-cohere",
 ]
 
@@ -76,7 +77,8 @@ class Norm(Record):
     ``1 + weight`` in fp32 before it casts back; ``rms-fp32-weight`` multiplies in fp32 (OLMo 2, gpt-oss),
     ``rms-cast-weight`` by a copy of the weight in fp32 (Helium); ``rms-bare`` has no weight and casts back (nanochat);
     ``rms-t5`` casts for the variance only; ``layer`` is ``nn.LayerNorm``; ``layer-fp32`` casts around it and has no
-    weight (OLMo); ``layer-cohere`` writes the layer norm out in fp32, over the last axis only.
+    weight (OLMo); ``layer-one`` adds one to the weight and keeps the format of autocast (Nemotron);
+    ``layer-cohere`` writes the layer norm out in fp32, over the last axis only.
     """
 
     name: str
@@ -103,6 +105,8 @@ class Norm(Record):
         x = x.view(flat)
         if self.style == "layer":
             return ops.layer_norm(x, weight, bias).view(whole)
+        if self.style == "layer-one" and weight is not None:
+            return _layer_one(x, weight, bias).view(whole)
         if self.style == "layer-fp32":
             before = x.dtype
             return ops.cast(ops.layer_norm(ops.cast(x, "fp32"), None, None), before).view(whole)
@@ -163,6 +167,16 @@ def _rms_t5(x: Value, weight: Parameter) -> Value:
     if weight.dtype in HALF:
         x = ops.cast(x, weight.dtype)
     return ops.mul(weight, x, "norm output")
+
+
+def _layer_one(x: Value, weight: Parameter, bias: Parameter | None) -> Value:
+    """What autocast casts is cast once and runs outside of it."""
+    tape, scale = x.tape, ops.shifted(weight)
+    form = tape.autocast
+    if form is None:
+        return ops.layer_norm(x, scale, bias)
+    shift = None if bias is None else ops.weight_in(bias, form)
+    return ops.layer_norm(ops.cast(x, form), ops.cast(scale, form), shift, apart=True)
 
 
 def _layer_cohere(x: Value, weight: Parameter) -> Value:

@@ -246,6 +246,7 @@ class Model(Record):
             pooler.
         extra: tensors outside stacks and head.
         apart: stored with the model but not built by transformers (multi-token prediction).
+        unstored: parameters that transformers builds and no checkpoint stores (LongCat's rows of empty experts).
         fp32: parts of the names of tensors that transformers loads in fp32 although 16 bit are asked for
             (``_keep_in_fp32_modules_strict``).
         defaulted: config keys that were absent.
@@ -270,6 +271,7 @@ class Model(Record):
     classifier: Head | None = None
     extra: tuple[Tensor, ...] = ()
     apart: tuple[Tensor, ...] = ()
+    unstored: int = 0
     fp32: tuple[str, ...] = ()
     name: str = ""
     class_name: str = ""
@@ -358,8 +360,8 @@ class Parameters:
 
     @property
     def stored(self) -> int:
-        """Those, and what a checkpoint stores beside them (multi-token prediction)."""
-        return self.total + numel(self._model.apart)
+        """Those that a checkpoint stores, and what it stores beside them (multi-token prediction)."""
+        return self.total - self._model.unstored + numel(self._model.apart)
 
     def active(self, *, count_embedding: bool) -> int:
         """Parameters that one token uses.

@@ -257,14 +257,14 @@ def unary(x: Value, name: str, *, saves: str = "input", dtype: str | None = None
     return out
 
 
-def layer_norm(x: Value, weight: Parameter | None, bias: Parameter | None) -> Value:
+def layer_norm(x: Value, weight: Source, bias: Source, *, apart: bool = False) -> Value:
     """``F.layer_norm``: saves its input, and mean and reciprocal deviation of every row in fp32.
 
-    Autocast runs it in fp32, and casts weights in 16 bit as well.
+    Autocast runs it in fp32, and casts weights in 16 bit as well, unless it stands ``apart`` from autocast.
     """
-    x = raised(x)
+    x = x if apart else raised(x)
     tape, axes, dtype = x.tape, x.axes, x.dtype
-    w, b = _raised_weight(tape, weight), _raised_weight(tape, bias)
+    w, b = (weight, bias) if apart else (_raised_weight(tape, weight), _raised_weight(tape, bias))
     out = tape.new("layer norm", axes, dtype)
     average = tape.new("layer norm mean", axes[:-1], "fp32")
     deviation = tape.new("layer norm rstd", axes[:-1], "fp32")
@@ -282,9 +282,9 @@ def layer_norm(x: Value, weight: Parameter | None, bias: Parameter | None) -> Va
     return out
 
 
-def _raised_weight(tape: Tape, weight: Parameter | None) -> Source:
+def _raised_weight(tape: Tape, weight: Source) -> Source:
     """What autocast does to a weight of an operation that it runs in fp32."""
-    if weight is None or tape.autocast is None or weight.dtype not in HALF:
+    if not isinstance(weight, Parameter) or tape.autocast is None or weight.dtype not in HALF:
         return weight
     return cast_weight(weight, "fp32")
 

@@ -105,6 +105,16 @@ def _joined(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Valu
     return q_turned, k_turned
 
 
+def _returned(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
+    """As ``_joined``, both turned before either is joined, the parts' names kept until both are (Nemotron)."""
+    width = cosine.axes[-1][1]
+    q_turn, q_rest = _parts(q, width)
+    k_turn, k_rest = _parts(k, width)
+    q_turned = _turned(q_turn, cosine, sine)
+    k_turned = _turned(k_turn, cosine, sine)
+    return ops.cat((q_turned, q_rest), by_heads(q)), ops.cat((k_turned, k_rest), by_heads(k))
+
+
 def _repeated(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
     """Every layer repeats half of the table for itself (GLM-4)."""
     cosine = ops.copy(cosine, label="cosine, repeated")
@@ -206,6 +216,7 @@ _STYLES = {
     "interleaved": _interleaved,
     "interleaved-wide": _interleaved_wide,
     "rebound": _rebound,
+    "returned": _returned,
     "chunked": _chunked,
     "neighbours": _neighbours,
 }

@@ -27,12 +27,14 @@ class Family(Record):
         attributes: transformers' ``attribute_map``: other names under which a key may stand.
         classes: heads whose class is another structure than what ``read`` builds, with what reads it (BART's causal
             class is its decoder alone).
+        whole: types for which transformers has no bare class: its ``AutoModel`` builds the one with a head (Llama 4).
     """
 
     read: Callable[[Keys], Model]
     source: str
     attributes: Mapping[str, str] = {}
     classes: Mapping[str, Callable[[Keys], Model]] = {}
+    whole: tuple[str, ...] = ()
 
 
 def model_from(
@@ -68,8 +70,10 @@ def model_from(
     family = family_of(model_type, file=file)
     keys = Keys(config, file=file, aliases=family.attributes, ignored=ignored, lenient=lenient)
     kind, labels = wanted(config, head, file=file)
+    if kind == "none" and model_type in family.whole:
+        kind = "conditional"
     reader = family.classes.get("seq2seq" if kind == "conditional" else kind or "", family.read)
-    model = with_head(reader(keys), kind, labels)
+    model = with_head(reader(keys), model_type, kind, labels)
     _sensible(model, file)
     scheme = keys.inner("quantization_config")
     quantized = None if scheme is None else _quantized(scheme, keys)

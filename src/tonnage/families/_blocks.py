@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.eager import EagerStyle
@@ -11,6 +11,9 @@ from tonnage.arch.layers import Norm, NormStyle, Rotary
 from tonnage.arch.model import Block, Layer, Model, Sublayer
 from tonnage.families._decoder import causal, heads
 from tonnage.keys import Keys
+
+SHIFTED: Final = ("layer", "layer-one")
+"""Styles of norm that have a shift beside their scale."""
 
 
 def attention(
@@ -26,6 +29,31 @@ def attention(
         more["bias"] = k.want("attention_bias", biased)
         more.setdefault("o_bias", more["bias"])
     return GroupedQuery(name="self_attn", D=D, N=N, K=K, H=H, **{"dropout": k.want("attention_dropout", 0.0), **more})
+
+
+def normed_heads(
+    token: GroupedQuery,
+    *,
+    style: NormStyle = "rms",
+    whole: bool = False,
+    names: tuple[str, str] = ("q_norm", "k_norm"),
+    **more: Any,
+) -> GroupedQuery:
+    """The same attention with norms of queries and keys, over a head or, where ``whole``, over all of them."""
+    (q, k), heads = names, (("N", token.N), ("K", token.K))
+    q_norm, k_norm = (
+        Norm(f"{token.name}.{name}", ((*([of] if whole else []), ("H", token.H))), style)
+        for name, of in zip((q, k), heads, strict=True)
+    )
+    return token.but(q_norm=q_norm, k_norm=k_norm, **more)
+
+
+def turned_in_windows(token: GroupedQuery, seen: int | None, *, everywhere: bool = False) -> GroupedQuery:
+    """The same attention in a layer that sees ``seen`` tokens: positions only where that is a window.
+
+    ``everywhere``: no layer has a window, and so all have positions.
+    """
+    return token.but(window=seen, rotary="default" if everywhere or seen is not None else None)
 
 
 def gated(k: Keys, D: int, **more: Any) -> Gated:
@@ -51,7 +79,7 @@ def normed_before(
     **more: Any,
 ) -> Layer:
     """Two blocks, each behind a norm; ``more`` is what both of them are told."""
-    bias, weight = style == "layer", style != "rms-bare"
+    bias, weight = style in SHIFTED, style != "rms-bare"
     first, second = (Norm(name, (("D", D),), style, bias=bias, weight=weight) for name in names)
     return Layer(
         sublayers=(Sublayer(block=token, before=first, **more), Sublayer(block=channel, before=second, **more)),
@@ -110,7 +138,7 @@ def decoder(
 
     ``outer`` is the config around this one: it tells whether the head is tied.
     """
-    last = Norm(f"{path}.{norm}", (("D", D),), style, bias=style == "layer", weight=style != "rms-bare")
+    last = Norm(f"{path}.{norm}", (("D", D),), style, bias=style in SHIFTED, weight=style != "rms-bare")
     return causal(
         k,
         V=k.need("vocab_size"),

@@ -228,9 +228,12 @@ def rotary_stem(k: Keys, base: str, D: int, types: int, *, P: int | None, dropou
     )
 
 
-def places(k: Keys, P: int) -> int:
-    """Tokens for which a table of ``P`` positions has rows, where it starts behind the padding token's number."""
-    padding = k.optional("pad_token_id", int, 1)
+def places(k: Keys, P: int, *, padding: int | None = 1) -> int:
+    """Tokens for which a table of ``P`` positions has rows, where it starts behind the padding token's number.
+
+    ``padding``: that number where the config says nothing.
+    """
+    padding = k.optional("pad_token_id", int, padding)
     return P if padding is None else max(P - padding - 1, 1)
 
 

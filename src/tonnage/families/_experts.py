@@ -54,12 +54,13 @@ def scored(
     act: str,
     *,
     experts: int,
-    used: int,
+    used: int | None,
     width: int,
     shared: int | None = 1,
     key: str = "n_routed_experts",
     shared_key: str = "n_shared_experts",
     bias: bool = False,
+    normalised: bool = True,
 ) -> Experts:
     """Experts as DeepSeek-V3 has them: chosen by corrected sigmoid scores, shared ones as one feed-forward.
 
@@ -74,6 +75,7 @@ def scored(
         key: that tells how many experts are routed.
         shared_key: that tells how many are shared.
         bias: of the shared experts.
+        normalised: default of ``norm_topk_prob``.
     """
     E, F = k.size(key, experts), k.size("moe_intermediate_size", width)
     k.skip("n_group", "topk_group", "routed_scaling_factor")
@@ -85,7 +87,7 @@ def scored(
         F=F,
         act=act,
         routing="sigmoid",
-        normalised=k.want("norm_topk_prob", True),
+        normalised=k.want("norm_topk_prob", normalised),
         correction=True,
         shared=None if shared is None else shared_expert(D, F * k.want(shared_key, shared), act, bias=bias),
     )
@@ -177,8 +179,9 @@ def ahead(
     """One layer of multi-token prediction: a layer with experts, two norms, a projection of both inputs.
 
     A checkpoint stores embedding and head with it once more; a model that runs it shares the main ones. For
-    DeepSeek-V3 that is 13.46 B, of which 11.61 B are its own; its authors tell 14 and 11.5. GLM-4.6 leaves both out,
-    which its config does not tell. ``tables``: whether they are stored; ``last``: the norm behind the layer; ``path``:
+    DeepSeek-V3 that is 13.46 B, of which 11.61 B are its own; its authors tell 14 and 11.5. GLM-4.6 leaves both out
+    (https://github.com/ggml-org/llama.cpp/pull/16359), which its config does not tell: its stored sum is 1.55 B less.
+    ``tables``: whether they are stored; ``last``: the norm behind the layer; ``path``:
     where it stands, if not behind the model's own layers.
     References: arXiv:2412.19437, section 2.2; README_WEIGHTS.md in https://huggingface.co/deepseek-ai/DeepSeek-V3.
     """

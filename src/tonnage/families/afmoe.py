@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.experts import Experts
-from tonnage.arch.feedforward import Gated
-from tonnage.arch.layers import Linear, Norm, NormStyle, Rotary
+from tonnage.arch.layers import Linear, Norm, NormStyle
 from tonnage.arch.model import Model
 from tonnage.arch.untraced import Untraced
 from tonnage.families import Family
-from tonnage.families._decoder import causal, chosen, every, heads, window_of, windows
+from tonnage.families._blocks import attention, decoder, gated, normed_heads, turned_in_windows
+from tonnage.families._decoder import chosen, every, window_of, windows
 from tonnage.families._experts import shared_expert, stacked
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
@@ -22,10 +21,7 @@ STYLE: Final[NormStyle] = "rms-fp32-weight"
 def read(k: Keys) -> Model:
     """Build the model that ``AfmoeForCausalLM`` builds."""
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
-    N, K = heads(k)
-    H = k.size("head_dim", 128)
-    head, act, dropout = (("H", H),), k.want("hidden_act", "silu"), k.want("attention_dropout", 0.0)
-    bias = k.want("attention_bias", False)
+    token, mlp = normed_heads(attention(k, D, H=128), style=STYLE), gated(k, D)
     window, period = window_of(k, 1024), every(k, "global_attn_every_n_layers", 4)
     seen = windows(k, L, window, lambda i: (i + 1) % period != 0)
     E, F = k.size("num_experts", 64), k.size("moe_intermediate_size", 1408)
@@ -36,52 +32,31 @@ def read(k: Keys) -> Model:
         E=E,
         used=chosen(k, E, 6),
         F=F,
-        act=act,
+        act=mlp.act,
         routing="own",
         router="router.gate",
         corrected=Tensor("mlp.expert_bias", (("Er", E),), "router"),
-        shared=shared_expert(D, F * k.want("num_shared_experts", 2), act),
+        shared=shared_expert(D, F * k.want("num_shared_experts", 2), mlp.act),
     )
 
-    def attention(window: int | None) -> Untraced:
-        plain = GroupedQuery(
-            name="self_attn",
-            D=D,
-            N=N,
-            K=K,
-            H=H,
-            bias=bias,
-            o_bias=bias,
-            q_norm=Norm("self_attn.q_norm", head, STYLE),
-            k_norm=Norm("self_attn.k_norm", head, STYLE),
-            rotary=None if window is None else "default",
-            window=window,
-            dropout=dropout,
-        )
-        gate = Linear("self_attn.gate_proj", (("D", D),), (("N", N), ("H", H)), "attention")
-        return Untraced(block=plain, what="attention with a gate", beside=tuple(gate.weights()))
+    gate = Linear("self_attn.gate_proj", (("D", D),), (("N", token.N), ("H", token.H)), "attention")
+
+    def gates(seen: int | None) -> Untraced:
+        beside = tuple(gate.weights())
+        return Untraced(block=turned_in_windows(token, seen), what="attention with a gate", beside=beside)
 
     first = k.want("num_dense_layers", 1)
-    return causal(
-        k,
-        V=k.need("vocab_size"),
-        D=D,
-        layers=stacked(
-            attention,
-            seen,
-            experts,
-            Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act),
-            tuple(i >= first for i in range(L)),
-            lambda name: Norm(name, (("D", D),), STYLE),
-            names=("input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm"),
-        ),
-        norm=Norm("model.norm", (("D", D),), STYLE),
-        rotary=(Rotary("model.rotary_emb", H),),
-        tied=k.want("tie_word_embeddings", False),
-        positions=k.want("max_position_embeddings", 16384),
-        scaled=bool(k.want("mup_enabled", False)),
-        masks=(None, window) if window is not None else (),
+    layers = stacked(
+        gates,
+        seen,
+        experts,
+        mlp,
+        tuple(i >= first for i in range(L)),
+        lambda name: Norm(name, (("D", D),), STYLE),
+        names=("input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm"),
     )
+    scaled, masks = bool(k.want("mup_enabled", False)), (None, window) if window is not None else ()
+    return decoder(k, D, layers, width=token.H, positions=16384, style=STYLE, scaled=scaled, masks=masks)
 
 
 FAMILY: Final = Family(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.layers import Norm
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._blocks import attention, decoder, normed_before, plain
+from tonnage.families._blocks import attention, decoder, normed_before, normed_heads, plain
 from tonnage.keys import Keys
 
 
@@ -20,8 +19,7 @@ def read(k: Keys) -> Model:
     k.refuse("qk_norm", True)
     k.skip("hidden_dropout")
     token = attention(k, D)
-    head = (("H", token.H),)
-    token = token.but(q_norm=Norm("self_attn.q_norm", head), k_norm=Norm("self_attn.k_norm", head))
+    token = normed_heads(token)
     act = k.want("hidden_act", "xielu")
     layer = normed_before(
         token,

@@ -28,8 +28,8 @@ PATH: Final = "model.language_model"
 def read(k: Keys) -> Model:
     """Build ``Cosmos3EdgeForConditionalGeneration``, whose head is never tied."""
     model = read_inner(k, "text_config", TEXT, _text, less=("model_type", "tie_word_embeddings"))
-    config = k.config.get("vision_config")
-    merge = config.get("spatial_merge_size", 2) if isinstance(config, dict) else 2
+    images = k.inner("vision_config")
+    merge = 2 if images is None else images.size("spatial_merge_size", 2)
     width, tensors = seen(k, "model.visual", "cosmos3_edge_vision", fixed=True)
     inner = k.size("projector_hidden_size", 11520)
     tensors += tower(

@@ -6,11 +6,11 @@ import math
 from typing import Final
 
 from tonnage.arch.feedforward import Gated
-from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.layers import Linear
 from tonnage.arch.model import Model
 from tonnage.arch.untraced import Untraced
 from tonnage.families import Family
-from tonnage.families._blocks import attention, decoder, gated, normed_before
+from tonnage.families._blocks import attention, decoder, gated, normed_before, normed_heads
 from tonnage.families._decoder import chosen, window_of
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
@@ -21,12 +21,11 @@ def read(k: Keys) -> Model:
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
     k.skip("keep_window_size", "hidden_dropout", "norm_topk_prob")
     token = attention(k, D, window=window_of(k))
-    head = (("H", token.H),)
-    token = token.but(q_norm=Norm("self_attn.q_norm", head), k_norm=Norm("self_attn.k_norm", head))
+    token = normed_heads(token)
     heads = (("K", token.K),)
     beside = (
         Tensor("self_attn.A", heads, "attention"),
-        *Linear("self_attn.dt_proj", (*heads, *head), heads, "attention", token.bias).weights(),
+        *Linear("self_attn.dt_proj", (*heads, ("H", token.H)), heads, "attention", token.bias).weights(),
         _residual("input_residual", D),
     )
     mlp = gated(k, D, bias=k.want("mlp_bias", False))

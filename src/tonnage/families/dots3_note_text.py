@@ -47,18 +47,8 @@ Sizes = tuple[tuple[str, int], ...]
 
 
 def read(k: Keys) -> Model:
-    """Build the model that ``Dots3NoteForCausalLM`` builds, of a config of its own or of the composite one."""
-    text = k.inner("text_config")
-    if text is None:
-        return _text(k, k.want("tie_word_embeddings", False))
-    # The class for conversation has towers for pictures and sound; the language model has neither.
-    k.skip("vision_config", "audio_config")
-    model = _text(text, k.want("tie_word_embeddings", False))
-    text.skip("tie_word_embeddings")
-    text.done()
-    k.defaulted += text.defaulted
-    k.ignored += text.ignored
-    return model.but(model_type="dots3_note")
+    """Build the model that ``Dots3NoteForCausalLM`` builds of the text's own config."""
+    return _text(k, k.want("tie_word_embeddings", False))
 
 
 def _text(k: Keys, tied: bool) -> Model:

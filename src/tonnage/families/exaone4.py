@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-from tonnage.arch.layers import Norm
 from tonnage.arch.model import Layer, Model
 from tonnage.families import Family
-from tonnage.families._blocks import attention, decoder, gated, normed_after
+from tonnage.families._blocks import attention, decoder, gated, normed_after, normed_heads, turned_in_windows
 from tonnage.families._decoder import every, window_of, windows
 from tonnage.keys import Keys
 
@@ -16,9 +15,7 @@ from tonnage.keys import Keys
 def read(k: Keys) -> Model:
     """Build the model that ``Exaone4ForCausalLM`` builds. Without a window every layer sees all and turns."""
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
-    token = attention(k, D, K=32, bias=False, o_bias=False)
-    head = (("H", token.H),)
-    token = token.but(q_norm=Norm("self_attn.q_norm", head), k_norm=Norm("self_attn.k_norm", head))
+    token = normed_heads(attention(k, D, K=32, bias=False, o_bias=False))
     mlp = gated(k, D)
     window = window_of(k, 4096)
     if window is None or k.config.get("layer_types") is not None:
@@ -30,8 +27,7 @@ def read(k: Keys) -> Model:
 
     @cache
     def layer(seen: int | None) -> Layer:
-        turns = window is None or seen is not None
-        block = token.but(window=seen, rotary="default" if turns else None)
+        block = turned_in_windows(token, seen, everywhere=window is None)
         return normed_after(block, mlp, D, kind="full layer" if seen is None else "sliding layer")
 
     return decoder(k, D, tuple(map(layer, seen)), width=token.H, positions=2048)

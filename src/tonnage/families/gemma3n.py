@@ -116,7 +116,8 @@ def _conformer(k: Keys, W: int, H: int) -> tuple[Part | Tensor, ...]:
         Tensor(f"{own}.per_dim_scale", (("H", H),), "audio"),
         matrix(f"{own}.relative_position_embedding.pos_proj", width, width, "audio", bias=False),
         *(matrix(f"{own}.{x}_proj", width, width, "audio", bias=False) for x in "qkv"),
-        *(_number(name) for name in ("attention.gradient_clipping", f"{own}.q_scale", f"{own}.softcap")),
+        *(_number(name) for name in ("attention.gradient_clipping", f"{own}.q_scale")),
+        _number(f"{own}.softcap", "fp32"),
         Tensor(f"{own}.local_causal_valid_mask", (("T", chunk), ("S", seen)), "buffer", dtype="bool"),
         Tensor(
             f"{own}.relative_position_embedding.inv_timescales",
@@ -134,8 +135,8 @@ def _conformer(k: Keys, W: int, H: int) -> tuple[Part | Tensor, ...]:
     return tuple(parts)
 
 
-def _number(name: str) -> Tensor:
-    return Tensor(name, (), "buffer")
+def _number(name: str, dtype: str | None = None) -> Tensor:
+    return Tensor(name, (), "buffer", dtype=dtype)
 
 
 FAMILY: Final = Family(

@@ -21,8 +21,14 @@ from tonnage.tensors import Tensor
 
 
 def read(k: Keys) -> Model:
-    """Build the model that ``Gemma4ForCausalLM`` builds, or ``Gemma4ForConditionalGeneration`` with its towers."""
-    unified = "unified" in str(k.config.get("model_type", ""))
+    """Build the model that ``Gemma4ForCausalLM`` builds, or ``Gemma4ForConditionalGeneration`` with its towers.
+
+    An assistant predicts further tokens of another model, which hands it the keys and values of all its layers.
+    """
+    kind = str(k.config.get("model_type", ""))
+    unified = "unified" in kind
+    if kind.endswith("assistant"):
+        return _assistant(k, unified)
     if "text_config" not in k.config:
         return _text(k, "model", k.want("tie_word_embeddings", True), unified)
     tied = k.want("tie_word_embeddings", True)
@@ -44,12 +50,53 @@ def _within(text: Keys, tied: bool, unified: bool) -> Model:
     return _text(text, "model.language_model", tied, unified)
 
 
-def _text(k: Keys, path: str, tied: bool, unified: bool) -> Model:
+def _assistant(k: Keys, unified: bool) -> Model:
+    """A language model without keys and values between two projections, and centroids where its table is ordered."""
+    tied, outer = k.want("tie_word_embeddings", True), k.size("backbone_hidden_size", 3840 if unified else 1536)
+    model = nested(k, "text_config", lambda text: _handed(text, tied, unified))
+    if model is None:
+        k.need("text_config", dict)
+        raise AssertionError
+    width, other = ("D", model.width), ("R", outer)
+    extra: list[Tensor] = [
+        *Linear("pre_projection", (("X", 2), other), (width,), "embedding").weights(),
+        *Linear("post_projection", (width,), (other,), "head").weights(),
+    ]
+    if k.want("use_ordered_embeddings", False):
+        centroids = ("X", k.size("num_centroids", 2048))
+        extra += Linear("masked_embedding.centroids", (width,), (centroids,), "head").weights()
+        order = Tensor("masked_embedding.token_ordering", (("V", model.vocabulary),), "buffer", dtype="int64")
+        extra.append(order)
+    k.skip("num_centroids", "centroid_intermediate_top_k")
+    return model.but(extra=(*model.extra, *extra))
+
+
+def _handed(text: Keys, tied: bool, unified: bool) -> Model:
+    text.skip("tie_word_embeddings", "model_type")
+    L = text.need("num_hidden_layers")
+    shared = text.want("num_kv_shared_layers", 0) or L
+    if shared != L:
+        raise ConfigError(
+            f"text_config.num_kv_shared_layers = {shared}: all {L} layers of an assistant reuse keys and values",
+            key="text_config.num_kv_shared_layers",
+            value=shared,
+        )
+    if not unified:
+        text.refuse("enable_moe_block")
+        text.refuse("use_double_wide_mlp")
+        if R := text.want("hidden_size_per_layer_input", 256):
+            key = "text_config.hidden_size_per_layer_input"
+            raise ConfigError(f"{key} = {R}: an assistant has no embeddings of every layer", key=key, value=R)
+    return _text(text, "model", tied, unified, handed=True)
+
+
+def _text(k: Keys, path: str, tied: bool, unified: bool, *, handed: bool = False) -> Model:
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
     bias, window = k.want("attention_bias", False), window_of(k, 1024 if unified else 512)
     act, F = k.want("hidden_activation", "gelu_pytorch_tanh"), k.need("intermediate_size")
     R = 0 if unified else k.want("hidden_size_per_layer_input", 256)
-    V = 0 if unified else k.size("vocab_size_per_layer_input", 262144)
+    V = k.size("vocab_size_per_layer_input", 262144) if R else 0
+    k.skip("vocab_size_per_layer_input")
     keys_only, wide = k.want("attention_k_eq_v", False), k.want("use_double_wide_mlp", False)
     kinds = layer_kinds(k, L, lambda i: SLIDING if (i + 1) % 6 else FULL, (FULL, SLIDING))
     # The last layer always sees everything.
@@ -86,7 +133,7 @@ def _text(k: Keys, path: str, tied: bool, unified: bool) -> Model:
         k,
         V=k.need("vocab_size"),
         D=D,
-        layers=tuple(map(layer, kinds, sizes, reusing(k, kinds, 0))),
+        layers=tuple(map(layer, kinds, sizes, (True,) * L if handed else reusing(k, kinds, 0))),
         norm=Norm(f"{path}.norm", (("D", D),)),
         rotary=rotaries(path, widths),
         tied=tied,

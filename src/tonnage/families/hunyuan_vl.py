@@ -8,8 +8,9 @@ from tonnage.arch.layers import Norm
 from tonnage.arch.model import Model
 from tonnage.arch.parts import Part
 from tonnage.families import Family
-from tonnage.families._blocks import attention, decoder, gated, normed_before
+from tonnage.families._blocks import decoder, gated, normed_before
 from tonnage.families._composite import filled, read_inner
+from tonnage.families._hunyuan import hunyuan_attention
 from tonnage.families._pieces import counted, layer_norm, matrix
 from tonnage.families._towers import attention as square
 from tonnage.families._towers import convolution, feed_forward, repeated, tower
@@ -50,16 +51,9 @@ def read(k: Keys) -> Model:
 def _text(k: Keys) -> Model:
     D = k.need("hidden_size")
     # A null width of a head is what the class itself falls over.
-    token = attention(k, D)
-    head = (("H", token.H),)
-    token = token.but(
-        q_norm=Norm("self_attn.query_layernorm", head),
-        k_norm=Norm("self_attn.key_layernorm", head),
-        norm_after_rotary=True,
-    )
+    token = hunyuan_attention(k, D)
     block = counted("attention with positions in several dimensions", token)
     layer = normed_before(block, gated(k, D), D)
-    k.skip("eod_token_id", "pad_id", "sep_token_id", "mlp_bias", "attention_head_dim", "org_vocab_size")
     return decoder(k, D, (layer,) * k.need("num_hidden_layers"), width=token.H, positions=2048, tied=True, path=PATH)
 
 

@@ -56,11 +56,12 @@ def read(k: Keys) -> Model:
         )
     k.skip("perceiver_config")
     table = "model.embed_tokens"
+    further: tuple[Tensor, ...] = ()
     if more:
         row = (("V", more), ("D", D))
         tensors += (Tensor(f"{table}.additional_embedding.weight", row, "embedding"),)
         alias = f"{table}.additional_embedding.weight" if tied else None
-        tensors += (Tensor("lm_head.additional_fc.weight", row, "head", alias_of=alias),)
+        further = (Tensor("lm_head.additional_fc.weight", row, "head", alias_of=alias),)
     stack = Stack(
         name="decoder",
         path="model.layers",
@@ -71,7 +72,7 @@ def read(k: Keys) -> Model:
     return Model(
         model_type="idefics",
         stacks=(stack,),
-        head=Head(name="lm_head", D=D, V=V, alias_of=f"{table}.weight" if tied else None),
+        head=Head(name="lm_head", D=D, V=V, alias_of=f"{table}.weight" if tied else None, extra=further),
         positions=k.size("max_position_embeddings", 2048),
         extra=tensors,
     )

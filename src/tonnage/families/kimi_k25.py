@@ -61,7 +61,7 @@ def _images(k: Keys) -> tuple[int, int, tuple[Tensor, ...]]:
     """Width, patches that are joined, and tensors of the tower."""
     D, patch = k.need("hidden_size"), k.need("patch_size")
     H = k.divides("hidden_size", "num_attention_heads", D, k.need("num_attention_heads"))
-    high, wide = sizes(k, "merge_kernel_size", (2, 2))
+    high, wide = sizes(k, "merge_kernel_size", (2, 2), many=2)
     k.skip("hidden_act", "merge_type", "mm_hidden_size", "mm_projector_type", "pos_emb_type", "projector_hidden_act")
     k.skip("projector_ln_eps", "text_hidden_size", "video_attn_type")
     places = (("P", k.need("pos_emb_height")), ("P", k.need("pos_emb_width")), ("D", D))

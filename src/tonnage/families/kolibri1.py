@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.experts import Experts
-from tonnage.arch.layers import Norm, Rotary
+from tonnage.arch.layers import Norm
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._decoder import causal, chosen, heads, window_of, windows
+from tonnage.families._blocks import attention, decoder, normed_heads, turned_in_windows
+from tonnage.families._decoder import chosen, window_of, windows
 from tonnage.families._experts import shared_expert, stacked
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``Kolibri1ForCausalLM`` builds."""
-    D, L = k.need("hidden_size"), k.need("num_hidden_layers")
-    N, K = heads(k, 4)
-    H = k.size("head_dim", 128)
-    norm, head, act, dropout = (("D", D),), (("H", H),), k.want("hidden_act", "silu"), k.want("attention_dropout", 0.0)
-    window = window_of(k, 513)
+    D, L, act = k.need("hidden_size"), k.need("num_hidden_layers"), k.want("hidden_act", "silu")
+    token, window = normed_heads(attention(k, D, K=4, H=128, bias=False, o_bias=False)), window_of(k, 513)
     k.skip("routed_scaling_factor")
-    seen = windows(k, L, window, lambda i: (i + 1) % 5 != 0)
     E = k.size("num_experts", 384)
     experts = Experts(
         name="mlp",
@@ -36,40 +32,17 @@ def read(k: Keys) -> Model:
         correction=True,
         shared=shared_expert(D, k.size("shared_expert_intermediate_size", 512), act),
     )
-
-    def attention(seen: int | None) -> GroupedQuery:
-        return GroupedQuery(
-            name="self_attn",
-            D=D,
-            N=N,
-            K=K,
-            H=H,
-            q_norm=Norm("self_attn.q_norm", head),
-            k_norm=Norm("self_attn.k_norm", head),
-            rotary="default" if window is None or seen is not None else None,
-            window=seen,
-            dropout=dropout,
-        )
-
-    return causal(
-        k,
-        V=k.need("vocab_size"),
-        D=D,
-        layers=stacked(
-            attention,
-            seen,
-            experts,
-            None,
-            (True,) * L,
-            lambda name: Norm(name, norm),
-            names=("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"),
-        ),
-        norm=Norm("model.norm", norm),
-        rotary=(Rotary("model.rotary_emb", H),),
-        tied=k.want("tie_word_embeddings", False),
-        positions=k.want("max_position_embeddings", 262144),
-        masks=(None, window) if window is not None else (),
+    layers = stacked(
+        lambda seen: turned_in_windows(token, seen, everywhere=window is None),
+        windows(k, L, window, lambda i: (i + 1) % 5 != 0),
+        experts,
+        None,
+        (True,) * L,
+        lambda name: Norm(name, (("D", D),)),
+        names=("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"),
     )
+    masks = (None, window) if window is not None else ()
+    return decoder(k, D, layers, width=token.H, positions=262144, masks=masks)
 
 
 FAMILY: Final = Family(

@@ -12,7 +12,7 @@ from tonnage.arch.short_conv import ShortConv
 from tonnage.arch.untraced import Untraced
 from tonnage.errors import ConfigError
 from tonnage.families import Family
-from tonnage.families._blocks import attention, decoder
+from tonnage.families._blocks import attention, decoder, normed_heads
 from tonnage.families._decoder import window_of
 from tonnage.families._hybrid import FULL, SLIDING, layer_kinds
 from tonnage.keys import Keys
@@ -24,8 +24,7 @@ def read(k: Keys) -> Model:
     """Build the model that ``Lfm3ForCausalLM`` builds."""
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
     full = attention(k, D, K=4, H=128)
-    head = (("H", full.H),)
-    full = full.but(q_norm=Norm("self_attn.q_norm", head), k_norm=Norm("self_attn.k_norm", head))
+    full = normed_heads(full)
     gate = Linear("self_attn.g_proj", (("D", D),), (("N", full.N),), "attention")
     beside = tuple(gate.weights()) if k.want("use_attention_gate", True) else ()
     conv = ShortConv(name="conv", D=D, C=k.size("conv_L_cache", 7), bias=k.want("conv_bias", False))

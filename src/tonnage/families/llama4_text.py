@@ -150,4 +150,5 @@ FAMILY: Final = Family(
     read=read,
     source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/llama4/modeling_llama4.py",
     classes={"seq2seq": read_with_vision},
+    whole=("llama4",),
 )

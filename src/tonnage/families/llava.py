@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.arch.parts import Part
-from tonnage.errors import UnsupportedError
 from tonnage.families import Family
 from tonnage.families._language import headed, language
 from tonnage.families._pieces import layer_norm, matrix
@@ -35,6 +34,21 @@ SIGLIP: Final[dict[str, Any]] = {
 }
 
 
+FASTVIT: Final[dict[str, Any]] = {
+    "architecture": "fastvit_mci3",
+    "hidden_size": 3072,
+    "model_args": {"inference_mode": True},
+}
+FASTVLM: Final[dict[str, Any]] = {
+    "hidden_size": 3584,
+    "vocab_size": 152128,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 28,
+}
+
+
 class Kind(Record):
     """What differs between the types.
 
@@ -47,6 +61,8 @@ class Kind(Record):
         joined: the language model's config ties the head too.
         layers: what the projector is given where the config does not say.
         normed: the projector begins with a norm.
+        sizes: of the language model where the config has none.
+        follows: the head is tied as in the language model's config where the one around it says nothing.
     """
 
     text: str = "llama"
@@ -57,6 +73,8 @@ class Kind(Record):
     joined: bool = False
     layers: int | tuple[int, ...] = -2
     normed: bool = False
+    sizes: dict[str, Any] | None = None
+    follows: bool = False
 
 
 KINDS: Final = {
@@ -68,33 +86,24 @@ KINDS: Final = {
     ),
     "video_llava": Kind(given={**CLIP, "image_size": 224}, towers=("image_tower", "video_tower")),
     "vipllava": Kind(layers=(-2, -5, -8, -11, 6), normed=True),
+    "fast_vlm": Kind(text="qwen2", tower="timm_wrapper", given=FASTVIT, joined=True, layers=-1, sizes=FASTVLM),
+    "perception_lm": Kind(tower="timm_wrapper", given={}, layers=-1, follows=True),
 }
-
-TIMM: Final = ("fast_vlm", "perception_lm")
-"""Types of this kind whose towers come from another library."""
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``LlavaForConditionalGeneration`` or its like builds."""
     name = str(k.config["model_type"])
-    if name in TIMM:
-        raise UnsupportedError(
-            f"the tower of {name} is one of timm's, which is not modelled yet",
-            key="vision_config",
-            value=name,
-            file=k.file,
-            hint="its text_config as a config of its own counts the language model",
-        )
     kind = KINDS[name]
-    text = language(k, "model.language_model", kind.text)
+    text = language(k, "model.language_model", kind.text, given=kind.sizes)
     D = text.model.width
     tensors: tuple[Tensor, ...] = ()
     for name in kind.towers:
         width, found = seen(k, f"model.{name}", kind.tower, given=kind.given)
         tensors += found
     ins = width * chosen_layers(k, kind.layers)
-    # Its own bias is a key of every type but ViP-LLaVA.
-    bias = kind.normed or k.want("multimodal_projector_bias", True)
+    # Its own bias is a key of every type but ViP-LLaVA and Perception LM.
+    bias = kind.normed or kind.follows or k.want("multimodal_projector_bias", True)
     projector: list[Part] = [layer_norm("projector_layernorm", ins)] if kind.normed else []
     projector.append(matrix("linear_1", ("X", ins), ("D", D), "vision", bias=bias))
     projector.append(matrix("linear_2", ("D", D), ("D", D), "vision", bias=bias))
@@ -104,7 +113,9 @@ def read(k: Keys) -> Model:
     k.skip("projector_hidden_act", "vision_feature_select_strategy", "image_seq_length", "video_seq_length")
     k.skip("image_grid_pinpoints", "spatial_pool_mode", "spatial_pool_stride", "vision_aspect_ratio")
     k.skip("projector_layernorm_eps", "use_image_newline_parameter", "vocab_size", "pad_token_id")
-    tied = k.want("tie_word_embeddings", False) or (kind.joined and text.tied)
+    k.skip("vision_use_cls_token", "projector_pooling_ratio")
+    own = k.optional("tie_word_embeddings", bool, None if kind.follows else False)
+    tied = bool(own) or (text.tied and (kind.joined or (kind.follows and own is None)))
     return headed(text.model, tied, extra=tensors)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
+from tonnage.arch.attention import Latent
 from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Gated
-from tonnage.arch.layers import Norm, Rotary
+from tonnage.arch.layers import Linear, Norm, Rotary
 from tonnage.arch.model import Block, Layer, Model, Sublayer
-from tonnage.arch.parts import Loose, Parts
+from tonnage.arch.parts import Loose, Part, Parts
 from tonnage.arch.untraced import Untraced
 from tonnage.errors import ConfigError
 from tonnage.families import Family
@@ -28,9 +30,9 @@ def read(k: Keys) -> Model:
     if used > E + zero:
         raise ConfigError(f"moe_topk = {used} of {E + zero} experts", key="moe_topk", value=used, file=k.file)
     k.refuse("zero_expert_type", "identity")
-    k.skip(
-        "routed_scaling_factor", "attention_method", "mla_scale_q_lora", "mla_scale_kv_lora", "num_nextn_predict_layers"
-    )
+    k.skip("routed_scaling_factor", "attention_method", "mla_scale_q_lora", "mla_scale_kv_lora")
+    # Every release stores one such layer, which its config does not tell.
+    further = k.want("num_nextn_predict_layers", 1)
     correction = Tensor("mlp.router.e_score_correction_bias", (("Er", E + zero),), "buffer")
     shift = Tensor("mlp.router.classifier.bias", (("Er", E + zero),), "router")
     experts = Experts(
@@ -58,16 +60,43 @@ def read(k: Keys) -> Model:
             ),
             Sublayer(block=both, before=Norm(f"post_attention_layernorm.{i}", norm)),
         ]
-    return causal(
+    V = k.need("vocab_size")
+    model = causal(
         k,
-        V=k.need("vocab_size"),
+        V=V,
         D=D,
         layers=(Layer(sublayers=tuple(subs)),) * L,
         norm=Norm("model.norm", norm),
         rotary=(Rotary("model.rotary_emb", attention.rope),),
         tied=k.want("tie_word_embeddings", False),
         positions=k.want("max_position_embeddings", 131072),
+        apart=tuple(_ahead(attention, Gated(name="mlp", D=D, F=F, act=act), V, D, further)),
     )
+    # transformers builds rows for the empty experts too.
+    return model.but(unstored=L * zero * 2 * experts.F * D)
+
+
+def _ahead(attention: Latent, mlp: Gated, V: int, D: int, layers: int) -> Iterator[Tensor]:
+    """What predicts further tokens: layers without experts, with an embedding and a last norm of their own.
+
+    Reference: https://github.com/vllm-project/vllm/blob/0bb55d60cb667d2f4e263b55304a30b38fe2e55c/vllm/model_executor/
+    models/longcat_flash_mtp.py.
+    """
+    if not layers:
+        return
+    width, path = (("D", D),), "model.mtp."
+    yield Tensor(f"{path}embed_tokens.weight", (("V", V), *width), "embedding")
+    parts: tuple[Part, ...] = (
+        Linear("eh_proj", (("X", 2), *width), width, "feed_forward"),
+        *(Norm(name, width) for name in ("enorm.m", "hnorm.m", "input_layernorm", "post_attention_layernorm")),
+        attention,
+        mlp.but(name="transformer_layer.mlp"),
+    )
+    for index in range(layers):
+        for part in parts:
+            for t in part.weights():
+                yield t.placed(f"{path}layers.{index}.", index)
+    yield Tensor(f"{path}norm.weight", width, "norm")
 
 
 def _layers(k: Keys) -> int:

@@ -6,11 +6,11 @@ from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.experts import Experts
-from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._decoder import causal, chosen, heads, window_of, windows
+from tonnage.families._blocks import attention, decoder, gated, normed_heads
+from tonnage.families._decoder import chosen, window_of, windows
 from tonnage.families._experts import routed, stacked, tables, turned
 from tonnage.keys import Keys
 
@@ -18,32 +18,14 @@ from tonnage.keys import Keys
 def read(k: Keys) -> Model:
     """Build the model that ``MellumForCausalLM`` builds."""
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
-    N, K = heads(k, 4)
-    H = k.size("head_dim", 128)
-    norm, head, act, bias = (("D", D),), (("H", H),), k.want("hidden_act", "silu"), k.want("attention_bias", False)
-    dropout = k.want("attention_dropout", 0.0)
+    token, dense = normed_heads(attention(k, D, K=4, H=128)), gated(k, D)
     k.skip("num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types")
     k.skip("use_sliding_window", "max_window_layers", "decoder_sparse_step", "mlp_only_layers")
     seen = windows(k, L, window_of(k, 1024), lambda _: False)
-    kinds = ["full_attention" if window is None else "sliding_attention" for window in seen]
-    widths = turned(k, H, kinds, {"full_attention": 1.0, "sliding_attention": 1.0})
+    widths = turned(k, token.H, list(map(_kind, seen)), {"full_attention": 1.0, "sliding_attention": 1.0})
 
-    def attention(window: int | None) -> GroupedQuery:
-        kind = "full_attention" if window is None else "sliding_attention"
-        return GroupedQuery(
-            name="self_attn",
-            D=D,
-            N=N,
-            K=K,
-            H=H,
-            bias=bias,
-            o_bias=bias,
-            q_norm=Norm("self_attn.q_norm", head),
-            k_norm=Norm("self_attn.k_norm", head),
-            rotary=kind,
-            window=window,
-            dropout=dropout,
-        )
+    def seeing(window: int | None) -> GroupedQuery:
+        return token.but(window=window, rotary=_kind(window))
 
     E = k.size("num_experts", 64)
     experts = Experts(
@@ -52,26 +34,15 @@ def read(k: Keys) -> Model:
         E=E,
         used=chosen(k, E, 8),
         F=k.size("moe_intermediate_size", 896),
-        act=act,
+        act=dense.act,
         normalised=k.want("norm_topk_prob", True),
     )
-    return causal(
-        k,
-        V=k.need("vocab_size"),
-        D=D,
-        layers=stacked(
-            attention,
-            seen,
-            experts,
-            Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act),
-            routed(k, L, 0),
-            lambda name: Norm(name, norm),
-        ),
-        norm=Norm("model.norm", norm),
-        rotary=tables("model", widths),
-        tied=k.want("tie_word_embeddings", False),
-        positions=k.want("max_position_embeddings", 131072),
-    )
+    layers = stacked(seeing, seen, experts, dense, routed(k, L, 0), lambda name: Norm(name, (("D", D),)))
+    return decoder(k, D, layers, width=token.H, positions=131072, rotary=tables("model", widths))
+
+
+def _kind(window: int | None) -> str:
+    return "full_attention" if window is None else "sliding_attention"
 
 
 FAMILY: Final = Family(

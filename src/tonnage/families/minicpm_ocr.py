@@ -52,7 +52,7 @@ def _images(k: Keys) -> tuple[int, tuple[Tensor, ...]]:
     D, F, patch, path = k.need("hidden_size"), k.need("intermediate_size"), side(k, "patch_size"), "model.vision_tower"
     k.divides("hidden_size", "num_attention_heads", D, k.need("num_attention_heads"))
     rows = (side(k, "image_size") // patch) ** 2
-    high, wide = sizes(k, "window_kernel_size", (2, 2))
+    high, wide = sizes(k, "window_kernel_size", (2, 2), many=2)
     k.skip("hidden_act", "attention_dropout", "insert_layer_id")
     first = tower(
         "vision",

@@ -146,5 +146,5 @@ FAMILY: Final = Family(
     read=read,
     source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/mllama/modeling_mllama.py",
     attributes={"image_token_index": "image_token_id"},
-    classes={"seq2seq": read_whole},
+    classes={"seq2seq": read_whole, "none": read_whole},
 )

@@ -153,7 +153,7 @@ def _heads(k: Keys, D: int, V: int, *, decodes: bool, norms: bool) -> tuple[Head
         norm=norm.but(name="head.norm"),
         # A mean over tokens is not modelled, nor is the decoder's choice.
         pooled="first" if k.want("classifier_pooling", "cls") == "cls" and not decodes else "",
-        drops=float(k.config.get("classifier_dropout") or 0.0),
+        drops=k.optional("classifier_dropout", float) or 0.0,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Final
 from tonnage.arch.layers import Norm
 from tonnage.arch.model import Model
 from tonnage.arch.parts import Part
+from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._language import language
 from tonnage.families._pieces import layer_norm, matrix
@@ -26,7 +27,11 @@ def read(k: Keys) -> Model:
     D = text.model.width
     _, tensors = seen(k, "vision_model", "radio", given=FRAMES)
     width = k.size(_key(k, "vision_hidden_size", "vit_hidden_size"), 1280)
-    joined = width * int(1 / k.want("downsample_ratio", 0.5)) ** 2
+    ratio = k.want("downsample_ratio", 0.5)
+    if not 0 < ratio <= 1:
+        key = f"{k.path}downsample_ratio"
+        raise ConfigError(f"{key} = {ratio} is no share of a side", key=key, value=ratio, file=k.file)
+    joined = width * int(1 / ratio) ** 2
     inner = k.size("projector_hidden_size", 4096)
     tensors += tower("vision", "multi_modal_projector", *_projector(joined, inner, D, "vision"))
     if text.config.get("num_nextn_predict_layers"):

@@ -5,23 +5,19 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-from tonnage.arch.layers import Norm, Rotary
+from tonnage.arch.layers import Rotary
 from tonnage.arch.model import Layer, Model
 from tonnage.families import Family
-from tonnage.families._blocks import attention, decoder, gated, normed_after
+from tonnage.families._blocks import decoder, gated, normed_after
 from tonnage.families._decoder import window_of, windows
+from tonnage.families._olmo import STYLE, olmo_attention
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``Olmo3ForCausalLM`` builds."""
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
-    token = attention(k, D, rotary_style="back")
-    token = token.but(
-        q_norm=Norm("self_attn.q_norm", (("N", token.N), ("H", token.H)), "rms-fp32-weight"),
-        k_norm=Norm("self_attn.k_norm", (("K", token.K), ("H", token.H)), "rms-fp32-weight"),
-        norm_inline=True,
-    )
+    token = olmo_attention(k, D)
     mlp = gated(k, D)
     window = window_of(k, 4096)
     seen = windows(k, L, window, lambda i: (i + 1) % 4 != 0)
@@ -29,7 +25,7 @@ def read(k: Keys) -> Model:
     @cache
     def layer(window: int | None) -> Layer:
         block = token.but(window=window, rotary=_kind(window))
-        return normed_after(block, mlp, D, style="rms-fp32-weight", kind=_kind(window).replace("_attention", " layer"))
+        return normed_after(block, mlp, D, style=STYLE, kind=_kind(window).replace("_attention", " layer"))
 
     return decoder(
         k,
@@ -37,7 +33,7 @@ def read(k: Keys) -> Model:
         tuple(map(layer, seen)),
         width=token.H,
         positions=2048,
-        style="rms-fp32-weight",
+        style=STYLE,
         rotary=tuple(
             Rotary(
                 "model.rotary_emb",

@@ -9,7 +9,7 @@ from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.arch.untraced import Untraced
 from tonnage.errors import ConfigError
 from tonnage.families import Family
-from tonnage.families._blocks import attention, decoder, gated
+from tonnage.families._blocks import attention, decoder, gated, normed_heads
 from tonnage.families._hybrid import FULL, LINEAR, gated_delta, layer_kinds
 from tonnage.keys import Keys
 
@@ -18,10 +18,7 @@ def read(k: Keys) -> Model:
     """Build the model that ``OlmoHybridForCausalLM`` builds."""
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
     full, mlp = attention(k, D), gated(k, D)
-    full = full.but(
-        q_norm=Norm("self_attn.q_norm", (("N", full.N), ("H", full.H)), "rms-fp32-weight"),
-        k_norm=Norm("self_attn.k_norm", (("K", full.K), ("H", full.H)), "rms-fp32-weight"),
-    )
+    full = normed_heads(full, style="rms-fp32-weight", whole=True)
     N = k.optional("linear_num_key_heads") or full.N
     H = k.optional("linear_key_head_dim") or int(0.75 * D / N)
     k.skip("linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max", "linear_dt_init_floor")

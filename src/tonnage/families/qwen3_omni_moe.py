@@ -14,7 +14,7 @@ from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Model
 from tonnage.arch.parts import Part
 from tonnage.families import Family
-from tonnage.families._blocks import attention, gated
+from tonnage.families._blocks import attention, gated, normed_heads
 from tonnage.families._composite import filled, read_inner
 from tonnage.families._decoder import chosen
 from tonnage.families._omni import snake, thinker, upward
@@ -83,8 +83,7 @@ def _talker(k: Keys) -> Tensors:
 def _normed(k: Keys, D: int) -> tuple[Part, ...]:
     """Attention with norms of queries and keys, and the norms of a layer."""
     token = attention(k, D)
-    head = (("H", token.H),)
-    token = token.but(q_norm=Norm("self_attn.q_norm", head), k_norm=Norm("self_attn.k_norm", head))
+    token = normed_heads(token)
     return token, *(Norm(f"{name}_layernorm", (("D", D),)) for name in ("input", "post_attention"))
 
 

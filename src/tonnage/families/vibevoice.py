@@ -98,4 +98,5 @@ FAMILY: Final = Family(
     read=read,
     source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/vibevoice/"
     "modeling_vibevoice.py",
+    whole=("vibevoice",),
 )

@@ -57,6 +57,7 @@ TYPES: Final[Mapping[str, str]] = {
     "siglip2_vision_model": "siglip2",
     "siglip_vision_model": "siglip",
     "smolvlm_vision": "idefics",
+    "timm_wrapper": "timm_wrapper",
     "unlimited_ocr_vision_encoder": "clip",
     "vit": "vit",
     "voxtral_encoder": "whisper",
@@ -110,7 +111,7 @@ def seen(
     stated = k.inner(key)
     config: Mapping[str, Any] = (given or {}) if stated is None else stated.config
     name = kind if fixed else config.get("model_type", kind)
-    if name not in TYPES:
+    if not isinstance(name, str) or name not in TYPES:
         raise UnsupportedError(
             f"a tower of the type {name!r} is not modelled yet",
             key=f"{k.path}{key}.model_type",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING, Final
 
+from tonnage.arch.experts import as_loaded
 from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
 from tonnage.formats import Format
@@ -71,7 +72,7 @@ def rank_weights(model: Model, form: Format, recipe: Recipe | None, mesh: Mesh, 
     """
     from tonnage.quant import as_stored, entries
 
-    several = mesh.pp > 1
+    model, several = as_loaded(model), mesh.pp > 1
     if recipe is not None and recipe.plan is not None:
         if mesh.world > 1:
             raise UnsupportedError(
