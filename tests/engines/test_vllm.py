@@ -391,3 +391,40 @@ def test_bf16_needs_a_device_that_has_it() -> None:
     for said in ({"dtype": "bf16"}, {"engine_version": "0.8"}):
         with pytest.raises(tn.InputError, match="Bfloat16 is only supported"):
             serve("qwen2.5-0.5b", engine="vllm", gpu="t4", context=1024, **said)
+
+
+# The first engine: Llama 3.1 8B with the defaults of a long context, 2,048 tokens and 256 rows a step.
+
+
+def test_the_first_engines_sampler_over_all_rows_prints_this_peak() -> None:
+    # 1.19 GiB in two public documents: a safety study's README, and a book's example 4-3 (vLLM 0.6.6 on an H100).
+    peak = profile(tn.load("llama-3.1-8b"), Mesh(), Batch(2048, 256), (0, 6), width=2, compiled=False)
+    assert peak.instant.startswith("sampler")
+    assert f"{(peak.likely + 8_519_680) / GIB:.2f}" == "1.19"
+
+
+@pytest.mark.parametrize("rows", [1, 16, 32])
+def test_few_rows_leave_the_forward_pass_as_the_peak(rows: int) -> None:
+    # oracle-samples/oci-data-science-ai-samples, ai-quick-actions/troubleshooting-tips.md: 0.22 GiB, which 256 rows
+    # exceed five times over; the command is not told.
+    peak = profile(tn.load("llama-3.1-8b"), Mesh(), Batch(2048, rows), (0, 7), width=2, compiled=False)
+    assert peak.instant.startswith("forward")
+    # Input, residual stream and output of the feed-forward beside gate, up and their product.
+    assert peak.likely == 2048 * (3 * 4096 + 3 * 14336) * 2
+    assert f"{(peak.likely + 8_519_680) / GIB:.2f}" == "0.22"
+
+
+# What a loader prints is what the allocator's blocks hold.
+
+
+@pytest.mark.parametrize(
+    ("model", "tp", "printed"),
+    [
+        ("llama-3.1-8b", 1, "14.9888"),  # redhat-performance/configiq issue 112 and many others
+        ("qwen3-14b", 1, "27.5184"),  # a boot log prints 27.5185; 27.5179 is what the tensors take
+        ("qwen3-32b", 2, "30.5853"),  # llm-d prints 30.59: 125 MiB of a matrix take 126 in each of 64 layers
+    ],
+)
+def test_remainders_that_stay_in_a_block_count_as_loaded(model: str, tp: int, printed: str) -> None:
+    found = serve(model, **{**TABLE, "tp": tp, "context": 8192})
+    assert found.capacity["log"][0] == f"Model loading took {printed} GiB"

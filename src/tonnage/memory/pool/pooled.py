@@ -15,7 +15,8 @@ from tonnage.timeline import Component, Instant, Level, Rank, exact, ranged
 MOST_SEQUENCES: Final = 1 << 20
 MOST_TOKENS: Final = 1 << 32
 ROUNDING: Final = (
-    "https://github.com/pytorch/pytorch/blob/v2.13.0/c10/cuda/CUDACachingAllocator.cpp (round_size): blocks of 512 B"
+    "https://github.com/pytorch/pytorch/blob/v2.13.0/c10/cuda/CUDACachingAllocator.cpp (round_size, should_split): blocks of 512 B, remainders up to "
+    "1 MiB unsplit"
 )
 
 
@@ -108,7 +109,7 @@ def rank(
         lines.append(exact("workspace", load.workspace, "cuBLAS", ROUNDING, tier="allocated", trust=DERIVED))
     rounding = load.weights.allocated - load.weights.requested
     if rounding:
-        lines.append(exact("rounding", rounding, "weights in blocks of 512 B", ROUNDING, tier="allocated"))
+        lines.append(exact("rounding", rounding, "weights in the allocator's blocks", ROUNDING, tier="allocated"))
     for what, span, basis in (*load.outside, *load.after):
         lines.append(ranged(what, span.low, span.likely, span.high, basis, reference, tier="device"))
     if deployed:

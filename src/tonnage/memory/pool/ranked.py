@@ -10,6 +10,7 @@ from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
 from tonnage.formats import Format
 from tonnage.memory.passes import blocks
+from tonnage.memory.pool.loaded import unsplit
 from tonnage.memory.weights import Share, shares
 from tonnage.placement.mesh import Mesh
 from tonnage.placement.serving import held
@@ -19,7 +20,7 @@ from tonnage.tensors import Tensor
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
-    from tonnage.quant import Recipe
+    from tonnage.quant import Recipe, Stored
 
 
 class Span(Record):
@@ -77,12 +78,22 @@ def rank_weights(model: Model, form: Format, recipe: Recipe | None, mesh: Mesh, 
             raise UnsupportedError(
                 f"{recipe.title} on {mesh.world} ranks is not modelled yet", key="quant", value=recipe.method
             )
-        return shares(as_stored([], model, recipe), form)
+        return _in_blocks(list(as_stored([], model, recipe)), form)
     found = entries(model, by_layer=several or (recipe is not None and recipe.by_layer))
     about = {t.name: m for _, t, m in found}
     pieces = held(((n, t) for n, t, _ in found), mesh, stage=stage, layers=len(model.decoder.layers))
     mine = [(n, t, about[t.name]) for n, t in pieces if t.role != "buffer"]
-    return shares(as_stored(mine, model, recipe), form)
+    return _in_blocks(list(as_stored(mine, model, recipe)), form)
+
+
+def _in_blocks(found: list[Stored], form: Format) -> tuple[Share, ...]:
+    """Shares of stored tensors; what blocks leave over is the largest one's."""
+    out = list(shares(found, form))
+    if out:
+        i = max(range(len(out)), key=lambda k: out[k].level.requested)
+        level = out[i].level
+        out[i] = out[i].but(level=Level(level.requested, level.allocated + unsplit(found, form)))
+    return tuple(out)
 
 
 def doubled(model: Model, mesh: Mesh, form: Format, layers: range | None = None) -> Extra | None:
