@@ -12,21 +12,21 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tonnage.arch.model import Model
-from tonnage.devices import Device
 from tonnage.engines import Deployment, Engine, Setting
+from tonnage.engines._vllm_pages import ALIGNED, Flags, demand, pages, preferred
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.memory.pool import kv_formats, paging
 from tonnage.memory.pool.kept import Kept, kept
+from tonnage.memory.pool.media import asked, profiled, without_encoders
 from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
-from tonnage.memory.pool.profiling import Batch, profile
+from tonnage.memory.pool.profiling import Batch, Encoded, profile
 from tonnage.memory.pool.ranked import Span, absorbed, adapters, doubled, kernel_padding, rank_weights, rotary_tables
 from tonnage.memory.pool.reserves import VLLM_GRAPHS, VLLM_OUTSIDE
 from tonnage.memory.pool.served import Served, decoding, longest, narrowed, prediction, refuse_quantization
 from tonnage.placement.serving import evenly, partition
 from tonnage.placement.sharding import cuts
-from tonnage.record import Record
 from tonnage.releases import Releases, Since, since
 from tonnage.timeline import Rank
 from tonnage.units import GiB
@@ -34,20 +34,14 @@ from tonnage.units import GiB
 REFERENCE: Final = "https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/v1/worker/gpu_worker.py"
 
 UTILIZATION: Final[Since[float]] = (((0, 20), 0.92), ((0, 0), 0.9))
-IN_FLIGHT: Final[Since[int]] = (((0, 26), 2), ((0, 0), 1))
-"""Steps whose tokens windows keep blocks for: asynchronous scheduling has one more than there are stages."""
 PREFIXES: Final[Since[bool]] = (((0, 26), True), ((0, 0), False))
 """Whether prefixes are cached by default in models with states; others cache them since 0.8."""
 GRAPHS: Final[Since[bool]] = (((0, 20), True), ((0, 0), False))
 """Whether the profile run's estimate of CUDA graphs is taken off the pool."""
-ALIGNED: Final = (0, 16)
-"""Release from which on a request keeps two states where prefixes are cached: the last one of a page, and its own."""
-RETRIED: Final[Since[int]] = (((0, 32), 1), ((0, 0), 0))
-"""Blocks of a Mamba 2 state for a checkpoint inside a prompt, where prefixes are cached."""
 
-IN_FP32: Final = ("qwen3_5", "nemotron_h")
-"""Models whose recurrences are fp32 unless said otherwise, as their configs state, or
-vllm/model_executor/models/config.py; Kimi's mixer keeps them so always, others have the weights' format."""
+GRIDS: Final[Since[int]] = (((0, 7), 4), ((0, 0), 1))
+"""Rows of the table of angles for one position, where positions have three dimensions."""
+
 
 LARGE, LARGEST = 70 * GiB, 160 * GiB
 V1, AUTO = (0, 8), (0, 10)
@@ -55,36 +49,11 @@ V1, AUTO = (0, 8), (0, 10)
 
 NOT_MODELLED: Final = (
     "whether this release has the model's architecture",
-    "encoders of pictures and sound in the profile run",
     "layouts that kernels make of packed weights",
     "draft models beside the checkpoint's own prediction layer; caches in host memory",
 )
 
-
-class Flags(Record):
-    """What is asked of the engine and what it decides itself.
-
-    Args:
-        utilization: share of the device.
-        batch: tokens and rows of one step.
-        block: tokens of a page before states widen it.
-        prefixes: whether they are cached.
-        eager: no graphs.
-        drafts: tokens drafted a step.
-        form: of the cache.
-        dtype: of activations.
-        ssm: format of recurrences, where said.
-    """
-
-    utilization: float
-    batch: Batch
-    block: int
-    prefixes: bool
-    eager: bool
-    drafts: int
-    form: kv_formats.CacheFormat
-    dtype: str
-    ssm: str | None
+ENCODERS: Final = "encoders of this kind in the profile run"
 
 
 def deploy(model: Model, s: Setting) -> Deployment:
@@ -95,19 +64,27 @@ def deploy(model: Model, s: Setting) -> Deployment:
         InputError: what the engine would refuse to start with.
     """
     s = narrowed(s, "bf16" if s.version >= AUTO else "fp16", falls_back=s.version >= AUTO)
+    media = asked(s.said, s.version)
+    model = without_encoders(model, media, s.version)
     _check(model, s)
     layers = kept(model, cuts(s.mesh).dense)
     flags = _flags(model, s, layers)
     kv_formats.refuse(flags.form, layers, "vllm")
-    pages, notes = _pages(model, layers, flags, s)
+    found, notes = pages(model, layers, flags, s)
     stages = partition(len(layers), s.mesh.pp)
-    loads = [_load(model, s, flags, i, stages[i] if s.mesh.pp > 1 else None) for i in range(s.mesh.pp)]
-    held_by = [[i for i, (layer, _) in enumerate(pages) if layer in stage] for stage in stages]
+    seen = profiled(model, s.mesh, media, flags.batch, s.context, s.version, width=FORMATS[s.dtype].bytes)
+    loads = [
+        _load(model, s, flags, i, stages[i] if s.mesh.pp > 1 else None, None if i else seen.encoded)
+        for i in range(s.mesh.pp)
+    ]
+    notes += (seen.line,) if seen.line else ()
+    held_by = [[i for i, (layer, _) in enumerate(found) if layer in stage] for stage in stages]
     served = Served(
-        model=model, setting=s, flags=flags, loads=tuple(loads), pages=tuple(page for _, page in pages),
-        stages=tuple(tuple(h) for h in held_by), demand=_demand(model, layers, flags, s), notes=notes,
+        model=model, setting=s, flags=flags, loads=tuple(loads), pages=tuple(page for _, page in found),
+        stages=tuple(tuple(h) for h in held_by), demand=demand(model, layers, flags, s), notes=notes,
     )  # fmt: skip
-    return _answer(served, layers)
+    answer = _answer(served, layers)
+    return answer.but(not_modelled=(*answer.not_modelled, ENCODERS)) if seen.unknown else answer
 
 
 def _check(model: Model, s: Setting) -> None:
@@ -153,7 +130,7 @@ def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
     return Flags(
         utilization=said.get("gpu_memory_utilization") or since(s.version, UTILIZATION),
         batch=_batch(s),
-        block=said.get("block_size") or _block(kinds, s.device),
+        block=said.get("block_size") or preferred(kinds, s.device),
         prefixes=prefixes,
         eager=bool(said.get("enforce_eager")),
         drafts=said.get("speculative_tokens") or 0,
@@ -183,64 +160,11 @@ def _batch(s: Setting) -> Batch:
     return Batch(tokens, min(rows, tokens))
 
 
-def _block(kinds: set[str], device: Device | None) -> int:
-    """Tokens of a page that the attention backend prefers."""
-    if "latent" not in kinds:
-        return 16
-    major = (device.architecture if device is not None else "sm_90").removeprefix("sm_").rstrip("abf")[:-1]
-    return 64 if major in ("9", "10") else 16
-
-
-def _pages(
-    model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Setting
-) -> tuple[list[tuple[int, paging.Page]], tuple[str, ...]]:
-    """Pages of every layer, with the layer's index; and what the engine says when states widen them."""
-    found = [(i, k) for i, layer in enumerate(layers) for k in layer]
-    if flags.drafts:
-        last = next(k for _, k in reversed(found) if k.kind not in ("state", "indexer", "cross"))
-        found.append((len(layers) - 1, last))
-    states = [_state(k, flags, model) for _, k in found if k.kind == "state"]
-    block, padded = flags.block, None
-    notes: tuple[str, ...] = ()
-    attention = [k for _, k in found if k.kind not in ("state", "indexer", "cross")]
-    if states and attention:
-        alignment = max(flags.block, 128 if attention[0].kind == "latent" else 16)
-        block, padded, notes = paging.aligned(max(states), flags.form.token(attention[0]), flags.block, alignment)
-    out = []
-    for i, k in found:
-        if k.kind == "state":
-            page = paging.Page("state", block, state=_state(k, flags, model), padded=padded)
-        else:
-            form = (k.heads, k.key, k.value, flags.form.name)
-            page = paging.Page(k.kind, block, token=flags.form.token(k), window=k.window, form=form)
-        out.append((i, page))
-    return out, notes
-
-
-def _state(k: Kept, flags: Flags, model: Model) -> int:
-    """Bytes of a layer's states: a convolution keeps one token fewer than it sees, and one for each that is drafted."""
-    width, total = FORMATS[flags.dtype].bytes, 0
-    recurrent = kv_formats.state_width(None if flags.ssm in (None, "auto") else flags.ssm, flags.dtype)
-    if flags.ssm in (None, "auto") and (k.mixer == "KimiDelta" or model.model_type.startswith(IN_FP32)):
-        recurrent = 4
-    for state in k.states:
-        total += state.elements * ((state.taps - 1 + flags.drafts) * width if state.taps else recurrent)
-    return total
-
-
-def _demand(model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Setting) -> paging.Demand:
-    steps = since(s.version, IN_FLIGHT) + (s.mesh.pp - 1 if s.version >= (0, 26) else 0)
-    align = flags.prefixes and s.version >= ALIGNED
-    mamba2 = any(k.mixer == "Mamba2" for layer in layers for k in layer)
-    states = (2 + (since(s.version, RETRIED) if mamba2 else 0) if align else 1) + flags.drafts
-    return paging.Demand(in_flight=steps * flags.batch.tokens, states=states, encoder=model.positions or 0)
-
-
-def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | None) -> Load:
+def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | None, encoder: Encoded | None) -> Load:
     """What a rank of one stage holds before it has a pool."""
     form, mesh, last = FORMATS[s.dtype], s.mesh, stage == s.mesh.pp - 1
     extras = [
-        rotary_tables(model, form.bytes),
+        rotary_tables(model, form.bytes, grids=since(s.version, GRIDS)),
         doubled(model, mesh, form, layers),
         absorbed(model, mesh, layers) if s.recipe is not None else None,
         adapters(model, mesh, form, s.said.get("max_loras") or 0, s.said.get("max_lora_rank") or 16, layers),
@@ -254,7 +178,7 @@ def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | No
     batch = flags.batch if last else flags.batch.but(rows=0)
     peak = profile(
         model, mesh, batch, s.version, width=form.bytes, longest=s.context,
-        compiled=not flags.eager and s.version >= V1,
+        compiled=not flags.eager and s.version >= V1, encoder=encoder,
     )  # fmt: skip
     one, several, basis = since(s.version, VLLM_OUTSIDE)
     outside.append(("other:non-torch", several if mesh.world > 1 else one, basis))
@@ -384,6 +308,7 @@ ENGINE: Final = Engine(
     takes=(
         "gpu_memory_utilization", "kv_cache_memory", "max_num_batched_tokens", "max_num_seqs", "block_size",
         "prefix_caching", "enforce_eager", "speculative_tokens", "max_loras", "max_lora_rank", "mamba_ssm_cache_dtype",
+        "limit_mm_per_prompt", "mm_processor_kwargs", "skip_mm_profiling", "language_model_only",
     ),
     reference=REFERENCE,
     deploy=deploy,

@@ -1,8 +1,8 @@
 """What weights take in the allocator's blocks once an engine has loaded them.
 
 Engines make one tensor of the matrices that read the same input, so that a layer has few and large ones. A large
-request gets a segment of its own, a multiple of 2 MiB; a remainder of up to 1 MiB stays in its block, where nothing else
-can use it, and counts as allocated.
+request gets a segment of its own, a multiple of 2 MiB; a remainder of up to 1 MiB stays in its block, where nothing
+else can use it, and counts as allocated.
 
 Reference: vllm-project/vllm v0.33.0 vllm/model_executor/layers/linear.py ``QKVParallelLinear``,
 ``MergedColumnParallelLinear``; pytorch/pytorch v2.13.0 c10/cuda/CUDACachingAllocator.cpp ``should_split``.

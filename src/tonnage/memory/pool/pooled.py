@@ -15,8 +15,8 @@ from tonnage.timeline import Component, Instant, Level, Rank, exact, ranged
 MOST_SEQUENCES: Final = 1 << 20
 MOST_TOKENS: Final = 1 << 32
 ROUNDING: Final = (
-    "https://github.com/pytorch/pytorch/blob/v2.13.0/c10/cuda/CUDACachingAllocator.cpp (round_size, should_split): blocks of 512 B, remainders up to "
-    "1 MiB unsplit"
+    "https://github.com/pytorch/pytorch/blob/v2.13.0/c10/cuda/CUDACachingAllocator.cpp (round_size, should_split): "
+    "blocks of 512 B, and remainders of up to 1 MiB that are not split"
 )
 
 

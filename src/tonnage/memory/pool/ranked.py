@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING, Final
 
+from tonnage.arch.grids import GridRotary
 from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
 from tonnage.formats import Format
@@ -116,14 +117,15 @@ def doubled(model: Model, mesh: Mesh, form: Format, layers: range | None = None)
     return Extra(DOUBLED, level, f"{count} layers") if count else None
 
 
-def rotary_tables(model: Model, width: int) -> Extra | None:
+def rotary_tables(model: Model, width: int, *, grids: int = 1) -> Extra | None:
     """A row of cosines and sines for every position, one table for each kind of angle, on every rank.
 
-    vLLM v0.33.0 vllm/model_executor/layers/rotary_embedding/base.py ``_compute_cos_sin_cache``.
+    vLLM v0.33.0 vllm/model_executor/layers/rotary_embedding/base.py ``_compute_cos_sin_cache``, mrope.py.
 
     Args:
         model: its positions are the rows, those of a stretched table included.
         width: bytes of an element. [byte]
+        grids: rows for each position where positions have three dimensions.
     """
     level, words = Level(), []
     if model.positions is None or model.table:
@@ -131,6 +133,7 @@ def rotary_tables(model: Model, width: int) -> Extra | None:
     for rotary in {r.key: r for r in model.decoder.stem.rotary}.values():
         # Angles of windows are not scaled.
         rows = model.positions if "sliding" in rotary.key or "local" in rotary.key else model.reach or model.positions
+        rows *= grids if isinstance(rotary, GridRotary) else 1
         n = rows * rotary.width * width
         level = level + Level(n, blocks(n))
         words.append(f"{rows:,} positions x {rotary.width} x {width} B")

@@ -1,0 +1,109 @@
+"""vLLM's pages: what a layer's page holds, and what a request asks of the pool.
+
+Read in the releases 0.6.6 to 0.33.0 of https://github.com/vllm-project/vllm (vllm/v1/kv_cache_interface.py,
+vllm/v1/core/kv_cache_planning.py, vllm/platforms/interface.py, vllm/model_executor/models/config.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from tonnage.arch.model import Model
+from tonnage.devices import Device
+from tonnage.engines import Setting
+from tonnage.formats import FORMATS
+from tonnage.memory.pool import kv_formats, paging
+from tonnage.memory.pool.kept import Kept
+from tonnage.memory.pool.profiling import Batch
+from tonnage.record import Record
+from tonnage.releases import Since, since
+
+IN_FLIGHT: Final[Since[int]] = (((0, 26), 2), ((0, 0), 1))
+"""Steps whose tokens windows keep blocks for: asynchronous scheduling has one more than there are stages."""
+ALIGNED: Final = (0, 16)
+"""Release from which on a request keeps two states where prefixes are cached: the last one of a page, and its own."""
+RETRIED: Final[Since[int]] = (((0, 32), 1), ((0, 0), 0))
+"""Blocks of a Mamba 2 state for a checkpoint inside a prompt, where prefixes are cached."""
+IN_FP32: Final = ("qwen3_5", "nemotron_h")
+"""Models whose recurrences are fp32 unless said otherwise, as their configs state, or
+vllm/model_executor/models/config.py; Kimi's mixer keeps them so always, others have the weights' format."""
+
+
+class Flags(Record):
+    """What is asked of the engine and what it decides itself.
+
+    Args:
+        utilization: share of the device.
+        batch: tokens and rows of one step.
+        block: tokens of a page before states widen it.
+        prefixes: whether they are cached.
+        eager: no graphs.
+        drafts: tokens drafted a step.
+        form: of the cache.
+        dtype: of activations.
+        ssm: format of recurrences, where said.
+    """
+
+    utilization: float
+    batch: Batch
+    block: int
+    prefixes: bool
+    eager: bool
+    drafts: int
+    form: kv_formats.CacheFormat
+    dtype: str
+    ssm: str | None
+
+
+def preferred(kinds: set[str], device: Device | None) -> int:
+    """Tokens of a page that the attention backend prefers."""
+    if "latent" not in kinds:
+        return 16
+    major = (device.architecture if device is not None else "sm_90").removeprefix("sm_").rstrip("abf")[:-1]
+    return 64 if major in ("9", "10") else 16
+
+
+def pages(
+    model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Setting
+) -> tuple[list[tuple[int, paging.Page]], tuple[str, ...]]:
+    """Pages of every layer, with the layer's index; and what the engine says when states widen them."""
+    found = [(i, k) for i, layer in enumerate(layers) for k in layer]
+    if flags.drafts:
+        last = next(k for _, k in reversed(found) if k.kind not in ("state", "indexer", "cross"))
+        found.append((len(layers) - 1, last))
+    states = [state(k, flags, model) for _, k in found if k.kind == "state"]
+    block, padded = flags.block, None
+    notes: tuple[str, ...] = ()
+    attention = [k for _, k in found if k.kind not in ("state", "indexer", "cross")]
+    if states and attention:
+        alignment = max(flags.block, 128 if attention[0].kind == "latent" else 16)
+        block, padded, notes = paging.aligned(max(states), flags.form.token(attention[0]), flags.block, alignment)
+    out = []
+    for i, k in found:
+        if k.kind == "state":
+            page = paging.Page("state", block, state=state(k, flags, model), padded=padded)
+        else:
+            form = (k.heads, k.key, k.value, flags.form.name)
+            page = paging.Page(k.kind, block, token=flags.form.token(k), window=k.window, form=form)
+        out.append((i, page))
+    return out, notes
+
+
+def state(k: Kept, flags: Flags, model: Model) -> int:
+    """Bytes of a layer's states: a convolution keeps one token fewer than it sees, and one for each that is drafted."""
+    width, total = FORMATS[flags.dtype].bytes, 0
+    recurrent = kv_formats.state_width(None if flags.ssm in (None, "auto") else flags.ssm, flags.dtype)
+    if flags.ssm in (None, "auto") and (k.mixer == "KimiDelta" or model.model_type.startswith(IN_FP32)):
+        recurrent = 4
+    for state in k.states:
+        total += state.elements * ((state.taps - 1 + flags.drafts) * width if state.taps else recurrent)
+    return total
+
+
+def demand(model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Setting) -> paging.Demand:
+    steps = since(s.version, IN_FLIGHT) + (s.mesh.pp - 1 if s.version >= (0, 26) else 0)
+    align = flags.prefixes and s.version >= ALIGNED
+    mamba2 = any(k.mixer == "Mamba2" for layer in layers for k in layer)
+    states = (2 + (since(s.version, RETRIED) if mamba2 else 0) if align else 1) + flags.drafts
+    return paging.Demand(in_flight=steps * flags.batch.tokens, states=states, encoder=model.positions or 0)
