@@ -12,6 +12,7 @@ from typing import Final
 from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.engines import Setting
+from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
 from tonnage.memory.pool import kv_formats, paging
 from tonnage.memory.pool.kept import Kept
@@ -25,6 +26,8 @@ ALIGNED: Final = (0, 16)
 """Release from which on a request keeps two states where prefixes are cached: the last one of a page, and its own."""
 RETRIED: Final[Since[int]] = (((0, 32), 1), ((0, 0), 0))
 """Blocks of a Mamba 2 state for a checkpoint inside a prompt, where prefixes are cached."""
+DCP: Final = (0, 10)
+"""Release from which on ranks share the tokens of a sequence."""
 IN_FP32: Final = ("qwen3_5", "nemotron_h")
 """Models whose recurrences are fp32 unless said otherwise, as their configs state, or
 vllm/model_executor/models/config.py; Kimi's mixer keeps them so always, others have the weights' format."""
@@ -43,6 +46,7 @@ class Flags(Record):
         form: of the cache.
         dtype: of activations.
         ssm: format of recurrences, where said.
+        shards: ranks that share the tokens of a sequence.
     """
 
     utilization: float
@@ -54,6 +58,7 @@ class Flags(Record):
     form: kv_formats.CacheFormat
     dtype: str
     ssm: str | None
+    shards: int = 1
 
 
 def preferred(kinds: set[str], device: Device | None) -> int:
@@ -106,4 +111,44 @@ def demand(model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Sett
     align = flags.prefixes and s.version >= ALIGNED
     mamba2 = any(k.mixer == "Mamba2" for layer in layers for k in layer)
     states = (2 + (since(s.version, RETRIED) if mamba2 else 0) if align else 1) + flags.drafts
-    return paging.Demand(in_flight=steps * flags.batch.tokens, states=states, encoder=model.positions or 0)
+    return paging.Demand(
+        in_flight=steps * flags.batch.tokens, states=states, encoder=model.positions or 0, shards=flags.shards
+    )
+
+
+def shards(model: Model, s: Setting, kinds: set[str]) -> int:
+    """Ranks that share the tokens of a sequence, out of those of tensor parallelism.
+
+    vllm/config/parallel.py, vllm/config/model.py ``verify_with_parallel_config``, vllm/v1/kv_cache_interface.py.
+
+    Raises:
+        InputError: a degree that the engine refuses.
+        UnsupportedError: the release has it not, or the model's layers do not keep every token.
+    """
+    n, tp = s.said.get("decode_context_parallel_size") or 1, s.mesh.tp
+    if n == 1:
+        return 1
+    key = "decode_context_parallel_size"
+    if s.version < DCP:
+        raise UnsupportedError(f"{key}: vllm has it from 0.10 on", key=key, value=n)
+    if kinds - {"full", "latent", "indexer"}:
+        raise UnsupportedError("vllm shares no caches of windows, states or encoders over ranks", key=key, value=n)
+    why = f"tp_size={tp} must be divisible by dcp_size={n}" if tp % n else ""
+    if "full" in kinds and not why:
+        blocks = _attention(model)
+        heads = min(k for b in blocks if (k := getattr(b, "K", None)))
+        queries = next(q for b in blocks if (q := getattr(b, "N", None))) // heads
+        if tp <= heads:
+            why = f"tp = {tp} has to be greater than the model's {heads} key/value heads"
+        elif n > tp // heads:
+            why = f"it exceeds the {tp // heads} copies that tp = {tp} makes of each key/value head"
+        elif queries % n:
+            why = f"the {queries} query heads of each key/value head are not divisible by it"
+    if why:
+        raise InputError(f"{key} = {n}: {why}", key=key, value=n)
+    return n
+
+
+def _attention(model: Model) -> list[object]:
+    return [part for layer, _ in model.decoder.distinct() for sub in layer.sublayers
+            for part in (sub.block, *getattr(sub.block, "parts", ()))]  # fmt: skip

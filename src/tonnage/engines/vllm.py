@@ -13,18 +13,29 @@ from typing import Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.engines import Deployment, Engine, Setting
-from tonnage.engines._vllm_pages import ALIGNED, Flags, demand, pages, preferred
+from tonnage.engines._vllm_pages import ALIGNED, Flags, demand, pages, preferred, shards
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.memory.pool import kv_formats, paging
 from tonnage.memory.pool.kept import Kept, kept
+from tonnage.memory.pool.loaded import offloaded
 from tonnage.memory.pool.media import asked, profiled, without_encoders
 from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
 from tonnage.memory.pool.profiling import Batch, Encoded, profile
-from tonnage.memory.pool.ranked import Span, absorbed, adapters, doubled, kernel_padding, rank_weights, rotary_tables
+from tonnage.memory.pool.ranked import (
+    Span,
+    absorbed,
+    adapters,
+    in_blocks,
+    kernel_padding,
+    rank_tensors,
+    rotary_tables,
+)  # fmt: skip
 from tonnage.memory.pool.reserves import VLLM_GRAPHS, VLLM_OUTSIDE
 from tonnage.memory.pool.served import Served, decoding, longest, narrowed, prediction, refuse_quantization
+from tonnage.memory.weights import shares as plain_shares
+from tonnage.memory.weights import total
 from tonnage.placement.serving import evenly, partition
 from tonnage.placement.sharding import cuts
 from tonnage.releases import Releases, Since, since
@@ -90,8 +101,9 @@ def deploy(model: Model, s: Setting) -> Deployment:
 def _check(model: Model, s: Setting) -> None:
     if s.mesh.cp > 1:
         raise UnsupportedError(
-            f"cp = {s.mesh.cp}: vllm's context parallelism is not modelled yet", key="cp", value=s.mesh.cp
-        )
+            f"cp = {s.mesh.cp}: vllm's parallelism over a prompt is not modelled yet", key="cp", value=s.mesh.cp,
+            hint="--decode-context-parallel-size shares a sequence's cache over the tp ranks",
+        )  # fmt: skip
     if s.mesh.ep > 1 and s.mesh.ep != s.mesh.tp * s.mesh.dp:
         raise InputError(
             f"ep = {s.mesh.ep}: vllm spreads experts over all tp x dp = {s.mesh.tp * s.mesh.dp} ranks",
@@ -111,6 +123,7 @@ def _check(model: Model, s: Setting) -> None:
 
 
 def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
+    """What is asked, and what follows from the model and the device."""
     said, kinds = s.said, {k.kind for layer in layers for k in layer}
     form = kv_formats.chosen(
         said.get("kv_dtype"), kv_formats.VLLM, s.dtype, s.version,
@@ -137,6 +150,7 @@ def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
         form=form,
         dtype=s.dtype,
         ssm=said.get("mamba_ssm_cache_dtype"),
+        shards=shards(model, s, kinds),
     )
 
 
@@ -165,16 +179,23 @@ def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | No
     form, mesh, last = FORMATS[s.dtype], s.mesh, stage == s.mesh.pp - 1
     extras = [
         rotary_tables(model, form.bytes, grids=since(s.version, GRIDS)),
-        doubled(model, mesh, form, layers),
         absorbed(model, mesh, layers) if s.recipe is not None else None,
         adapters(model, mesh, form, s.said.get("max_loras") or 0, s.said.get("max_lora_rank") or 16, layers),
         prediction(model, s) if flags.drafts and last else None,
         kernel_padding(model, s.recipe, mesh, s.device.architecture if s.device is not None else "sm_90", layers),
     ]
-    shares = rank_weights(model, form, s.recipe, mesh, stage)
+    most = s.said.get("cpu_offload") or 0
+    found = rank_tensors(model, form, s.recipe, mesh, stage, doubled=True, ordered=most > 0)
+    stay, gone = offloaded(found, form, most)
+    shares, moved = in_blocks(stay, form), total(plain_shares(gone, form)).requested
+    pages_there = (s.said.get("kv_offloading_size") or 0) // (mesh.tp * mesh.pp)
+    host = (
+        ("weights", moved, "layers that the device reads in host memory, pinned"),
+        ("kv_cache", pages_there, "pages that are kept for later, this rank's part"),
+    )
     outside: list[tuple[str, Span, str]] = []
     if s.device is None:
-        return Load(shares, tuple(e for e in extras if e is not None))
+        return Load(shares, tuple(e for e in extras if e is not None), host=host)
     batch = flags.batch if last else flags.batch.but(rows=0)
     peak = profile(
         model, mesh, batch, s.version, width=form.bytes, longest=s.context,
@@ -194,6 +215,7 @@ def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | No
         resident=(("sampler state", peak.resident, "counts and prompts of every row and token"),),
         workspace=cublas_workspace(s.device.architecture),
         outside=tuple(outside),
+        host=host,
     )
 
 
@@ -206,6 +228,18 @@ def budget(s: Setting, flags: Flags, load: Load) -> Span:
     c, before = s.device.capacity, load.before
     low, likely, high = (math.ceil(n * flags.utilization) for n in (c.low, c.bytes, c.high))
     return Span(low - before.high, likely - before.likely, high - before.low)
+
+
+def _budgets(served: Served) -> list[Span]:
+    """Bytes of every stage's pool; a number of blocks that is said wins over what is free."""
+    s = served.setting
+    found = [budget(s, served.flags, load) for load in served.loads]
+    blocks = s.said.get("num_gpu_blocks_override")
+    if blocks is None:
+        return found
+    pool = planned(served, found, s.context)[1]
+    sizes = [blocks * paging.stage_bytes(pool, stage) for stage in served.stages]
+    return [Span(n, n, n) for n in sizes]
 
 
 def planned(served: Served, budgets: Sequence[Span], longest: int) -> tuple[paging.Pool, paging.Pool, paging.Pool]:
@@ -224,7 +258,7 @@ def _answer(served: Served, layers: Sequence[Sequence[Kept]]) -> Deployment:
         served.stages,
         s.context,
         -(-s.concurrency // s.mesh.dp),
-        encoder=served.demand.encoder,
+        served.demand,
     )
     capacity: dict[str, Any] = {
         "kv_bytes": kv_bytes, "kv_bytes_per_token": per_token, "tokens": None, "blocks": None, "max_context": None,
@@ -245,7 +279,7 @@ def _answer(served: Served, layers: Sequence[Sequence[Kept]]) -> Deployment:
         )  # fmt: skip
     from tonnage.memory.pool.log import caveats, lines, stopped
 
-    budgets = [budget(s, flags, load) for load in served.loads]
+    budgets = _budgets(served)
     pools = planned(served, budgets, s.context)
     likely = pools[1]
     asked = -(-s.concurrency // s.mesh.dp)
@@ -308,6 +342,7 @@ ENGINE: Final = Engine(
     takes=(
         "gpu_memory_utilization", "kv_cache_memory", "max_num_batched_tokens", "max_num_seqs", "block_size",
         "prefix_caching", "enforce_eager", "speculative_tokens", "max_loras", "max_lora_rank", "mamba_ssm_cache_dtype",
+        "decode_context_parallel_size", "num_gpu_blocks_override", "kv_offloading_size", "cpu_offload",
         "limit_mm_per_prompt", "mm_processor_kwargs", "skip_mm_profiling", "language_model_only",
     ),
     reference=REFERENCE,

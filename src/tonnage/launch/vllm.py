@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError
 from tonnage.launch import Flag, Launch
-from tonnage.launch._values import WRITTEN, count, dtype, objects, scaled, share, size, unless_auto
+from tonnage.launch._values import WRITTEN, count, dtype, gibibytes, in_gib, objects, scaled, share, size, unless_auto
 
 OWN_DRAFTS: Final = ("mtp", "_mtp", "nextn")
 """Ends of methods that draft with the checkpoint's own layer. vllm/config/speculative.py ``MTPModelTypes``"""
@@ -154,10 +154,12 @@ LAUNCH: Final = Launch(
         Flag(("--spec-method",), "_draft_method"),
         Flag(("--speculative-model",), "_draft_model"),
         Flag(("--spec-model",), "_draft_model"),
-        Flag(("--num-gpu-blocks-override",), matters="the number of blocks, whatever is free"),
-        Flag(("--cpu-offload-gb",), matters=OFFLOAD, harmless=("0", "0.0")),
+        Flag(("--num-gpu-blocks-override",), "num_gpu_blocks_override", count),
+        Flag(("--cpu-offload-gb",), "cpu_offload", gibibytes, in_gib),
+        Flag(("--kv-offloading-size",), "kv_offloading_size", gibibytes, in_gib),
+        Flag(("--kv-offloading-backend",), matters="where pages in host memory are kept", harmless=("native",)),
+        Flag(("--decode-context-parallel-size",), "decode_context_parallel_size", count, plain=(1,)),
         Flag(("--offload-group-size",), matters=OFFLOAD, harmless=("0",)),
-        Flag(("--kv-offloading-size",), matters="pages in host memory"),
         Flag(("--kv-transfer-config",), matters="a connector that keeps or moves pages"),
         Flag(("--swap-space",), matters="pages in host memory", harmless=("0", "4")),
         Flag(("--hf-overrides",), matters="keys of the model's config", harmless=("{}",)),
@@ -176,7 +178,6 @@ LAUNCH: Final = Launch(
         Flag(("--max-num-scheduled-tokens",), matters="tokens of one step"),
         Flag(("--max-num-active-seqs",), matters="requests of one step"),
         Flag(("--performance-mode",), matters="tokens and requests of one step", harmless=("balanced",)),
-        Flag(("--decode-context-parallel-size",), matters="each rank keeps a part of the context", harmless=("1",)),
         Flag(("--prefill-context-parallel-size",), matters="each rank reads a part of the prompt", harmless=("1",)),
         Flag(("--enable-eplb",), matters="redundant experts"),
         Flag(("--num-redundant-experts",), matters="redundant experts", harmless=("0",)),

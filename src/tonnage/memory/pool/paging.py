@@ -81,12 +81,14 @@ class Demand(Record):
         states: blocks of a state.
         encoder: tokens that cross attention keeps.
         extra: tokens that a window keeps for several speculative modules.
+        shards: ranks that share the tokens of what keeps all of them (decode context parallelism).
     """
 
     in_flight: int
     states: int = 1
     encoder: int = 0
     extra: int = 0
+    shards: int = 1
 
 
 class Group(Record):
@@ -155,7 +157,7 @@ def blocks_of(page: Page, longest: int, demand: Demand) -> int:
     if page.kind == "chunked":
         assert page.window is not None
         return _up(min(page.window + demand.in_flight, longest), page.block)
-    return _up(longest, page.block)
+    return _up(longest, page.block * demand.shards)
 
 
 def grouped(pages: Sequence[Page], version: Version) -> tuple[tuple[Group, ...], tuple[str, ...]]:
@@ -226,7 +228,7 @@ def plan(
     if since(version, BY_CONCURRENCY):
         tokens = int(concurrency * longest)
     else:
-        tokens = n // len(groups) * min(page.block for group in groups for page in group.pages)
+        tokens = n // len(groups) * min(page.block for group in groups for page in group.pages) * demand.shards
     return Pool(
         blocks=n,
         block_bytes=largest,

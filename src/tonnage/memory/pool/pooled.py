@@ -37,6 +37,7 @@ class Load(Record):
         workspace: of matrix products.
         outside: what no tensor takes, within the budget: name, size and basis.
         after: the same, taken once the pool is there.
+        host: what lies in host memory: name, bytes and words.
     """
 
     shares: tuple[Share, ...]
@@ -49,6 +50,7 @@ class Load(Record):
     workspace: int = 0
     outside: tuple[tuple[str, Span, str], ...] = ()
     after: tuple[tuple[str, Span, str], ...] = ()
+    host: tuple[tuple[str, int, str], ...] = ()
 
     @property
     def weights(self) -> Level:
@@ -114,6 +116,7 @@ def rank(
         lines.append(ranged(what, span.low, span.likely, span.high, basis, reference, tier="device"))
     if deployed:
         lines.append(ranged("context", *CONTEXT, CONTEXT_BASIS, "memory/overhead.py", tier="device"))
+    lines += [exact(what, n, words, reference, tier="host", trust=DERIVED) for what, n, words in load.host if n]
     static = sum(c.bytes for c in lines if c.tier in ("requested", "allocated") and c.name != "activations")
     peak = static + load.peak.likely
     second = load.runner_up

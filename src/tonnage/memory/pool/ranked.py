@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.grids import GridRotary
 from tonnage.arch.model import Model
@@ -36,7 +36,7 @@ class Span(Record):
         return Span(self.low + other.low, self.likely + other.likely, self.high + other.high)
 
 
-DOUBLED: Final = "values made of the keys' matrix"
+QUERIES, KEYS, VALUES = (f"self_attn.{x}_proj.weight" for x in "qkv")
 ROTARY: Final = "cosine and sine of every position"
 PADDING: Final = "padding of packed experts"
 ABSORBED: Final = "latent's expansion, unpacked"
@@ -57,7 +57,15 @@ class Extra(Record):
 
 
 def rank_weights(model: Model, form: Format, recipe: Recipe | None, mesh: Mesh, stage: int = 0) -> tuple[Share, ...]:
-    """Weights of the fullest rank of one pipeline stage, by part and format.
+    """Weights of the fullest rank of one pipeline stage, by part and format, in the allocator's blocks."""
+    return in_blocks(rank_tensors(model, form, recipe, mesh, stage), form)
+
+
+def rank_tensors(
+    model: Model, form: Format, recipe: Recipe | None, mesh: Mesh, stage: int = 0, *, doubled: bool = False,
+    ordered: bool = False,
+) -> list[Stored]:  # fmt: skip
+    """Stored tensors of the fullest rank of one pipeline stage.
 
     Args:
         model: whose weights.
@@ -65,6 +73,8 @@ def rank_weights(model: Model, form: Format, recipe: Recipe | None, mesh: Mesh, 
         recipe: how weights are packed; None where they are not.
         mesh: the degrees.
         stage: which of the pipeline's.
+        doubled: whether keys that are values are loaded into both.
+        ordered: whether layers that are alike stand one by one, in the order of the model.
 
     Raises:
         UnsupportedError: a recipe for whole models, cut.
@@ -79,15 +89,20 @@ def rank_weights(model: Model, form: Format, recipe: Recipe | None, mesh: Mesh, 
             raise UnsupportedError(
                 f"{recipe.title} on {mesh.world} ranks is not modelled yet", key="quant", value=recipe.method
             )
-        return _in_blocks(list(as_stored([], model, recipe)), form)
-    found = entries(model, by_layer=several or (recipe is not None and recipe.by_layer))
+        return list(as_stored([], model, recipe))
+    found = list(entries(model, by_layer=ordered or several or (recipe is not None and recipe.by_layer)))
+    for end in _doubled(model) if doubled else ():
+        i = next((k for k, (_, t, _) in enumerate(found) if t.name.endswith(end)), None)
+        if i is not None:
+            times, t, matrix = found[i]
+            found.insert(i + 1, (times, Tensor(t.name.replace(".k_proj", ".v_proj"), *_rest(t)), matrix))
     about = {t.name: m for _, t, m in found}
     pieces = held(((n, t) for n, t, _ in found), mesh, stage=stage, layers=len(model.decoder.layers))
     mine = [(n, t, about[t.name]) for n, t in pieces if t.role != "buffer"]
-    return _in_blocks(list(as_stored(mine, model, recipe)), form)
+    return list(as_stored(mine, model, recipe))
 
 
-def _in_blocks(found: list[Stored], form: Format) -> tuple[Share, ...]:
+def in_blocks(found: list[Stored], form: Format) -> tuple[Share, ...]:
     """Shares of stored tensors; what blocks leave over is the largest one's."""
     out = list(shares(found, form))
     if out:
@@ -97,24 +112,18 @@ def _in_blocks(found: list[Stored], form: Format) -> tuple[Share, ...]:
     return tuple(out)
 
 
-def doubled(model: Model, mesh: Mesh, form: Format, layers: range | None = None) -> Extra | None:
-    """Values that are the keys' projection before its norm: engines load that matrix into both (Gemma 4).
+def _doubled(model: Model) -> tuple[str, ...]:
+    """Ends of the names of keys' projections that are the values' as well, before their norm (Gemma 4).
 
-    vLLM v0.33.0 vllm/model_executor/models/gemma4.py, ``load_weights``: "k_eq_v layers".
+    Engines load that matrix into both: vLLM v0.33.0 vllm/model_executor/models/gemma4.py, ``load_weights``.
     """
-    level, count = Level(), 0
+    out = []
     for i, layer in enumerate(model.decoder.layers):
-        if layers is not None and i not in layers:
-            continue
-        names = {t.name: t for t in layer.weights()}
-        key = names.get("self_attn.k_proj.weight")
+        names = {t.name for t in layer.weights()}
         caches = any("K" in dict(t.axes) for t in _cache(layer))
-        if key is None or not caches or "self_attn.v_proj.weight" in names or not _apart(names):
-            continue
-        ((_, piece),) = held([(1, key)], mesh.__class__(tp=mesh.tp))
-        n = form.nbytes(piece.numel)
-        level, count = level + Level(n, blocks(n)), count + 1
-    return Extra(DOUBLED, level, f"{count} layers") if count else None
+        if KEYS in names and VALUES not in names and QUERIES in names and caches:
+            out.append(f"layers.{i}.{KEYS}")
+    return tuple(out)
 
 
 def rotary_tables(model: Model, width: int, *, grids: int = 1) -> Extra | None:
@@ -224,6 +233,5 @@ def _cache(layer: object) -> Iterator[Tensor]:
             yield from (t for t in state(1, 1) if t.role == "cache")
 
 
-def _apart(names: dict[str, Tensor]) -> bool:
-    """Whether queries, keys and values have matrices of their own."""
-    return "self_attn.q_proj.weight" in names
+def _rest(t: Tensor) -> tuple[Any, ...]:
+    return t.axes, t.role, t.dims, t.layer, t.alias_of, t.dtype

@@ -53,9 +53,11 @@ def longest(model: Model) -> int | None:
 
 
 def decoding(
-    pages: Sequence[Page], stages: Sequence[Sequence[int]], context: int, sequences: int, *, encoder: int = 0
+    pages: Sequence[Page], stages: Sequence[Sequence[int]], context: int, sequences: int, demand: Demand
 ) -> tuple[int, int]:
     """State of sequences in steady decoding on the fullest rank, and its growth by one token; whole pages left out.
+
+    Where ranks share the tokens, each holds its part of them, and of a token's growth.
 
     Returns:
         Both. [byte]
@@ -64,7 +66,7 @@ def decoding(
     def size(page: Page, tokens: int) -> int:
         if page.kind == "state":
             return page.state
-        kept = encoder if page.kind == "cross" else tokens if page.window is None else min(tokens, page.window)
+        kept = demand.encoder if page.kind == "cross" else tokens if page.window is None else min(tokens, page.window)
         return kept * page.token
 
     def at(stage: Sequence[int], tokens: int) -> int:
@@ -72,8 +74,9 @@ def decoding(
 
     if not pages:
         return 0, 0
-    whole = max(at(stage, context) for stage in stages)
-    growth = max(at(stage, context + 1) - at(stage, context) for stage in stages)
+    own = -(-context // demand.shards)
+    whole = max(at(stage, own) for stage in stages)
+    growth = max(at(stage, own + 1) - at(stage, own) for stage in stages) // demand.shards
     return whole * sequences, growth
 
 
