@@ -84,16 +84,13 @@ def test_tables_of_three_dimensional_positions_have_four_rows_for_each() -> None
 def test_smaller_pictures_make_a_smaller_budget() -> None:
     # Six pairs of frames of 1,280 tokens fit into the context.
     said = {"engine_version": "0.33", "context": 8192, "max_num_batched_tokens": 2048}
-    config = '{"max_pixels": 1003520}'
-    assert "budget of 7680 tokens, and profiled with 1 video" in line(
-        "qwen2.5-vl-7b", **said, mm_processor_kwargs=config
-    )
-    only = line("qwen2.5-vl-7b", **said, mm_processor_kwargs=config, limit_mm_per_prompt="video=0")
+    assert "budget of 7680 tokens, and profiled with 1 video" in line("qwen2.5-vl-7b", **said, max_pixels=1_003_520)
+    only = line("qwen2.5-vl-7b", **said, max_pixels=1_003_520, limit_mm_per_prompt="video=0")
     # 1,280 tokens a picture, of which the budget of 2,048 holds one.
     assert "budget of 2048 tokens, and profiled with 1 image" in only
 
 
-@pytest.mark.parametrize("said", [{"limit_mm_per_prompt": '{"image": 0, "video": 0}'}, {"language_model_only": True}])
+@pytest.mark.parametrize("said", [{"limit_mm_per_prompt": "image=0,video=0"}, {"language_model_only": True}])
 def test_text_alone_needs_no_encoder(said: dict[str, Any]) -> None:
     whole = serve("qwen2.5-vl-7b", **H100, context=8192)
     text = serve("qwen2.5-vl-7b", **H100, context=8192, **said)
@@ -135,7 +132,6 @@ def test_a_tower_of_pictures_of_one_size() -> None:
     [
         ({"limit_mm_per_prompt": "smell=1"}, "a count for each of image, video, audio"),
         ({"limit_mm_per_prompt": "image=many"}, "a count for each"),
-        ({"mm_processor_kwargs": "max_pixels=3"}, "a JSON object is meant"),
     ],
 )
 def test_what_cannot_be_read_is_refused(said: dict[str, Any], words: str) -> None:
@@ -144,9 +140,24 @@ def test_what_cannot_be_read_is_refused(said: dict[str, Any], words: str) -> Non
 
 
 def test_flags_of_a_launch_command() -> None:
+    from tonnage.launch import read, write
+
+    line = "vllm serve org/name --skip-mm-profiling --mm-processor-kwargs '{\"max_pixels\": 1003520}'"
+    for limits in ("image=2,video=0", '\'{"image": {"count": 2, "width": 512}, "video": 0}\''):
+        found = read(f"{line} --limit-mm-per-prompt {limits}")
+        assert found.said["limit_mm_per_prompt"] == "image=2,video=0"
+        assert (found.said["skip_mm_profiling"], found.said["max_pixels"]) == (True, 1_003_520)
+        assert not found.unmodelled
+    said = {"limit_mm_per_prompt": "image=2,video=0", "max_pixels": 1_003_520}
+    text, _ = write("vllm", "org/name", {"engine": "vllm", **said}, said)
+    assert read(text).said == {**said, "engine": "vllm"}
+
+
+def test_a_connector_that_keeps_pages_in_host_memory() -> None:
     from tonnage.launch import read
 
-    found = read("vllm serve org/name --limit-mm-per-prompt image=2,video=0 --skip-mm-profiling --max-model-len 8192")
-    assert found.said["limit_mm_per_prompt"] == "image=2,video=0"
-    assert found.said["skip_mm_profiling"] is True
-    assert not found.unmodelled
+    extra = '"kv_connector_extra_config": {"cpu_bytes_to_use": 1073741824}'
+    kept = read(f'vllm serve org/name --kv-transfer-config \'{{"kv_connector": "OffloadingConnector", {extra}}}\'')
+    assert kept.said["kv_offloading_size"] == "1073741824 B"
+    other = read('vllm serve org/name --kv-transfer-config \'{"kv_connector": "NixlConnector"}\'')
+    assert "NixlConnector" in other.unmodelled[0]

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.engines import Deployment, Engine, Setting
-from tonnage.engines._vllm_pages import ALIGNED, Flags, demand, pages, preferred, shards
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
 from tonnage.memory.overhead import cublas_workspace
@@ -34,6 +33,7 @@ from tonnage.memory.pool.ranked import (
 )  # fmt: skip
 from tonnage.memory.pool.reserves import VLLM_GRAPHS, VLLM_OUTSIDE
 from tonnage.memory.pool.served import Served, decoding, longest, narrowed, prediction, refuse_quantization
+from tonnage.memory.pool.vllm_pages import ALIGNED, Flags, demand, pages, preferred, shards
 from tonnage.memory.weights import shares as plain_shares
 from tonnage.memory.weights import total
 from tonnage.placement.serving import evenly, partition
@@ -55,6 +55,8 @@ GRIDS: Final[Since[int]] = (((0, 7), 4), ((0, 0), 1))
 
 
 LARGE, LARGEST = 70 * GiB, 160 * GiB
+V4: Final = (0, 20)
+"""Release from which on DeepSeek-V4's layers are there."""
 V1, AUTO = (0, 8), (0, 10)
 """Releases of the second engine, and of formats that fall back to what the device has."""
 
@@ -78,7 +80,7 @@ def deploy(model: Model, s: Setting) -> Deployment:
     media = asked(s.said, s.version)
     model = without_encoders(model, media, s.version)
     _check(model, s)
-    layers = kept(model, cuts(s.mesh).dense)
+    layers = kept(model, cuts(s.mesh).dense, entries=s.version >= V4)
     flags = _flags(model, s, layers)
     kv_formats.refuse(flags.form, layers, "vllm")
     found, notes = pages(model, layers, flags, s)
@@ -129,7 +131,9 @@ def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
         said.get("kv_dtype"), kv_formats.VLLM, s.dtype, s.version,
         kv_formats.declared(model.quantization) if s.version >= (0, 14) and s.recipe is not None else None, "vllm",
     )  # fmt: skip
-    if "indexer" in kinds and form.name.startswith("fp8"):
+    if ("entries" in kinds and said.get("kv_dtype") in (None, "auto")) or (
+        kinds & {"indexer", "entries"} and form.name.startswith("fp8")
+    ):
         form = kv_formats.VLLM["fp8_ds_mla"]
     state = "state" in kinds
     prefixes = said.get("prefix_caching")
@@ -343,7 +347,7 @@ ENGINE: Final = Engine(
         "gpu_memory_utilization", "kv_cache_memory", "max_num_batched_tokens", "max_num_seqs", "block_size",
         "prefix_caching", "enforce_eager", "speculative_tokens", "max_loras", "max_lora_rank", "mamba_ssm_cache_dtype",
         "decode_context_parallel_size", "num_gpu_blocks_override", "kv_offloading_size", "cpu_offload",
-        "limit_mm_per_prompt", "mm_processor_kwargs", "skip_mm_profiling", "language_model_only",
+        "limit_mm_per_prompt", "max_pixels", "skip_mm_profiling", "language_model_only",
     ),
     reference=REFERENCE,
     deploy=deploy,

@@ -62,7 +62,7 @@ class Serve:
     kv_offloading_size: str | int | None = own("size", "Pages in host memory, of all ranks together (vllm).")
     cpu_offload: str | int | None = own("size", "Weights of each rank that vllm keeps in host memory.")
     limit_mm_per_prompt: str | None = own("text", "Pictures, videos and sounds of a prompt: image=2,video=0 (vllm).")
-    mm_processor_kwargs: str | None = own("text", "Arguments of the processor, as JSON: {\"max_pixels\": 1003520}.")
+    max_pixels: int | None = own("count", "Pixels that the processor leaves of a picture (the model's own; vllm).")
     skip_mm_profiling: bool | None = own("switch", "No encoder in vllm's profile run.")
     language_model_only: bool | None = own("switch", "Nothing but text: no encoders are loaded (vllm).")
     mem_fraction_static: float | None = own("share", "Part of the memory for weights and sglang's pool (by a rule).")

@@ -10,7 +10,6 @@ vllm/v1/worker/gpu_model_runner.py ``profile_run``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -66,49 +65,21 @@ def asked(said: Mapping[str, Any], version: Version) -> Asked:
     limits.update(_limits(said.get("limit_mm_per_prompt") or ""))
     if said.get("language_model_only"):
         limits = dict.fromkeys(MODALITIES, 0)
-    return Asked(limits, _pixels(said.get("mm_processor_kwargs") or ""), not said.get("skip_mm_profiling"))
+    return Asked(limits, said.get("max_pixels"), not said.get("skip_mm_profiling"))
 
 
 def _limits(text: str) -> dict[str, int]:
-    """``{"image": 2}``, ``{"image": {"count": 2}}`` or ``image=2``."""
-    if text.lstrip().startswith("{"):
-        pairs = list(_object(text, "limit_mm_per_prompt").items())
-    else:
-        pairs = [(a.strip(), b.strip()) for a, _, b in (pair.partition("=") for pair in text.split(",") if pair)]
+    """``image=2,video=0``."""
     out = {}
-    for name, value in pairs:
-        count = value.get("count", 999) if isinstance(value, Mapping) else value
-        if name not in MODALITIES or not str(count).isdigit():
+    for pair in text.split(",") if text else ():
+        name, _, count = (part.strip() for part in pair.partition("="))
+        if name not in MODALITIES or not count.isdigit():
             raise InputError(
                 f"limit_mm_per_prompt = {text}: a count for each of {', '.join(MODALITIES)} is meant",
                 key="limit_mm_per_prompt", value=text, hint="image=2,video=0",
             )  # fmt: skip
-        out[name] = int(str(count))
+        out[name] = int(count)
     return out
-
-
-def _pixels(text: str) -> int | None:
-    """Pixels of the largest picture that arguments of the processor state."""
-    if not text:
-        return None
-    config = _object(text, "mm_processor_kwargs")
-    inner = config.get("images_kwargs") or {}
-    for source in (config, inner):
-        size = source.get("size")
-        found = source.get("max_pixels") or (size.get("longest_edge") if isinstance(size, Mapping) else None)
-        if isinstance(found, int) and found > 0:
-            return found
-    return None
-
-
-def _object(text: str, key: str) -> Mapping[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise InputError(f"{key} = {text}: a JSON object is meant", key=key, value=text)
-    return value
 
 
 def without_encoders(model: Model, a: Asked, version: Version) -> Model:

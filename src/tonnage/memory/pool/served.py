@@ -9,7 +9,8 @@ from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
-from tonnage.memory.pool.paging import Demand, Page
+from tonnage.memory.pool.pages import Page
+from tonnage.memory.pool.paging import Demand
 from tonnage.memory.pool.pooled import Load
 from tonnage.memory.pool.ranked import Extra
 from tonnage.record import Record
@@ -67,7 +68,7 @@ def decoding(
         if page.kind == "state":
             return page.state
         kept = demand.encoder if page.kind == "cross" else tokens if page.window is None else min(tokens, page.window)
-        return kept * page.token
+        return kept // page.rate * page.token
 
     def at(stage: Sequence[int], tokens: int) -> int:
         return sum(size(pages[i], tokens) for i in stage)
@@ -76,7 +77,8 @@ def decoding(
         return 0, 0
     own = -(-context // demand.shards)
     whole = max(at(stage, own) for stage in stages)
-    growth = max(at(stage, own + 1) - at(stage, own) for stage in stages) // demand.shards
+    step = max(page.rate for page in pages)
+    growth = max(at(stage, own + step) - at(stage, own) for stage in stages) // (step * demand.shards)
     return whole * sequences, growth
 
 

@@ -7,15 +7,15 @@ vllm/v1/core/kv_cache_planning.py, vllm/platforms/interface.py, vllm/model_execu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device
-from tonnage.engines import Setting
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
 from tonnage.memory.pool import kv_formats, paging
 from tonnage.memory.pool.kept import Kept
+from tonnage.memory.pool.pages import ENTRIES, Page
 from tonnage.memory.pool.profiling import Batch
 from tonnage.record import Record
 from tonnage.releases import Since, since
@@ -26,6 +26,8 @@ ALIGNED: Final = (0, 16)
 """Release from which on a request keeps two states where prefixes are cached: the last one of a page, and its own."""
 RETRIED: Final[Since[int]] = (((0, 32), 1), ((0, 0), 0))
 """Blocks of a Mamba 2 state for a checkpoint inside a prompt, where prefixes are cached."""
+COMPRESSED: Final = ("entries", "index entries", "waiting")
+"""Kinds of what DeepSeek-V4's layers keep."""
 DCP: Final = (0, 10)
 """Release from which on ranks share the tokens of a sequence."""
 IN_FP32: Final = ("qwen3_5", "nemotron_h")
@@ -63,6 +65,8 @@ class Flags(Record):
 
 def preferred(kinds: set[str], device: Device | None) -> int:
     """Tokens of a page that the attention backend prefers."""
+    if "entries" in kinds:
+        return 256
     if "latent" not in kinds:
         return 16
     major = (device.architecture if device is not None else "sm_90").removeprefix("sm_").rstrip("abf")[:-1]
@@ -70,8 +74,8 @@ def preferred(kinds: set[str], device: Device | None) -> int:
 
 
 def pages(
-    model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Setting
-) -> tuple[list[tuple[int, paging.Page]], tuple[str, ...]]:
+    model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Any
+) -> tuple[list[tuple[int, Page]], tuple[str, ...]]:
     """Pages of every layer, with the layer's index; and what the engine says when states widen them."""
     found = [(i, k) for i, layer in enumerate(layers) for k in layer]
     if flags.drafts:
@@ -87,12 +91,29 @@ def pages(
     out = []
     for i, k in found:
         if k.kind == "state":
-            page = paging.Page("state", block, state=state(k, flags, model), padded=padded)
+            page = Page("state", block, state=state(k, flags, model), padded=padded)
+        elif k.kind in COMPRESSED:
+            page = _packed_page(k, flags)
         else:
             form = (k.heads, k.key, k.value, flags.form.name)
-            page = paging.Page(k.kind, block, token=flags.form.token(k), window=k.window, form=form)
+            page = Page(k.kind, block, token=flags.form.token(k), window=k.window, form=form)
         out.append((i, page))
     return out, notes
+
+
+def _packed_page(k: Kept, flags: Flags) -> Page:
+    """A page of compressed keys, aligned as their kernels need it.
+
+    vllm/models/deepseek_v4/attention.py, compressor.py, vllm/v1/attention/backends/mla/sparse_swa.py.
+    """
+    step = 576 if flags.form.packed_latent else 512
+    token = flags.form.token(k)
+    if k.kind == "waiting":
+        block, rate = (4 if k.rate == 4 else 8), 1
+    else:
+        block, rate = (64 if k.window else flags.block), k.rate
+    size = -(-(block // rate * token) // step) * step
+    return Page("sliding" if k.window else ENTRIES, block, token, 0, k.window, (k.kind,), size, rate)
 
 
 def state(k: Kept, flags: Flags, model: Model) -> int:
@@ -106,7 +127,8 @@ def state(k: Kept, flags: Flags, model: Model) -> int:
     return total
 
 
-def demand(model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Setting) -> paging.Demand:
+def demand(model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Any) -> paging.Demand:
+    """What a request asks of the pool: tokens in flight, states, encoder tokens, ranks that share it."""
     steps = since(s.version, IN_FLIGHT) + (s.mesh.pp - 1 if s.version >= (0, 26) else 0)
     align = flags.prefixes and s.version >= ALIGNED
     mamba2 = any(k.mixer == "Mamba2" for layer in layers for k in layer)
@@ -116,7 +138,7 @@ def demand(model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Sett
     )
 
 
-def shards(model: Model, s: Setting, kinds: set[str]) -> int:
+def shards(model: Model, s: Any, kinds: set[str]) -> int:
     """Ranks that share the tokens of a sequence, out of those of tensor parallelism.
 
     vllm/config/parallel.py, vllm/config/model.py ``verify_with_parallel_config``, vllm/v1/kv_cache_interface.py.
