@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError
 from tonnage.launch import Flag, Launch
+from tonnage.launch._tails import adapters, formats
 from tonnage.launch._values import WRITTEN, count, dtype, gibibytes, in_gib, objects, scaled, share, size, unless_auto
 
 OWN_DRAFTS: Final = ("mtp", "_mtp", "nextn")
@@ -84,9 +85,9 @@ def _finish(said: dict[str, Any], devices: int | None) -> tuple[dict[str, Any], 
         told.append("--max-model-len auto: the longest context that fits, if it is shorter than the model's own")
     if said.pop("_expert_parallel", False):
         said["ep"] = said.get("tp", 1) * said.get("dp", 1)
-    adapters = said.pop("_lora", False)
+    wanted = said.pop("_lora", False)
     loras, rank = said.pop("_loras", 1), said.pop("_lora_rank", None)
-    if adapters:
+    if wanted:
         said["max_loras"] = loras
         if rank is not None:
             said["max_lora_rank"] = rank
@@ -120,19 +121,13 @@ def _drafted(said: dict[str, Any], config: Mapping[str, Any], tokens: Any) -> li
 
 def _tail(workload: Mapping[str, Any]) -> list[str]:
     out = ["--enable-expert-parallel"] if (workload.get("ep") or 1) > 1 else []
-    if workload.get("max_loras"):
-        out += ["--enable-lora", "--max-loras", str(workload["max_loras"])]
-        out += ["--max-lora-rank", str(workload["max_lora_rank"])] if workload.get("max_lora_rank") else []
+    out += adapters(workload, "--max-loras")
     if workload.get("speculative_tokens"):
         drafts = {"method": "mtp", "num_speculative_tokens": workload["speculative_tokens"]}
         out += ["--speculative-config", json.dumps(drafts)]
-    kv = workload.get("kv_dtype")
-    if kv is not None and kv != workload.get("dtype"):
-        out += ["--kv-cache-dtype", WRITTEN.get(kv, kv)]
-    method = {scheme: name for name, scheme in reversed(FORMATS.items())}.get(workload.get("quant") or "")
     if workload.get("max_pixels"):
         out += ["--mm-processor-kwargs", json.dumps({"max_pixels": workload["max_pixels"]})]
-    return [*out, "--quantization", method] if method is not None else out
+    return [*out, *formats(workload, FORMATS)]
 
 
 FORMATS: Final = {
