@@ -19,6 +19,7 @@ from tonnage.memory.pool.kept import Kept, kept
 from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
 from tonnage.memory.pool.profiling import forward
 from tonnage.memory.pool.ranked import Span, absorbed, adapters, kernel_padding, rank_weights, rotary_tables
+from tonnage.memory.pool.refusals import refuse_quantization
 from tonnage.memory.pool.served import longest, narrowed
 from tonnage.memory.pool.slots import Cells, Division, divided, sequences
 from tonnage.placement.serving import evenly, partition
@@ -119,6 +120,7 @@ def _check(model: Model, s: Setting) -> None:
             "the model's config states", key="context", value=s.context, hint=f"--context {reach}",
         )  # fmt: skip
     evenly((t for _, group in model.groups() for t in group), s.mesh)
+    refuse_quantization("sglang", s.recipe, s.device, s.version)
 
 
 def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:

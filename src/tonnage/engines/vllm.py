@@ -19,9 +19,9 @@ from tonnage.memory.overhead import cublas_workspace
 from tonnage.memory.pool import kv_formats, paging
 from tonnage.memory.pool.kept import Kept, kept
 from tonnage.memory.pool.loaded import offloaded
-from tonnage.memory.pool.media import asked, profiled, without_encoders
+from tonnage.memory.pool.media import ENCODERS, asked, profiled, without_encoders
 from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
-from tonnage.memory.pool.profiling import Batch, Encoded, profile
+from tonnage.memory.pool.profiling import Batch, Encoded, experts, profile
 from tonnage.memory.pool.ranked import (
     Span,
     absorbed,
@@ -31,8 +31,10 @@ from tonnage.memory.pool.ranked import (
     rank_tensors,
     rotary_tables,
 )  # fmt: skip
+from tonnage.memory.pool.refusals import refuse_quantization
 from tonnage.memory.pool.reserves import VLLM_GRAPHS, VLLM_OUTSIDE
-from tonnage.memory.pool.served import Served, decoding, longest, narrowed, prediction, refuse_quantization
+from tonnage.memory.pool.served import Served, decoding, longest, narrowed, prediction
+from tonnage.memory.pool.vllm_flags import refuse_cache, refuse_settings, refuse_sparse
 from tonnage.memory.pool.vllm_pages import ALIGNED, Flags, demand, pages, preferred, shards
 from tonnage.memory.weights import shares as plain_shares
 from tonnage.memory.weights import total
@@ -54,6 +56,8 @@ GRIDS: Final[Since[int]] = (((0, 7), 4), ((0, 0), 1))
 """Rows of the table of angles for one position, where positions have three dimensions."""
 
 
+UNSTABLE: Final = ("gemma2", "gemma3", "gemma3_text", "glm4")
+"""Models that are not run in fp16. vllm/config/model.py ``_FLOAT16_NOT_SUPPORTED_MODELS``"""
 LARGE, LARGEST = 70 * GiB, 160 * GiB
 V4: Final = (0, 20)
 """Release from which on DeepSeek-V4's layers are there."""
@@ -66,7 +70,7 @@ NOT_MODELLED: Final = (
     "draft models beside the checkpoint's own prediction layer; caches in host memory",
 )
 
-ENCODERS: Final = "encoders of this kind in the profile run"
+UNKNOWN_ENCODER: Final = "encoders of this kind in the profile run"
 
 
 def deploy(model: Model, s: Setting) -> Deployment:
@@ -76,13 +80,16 @@ def deploy(model: Model, s: Setting) -> Deployment:
         UnsupportedError: understood, and not modelled yet.
         InputError: what the engine would refuse to start with.
     """
-    s = narrowed(s, "bf16" if s.version >= AUTO else "fp16", falls_back=s.version >= AUTO)
+    wide = model.model_type if model.model_type in UNSTABLE and s.version >= AUTO else ""
+    s = narrowed(s, "bf16" if s.version >= AUTO else "fp16", falls_back=s.version >= AUTO, wide=wide)
     media = asked(s.said, s.version)
     model = without_encoders(model, media, s.version)
     _check(model, s)
     layers = kept(model, cuts(s.mesh).dense, entries=s.version >= V4)
     flags = _flags(model, s, layers)
     kv_formats.refuse(flags.form, layers, "vllm")
+    refuse_sparse(layers, s.device)
+    refuse_cache(flags.form, s.device, s.version)
     found, notes = pages(model, layers, flags, s)
     stages = partition(len(layers), s.mesh.pp)
     seen = profiled(model, s.mesh, media, flags.batch, s.context, s.version, width=FORMATS[s.dtype].bytes)
@@ -97,7 +104,7 @@ def deploy(model: Model, s: Setting) -> Deployment:
         stages=tuple(tuple(h) for h in held_by), demand=demand(model, layers, flags, s), notes=notes,
     )  # fmt: skip
     answer = _answer(served, layers)
-    return answer.but(not_modelled=(*answer.not_modelled, ENCODERS)) if seen.unknown else answer
+    return answer.but(not_modelled=(*answer.not_modelled, UNKNOWN_ENCODER)) if seen.unknown else answer
 
 
 def _check(model: Model, s: Setting) -> None:
@@ -121,7 +128,8 @@ def _check(model: Model, s: Setting) -> None:
     if s.version < V1 and any(k.kind == "state" for layer in kept(model, {}) for k in layer):
         raise UnsupportedError("vllm before 0.8 keeps states apart from its pool: not modelled", key="engine_version")
     evenly((t for _, group in model.groups() for t in group), s.mesh)
-    refuse_quantization(s.recipe, s.device, s.version)
+    refuse_quantization("vllm", s.recipe, s.device, s.version)
+    refuse_settings(s.said, s.version, many=experts(model), pictures=any(t.role in ENCODERS for t in model.extra))
 
 
 def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
