@@ -11,7 +11,7 @@ video_preprocessor_config.json of Qwen/Qwen2.5-VL-7B-Instruct and Qwen/Qwen3-VL-
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isqrt, prod
 from typing import Final
 
@@ -29,6 +29,8 @@ VIDEO_PIXELS: Final = 25_165_824
 """Pixels of all frames of a video, Qwen3-VL and later."""
 SIDES: Final[Mapping[int, int]] = {14: 1540, 16: 1024}
 """Longest side of a picture for Pixtral's tower, by the side of a patch: Mistral Small 3.1, Pixtral 12B. [pixel]"""
+GRIDS: Final = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
+"""Models whose processors those are; others state their own pixels."""
 POOLED: Final = 256
 """Tokens of a picture that Gemma 3 pools from all its patches (``mm_tokens_per_image``)."""
 FRAMES: Final[Since[int]] = (((0, 11), 14), ((0, 0), 16))
@@ -109,7 +111,7 @@ def tower(model: Model, mesh: Mesh) -> Tower | None:
     merger = next((t for n, t in names.items() if re.search(r"(?<!_)merger\.(mlp\.0|linear_fc1)\.weight$", n)), None)
     deep = len({m[1] for n in names if (m := re.search(r"deepstack_merger_list\.(\d+)\.", n))})
     inputs = prod(rest)
-    if merger is not None and len(rest) == 4:
+    if merger is not None and len(rest) == 4 and model.model_type.startswith(GRIDS):
         merge = isqrt(merger.axes[-1][1] // D)
         if patch * merge in PIXELS:
             return Tower("grid", patch, frames, merge, 0, inputs, wide, model.width * (1 + deep))
@@ -118,10 +120,19 @@ def tower(model: Model, mesh: Mesh) -> Tower | None:
         merge = isqrt(merging.axes[-1][1] // D) if merging is not None else 1
         return Tower("rows", patch, 1, merge, 0, inputs, wide, model.width)
     table = next((t for n, t in names.items() if n.endswith("position_embedding.weight")), None)
-    if table is not None and len(rest) == 3:
-        classes = any(n.endswith("class_embedding") for n in names)
+    classes = any(n.endswith("class_embedding") for n in names)
+    if table is not None and len(rest) == 3 and _one_size(names, classes):
         return Tower("fixed", patch, 1, 1, table.axes[0][1] - classes, inputs, wide, model.width)
     return None
+
+
+def _one_size(names: Iterable[str], classes: bool) -> bool:
+    """Whether a picture is one input of the encoder and no tiles are made: Gemma 3, PaliGemma, LLaVA 1.5."""
+    ends = {name.rpartition("model.")[2] for name in names}
+    if any("newline" in name for name in ends):
+        return False
+    llava = classes and {"multi_modal_projector.linear_1.weight", "multi_modal_projector.linear_2.weight"} <= ends
+    return llava or any(n.endswith(("mm_soft_emb_norm.weight", "multi_modal_projector.linear.weight")) for n in ends)
 
 
 def items(
