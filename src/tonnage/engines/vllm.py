@@ -154,7 +154,7 @@ def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
         prefixes = since(s.version, PREFIXES) if state else s.version >= V1
     return Flags(
         utilization=said.get("gpu_memory_utilization") or since(s.version, UTILIZATION),
-        batch=_batch(s),
+        batch=_batch(s, pictures=any(t.role in ENCODERS for t in model.extra)),
         block=said.get("block_size") or preferred(kinds, s.device),
         prefixes=prefixes,
         eager=bool(said.get("enforce_eager")),
@@ -166,12 +166,16 @@ def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
     )
 
 
-def _batch(s: Setting) -> Batch:
-    """Tokens and requests of one step: ``get_batch_defaults`` for a server."""
+def _batch(s: Setting, *, pictures: bool = False) -> Batch:
+    """Tokens and requests of one step: ``get_batch_defaults`` for a server.
+
+    The first engine reads prompts in chunks where they are long, unless they have pictures, of which a step holds one.
+    """
     total = s.device.capacity.bytes if s.device is not None else 0
     large = s.version >= V1 and total >= LARGE and not (s.device is not None and s.device.name.startswith("a100"))
     if s.version < V1:
-        tokens, rows = (2048 if s.context > 32768 else max(s.context, 2048)), 256
+        chunked = s.context > 32768 and not pictures
+        tokens, rows = (2048 if chunked else max(s.context, 5120 if pictures else 2048)), 256
     elif s.version >= (0, 28) and total >= LARGEST:
         tokens, rows = 16384, 1024
     else:

@@ -73,7 +73,7 @@ def _line(line: str, said: dict[str, Any], counts: dict[str, float]) -> None:
         counts.setdefault("blocks", int(blocks.group(1)))
         counts.setdefault("block_size", int(blocks.group(2)))
     if tokens is not None:
-        # Routers before 3.0 print the tokens of all blocks; later ones may print fewer.
+        # Blocks are told by the first shard, tokens are those of the shard that has fewest.
         counts.setdefault("tokens", int(tokens.group(1)))
     for key, says in (("max_batch_prefill_tokens", PROMPT), ("tp", SHARDS), ("context", LENGTH)):
         found = says.search(line)
