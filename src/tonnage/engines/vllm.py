@@ -67,7 +67,7 @@ V1, AUTO = (0, 8), (0, 10)
 NOT_MODELLED: Final = (
     "whether this release has the model's architecture",
     "layouts that kernels make of packed weights",
-    "draft models beside the checkpoint's own prediction layer; caches in host memory",
+    "draft models beside the checkpoint's own prediction layer",
 )
 
 UNKNOWN_ENCODER: Final = "encoders of this kind in the profile run"
