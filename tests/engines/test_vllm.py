@@ -436,3 +436,15 @@ def test_marlin_pads_experts_and_leaves_their_biases_in_16_bit(model: str, print
     found = serve(model, engine="vllm", engine_version="0.13", gpu="a100-80gb", context=8192, quant="checkpoint")
     loaded = sum(c.bytes for c in found.components if c.name in ("weights", "rounding")) / GIB
     assert loaded == pytest.approx(printed, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("model", "share", "loaded", "pool"), [("gpt-oss-20b", 0.9, 13.47, "50.30"), ("gpt-oss-120b", 0.95, 64.38, "3.35")]
+)
+def test_hopper_keeps_the_scales_of_mxfp4_experts_twice(model: str, share: float, loaded: float, pool: str) -> None:
+    # llm-d's capacity table, vLLM 0.11 on an H100 (pools of 50.28 and 3.33): the loader deletes the values alone.
+    setting = {"engine": "vllm", "engine_version": "0.11", "gpu": "h100-sxm-80gb", "gpu_memory_utilization": share}
+    found = serve(model, **setting, context=16000, quant="checkpoint")
+    held = sum(c.bytes for c in found.components if c.name in ("weights", "rounding")) / GIB
+    assert held == pytest.approx(loaded, rel=0.002)
+    assert f"Available KV cache memory: {pool} GiB" in found.capacity["log"]

@@ -227,7 +227,7 @@ def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | No
         rotary_tables(model, FP32_ANGLES if s.device is None or s.device.vendor == "NVIDIA" else form.bytes),
         absorbed(model, mesh, layers) if s.recipe is not None else None,
         adapters(model, mesh, form, s.said.get("max_loras") or 0, s.said.get("max_lora_rank") or 16, layers),
-        kernel_padding(model, s.recipe, mesh, architecture, layers),
+        kernel_padding(model, s.recipe, mesh, architecture, layers, kept=True),
     )
     shares = rank_weights(model, form, s.recipe, mesh, stage)
     if s.device is None:

@@ -193,12 +193,13 @@ def _batch(s: Setting, *, pictures: bool = False) -> Batch:
 def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | None, encoder: Encoded | None) -> Load:
     """What a rank of one stage holds before it has a pool."""
     form, mesh, last = FORMATS[s.dtype], s.mesh, stage == s.mesh.pp - 1
+    architecture = s.device.architecture if s.device is not None else "sm_90"
     extras = [
         rotary_tables(model, form.bytes, grids=since(s.version, GRIDS)),
         absorbed(model, mesh, layers) if s.recipe is not None else None,
         adapters(model, mesh, form, s.said.get("max_loras") or 0, s.said.get("max_lora_rank") or 16, layers),
         prediction(model, s) if flags.drafts and last else None,
-        kernel_padding(model, s.recipe, mesh, s.device.architecture if s.device is not None else "sm_90", layers),
+        kernel_padding(model, s.recipe, mesh, architecture, layers, kept=s.version < (0, 25)),
     ]
     most = s.said.get("cpu_offload") or 0
     found = rank_tensors(model, form, s.recipe, mesh, stage, doubled=True, ordered=most > 0)

@@ -192,14 +192,17 @@ def adapters(
 
 
 def kernel_padding(
-    model: Model, recipe: Recipe | None, mesh: Mesh, architecture: str, layers: range | None = None
+    model: Model, recipe: Recipe | None, mesh: Mesh, architecture: str, layers: range | None = None, kept: bool = False
 ) -> Extra | None:
     """What the kernels of MXFP4 experts pad.
 
     On Hopper the layouts of triton_kernels: rows to multiples of 256, a row's values to 64 bytes, its scales to two.
-    Elsewhere Marlin's and TensorRT-LLM's: the residual width to a multiple of 256, the experts' to one of 128.
+    Where the checkpoint's scales are ``kept`` (vLLM before 0.25, SGLang) those of the new layout come on top; the
+    triton_kernels of then pad values to 16 rows and 32 bytes. Elsewhere Marlin's and TensorRT-LLM's: the residual
+    width to a multiple of 256, the experts' to one of 128.
 
-    vLLM v0.33.0 vllm/model_executor/layers/fused_moe/oracle/mxfp4.py; triton-lang/triton
+    vLLM v0.33.0 vllm/model_executor/layers/fused_moe/oracle/mxfp4.py (v0.24.0 and SGLang v0.5.23
+    python/sglang/srt/layers/quantization/mxfp4.py delete the values alone); triton-lang/triton
     python/triton_kernels/triton_kernels/tensor_details/layout_details/hopper_value.py, hopper_scale.py.
     """
     if recipe is None or recipe.method != "mxfp4":
@@ -218,7 +221,10 @@ def kernel_padding(
             down = "down" in t.name
             rows, columns = (dims["D"], dims["F"]) if down else (dims["F"] * dims.get("X", 1), dims["D"])
             if hopper:
-                padded = _to(rows, 256) * (_to(-(-columns // 2), 64) + _to(-(-columns // 32), 2))
+                scales = _to(rows, 256) * _to(-(-columns // 32), 2)
+                padded = _to(rows, 256) * _to(-(-columns // 2), 64) + scales
+                if kept:
+                    padded = _to(rows, 16) * _to(-(-columns // 2), 32) + rows * columns // 32 + scales
             else:
                 wide, inner = _to(dims["D"], 256), _to(dims["F"], 128)
                 padded = wide * inner * dims.get("X", 1) * 17 // 32
