@@ -66,6 +66,7 @@ COUNTERS: Final[Mapping[str, Callable[[Any], int]]] = {
     "tokens": lambda result: int(result.capacity["tokens"]),
     "blocks": lambda result: int(result.capacity["blocks"]),
     "weights": lambda result: sum(c.bytes for c in result.components if c.name == "weights"),
+    "loaded": lambda result: sum(c.bytes for c in result.components if c.name in ("weights", "rounding")),
     "last_instant": lambda result: int(result.fullest.instants[-1].bytes),
     "layer_saved": _layer_saved,
     "replayed_reserved": lambda answer: int(answer.replayed.reserved),

@@ -15,7 +15,7 @@ from tonnage.workload.serving import Serve
 if TYPE_CHECKING:
     from tonnage.plan.against import Against
 
-SIZES = ("in_use", "kv_cache_memory")
+SIZES = ("in_use", "kv_cache_memory", "kv_offloading_size", "cpu_offload")
 """Keys whose values are bytes."""
 Loads = Callable[[Any], Model]
 """Reads a model as ``api.load`` does."""

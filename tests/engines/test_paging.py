@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tonnage.errors import UnsupportedError
-from tonnage.memory.pool.paging import Demand, Page, Pool, aligned, blocks_of, grouped, plan
+from tonnage.memory.pool.pages import Page
+from tonnage.memory.pool.paging import Demand, Pool, aligned, blocks_of, grouped, plan
 
 GIB = 2**30
 V24 = (0, 24)

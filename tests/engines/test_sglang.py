@@ -134,3 +134,23 @@ def test_no_room_for_a_pool_does_not_fit() -> None:
     found = serve("llama-3.3-70b", **H100, context=8192)
     assert found.fit.verdict == "does not fit"
     assert any("leave no memory under mem_fraction_static" in c for c in found.caveats)
+
+
+@pytest.mark.parametrize(("tokens", "printed"), [(975_424, "43.67"), (1_462_784, "65.49")])
+def test_sparse_attention_keeps_the_indexers_keys_beside_its_latents(tokens: int, printed: str) -> None:
+    # https://github.com/sgl-project/sglang/pull/11309: DeepSeek-V3.2 on eight B200, a cache in FP8; a page of 64 pads.
+    sparse = {
+        "config": {
+            "model_type": "deepseek_v32", "hidden_size": 7168, "intermediate_size": 18432,
+            "moe_intermediate_size": 2048, "num_hidden_layers": 61, "num_attention_heads": 128,
+            "num_key_value_heads": 128, "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8,
+            "first_k_dense_replace": 3, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
+            "qk_rope_head_dim": 64, "v_head_dim": 128, "vocab_size": 129280, "max_position_embeddings": 163840,
+            "n_group": 8, "topk_group": 4, "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048,
+        },
+        "name": "deepseek-v3.2",
+    }  # fmt: skip
+    found = tn.serve(sparse, engine="sglang", gpu="b200", tp=8, context=8192, kv_dtype="fp8_e4m3", suggest=False)
+    token = found.capacity["kv_bytes_per_token"]
+    assert token == 61 * (656 + 132)
+    assert f"{(tokens + 64) * token / 2**30:.2f}" == printed

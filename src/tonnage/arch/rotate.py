@@ -108,10 +108,10 @@ def _joined(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Valu
 def _returned(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
     """As ``_joined``, both turned before either is joined, the parts' names kept until both are (Nemotron)."""
     width = cosine.axes[-1][1]
-    q_turn, q_rest = _parts(q, width)
-    k_turn, k_rest = _parts(k, width)
-    q_turned = _turned(q_turn, cosine, sine)
-    k_turned = _turned(k_turn, cosine, sine)
+    q_turn, q_rest = parts(q, width)
+    k_turn, k_rest = parts(k, width)
+    q_turned = turned(q_turn, cosine, sine)
+    k_turned = turned(k_turn, cosine, sine)
     return ops.cat((q_turned, q_rest), by_heads(q)), ops.cat((k_turned, k_rest), by_heads(k))
 
 

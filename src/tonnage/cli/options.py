@@ -64,7 +64,9 @@ MODEL: Final = together(
 )
 
 FROM: Final = text(
-    "--from", "What starts an engine, such as 'vllm serve org/name -tp 2'; flags beside it win.", "COMMAND"
+    "--from",
+    "What starts an engine: 'vllm serve org/name -tp 2', or a compose or Kubernetes file; flags beside it win.",
+    "COMMAND",
 )
 
 CONFIG: Final = text(

@@ -19,6 +19,7 @@ from tonnage.memory.pool.kept import Kept, kept
 from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
 from tonnage.memory.pool.profiling import forward
 from tonnage.memory.pool.ranked import Span, absorbed, adapters, kernel_padding, rank_weights, rotary_tables
+from tonnage.memory.pool.refusals import refuse_quantization
 from tonnage.memory.pool.served import longest, narrowed
 from tonnage.memory.pool.slots import Cells, Division, divided, sequences
 from tonnage.placement.serving import evenly, partition
@@ -119,6 +120,7 @@ def _check(model: Model, s: Setting) -> None:
             "the model's config states", key="context", value=s.context, hint=f"--context {reach}",
         )  # fmt: skip
     evenly((t for _, group in model.groups() for t in group), s.mesh)
+    refuse_quantization("sglang", s.recipe, s.device, s.version)
 
 
 def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
@@ -225,7 +227,7 @@ def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | No
         rotary_tables(model, FP32_ANGLES if s.device is None or s.device.vendor == "NVIDIA" else form.bytes),
         absorbed(model, mesh, layers) if s.recipe is not None else None,
         adapters(model, mesh, form, s.said.get("max_loras") or 0, s.said.get("max_lora_rank") or 16, layers),
-        kernel_padding(model, s.recipe, mesh, architecture, layers),
+        kernel_padding(model, s.recipe, mesh, architecture, layers, kept=True),
     )
     shares = rank_weights(model, form, s.recipe, mesh, stage)
     if s.device is None:

@@ -18,6 +18,7 @@ from tonnage.memory.pool.kept import Kept, kept
 from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
 from tonnage.memory.pool.profiling import forward
 from tonnage.memory.pool.ranked import Span, absorbed, rank_weights, rotary_tables
+from tonnage.memory.pool.refusals import capability, refuse_quantization
 from tonnage.memory.pool.reserves import TENSORRT_OUTSIDE, TENSORRT_PEERS
 from tonnage.memory.pool.served import longest, narrowed
 from tonnage.placement.serving import evenly, partition
@@ -30,6 +31,8 @@ REFERENCE: Final = (
     "https://github.com/NVIDIA/TensorRT-LLM/blob/v1.2.1/tensorrt_llm/_torch/pyexecutor/_util.py _cal_max_memory"
 )
 FRACTION, TOKENS, BLOCK = 0.9, 8192, 32
+LEAST, BLACKWELL = 80, 100
+"""Compute capability, times ten, of the oldest GPU and of the first with a cache in NVFP4: the support matrix."""
 
 NOT_MODELLED: Final = (
     "whether this release has the model's architecture",
@@ -63,6 +66,8 @@ def deploy(model: Model, s: Setting) -> Deployment:
         "tensorrt-llm",
     )  # fmt: skip
     kv_formats.refuse(form, layers, "tensorrt-llm")
+    if form.name == "nvfp4" and (capability(s.device) or BLACKWELL) < BLACKWELL:
+        raise UnsupportedError("kv_dtype = nvfp4: tensorrt-llm keeps it on Blackwell alone", key="kv_dtype")
     flags = Flags(
         said.get("free_gpu_memory_fraction") or FRACTION,
         said.get("max_num_tokens") or TOKENS,
@@ -108,6 +113,16 @@ def _check(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> None:
             key="context", value=s.context, hint=f"--context {reach}",
         )  # fmt: skip
     evenly((t for _, group in model.groups() for t in group), s.mesh)
+    refuse_quantization("tensorrt-llm", s.recipe, s.device, s.version)
+    has, block = capability(s.device), s.said.get("tokens_per_block") or BLOCK
+    if has is not None and has < LEAST:
+        raise UnsupportedError(
+            f"tensorrt-llm needs a compute capability of {LEAST / 10:g}, and this GPU has {has / 10:g}", key="gpu"
+        )
+    if block & (block - 1):
+        raise InputError(
+            f"tokens_per_block = {block} must be a power of 2", key="tokens_per_block", value=block, hint="32 or 64"
+        )
 
 
 def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | None) -> Load:

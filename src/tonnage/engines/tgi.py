@@ -22,6 +22,7 @@ from tonnage.memory.pool.kept import Kept, kept
 from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
 from tonnage.memory.pool.profiling import forward
 from tonnage.memory.pool.ranked import Extra, Span, rank_weights
+from tonnage.memory.pool.refusals import refuse_quantization
 from tonnage.memory.pool.reserves import TENSORRT_PEERS, TGI_GRAPHS, TGI_OUTSIDE
 from tonnage.memory.pool.served import narrowed
 from tonnage.placement.serving import evenly
@@ -127,6 +128,7 @@ def _check(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> None:
         if getattr(s.mesh, key) > 1:
             raise InputError(f"{key} = {getattr(s.mesh, key)}: tgi only knows shards, tp", key=key)
     evenly((t for _, group in model.groups() for t in group), s.mesh)
+    refuse_quantization("tgi", s.recipe, s.device, s.version)
     for heads in {getattr(b, "K", None) or 1 for b in _blocks(model)}:
         if heads > 1 and heads % s.mesh.tp:
             raise InputError(

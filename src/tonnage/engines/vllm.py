@@ -12,21 +12,34 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tonnage.arch.model import Model
-from tonnage.devices import Device
 from tonnage.engines import Deployment, Engine, Setting
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.memory.pool import kv_formats, paging
 from tonnage.memory.pool.kept import Kept, kept
+from tonnage.memory.pool.loaded import offloaded
+from tonnage.memory.pool.media import ENCODERS, asked, profiled, without_encoders
 from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
-from tonnage.memory.pool.profiling import Batch, profile
-from tonnage.memory.pool.ranked import Span, absorbed, adapters, doubled, kernel_padding, rank_weights, rotary_tables
+from tonnage.memory.pool.profiling import Batch, Encoded, experts, profile
+from tonnage.memory.pool.ranked import (
+    Span,
+    absorbed,
+    adapters,
+    in_blocks,
+    kernel_padding,
+    rank_tensors,
+    rotary_tables,
+)  # fmt: skip
+from tonnage.memory.pool.refusals import refuse_quantization
 from tonnage.memory.pool.reserves import VLLM_GRAPHS, VLLM_OUTSIDE
-from tonnage.memory.pool.served import Served, decoding, longest, narrowed, prediction, refuse_quantization
+from tonnage.memory.pool.served import Served, decoding, longest, narrowed, prediction
+from tonnage.memory.pool.vllm_flags import refuse_cache, refuse_settings, refuse_sparse
+from tonnage.memory.pool.vllm_pages import ALIGNED, Flags, demand, pages, preferred, shards
+from tonnage.memory.weights import shares as plain_shares
+from tonnage.memory.weights import total
 from tonnage.placement.serving import evenly, partition
 from tonnage.placement.sharding import cuts
-from tonnage.record import Record
 from tonnage.releases import Releases, Since, since
 from tonnage.timeline import Rank
 from tonnage.units import GiB
@@ -34,57 +47,30 @@ from tonnage.units import GiB
 REFERENCE: Final = "https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/v1/worker/gpu_worker.py"
 
 UTILIZATION: Final[Since[float]] = (((0, 20), 0.92), ((0, 0), 0.9))
-IN_FLIGHT: Final[Since[int]] = (((0, 26), 2), ((0, 0), 1))
-"""Steps whose tokens windows keep blocks for: asynchronous scheduling has one more than there are stages."""
 PREFIXES: Final[Since[bool]] = (((0, 26), True), ((0, 0), False))
 """Whether prefixes are cached by default in models with states; others cache them since 0.8."""
 GRAPHS: Final[Since[bool]] = (((0, 20), True), ((0, 0), False))
 """Whether the profile run's estimate of CUDA graphs is taken off the pool."""
-ALIGNED: Final = (0, 16)
-"""Release from which on a request keeps two states where prefixes are cached: the last one of a page, and its own."""
-RETRIED: Final[Since[int]] = (((0, 32), 1), ((0, 0), 0))
-"""Blocks of a Mamba 2 state for a checkpoint inside a prompt, where prefixes are cached."""
 
-IN_FP32: Final = ("qwen3_5", "nemotron_h")
-"""Models whose recurrences are fp32 unless said otherwise, as their configs state, or
-vllm/model_executor/models/config.py; Kimi's mixer keeps them so always, others have the weights' format."""
+GRIDS: Final[Since[int]] = (((0, 7), 4), ((0, 0), 1))
+"""Rows of the table of angles for one position, where positions have three dimensions."""
 
+
+UNSTABLE: Final = ("gemma2", "gemma3", "gemma3_text", "glm4")
+"""Models that are not run in fp16. vllm/config/model.py ``_FLOAT16_NOT_SUPPORTED_MODELS``"""
 LARGE, LARGEST = 70 * GiB, 160 * GiB
+V4: Final = (0, 20)
+"""Release from which on DeepSeek-V4's layers are there."""
 V1, AUTO = (0, 8), (0, 10)
 """Releases of the second engine, and of formats that fall back to what the device has."""
 
 NOT_MODELLED: Final = (
     "whether this release has the model's architecture",
-    "encoders of pictures and sound in the profile run",
     "layouts that kernels make of packed weights",
-    "draft models beside the checkpoint's own prediction layer; caches in host memory",
+    "draft models beside the checkpoint's own prediction layer",
 )
 
-
-class Flags(Record):
-    """What is asked of the engine and what it decides itself.
-
-    Args:
-        utilization: share of the device.
-        batch: tokens and rows of one step.
-        block: tokens of a page before states widen it.
-        prefixes: whether they are cached.
-        eager: no graphs.
-        drafts: tokens drafted a step.
-        form: of the cache.
-        dtype: of activations.
-        ssm: format of recurrences, where said.
-    """
-
-    utilization: float
-    batch: Batch
-    block: int
-    prefixes: bool
-    eager: bool
-    drafts: int
-    form: kv_formats.CacheFormat
-    dtype: str
-    ssm: str | None
+UNKNOWN_ENCODER: Final = "encoders of this kind in the profile run"
 
 
 def deploy(model: Model, s: Setting) -> Deployment:
@@ -94,27 +80,39 @@ def deploy(model: Model, s: Setting) -> Deployment:
         UnsupportedError: understood, and not modelled yet.
         InputError: what the engine would refuse to start with.
     """
-    s = narrowed(s, "bf16" if s.version >= AUTO else "fp16", falls_back=s.version >= AUTO)
+    wide = model.model_type if model.model_type in UNSTABLE and s.version >= AUTO else ""
+    s = narrowed(s, "bf16" if s.version >= AUTO else "fp16", falls_back=s.version >= AUTO, wide=wide)
+    media = asked(s.said, s.version)
+    model = without_encoders(model, media, s.version)
     _check(model, s)
-    layers = kept(model, cuts(s.mesh).dense)
+    layers = kept(model, cuts(s.mesh).dense, entries=s.version >= V4)
     flags = _flags(model, s, layers)
     kv_formats.refuse(flags.form, layers, "vllm")
-    pages, notes = _pages(model, layers, flags, s)
+    refuse_sparse(layers, s.device)
+    refuse_cache(flags.form, s.device, s.version)
+    found, notes = pages(model, layers, flags, s)
     stages = partition(len(layers), s.mesh.pp)
-    loads = [_load(model, s, flags, i, stages[i] if s.mesh.pp > 1 else None) for i in range(s.mesh.pp)]
-    held_by = [[i for i, (layer, _) in enumerate(pages) if layer in stage] for stage in stages]
+    seen = profiled(model, s.mesh, media, flags.batch, s.context, s.version, width=FORMATS[s.dtype].bytes)
+    loads = [
+        _load(model, s, flags, i, stages[i] if s.mesh.pp > 1 else None, None if i else seen.encoded)
+        for i in range(s.mesh.pp)
+    ]
+    notes += (seen.line,) if seen.line else ()
+    held_by = [[i for i, (layer, _) in enumerate(found) if layer in stage] for stage in stages]
     served = Served(
-        model=model, setting=s, flags=flags, loads=tuple(loads), pages=tuple(page for _, page in pages),
-        stages=tuple(tuple(h) for h in held_by), demand=_demand(model, layers, flags, s), notes=notes,
+        model=model, setting=s, flags=flags, loads=tuple(loads), pages=tuple(page for _, page in found),
+        stages=tuple(tuple(h) for h in held_by), demand=demand(model, layers, flags, s), notes=notes,
     )  # fmt: skip
-    return _answer(served, layers)
+    answer = _answer(served, layers)
+    return answer.but(not_modelled=(*answer.not_modelled, UNKNOWN_ENCODER)) if seen.unknown else answer
 
 
 def _check(model: Model, s: Setting) -> None:
     if s.mesh.cp > 1:
         raise UnsupportedError(
-            f"cp = {s.mesh.cp}: vllm's context parallelism is not modelled yet", key="cp", value=s.mesh.cp
-        )
+            f"cp = {s.mesh.cp}: vllm's parallelism over a prompt is not modelled yet", key="cp", value=s.mesh.cp,
+            hint="--decode-context-parallel-size shares a sequence's cache over the tp ranks",
+        )  # fmt: skip
     if s.mesh.ep > 1 and s.mesh.ep != s.mesh.tp * s.mesh.dp:
         raise InputError(
             f"ep = {s.mesh.ep}: vllm spreads experts over all tp x dp = {s.mesh.tp * s.mesh.dp} ranks",
@@ -130,16 +128,20 @@ def _check(model: Model, s: Setting) -> None:
     if s.version < V1 and any(k.kind == "state" for layer in kept(model, {}) for k in layer):
         raise UnsupportedError("vllm before 0.8 keeps states apart from its pool: not modelled", key="engine_version")
     evenly((t for _, group in model.groups() for t in group), s.mesh)
-    refuse_quantization(s.recipe, s.device, s.version)
+    refuse_quantization("vllm", s.recipe, s.device, s.version)
+    refuse_settings(s.said, s.version, many=experts(model), pictures=any(t.role in ENCODERS for t in model.extra))
 
 
 def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
+    """What is asked, and what follows from the model and the device."""
     said, kinds = s.said, {k.kind for layer in layers for k in layer}
     form = kv_formats.chosen(
         said.get("kv_dtype"), kv_formats.VLLM, s.dtype, s.version,
         kv_formats.declared(model.quantization) if s.version >= (0, 14) and s.recipe is not None else None, "vllm",
     )  # fmt: skip
-    if "indexer" in kinds and form.name.startswith("fp8"):
+    if ("entries" in kinds and said.get("kv_dtype") in (None, "auto")) or (
+        kinds & {"indexer", "entries"} and form.name.startswith("fp8")
+    ):
         form = kv_formats.VLLM["fp8_ds_mla"]
     state = "state" in kinds
     prefixes = said.get("prefix_caching")
@@ -152,23 +154,28 @@ def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
         prefixes = since(s.version, PREFIXES) if state else s.version >= V1
     return Flags(
         utilization=said.get("gpu_memory_utilization") or since(s.version, UTILIZATION),
-        batch=_batch(s),
-        block=said.get("block_size") or _block(kinds, s.device),
+        batch=_batch(s, pictures=any(t.role in ENCODERS for t in model.extra)),
+        block=said.get("block_size") or preferred(kinds, s.device),
         prefixes=prefixes,
         eager=bool(said.get("enforce_eager")),
         drafts=said.get("speculative_tokens") or 0,
         form=form,
         dtype=s.dtype,
         ssm=said.get("mamba_ssm_cache_dtype"),
+        shards=shards(model, s, kinds),
     )
 
 
-def _batch(s: Setting) -> Batch:
-    """Tokens and requests of one step: ``get_batch_defaults`` for a server."""
+def _batch(s: Setting, *, pictures: bool = False) -> Batch:
+    """Tokens and requests of one step: ``get_batch_defaults`` for a server.
+
+    The first engine reads prompts in chunks where they are long, unless they have pictures, of which a step holds one.
+    """
     total = s.device.capacity.bytes if s.device is not None else 0
     large = s.version >= V1 and total >= LARGE and not (s.device is not None and s.device.name.startswith("a100"))
     if s.version < V1:
-        tokens, rows = (2048 if s.context > 32768 else max(s.context, 2048)), 256
+        chunked = s.context > 32768 and not pictures
+        tokens, rows = (2048 if chunked else max(s.context, 5120 if pictures else 2048)), 256
     elif s.version >= (0, 28) and total >= LARGEST:
         tokens, rows = 16384, 1024
     else:
@@ -183,78 +190,33 @@ def _batch(s: Setting) -> Batch:
     return Batch(tokens, min(rows, tokens))
 
 
-def _block(kinds: set[str], device: Device | None) -> int:
-    """Tokens of a page that the attention backend prefers."""
-    if "latent" not in kinds:
-        return 16
-    major = (device.architecture if device is not None else "sm_90").removeprefix("sm_").rstrip("abf")[:-1]
-    return 64 if major in ("9", "10") else 16
-
-
-def _pages(
-    model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Setting
-) -> tuple[list[tuple[int, paging.Page]], tuple[str, ...]]:
-    """Pages of every layer, with the layer's index; and what the engine says when states widen them."""
-    found = [(i, k) for i, layer in enumerate(layers) for k in layer]
-    if flags.drafts:
-        last = next(k for _, k in reversed(found) if k.kind not in ("state", "indexer", "cross"))
-        found.append((len(layers) - 1, last))
-    states = [_state(k, flags, model) for _, k in found if k.kind == "state"]
-    block, padded = flags.block, None
-    notes: tuple[str, ...] = ()
-    attention = [k for _, k in found if k.kind not in ("state", "indexer", "cross")]
-    if states and attention:
-        alignment = max(flags.block, 128 if attention[0].kind == "latent" else 16)
-        block, padded, notes = paging.aligned(max(states), flags.form.token(attention[0]), flags.block, alignment)
-    out = []
-    for i, k in found:
-        if k.kind == "state":
-            page = paging.Page("state", block, state=_state(k, flags, model), padded=padded)
-        else:
-            form = (k.heads, k.key, k.value, flags.form.name)
-            page = paging.Page(k.kind, block, token=flags.form.token(k), window=k.window, form=form)
-        out.append((i, page))
-    return out, notes
-
-
-def _state(k: Kept, flags: Flags, model: Model) -> int:
-    """Bytes of a layer's states: a convolution keeps one token fewer than it sees, and one for each that is drafted."""
-    width, total = FORMATS[flags.dtype].bytes, 0
-    recurrent = kv_formats.state_width(None if flags.ssm in (None, "auto") else flags.ssm, flags.dtype)
-    if flags.ssm in (None, "auto") and (k.mixer == "KimiDelta" or model.model_type.startswith(IN_FP32)):
-        recurrent = 4
-    for state in k.states:
-        total += state.elements * ((state.taps - 1 + flags.drafts) * width if state.taps else recurrent)
-    return total
-
-
-def _demand(model: Model, layers: Sequence[Sequence[Kept]], flags: Flags, s: Setting) -> paging.Demand:
-    steps = since(s.version, IN_FLIGHT) + (s.mesh.pp - 1 if s.version >= (0, 26) else 0)
-    align = flags.prefixes and s.version >= ALIGNED
-    mamba2 = any(k.mixer == "Mamba2" for layer in layers for k in layer)
-    states = (2 + (since(s.version, RETRIED) if mamba2 else 0) if align else 1) + flags.drafts
-    return paging.Demand(in_flight=steps * flags.batch.tokens, states=states, encoder=model.positions or 0)
-
-
-def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | None) -> Load:
+def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | None, encoder: Encoded | None) -> Load:
     """What a rank of one stage holds before it has a pool."""
     form, mesh, last = FORMATS[s.dtype], s.mesh, stage == s.mesh.pp - 1
+    architecture = s.device.architecture if s.device is not None else "sm_90"
     extras = [
-        rotary_tables(model, form.bytes),
-        doubled(model, mesh, form, layers),
+        rotary_tables(model, form.bytes, grids=since(s.version, GRIDS)),
         absorbed(model, mesh, layers) if s.recipe is not None else None,
         adapters(model, mesh, form, s.said.get("max_loras") or 0, s.said.get("max_lora_rank") or 16, layers),
         prediction(model, s) if flags.drafts and last else None,
-        kernel_padding(model, s.recipe, mesh, s.device.architecture if s.device is not None else "sm_90", layers),
+        kernel_padding(model, s.recipe, mesh, architecture, layers, kept=s.version < (0, 25)),
     ]
-    shares = rank_weights(model, form, s.recipe, mesh, stage)
+    most = s.said.get("cpu_offload") or 0
+    found = rank_tensors(model, form, s.recipe, mesh, stage, doubled=True, ordered=most > 0)
+    stay, gone = offloaded(found, form, most)
+    shares, moved = in_blocks(stay, form), total(plain_shares(gone, form)).requested
+    pages_there = (s.said.get("kv_offloading_size") or 0) // (mesh.tp * mesh.pp)
+    host = (
+        ("weights", moved, "layers that the device reads in host memory, pinned"),
+        ("kv_cache", pages_there, "pages that are kept for later, this rank's part"),
+    )
     outside: list[tuple[str, Span, str]] = []
     if s.device is None:
-        return Load(shares, tuple(e for e in extras if e is not None))
+        return Load(shares, tuple(e for e in extras if e is not None), host=host)
     batch = flags.batch if last else flags.batch.but(rows=0)
     peak = profile(
         model, mesh, batch, s.version, width=form.bytes, longest=s.context,
-        compiled=not flags.eager and s.version >= V1,
+        compiled=not flags.eager and s.version >= V1, encoder=encoder,
     )  # fmt: skip
     one, several, basis = since(s.version, VLLM_OUTSIDE)
     outside.append(("other:non-torch", several if mesh.world > 1 else one, basis))
@@ -270,6 +232,7 @@ def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | No
         resident=(("sampler state", peak.resident, "counts and prompts of every row and token"),),
         workspace=cublas_workspace(s.device.architecture),
         outside=tuple(outside),
+        host=host,
     )
 
 
@@ -282,6 +245,18 @@ def budget(s: Setting, flags: Flags, load: Load) -> Span:
     c, before = s.device.capacity, load.before
     low, likely, high = (math.ceil(n * flags.utilization) for n in (c.low, c.bytes, c.high))
     return Span(low - before.high, likely - before.likely, high - before.low)
+
+
+def _budgets(served: Served) -> list[Span]:
+    """Bytes of every stage's pool; a number of blocks that is said wins over what is free."""
+    s = served.setting
+    found = [budget(s, served.flags, load) for load in served.loads]
+    blocks = s.said.get("num_gpu_blocks_override")
+    if blocks is None:
+        return found
+    pool = planned(served, found, s.context)[1]
+    sizes = [blocks * paging.stage_bytes(pool, stage) for stage in served.stages]
+    return [Span(n, n, n) for n in sizes]
 
 
 def planned(served: Served, budgets: Sequence[Span], longest: int) -> tuple[paging.Pool, paging.Pool, paging.Pool]:
@@ -300,7 +275,7 @@ def _answer(served: Served, layers: Sequence[Sequence[Kept]]) -> Deployment:
         served.stages,
         s.context,
         -(-s.concurrency // s.mesh.dp),
-        encoder=served.demand.encoder,
+        served.demand,
     )
     capacity: dict[str, Any] = {
         "kv_bytes": kv_bytes, "kv_bytes_per_token": per_token, "tokens": None, "blocks": None, "max_context": None,
@@ -321,7 +296,7 @@ def _answer(served: Served, layers: Sequence[Sequence[Kept]]) -> Deployment:
         )  # fmt: skip
     from tonnage.memory.pool.log import caveats, lines, stopped
 
-    budgets = [budget(s, flags, load) for load in served.loads]
+    budgets = _budgets(served)
     pools = planned(served, budgets, s.context)
     likely = pools[1]
     asked = -(-s.concurrency // s.mesh.dp)
@@ -384,6 +359,8 @@ ENGINE: Final = Engine(
     takes=(
         "gpu_memory_utilization", "kv_cache_memory", "max_num_batched_tokens", "max_num_seqs", "block_size",
         "prefix_caching", "enforce_eager", "speculative_tokens", "max_loras", "max_lora_rank", "mamba_ssm_cache_dtype",
+        "decode_context_parallel_size", "num_gpu_blocks_override", "kv_offloading_size", "cpu_offload",
+        "limit_mm_per_prompt", "max_pixels", "skip_mm_profiling", "language_model_only",
     ),
     reference=REFERENCE,
     deploy=deploy,

@@ -166,7 +166,8 @@ def read(text: str) -> Command:
     """The workload that a launch command asks for.
 
     Args:
-        text: as it is typed into a shell: variables, wrappers and containers included.
+        text: as it is typed into a shell: variables, wrappers and containers included; or a file of docker compose or
+            Kubernetes, with ``:NAME`` behind it where several of its services start an engine.
 
     Raises:
         InputError: no stack's command, a flag that the stack does not have, or a value that it refuses.
@@ -180,7 +181,7 @@ def read(text: str) -> Command:
 
 
 def known(text: str) -> bool:
-    """Whether a text is a launch command; a single word never is.
+    """Whether a text is a launch command; a single word is one only where it names a file of services.
 
     >>> known("vllm serve org/name"), known("llama-3.1-8b")
     (True, False)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError, nearest
 from tonnage.launch import Command, Launch
+from tonnage.launch._manifests import services, split
 from tonnage.launch._settings import settings
 from tonnage.launch._shell import VARIABLE, Line, lines
 from tonnage.record import Record
@@ -52,13 +53,14 @@ def flags_of(stack: Launch) -> dict[str, tuple[str, str]]:
 
 
 def command(text: str, stacks: Sequence[Launch]) -> Command:
-    """The first line of a text that starts one of the stacks."""
+    """The first line of a text that starts one of the stacks, or the service of a file that does."""
+    place = split(text)
+    if place is not None:
+        return _served(*place, stacks)
     found = lines(text)
-    for line in found:
-        for stack in stacks:
-            program, arguments = _arguments(line, stack)
-            if arguments is not None:
-                return _command(stack, program, arguments, line)
+    started = _started(found, stacks)
+    if started is not None:
+        return _command(*started)
     shown = " ".join(found[-1].words[:4])
     known = ", ".join(" ".join(s.starts[0]) for s in stacks)
     raise InputError(
@@ -68,8 +70,43 @@ def command(text: str, stacks: Sequence[Launch]) -> Command:
     )  # fmt: skip
 
 
+def _started(found: Sequence[Line], stacks: Sequence[Launch]) -> tuple[Launch, str, list[str], Line] | None:
+    """The first line that starts one of the stacks, with the stack, its program and what follows it."""
+    for line in found:
+        for stack in stacks:
+            program, arguments = _arguments(line, stack)
+            if arguments is not None:
+                return stack, program, arguments, line
+    return None
+
+
+def _served(path: str, name: str | None, stacks: Sequence[Launch]) -> Command:
+    """The command of the service of a file that starts an engine.
+
+    Raises:
+        InputError: none does, or several and none is named.
+    """
+    found = services(path)
+    starting = [(s.name, started) for s in found if (started := _started(s.lines, stacks)) is not None]
+    chosen = [started for one, started in starting if name in (None, one, one.rpartition("/")[2])]
+    if len(chosen) == 1:
+        return _command(*chosen[0])
+    names = ", ".join(f"{one} ({started[0].name})" for one, started in starting)
+    if not starting:
+        raise InputError(
+            f"no service starts an engine that is known: {', '.join(s.name for s in found)[:200]}", key="from",
+            value=path, hint=f"one of {', '.join(s.name for s in stacks)}",
+        )  # fmt: skip
+    raise InputError(
+        f"several services start an engine: {names}" if name is None else f"no service {name!r} starts an engine",
+        key="from", value=path, hint=f"--from {path}:NAME, one of {names}",
+    )  # fmt: skip
+
+
 def starts(text: str, stack: Launch) -> bool:
-    """Whether a line of a text starts the stack; no text of one word does."""
+    """Whether a line of a text starts the stack; a text of one word does where it names a file of services."""
+    if split(text) is not None:
+        return True
     if len(text.split()) < 2:
         return False
     try:

@@ -115,11 +115,11 @@ def _line(part: Sequence[str]) -> Line | None:
     if not words:
         return None
     image = None
-    shown = _visible(variables)
+    shown = devices_named(variables)
     if words[0].rpartition("/")[2] in CONTAINERS and "run" in words:
         image, words, inside, shown_inside = _contained(words[words.index("run") + 1 :])
         variables |= inside
-        shown = _visible(inside) or shown_inside or shown
+        shown = devices_named(inside) or shown_inside or shown
     return Line(tuple(words), variables, image, shown)
 
 
@@ -154,7 +154,7 @@ _WITH_VALUE: Final = frozenset(
 )  # fmt: skip
 
 
-def _visible(variables: Mapping[str, str]) -> int | None:
+def devices_named(variables: Mapping[str, str]) -> int | None:
     """Devices that a variable names."""
     for name in VISIBLE:
         value = variables.get(name, "all")

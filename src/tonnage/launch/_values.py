@@ -81,6 +81,30 @@ def size(text: str, flag: str) -> str:
     return f"{scaled(text, flag)} B"
 
 
+def gibibytes(text: str, flag: str) -> str | None:
+    """Bytes of a number of GiB, as a size of a workload; None for none.
+
+    >>> gibibytes("1.5", "--cpu-offload-gb"), gibibytes("0", "--cpu-offload-gb")
+    ('1610612736 B', None)
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < 2**20:
+        raise InputError(f"{flag} {text}: a number of GiB is meant", key=flag, value=text)
+    return f"{round(value * 2**30)} B" if value else None
+
+
+def in_gib(size: int) -> str:
+    """A size as a number of GiB.
+
+    >>> in_gib(1610612736)
+    '1.5'
+    """
+    return f"{size / 2**30:g}"
+
+
 def dtype(text: str, flag: str) -> str | None:
     """A format that is computed in; None for the checkpoint's.
 

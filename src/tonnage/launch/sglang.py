@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError
 from tonnage.launch import Flag, Launch
+from tonnage.launch._tails import adapters, formats
 from tonnage.launch._values import WRITTEN, count, dtype, number, share, unless_auto
 
 GRAPHS: Final = "which CUDA graphs are captured"
@@ -49,15 +50,7 @@ def _finish(said: dict[str, Any], devices: int | None) -> tuple[dict[str, Any], 
 
 
 def _tail(workload: Mapping[str, Any]) -> list[str]:
-    out: list[str] = []
-    if workload.get("max_loras"):
-        out += ["--enable-lora", "--max-loras-per-batch", str(workload["max_loras"])]
-        out += ["--max-lora-rank", str(workload["max_lora_rank"])] if workload.get("max_lora_rank") else []
-    kv = workload.get("kv_dtype")
-    if kv is not None and kv != workload.get("dtype"):
-        out += ["--kv-cache-dtype", WRITTEN.get(kv, kv)]
-    method = {scheme: name for name, scheme in reversed(FORMATS.items())}.get(workload.get("quant") or "")
-    return [*out, "--quantization", method] if method is not None else out
+    return [*adapters(workload, "--max-loras-per-batch"), *formats(workload, FORMATS)]
 
 
 FORMATS: Final = {

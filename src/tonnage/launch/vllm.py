@@ -12,12 +12,15 @@ from typing import Any, Final
 
 from tonnage.errors import InputError
 from tonnage.launch import Flag, Launch
-from tonnage.launch._values import WRITTEN, count, dtype, objects, scaled, share, size, unless_auto
+from tonnage.launch._tails import adapters, formats
+from tonnage.launch._values import WRITTEN, count, dtype, gibibytes, in_gib, objects, scaled, share, size, unless_auto
 
 OWN_DRAFTS: Final = ("mtp", "_mtp", "nextn")
 """Ends of methods that draft with the checkpoint's own layer. vllm/config/speculative.py ``MTPModelTypes``"""
 AUTO: Final = -1
 """Stands for the longest context that fits."""
+CONNECTORS: Final = ("OffloadingConnector", "SimpleCPUOffloadConnector")
+"""Connectors that keep pages in this host's memory."""
 OFFLOAD: Final = "weights or caches in host memory"
 MEDIA: Final = "what the encoder of pictures and sound takes in the profile run"
 GRAPHS: Final = "which CUDA graphs are captured"
@@ -27,8 +30,41 @@ def _length(text: str, flag: str) -> int:
     return AUTO if text.strip() in ("-1", "auto") else scaled(text, flag)
 
 
-def _speculative(text: str, flag: str) -> Mapping[str, Any]:
-    return objects(text, flag)
+def _limits(text: str, flag: str) -> str:
+    """Items of a prompt by modality, as a workload has them.
+
+    >>> _limits('{"image": {"count": 2, "width": 512}, "video": 0}', "--limit-mm-per-prompt")
+    'image=2,video=0'
+    """
+    if not text.lstrip().startswith("{"):
+        return text
+    counts = {k: v.get("count", 999) if isinstance(v, Mapping) else v for k, v in objects(text, flag).items()}
+    return ",".join(f"{name}={n}" for name, n in counts.items())
+
+
+def _limited(text: str) -> str:
+    return json.dumps({name: int(n) for name, _, n in (pair.partition("=") for pair in text.split(","))})
+
+
+def _pixels(config: Mapping[str, Any]) -> tuple[int | None, bool]:
+    """Pixels of a picture that arguments of the processor state, and whether they state anything else."""
+    size = config.get("size")
+    edge = size.get("longest_edge") if isinstance(size, Mapping) else None
+    found = config.get("max_pixels") or edge
+    known = {"max_pixels", "min_pixels", "size"}
+    return (found if isinstance(found, int) and found > 0 else None), bool(config.keys() - known)
+
+
+def _kept(said: dict[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Pages that a connector keeps in host memory."""
+    if not config:
+        return []
+    name, extra = str(config.get("kv_connector") or ""), config.get("kv_connector_extra_config") or {}
+    size = extra.get("cpu_bytes_to_use") if isinstance(extra, Mapping) else None
+    if name in CONNECTORS and isinstance(size, int | float) and size > 0:
+        said.setdefault("kv_offloading_size", f"{int(size)} B")
+        return []
+    return [f"--kv-transfer-config: {name or 'a connector'} keeps or moves pages"]
 
 
 def _finish(said: dict[str, Any], devices: int | None) -> tuple[dict[str, Any], list[str]]:
@@ -49,9 +85,9 @@ def _finish(said: dict[str, Any], devices: int | None) -> tuple[dict[str, Any], 
         told.append("--max-model-len auto: the longest context that fits, if it is shorter than the model's own")
     if said.pop("_expert_parallel", False):
         said["ep"] = said.get("tp", 1) * said.get("dp", 1)
-    adapters = said.pop("_lora", False)
+    wanted = said.pop("_lora", False)
     loras, rank = said.pop("_loras", 1), said.pop("_lora_rank", None)
-    if adapters:
+    if wanted:
         said["max_loras"] = loras
         if rank is not None:
             said["max_lora_rank"] = rank
@@ -60,6 +96,11 @@ def _finish(said: dict[str, Any], devices: int | None) -> tuple[dict[str, Any], 
     for key, field in (("_draft_model", "model"), ("_draft_method", "method")):
         if key in said:
             config[field] = said.pop(key)
+    pixels, others = _pixels(said.pop("_processor", {}))
+    if pixels is not None:
+        said["max_pixels"] = pixels
+    told += ["--mm-processor-kwargs: " + MEDIA] if others else []
+    told += _kept(said, said.pop("_transfer", {}))
     told += _drafted(said, config, config.get("num_speculative_tokens", drafts))
     return said, told
 
@@ -80,17 +121,13 @@ def _drafted(said: dict[str, Any], config: Mapping[str, Any], tokens: Any) -> li
 
 def _tail(workload: Mapping[str, Any]) -> list[str]:
     out = ["--enable-expert-parallel"] if (workload.get("ep") or 1) > 1 else []
-    if workload.get("max_loras"):
-        out += ["--enable-lora", "--max-loras", str(workload["max_loras"])]
-        out += ["--max-lora-rank", str(workload["max_lora_rank"])] if workload.get("max_lora_rank") else []
+    out += adapters(workload, "--max-loras")
     if workload.get("speculative_tokens"):
         drafts = {"method": "mtp", "num_speculative_tokens": workload["speculative_tokens"]}
         out += ["--speculative-config", json.dumps(drafts)]
-    kv = workload.get("kv_dtype")
-    if kv is not None and kv != workload.get("dtype"):
-        out += ["--kv-cache-dtype", WRITTEN.get(kv, kv)]
-    method = {scheme: name for name, scheme in reversed(FORMATS.items())}.get(workload.get("quant") or "")
-    return [*out, "--quantization", method] if method is not None else out
+    if workload.get("max_pixels"):
+        out += ["--mm-processor-kwargs", json.dumps({"max_pixels": workload["max_pixels"]})]
+    return [*out, *formats(workload, FORMATS)]
 
 
 FORMATS: Final = {
@@ -115,7 +152,7 @@ LAUNCH: Final = Launch(
     finish=_finish,
     tail=_tail,
     file="--config",
-    tails=("ep", "kv_dtype", "speculative_tokens", "max_loras", "max_lora_rank"),
+    tails=("ep", "kv_dtype", "speculative_tokens", "max_loras", "max_lora_rank", "max_pixels"),
     noted={
         "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS": "whether graphs are taken off the pool",
         "VLLM_USE_V1": "which of two engines runs",
@@ -148,17 +185,18 @@ LAUNCH: Final = Launch(
         Flag(("--enable-lora",), "_lora"),
         Flag(("--max-loras",), "_loras", count),
         Flag(("--max-lora-rank",), "_lora_rank", count),
-        Flag(("--speculative-config",), "_speculative", _speculative),
+        Flag(("--speculative-config",), "_speculative", objects),
         Flag(("--num-speculative-tokens",), "_drafts", count),
         Flag(("--spec-tokens",), "_drafts", count),
         Flag(("--spec-method",), "_draft_method"),
         Flag(("--speculative-model",), "_draft_model"),
         Flag(("--spec-model",), "_draft_model"),
-        Flag(("--num-gpu-blocks-override",), matters="the number of blocks, whatever is free"),
-        Flag(("--cpu-offload-gb",), matters=OFFLOAD, harmless=("0", "0.0")),
+        Flag(("--num-gpu-blocks-override",), "num_gpu_blocks_override", count),
+        Flag(("--cpu-offload-gb",), "cpu_offload", gibibytes, in_gib),
+        Flag(("--kv-offloading-size",), "kv_offloading_size", gibibytes, in_gib),
+        Flag(("--kv-offloading-backend",), matters="where pages in host memory are kept", harmless=("native",)),
+        Flag(("--decode-context-parallel-size",), "decode_context_parallel_size", count, plain=(1,)),
         Flag(("--offload-group-size",), matters=OFFLOAD, harmless=("0",)),
-        Flag(("--kv-offloading-size",), matters="pages in host memory"),
-        Flag(("--kv-transfer-config",), matters="a connector that keeps or moves pages"),
         Flag(("--swap-space",), matters="pages in host memory", harmless=("0", "4")),
         Flag(("--hf-overrides",), matters="keys of the model's config", harmless=("{}",)),
         Flag(("--rope-scaling",), matters="positions of the model"),
@@ -176,7 +214,6 @@ LAUNCH: Final = Launch(
         Flag(("--max-num-scheduled-tokens",), matters="tokens of one step"),
         Flag(("--max-num-active-seqs",), matters="requests of one step"),
         Flag(("--performance-mode",), matters="tokens and requests of one step", harmless=("balanced",)),
-        Flag(("--decode-context-parallel-size",), matters="each rank keeps a part of the context", harmless=("1",)),
         Flag(("--prefill-context-parallel-size",), matters="each rank reads a part of the prompt", harmless=("1",)),
         Flag(("--enable-eplb",), matters="redundant experts"),
         Flag(("--num-redundant-experts",), matters="redundant experts", harmless=("0",)),
@@ -191,12 +228,13 @@ LAUNCH: Final = Launch(
         Flag(("--cuda-graph-sizes",), matters=GRAPHS),
         Flag(("--max-seq-len-to-capture",), matters=GRAPHS),
         Flag(("--attention-backend",), matters="tokens of a page, by the kernel's preference"),
-        Flag(("--limit-mm-per-prompt",), matters=MEDIA),
-        Flag(("--mm-processor-kwargs",), matters=MEDIA),
-        Flag(("--skip-mm-profiling",), matters=MEDIA),
+        Flag(("--limit-mm-per-prompt",), "limit_mm_per_prompt", _limits, _limited),
+        Flag(("--mm-processor-kwargs",), "_processor", objects),
+        Flag(("--kv-transfer-config",), "_transfer", objects),
+        Flag(("--skip-mm-profiling",), "skip_mm_profiling", plain=(False,)),
+        Flag(("--language-model-only",), "language_model_only", plain=(False,)),
         Flag(("--mm-encoder-tp-mode",), matters=MEDIA, harmless=("weights",)),
         Flag(("--mm-ipc-gpu-memory-gb",), matters="memory for pictures that other processes send", harmless=("0",)),
-        Flag(("--language-model-only",), matters="no encoders of pictures and sound"),
         Flag(("--mm-encoder-only",), matters="the encoder alone"),
         Flag(("--lora-dtype",), matters="the format of adapters", harmless=("auto",)),
         Flag(("--lora-extra-vocab-size",), matters="rows that adapters add", harmless=("0", "256")),

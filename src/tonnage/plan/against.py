@@ -57,6 +57,20 @@ ALTERNATIVES: Final[Mapping[str, tuple[tuple[str, tuple[Any, ...]], ...]]] = {
         ("page_size", (1, 16, 32, 64)),
         ("dtype", ("bf16", "fp16")),
     ),
+    "tensorrt-llm": (
+        ("kv_dtype", ("fp8", "bf16", "fp16", "nvfp4")),
+        ("max_num_tokens", BATCHES),
+        ("quant", SCHEMES),
+        ("tp", DEGREES),
+        ("dtype", ("bf16", "fp16")),
+    ),
+    "tgi": (
+        ("kv_dtype", ("fp8_e4m3", "fp8_e5m2")),
+        ("max_batch_prefill_tokens", BATCHES),
+        ("quant", SCHEMES),
+        ("tp", DEGREES),
+        ("dtype", ("bf16", "fp16")),
+    ),
     "llamacpp": (
         ("kv_dtype", ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "bf16")),
         ("ubatch_size", (128, 256, 512, 1024, 2048, 4096)),
@@ -249,6 +263,10 @@ class _Run:
             mine = own.figure("kv_cache") if own is not None else None
             n = own.counts.get("tokens") if own is not None else None
             return mine is not None and bool(n) and abs(mine.bytes / (n or 1) * tokens - room.bytes) <= room.half * 2
+        if self.told.engine == "tensorrt-llm":
+            result = self.answered(change)
+            token = 0 if result is None else int((result.capacity or {}).get("kv_bytes_per_token") or 0)
+            return abs(token * tokens - room.bytes) <= room.half
         found = [
             self.answered({**change, "kv_cache_memory": size})
             for size in (room.bytes - room.half, room.bytes + room.half)

@@ -92,7 +92,7 @@ def _checked(key: str, value: Any, stated: Mapping[str, Any]) -> Any:
         return value if value == "here" else parse_bytes(value, key=key)
     if key in SHARES or kind == "share":
         number = float(value) if isinstance(value, int | float | str) and _is_number(value) else -1.0
-        if not 0.0 <= number <= 1.0 or (key in SHARES and number == 1.0):
+        if not 0.0 <= number <= 1.0 or (number == 1.0 if key in SHARES else number == 0.0):
             raise InputError(f"{key} is a number from 0 to 1, not {value!r}", key=key, value=value)
         return number
     if not isinstance(value, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from tonnage.arch.compressed import Compressed
 from tonnage.arch.model import Layer, Model
 from tonnage.arch.untraced import Untraced
 from tonnage.errors import UnsupportedError
@@ -40,13 +41,15 @@ class Kept(Record):
     """What one layer keeps; a layer may keep several (attention beside a mixer, a latent and its indexer's keys).
 
     Args:
-        kind: "full", "sliding", "chunked", "cross", "latent", "indexer" or "state".
+        kind: "full", "sliding", "chunked", "cross", "latent", "indexer" or "state"; where keys are compressed
+            "entries", the indexer's "index entries", and what waits for the next entry, "waiting".
         heads: key/value heads of this rank, those held twice included.
         key: width of a key head; rank of a latent; width of an indexer's key.
         value: width of a value head; rotary width beside a latent.
         window: tokens of a window or of a chunk; None for all.
         states: of a mixer.
         mixer: class of the mixer, whose rules for formats differ.
+        rate: tokens of an entry.
     """
 
     kind: str
@@ -56,6 +59,7 @@ class Kept(Record):
     window: int | None = None
     states: tuple[Held, ...] = ()
     mixer: str = ""
+    rate: int = 1
 
     @property
     def elements(self) -> int:
@@ -63,12 +67,13 @@ class Kept(Record):
         return self.key + self.value if self.kind == "latent" else self.heads * (self.key + self.value)
 
 
-def kept(model: Model, pieces: Mapping[str, int]) -> tuple[tuple[Kept, ...], ...]:
+def kept(model: Model, pieces: Mapping[str, int], *, entries: bool = False) -> tuple[tuple[Kept, ...], ...]:
     """What each layer of the model keeps on the fullest rank, layer by layer.
 
     Args:
         model: any model whose state is of a kind that engines know.
         pieces: axis to number of cuts, of dense tensors.
+        entries: whether compressed keys are asked for; they are refused where not.
 
     Raises:
         UnsupportedError: a kind of state that is not modelled in pools.
@@ -78,13 +83,17 @@ def kept(model: Model, pieces: Mapping[str, int]) -> tuple[tuple[Kept, ...], ...
     for stack in model.stacks:
         for layer in stack.layers:
             if id(layer) not in found:
-                found[id(layer)] = tuple(_layer(layer, pieces, model.model_type))
+                found[id(layer)] = tuple(_layer(layer, pieces, model.model_type, entries))
             out.append(found[id(layer)])
     return tuple(out)
 
 
-def _layer(layer: Layer, pieces: Mapping[str, int], model_type: str) -> Iterator[Kept]:
+def _layer(layer: Layer, pieces: Mapping[str, int], model_type: str, entries: bool) -> Iterator[Kept]:
     for sub in layer.sublayers:
+        packed = next((b for b in (sub.block, *getattr(sub.block, "parts", ())) if isinstance(b, Compressed)), None)
+        if entries and packed is not None:
+            yield from _compressed(packed)
+            continue
         one = layer.but(sublayers=(sub,))
         tensors = [(largest_shard(t, pieces), window) for t, window in states(one, 1, 1, repeated=False)]
         named: dict[str, tuple[Tensor, int | None]] = {t.name: (t, window) for t, window in tensors}
@@ -116,6 +125,18 @@ def _attention(named: Mapping[str, tuple[Tensor, int | None]], chunked: bool) ->
         yield Kept("latent", 1, dict(t.axes)["R"], width, window)
     if "index keys" in named:
         yield Kept("indexer", 1, dict(named["index keys"][0].axes)["X"])
+
+
+def _compressed(block: Compressed) -> Iterator[Kept]:
+    """A window of keys that are values, entries of many tokens, the indexer's, and what waits for the next entry."""
+    turned = block.compressor.rotary[0].width if block.compressor is not None else block.H // 8
+    yield Kept("entries", 1, block.H - turned, turned, block.window)
+    for part, kind in ((block.compressor, "entries"), (block.indexer, "index entries")):
+        if part is not None:
+            inner = turned if kind == "entries" else 0
+            span = part.rate * (2 if part.overlaps else 1)
+            yield Kept(kind, 1, part.H - inner, inner, rate=part.rate)
+            yield Kept("waiting", 1, part.H * (4 if part.overlaps else 2), 0, span, rate=part.rate)
 
 
 def _held(t: Tensor) -> Held:

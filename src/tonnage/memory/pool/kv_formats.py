@@ -19,6 +19,9 @@ from tonnage.releases import Version, shown
 SCALES_OF_LATENT: Final = 128
 """Elements of a latent, or of an indexer's key, that share an fp32 scale."""
 
+SCALES_OF_ENTRY: Final = 64
+"""Elements of a compressed entry that share a scale of a byte; the scales are padded to eight."""
+
 
 class CacheFormat(Record):
     """How a cache stores an element.
@@ -56,8 +59,14 @@ class CacheFormat(Record):
         4160
         >>> CacheFormat("fp8_ds_mla", 8, packed_latent=True).token(Kept("latent", 1, 512, 64))
         656
+        >>> CacheFormat("fp8_ds_mla", 8, packed_latent=True).token(Kept("entries", 1, 448, 64))
+        584
         """
-        if kept.kind == "indexer":
+        if kept.kind == "waiting":
+            return kept.key * 4
+        if kept.kind == "entries" and self.packed_latent:
+            return kept.key + kept.value * 2 + -(-kept.key // SCALES_OF_ENTRY // 8) * 8
+        if kept.kind in ("indexer", "index entries"):
             return kept.key + -(-kept.key // SCALES_OF_LATENT) * 4
         if kept.kind == "latent" and self.packed_latent:
             return kept.key + -(-kept.key // SCALES_OF_LATENT) * 4 + kept.value * 2
@@ -179,7 +188,7 @@ def refuse(form: CacheFormat, layers: Any, engine: str) -> None:
             f"kv_dtype = {form.name}: {engine} keeps no latent so", key="kv_dtype", value=form.name,
             hint="--kv-dtype fp8 or bf16",
         )  # fmt: skip
-    if form.packed_latent and "latent" not in kinds:
+    if form.packed_latent and not kinds & {"latent", "entries"}:
         raise UnsupportedError(
             f"kv_dtype = {form.name} is for latents, and this model has none", key="kv_dtype", value=form.name,
             hint="--kv-dtype fp8",

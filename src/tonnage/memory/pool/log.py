@@ -88,7 +88,7 @@ def stopped(served: Served, budgets: Sequence[Span]) -> str | None:
     """Why the device is too small for what is asked, whatever the pool's plan; None where it is not."""
     s, flags = served.setting, served.flags
     capacity = s.device.capacity
-    if s.said.get("kv_cache_memory") is None:
+    if s.said.get("kv_cache_memory") is None and s.said.get("num_gpu_blocks_override") is None:
         asked = int(capacity.bytes * flags.utilization)
         if s.in_use + asked > capacity.bytes - CONTEXT[0] and s.in_use:
             return (

@@ -15,11 +15,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tonnage.errors import UnsupportedError
+from tonnage.memory.pool.packed import packed, packed_bytes
+from tonnage.memory.pool.pages import ENTRIES, FULL, Group, Page
 from tonnage.record import Record
 from tonnage.releases import Since, Version, since
-
-FULL: Final = ("full", "latent", "indexer")
-"""Kinds that keep every token and count as one type."""
 
 CLOSE: Final[Since[float]] = (((0, 18), 1.5), ((0, 12), 1.25), ((0, 0), 1.0))
 """Kinds whose numbers of layers differ by less than this share the larger number as the size of a group."""
@@ -36,43 +35,6 @@ NULL_BLOCK: Final[Since[int]] = (((0, 29), 1), ((0, 0), 0))
 """Blocks that the check for one whole request leaves out: the one that is never given away."""
 
 
-class Page(Record):
-    """Pages of one layer.
-
-    Args:
-        kind: "full", "latent", "indexer", "sliding", "chunked", "cross" or "state".
-        block: tokens of a page.
-        token: bytes of a token; 0 for a state. [byte]
-        state: bytes of a state, of one size whatever the length. [byte]
-        window: of a sliding or chunked layer.
-        form: what else layers of one table have in common: heads, widths, format.
-        padded: bytes of a page, where it is larger than what it holds. [byte]
-    """
-
-    kind: str
-    block: int
-    token: int = 0
-    state: int = 0
-    window: int | None = None
-    form: tuple[object, ...] = ()
-    padded: int | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes of a page.
-
-        >>> Page("full", 16, 4096).size
-        65536
-        """
-        return self.padded or (self.state if self.kind == "state" else self.block * self.token)
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """Layers with the same share a table."""
-        return (self.kind in FULL and self.kind, self.kind, self.block, self.token, self.state, self.window, self.form,
-                self.padded)  # fmt: skip
-
-
 class Demand(Record):
     """What a request may ask of the pool.
 
@@ -81,24 +43,14 @@ class Demand(Record):
         states: blocks of a state.
         encoder: tokens that cross attention keeps.
         extra: tokens that a window keeps for several speculative modules.
+        shards: ranks that share the tokens of what keeps all of them (decode context parallelism).
     """
 
     in_flight: int
     states: int = 1
     encoder: int = 0
     extra: int = 0
-
-
-class Group(Record):
-    """Layers with one table: their indices, and a page of each."""
-
-    layers: tuple[int, ...]
-    pages: tuple[Page, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of a block of this group."""
-        return sum(page.size for page in self.pages)
+    shards: int = 1
 
 
 class Pool(Record):
@@ -115,6 +67,7 @@ class Pool(Record):
         groups: how layers share tables.
         notes: lines that the engine prints while planning.
         null: blocks that one request cannot have.
+        version: of the engine.
     """
 
     blocks: int
@@ -127,6 +80,7 @@ class Pool(Record):
     groups: tuple[Group, ...]
     notes: tuple[str, ...] = ()
     null: int = 0
+    version: Version = (0, 0)
 
     @property
     def bytes(self) -> int:
@@ -155,7 +109,7 @@ def blocks_of(page: Page, longest: int, demand: Demand) -> int:
     if page.kind == "chunked":
         assert page.window is not None
         return _up(min(page.window + demand.in_flight, longest), page.block)
-    return _up(longest, page.block)
+    return _up(longest, page.block * demand.shards)
 
 
 def grouped(pages: Sequence[Page], version: Version) -> tuple[tuple[Group, ...], tuple[str, ...]]:
@@ -167,6 +121,8 @@ def grouped(pages: Sequence[Page], version: Version) -> tuple[tuple[Group, ...],
     Raises:
         UnsupportedError: pages of sizes that the release cannot make alike.
     """
+    if any(p.kind == ENTRIES for p in pages):
+        return packed(pages), ()
     chunked = any(p.kind == "chunked" for p in pages)
     if not since(version, BY_WINDOW) or (chunked and not since(version, BY_CHUNK)):
         pages = [p.but(kind="full", window=None) if p.kind in ("sliding", "chunked") else p for p in pages]
@@ -216,7 +172,7 @@ def plan(
     blocks, largest = None, 0
     for layers, room in stages:
         here = frozenset(layers)
-        size = max(sum(p.size for i, p in zip(g.layers, g.pages, strict=True) if i in here) for g in groups)
+        size = block_bytes(groups, here, version)
         if size:
             blocks = max(room, 0) // size if blocks is None else min(blocks, max(room, 0) // size)
             largest = max(largest, size)
@@ -226,7 +182,7 @@ def plan(
     if since(version, BY_CONCURRENCY):
         tokens = int(concurrency * longest)
     else:
-        tokens = n // len(groups) * min(page.block for group in groups for page in group.pages)
+        tokens = n // len(groups) * min(page.block for group in groups for page in group.pages) * demand.shards
     return Pool(
         blocks=n,
         block_bytes=largest,
@@ -238,6 +194,7 @@ def plan(
         groups=groups,
         notes=notes,
         null=since(version, NULL_BLOCK),
+        version=version,
     )
 
 
@@ -309,5 +266,11 @@ def _up(a: int, b: int) -> int:
 
 def stage_bytes(pool: Pool, pages: Iterable[int]) -> int:
     """Bytes of one block on a rank that holds these pages."""
-    here = frozenset(pages)
-    return max(sum(p.size for i, p in zip(g.layers, g.pages, strict=True) if i in here) for g in pool.groups)
+    return block_bytes(pool.groups, frozenset(pages), pool.version)
+
+
+def block_bytes(groups: Sequence[Group], here: frozenset[int], version: Version) -> int:
+    """Bytes of one block on a rank that holds the pages ``here``: the widest group's; packed pages have rules."""
+    if any(p.kind == ENTRIES for g in groups for p in g.pages):
+        return packed_bytes(groups, here, version)
+    return max(sum(p.size for i, p in zip(g.layers, g.pages, strict=True) if i in here) for g in groups)

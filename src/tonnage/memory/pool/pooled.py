@@ -15,7 +15,8 @@ from tonnage.timeline import Component, Instant, Level, Rank, exact, ranged
 MOST_SEQUENCES: Final = 1 << 20
 MOST_TOKENS: Final = 1 << 32
 ROUNDING: Final = (
-    "https://github.com/pytorch/pytorch/blob/v2.13.0/c10/cuda/CUDACachingAllocator.cpp (round_size): blocks of 512 B"
+    "https://github.com/pytorch/pytorch/blob/v2.13.0/c10/cuda/CUDACachingAllocator.cpp (round_size, should_split): "
+    "blocks of 512 B, and remainders of up to 1 MiB that are not split"
 )
 
 
@@ -36,6 +37,7 @@ class Load(Record):
         workspace: of matrix products.
         outside: what no tensor takes, within the budget: name, size and basis.
         after: the same, taken once the pool is there.
+        host: what lies in host memory: name, bytes and words.
     """
 
     shares: tuple[Share, ...]
@@ -48,6 +50,7 @@ class Load(Record):
     workspace: int = 0
     outside: tuple[tuple[str, Span, str], ...] = ()
     after: tuple[tuple[str, Span, str], ...] = ()
+    host: tuple[tuple[str, int, str], ...] = ()
 
     @property
     def weights(self) -> Level:
@@ -108,11 +111,12 @@ def rank(
         lines.append(exact("workspace", load.workspace, "cuBLAS", ROUNDING, tier="allocated", trust=DERIVED))
     rounding = load.weights.allocated - load.weights.requested
     if rounding:
-        lines.append(exact("rounding", rounding, "weights in blocks of 512 B", ROUNDING, tier="allocated"))
+        lines.append(exact("rounding", rounding, "weights in the allocator's blocks", ROUNDING, tier="allocated"))
     for what, span, basis in (*load.outside, *load.after):
         lines.append(ranged(what, span.low, span.likely, span.high, basis, reference, tier="device"))
     if deployed:
         lines.append(ranged("context", *CONTEXT, CONTEXT_BASIS, "memory/overhead.py", tier="device"))
+    lines += [exact(what, n, words, reference, tier="host", trust=DERIVED) for what, n, words in load.host if n]
     static = sum(c.bytes for c in lines if c.tier in ("requested", "allocated") and c.name != "activations")
     peak = static + load.peak.likely
     second = load.runner_up

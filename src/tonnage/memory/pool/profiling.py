@@ -16,6 +16,7 @@ from math import prod
 from typing import Any, Final
 
 from tonnage.arch.model import Model
+from tonnage.memory.pool.ranked import Span
 from tonnage.placement.mesh import Mesh
 from tonnage.placement.sharding import cuts, largest_shard
 from tonnage.record import Record
@@ -94,6 +95,20 @@ class Batch(Record):
     rows: int
 
 
+class Encoded(Record):
+    """What an encoder's part of the profile run takes.
+
+    Args:
+        live: bytes while it runs. [byte]
+        kept: of its output, which stays while the language model runs. [byte]
+        why: how the size comes about.
+    """
+
+    live: Span
+    kept: int
+    why: str
+
+
 def second_runner(model: Model, version: Version) -> bool:
     """Whether the second model runner serves a model by default."""
     told = since(version, RUNNER_2)
@@ -110,7 +125,15 @@ def experts(model: Model) -> bool:
 
 
 def profile(
-    model: Model, mesh: Mesh, batch: Batch, version: Version, *, width: int, compiled: bool, longest: int = 0
+    model: Model,
+    mesh: Mesh,
+    batch: Batch,
+    version: Version,
+    *,
+    width: int,
+    compiled: bool,
+    longest: int = 0,
+    encoder: Encoded | None = None,
 ) -> Peak:
     """Memory of the profile run on one rank of the last stage.
 
@@ -122,8 +145,9 @@ def profile(
         width: bytes of an element of an activation.
         compiled: whether the layers run compiled, which frees a layer's input as soon as it is read.
         longest: tokens of the longest request, for which latents reserve room to be expanded.
+        encoder: of pictures, run before on the largest that it takes; None where there is none.
 
-    Leaves out: encoders of pictures and sound, whose largest inputs are profiled as well.
+    Leaves out: encoders of sound, whose largest inputs are profiled as well.
     """
     D, T = model.width, batch.tokens
     V = -(-model.vocabulary // 64) * 64
@@ -132,7 +156,8 @@ def profile(
     low, likely, high = (n * rows * V + beside for n in since(version, SAMPLER))
     body = forward(model, mesh, T, width, _expanded(model, mesh, batch, version, longest, width))
     residual = T * D * width
-    passes = (body + residual * 2, body + residual * (2 if compiled else 4), body + residual * 4)
+    # Run by hand, a feed-forward's caller still holds its input beside the residual stream while the output is made.
+    passes = (body + residual * 2, body + residual * (2 if compiled else 3), body + residual * 4)
     scratch = since(version, SCRATCH)
     second = PENALTIES * rows * V // 8 if second_runner(model, version) else 0
     sampling = likely >= passes[1]
@@ -142,6 +167,21 @@ def profile(
         if sampling
         else f"forward pass of {T:,} tokens, widest layer"
     )
+    if encoder is not None:
+        low, likely, high = (n + encoder.kept for n in (low, likely, high))
+        passes = (passes[0] + encoder.kept, passes[1] + encoder.kept, passes[2] + encoder.kept)
+        widest = max(likely, passes[1])
+        if encoder.live.likely > widest:
+            return Peak(
+                low=max(encoder.live.low, low, passes[0]),
+                likely=encoder.live.likely + scratch,
+                high=max(encoder.live.high, high, passes[2]) + 2 * scratch,
+                instant="encoder of the profile run",
+                runner_up=("sampler of the profile run" if sampling else "forward pass of the profile run", widest),
+                resident=second,
+                why=encoder.why,
+            )
+        high = max(high, encoder.live.high)
     return Peak(
         low=max(low, passes[0]),
         likely=max(likely, passes[1]) + scratch,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.experts import as_loaded
+from tonnage.arch.grids import GridRotary
 from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
 from tonnage.formats import Format
 from tonnage.memory.passes import blocks
+from tonnage.memory.pool.loaded import unsplit
 from tonnage.memory.weights import Share, shares
 from tonnage.placement.mesh import Mesh
 from tonnage.placement.serving import held
@@ -20,7 +22,7 @@ from tonnage.tensors import Tensor
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
-    from tonnage.quant import Recipe
+    from tonnage.quant import Recipe, Stored
 
 
 class Span(Record):
@@ -35,7 +37,7 @@ class Span(Record):
         return Span(self.low + other.low, self.likely + other.likely, self.high + other.high)
 
 
-DOUBLED: Final = "values made of the keys' matrix"
+QUERIES, KEYS, VALUES = (f"self_attn.{x}_proj.weight" for x in "qkv")
 ROTARY: Final = "cosine and sine of every position"
 PADDING: Final = "padding of packed experts"
 ABSORBED: Final = "latent's expansion, unpacked"
@@ -56,7 +58,15 @@ class Extra(Record):
 
 
 def rank_weights(model: Model, form: Format, recipe: Recipe | None, mesh: Mesh, stage: int = 0) -> tuple[Share, ...]:
-    """Weights of the fullest rank of one pipeline stage, by part and format.
+    """Weights of the fullest rank of one pipeline stage, by part and format, in the allocator's blocks."""
+    return in_blocks(rank_tensors(model, form, recipe, mesh, stage), form)
+
+
+def rank_tensors(
+    model: Model, form: Format, recipe: Recipe | None, mesh: Mesh, stage: int = 0, *, doubled: bool = False,
+    ordered: bool = False,
+) -> list[Stored]:  # fmt: skip
+    """Stored tensors of the fullest rank of one pipeline stage.
 
     Args:
         model: whose weights.
@@ -64,6 +74,8 @@ def rank_weights(model: Model, form: Format, recipe: Recipe | None, mesh: Mesh, 
         recipe: how weights are packed; None where they are not.
         mesh: the degrees.
         stage: which of the pipeline's.
+        doubled: whether keys that are values are loaded into both.
+        ordered: whether layers that are alike stand one by one, in the order of the model.
 
     Raises:
         UnsupportedError: a recipe for whole models, cut.
@@ -78,42 +90,52 @@ def rank_weights(model: Model, form: Format, recipe: Recipe | None, mesh: Mesh, 
             raise UnsupportedError(
                 f"{recipe.title} on {mesh.world} ranks is not modelled yet", key="quant", value=recipe.method
             )
-        return shares(as_stored([], model, recipe), form)
-    found = entries(model, by_layer=several or (recipe is not None and recipe.by_layer))
+        return list(as_stored([], model, recipe))
+    found = list(entries(model, by_layer=ordered or several or (recipe is not None and recipe.by_layer)))
+    for end in _doubled(model) if doubled else ():
+        i = next((k for k, (_, t, _) in enumerate(found) if t.name.endswith(end)), None)
+        if i is not None:
+            times, t, matrix = found[i]
+            found.insert(i + 1, (times, Tensor(t.name.replace(".k_proj", ".v_proj"), *_rest(t)), matrix))
     about = {t.name: m for _, t, m in found}
     pieces = held(((n, t) for n, t, _ in found), mesh, stage=stage, layers=len(model.decoder.layers))
     mine = [(n, t, about[t.name]) for n, t in pieces if t.role != "buffer"]
-    return shares(as_stored(mine, model, recipe), form)
+    return list(as_stored(mine, model, recipe))
 
 
-def doubled(model: Model, mesh: Mesh, form: Format, layers: range | None = None) -> Extra | None:
-    """Values that are the keys' projection before its norm: engines load that matrix into both (Gemma 4).
+def in_blocks(found: list[Stored], form: Format) -> tuple[Share, ...]:
+    """Shares of stored tensors; what blocks leave over is the largest one's."""
+    out = list(shares(found, form))
+    if out:
+        i = max(range(len(out)), key=lambda k: out[k].level.requested)
+        level = out[i].level
+        out[i] = out[i].but(level=Level(level.requested, level.allocated + unsplit(found, form)))
+    return tuple(out)
 
-    vLLM v0.33.0 vllm/model_executor/models/gemma4.py, ``load_weights``: "k_eq_v layers".
+
+def _doubled(model: Model) -> tuple[str, ...]:
+    """Ends of the names of keys' projections that are the values' as well, before their norm (Gemma 4).
+
+    Engines load that matrix into both: vLLM v0.33.0 vllm/model_executor/models/gemma4.py, ``load_weights``.
     """
-    level, count = Level(), 0
+    out = []
     for i, layer in enumerate(model.decoder.layers):
-        if layers is not None and i not in layers:
-            continue
-        names = {t.name: t for t in layer.weights()}
-        key = names.get("self_attn.k_proj.weight")
+        names = {t.name for t in layer.weights()}
         caches = any("K" in dict(t.axes) for t in _cache(layer))
-        if key is None or not caches or "self_attn.v_proj.weight" in names or not _apart(names):
-            continue
-        ((_, piece),) = held([(1, key)], mesh.__class__(tp=mesh.tp))
-        n = form.nbytes(piece.numel)
-        level, count = level + Level(n, blocks(n)), count + 1
-    return Extra(DOUBLED, level, f"{count} layers") if count else None
+        if KEYS in names and VALUES not in names and QUERIES in names and caches:
+            out.append(f"layers.{i}.{KEYS}")
+    return tuple(out)
 
 
-def rotary_tables(model: Model, width: int) -> Extra | None:
+def rotary_tables(model: Model, width: int, *, grids: int = 1) -> Extra | None:
     """A row of cosines and sines for every position, one table for each kind of angle, on every rank.
 
-    vLLM v0.33.0 vllm/model_executor/layers/rotary_embedding/base.py ``_compute_cos_sin_cache``.
+    vLLM v0.33.0 vllm/model_executor/layers/rotary_embedding/base.py ``_compute_cos_sin_cache``, mrope.py.
 
     Args:
         model: its positions are the rows, those of a stretched table included.
         width: bytes of an element. [byte]
+        grids: rows for each position where positions have three dimensions.
     """
     level, words = Level(), []
     if model.positions is None or model.table:
@@ -121,6 +143,7 @@ def rotary_tables(model: Model, width: int) -> Extra | None:
     for rotary in {r.key: r for r in model.decoder.stem.rotary}.values():
         # Angles of windows are not scaled.
         rows = model.positions if "sliding" in rotary.key or "local" in rotary.key else model.reach or model.positions
+        rows *= grids if isinstance(rotary, GridRotary) else 1
         n = rows * rotary.width * width
         level = level + Level(n, blocks(n))
         words.append(f"{rows:,} positions x {rotary.width} x {width} B")
@@ -170,29 +193,39 @@ def adapters(
 
 
 def kernel_padding(
-    model: Model, recipe: Recipe | None, mesh: Mesh, architecture: str, layers: range | None = None
+    model: Model, recipe: Recipe | None, mesh: Mesh, architecture: str, layers: range | None = None, kept: bool = False
 ) -> Extra | None:
     """What the kernels of MXFP4 experts pad.
 
     On Hopper the layouts of triton_kernels: rows to multiples of 256, a row's values to 64 bytes, its scales to two.
-    Elsewhere Marlin's and TensorRT-LLM's: the residual width to a multiple of 256, the experts' to one of 128.
+    Where the checkpoint's scales are ``kept`` (vLLM before 0.25, SGLang) those of the new layout come on top; the
+    triton_kernels of then pad values to 16 rows and 32 bytes. Elsewhere Marlin's and TensorRT-LLM's: the residual
+    width to a multiple of 256, the experts' to one of 128.
 
-    vLLM v0.33.0 vllm/model_executor/layers/fused_moe/oracle/mxfp4.py; triton-lang/triton
+    vLLM v0.33.0 vllm/model_executor/layers/fused_moe/oracle/mxfp4.py (v0.24.0 and SGLang v0.5.23
+    python/sglang/srt/layers/quantization/mxfp4.py delete the values alone); triton-lang/triton
     python/triton_kernels/triton_kernels/tensor_details/layout_details/hopper_value.py, hopper_scale.py.
     """
     if recipe is None or recipe.method != "mxfp4":
         return None
     table, extra, count = cuts(mesh), 0, 0
     hopper = architecture.startswith("sm_90")
+    # Marlin's kernels, of all GPUs but those of Hopper and of Blackwell for data centres, leave biases in 16 bit.
+    marlin = not hopper and not architecture.startswith("sm_10")
     for i, layer in enumerate(model.decoder.layers):
         for t in layer.weights() if layers is None or i in layers else ():
             dims = dict(largest_shard(t, table.of(t)).axes)
+            if marlin and t.role == "expert" and t.name.endswith("bias"):
+                extra -= largest_shard(t, table.of(t)).numel * 2
             if t.role != "expert" or not {"E", "F", "D"} <= dims.keys() or t.name.endswith("bias"):
                 continue
             down = "down" in t.name
             rows, columns = (dims["D"], dims["F"]) if down else (dims["F"] * dims.get("X", 1), dims["D"])
             if hopper:
-                padded = _to(rows, 256) * (_to(-(-columns // 2), 64) + _to(-(-columns // 32), 2))
+                scales = _to(rows, 256) * _to(-(-columns // 32), 2)
+                padded = _to(rows, 256) * _to(-(-columns // 2), 64) + scales
+                if kept:
+                    padded = _to(rows, 16) * _to(-(-columns // 2), 32) + rows * columns // 32 + scales
             else:
                 wide, inner = _to(dims["D"], 256), _to(dims["F"], 128)
                 padded = wide * inner * dims.get("X", 1) * 17 // 32
@@ -211,6 +244,5 @@ def _cache(layer: object) -> Iterator[Tensor]:
             yield from (t for t in state(1, 1) if t.role == "cache")
 
 
-def _apart(names: dict[str, Tensor]) -> bool:
-    """Whether queries, keys and values have matrices of their own."""
-    return "self_attn.q_proj.weight" in names
+def _rest(t: Tensor) -> tuple[Any, ...]:
+    return t.axes, t.role, t.dims, t.layer, t.alias_of, t.dtype

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tonnage.arch.model import Model
-from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
-from tonnage.memory.pool.paging import Demand, Page
+from tonnage.memory.pool.pages import Page
+from tonnage.memory.pool.paging import Demand
 from tonnage.memory.pool.pooled import Load
 from tonnage.memory.pool.ranked import Extra
+from tonnage.memory.pool.refusals import capability
 from tonnage.record import Record
-from tonnage.releases import Version, shown
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
-    from tonnage.quant import Recipe
+    pass
 
 
 class Served(Record):
@@ -53,9 +53,11 @@ def longest(model: Model) -> int | None:
 
 
 def decoding(
-    pages: Sequence[Page], stages: Sequence[Sequence[int]], context: int, sequences: int, *, encoder: int = 0
+    pages: Sequence[Page], stages: Sequence[Sequence[int]], context: int, sequences: int, demand: Demand
 ) -> tuple[int, int]:
     """State of sequences in steady decoding on the fullest rank, and its growth by one token; whole pages left out.
+
+    Where ranks share the tokens, each holds its part of them, and of a token's growth.
 
     Returns:
         Both. [byte]
@@ -64,27 +66,22 @@ def decoding(
     def size(page: Page, tokens: int) -> int:
         if page.kind == "state":
             return page.state
-        kept = encoder if page.kind == "cross" else tokens if page.window is None else min(tokens, page.window)
-        return kept * page.token
+        kept = demand.encoder if page.kind == "cross" else tokens if page.window is None else min(tokens, page.window)
+        return kept // page.rate * page.token
 
     def at(stage: Sequence[int], tokens: int) -> int:
         return sum(size(pages[i], tokens) for i in stage)
 
     if not pages:
         return 0, 0
-    whole = max(at(stage, context) for stage in stages)
-    growth = max(at(stage, context + 1) - at(stage, context) for stage in stages)
+    own = -(-context // demand.shards)
+    whole = max(at(stage, own) for stage in stages)
+    step = max(page.rate for page in pages)
+    growth = max(at(stage, own + step) - at(stage, own) for stage in stages) // (step * demand.shards)
     return whole * sequences, growth
 
 
-def capability(device: Device | None) -> int | None:
-    """Compute capability times ten; None where there is none."""
-    text = "" if device is None else device.architecture
-    digits = text.removeprefix("sm_").rstrip("abcdef")
-    return int(digits) if text.startswith("sm_") and digits.isdigit() else None
-
-
-def narrowed(s: Any, plain: str, *, falls_back: bool = True) -> Any:
+def narrowed(s: Any, plain: str, *, falls_back: bool = True, wide: str = "") -> Any:
     """The setting in the format that an engine settles on: none computes in fp32 unless it is told to.
 
     vLLM v0.33.0 vllm/config/model.py ``_resolve_auto_dtype``, vllm/platforms/cuda.py ``check_if_supports_dtype``;
@@ -94,11 +91,17 @@ def narrowed(s: Any, plain: str, *, falls_back: bool = True) -> Any:
         s: what is asked.
         plain: what stands for fp32.
         falls_back: whether fp16 stands for bf16 where the device has none, rather than a refusal.
+        wide: type of a model that cannot be run in fp16, for which fp32 stands for it.
 
     Raises:
-        InputError: the device has no bf16.
+        InputError: the device has no bf16, or the model cannot be run in what is asked for.
     """
     asked = "dtype" in s.said
+    if asked and wide and s.dtype == "fp16":
+        raise InputError(
+            f"The model type {wide!r} does not support float16. Reason: Numerical instability", key="dtype",
+            value=s.dtype, hint="--dtype bf16 or fp32",
+        )  # fmt: skip
     dtype = plain if s.dtype in ("fp32", "fp64") and not asked else s.dtype
     if dtype == "bf16" and (capability(s.device) or 80) < 80:
         if asked or not falls_back:
@@ -106,41 +109,8 @@ def narrowed(s: Any, plain: str, *, falls_back: bool = True) -> Any:
                 "Bfloat16 is only supported on GPUs with compute capability of at least 8.0", key="dtype", value=dtype,
                 hint="--dtype fp16",
             )  # fmt: skip
-        dtype = "fp16"
+        dtype = "fp32" if wide else "fp16"
     return s if dtype == s.dtype else s.but(dtype=dtype)
-
-
-LEAST: Final[Mapping[str, int]] = {
-    "awq": 75, "gptq": 60, "fp8": 75, "fbgemm_fp8": 80, "modelopt": 75, "mxfp4": 80, "torchao": 75,
-    "compressed-tensors": 70, "bitsandbytes": 70, "gguf": 60,
-}  # fmt: skip
-"""Compute capability that a method needs at least. vLLM v0.33.0 vllm/model_executor/layers/quantization/*.py
-``get_min_capability``; bitsandbytes.py and gguf.py of v0.23.0."""
-GONE: Final[Mapping[str, Version]] = {
-    "gguf": (0, 24), "bitsandbytes": (0, 28), "hqq": (0, 18), "aqlm": (0, 12), "bitnet": (0, 0), "eetq": (0, 0),
-    "quanto": (0, 0), "nvfp4": (0, 0),
-}  # fmt: skip
-"""Release of vLLM from which on a method is not there (the list of quantization/__init__.py of each release)."""
-
-
-def refuse_quantization(recipe: Recipe | None, device: Device | None, version: Version) -> None:
-    """Refuse a method that vLLM's release, or the device, does not have.
-
-    Raises:
-        UnsupportedError: in the engine's words.
-    """
-    if recipe is None:
-        return
-    method = recipe.method
-    if method in GONE and version >= GONE[method]:
-        since = f" from {shown(GONE[method])} on" if GONE[method] > (0, 0) else ""
-        raise UnsupportedError(f"vllm has no quantization method {method}{since}", key="quant", value=method)
-    has, least = capability(device), LEAST.get(method, 0)
-    if has is not None and has < least:
-        raise UnsupportedError(
-            f"vllm: the quantization method {method} is not supported for the current GPU: minimum capability "
-            f"{least}, current capability {has}", key="quant", value=method,
-        )  # fmt: skip
 
 
 def prediction(model: Model, setting: Any) -> Extra:
