@@ -60,6 +60,7 @@ ALLOWED = frozenset(
         "tonnage.arch.ops",
         "tonnage.arch.packed",
         "tonnage.arch.pairs",
+        "tonnage.arch.reductions",
         "tonnage.arch.rotate",
         "tonnage.arch.tape",
         "tonnage.cli",

@@ -7,6 +7,7 @@ torch/csrc/autograd/FunctionsManual.cpp.
 
 from __future__ import annotations
 
+from tonnage.arch.reductions import scratch
 from tonnage.arch.tape import HALF, WIDTH, Back, Grads, Later, Parameter, Source, Tape, Value, needs_grad
 from tonnage.tensors import Axes, size
 
@@ -73,7 +74,10 @@ def linear(x: Value, weight: Parameter, bias: Parameter | None, ins: int, outs: 
         return gw
 
     def bias_gradient() -> Value:
-        return tape.new("bias gradient", outs, form)
+        grad = tape.new("bias gradient", outs, form)
+        for n in scratch(size(rows), size(outs)):
+            tape.scratch("partial sums", n)
+        return grad
 
     def back(g: Value) -> Grads:
         # ``addmm``'s operands are in the order of their names as ``mm``'s are, where the weight's comes first.
@@ -101,10 +105,18 @@ def fitted(g: Value | None, axes: Axes, dtype: str) -> Value | Later | None:
         return g
 
     def fit() -> Value:
-        made = g if size(axes) == size(g.axes) else g.tape.new(f"{g.storage.label}, summed", axes, g.dtype)
-        return _to(made, dtype)
+        return _to(g if size(axes) == size(g.axes) else summed(g, f"{g.storage.label}, summed", axes), dtype)
 
     return fit
+
+
+def summed(g: Value, label: str, axes: Axes) -> Value:
+    """``g`` summed to ``axes``. Over rows that lie one behind the other, blocks leave partial sums for the last one."""
+    made = g.tape.new(label, axes, g.dtype)
+    if g.axes[-len(axes) :] == axes and not g.storage.by_heads:
+        for n in scratch(size(g.axes) // size(axes), size(axes)):
+            g.tape.scratch("partial sums", n)
+    return made
 
 
 def mul(a: Value | Parameter, b: Value | Parameter, label: str = "product", *, axes: Axes | None = None) -> Value:
@@ -158,7 +170,7 @@ def add(a: Value, b: Value | Parameter, label: str = "sum", *, in_place: bool = 
 
     def share(g: Value, axes: Axes, own: str) -> Value:
         if size(axes) != size(whole):
-            g = tape.new("gradient of sum, summed", axes, g.dtype)
+            g = summed(g, "gradient of sum, summed", axes)
         return _to(g, own) if g.dtype != own else g.view(axes)
 
     def back(g: Value) -> Grads:

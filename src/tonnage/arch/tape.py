@@ -302,16 +302,22 @@ class Tape:
                 # checkpoint's second run held: of that the node has no more than a key.
                 if self.rerun:
                     node.saved = ()
+                if by_heads:
+                    self._by_heads(since)
                 grads = _fitted(made)
                 given.clear()
                 node.saved = ()
                 del node, back, made
-                for s in self.born[since:] if by_heads else ():
-                    s.by_heads = True
+                if by_heads:
+                    self._by_heads(since)
                 self._deliver(targets, grads, weights_first=weights_first)
             else:
                 del node
             del pending
+
+    def _by_heads(self, since: int) -> None:
+        for s in self.born[since:]:
+            s.by_heads = True
 
     def _laid_out(self, pending: list[Value | None], rank: int) -> bool:
         """Whether heads lie before tokens in a gradient, and with that in all that is made of it element by element.

@@ -6,9 +6,10 @@ The same rules as ``arch`` names them, by operation.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any, Final
 
-from tonnage.tracing import reductions
+from tonnage.arch import reductions
 
 Scratch = Callable[[Sequence[Any], Mapping[str, Any]], tuple[int, ...]]
 """Sizes of what a kernel holds at the same time. [byte]"""
@@ -43,6 +44,17 @@ def _flash_backward(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int
     return 4 * batch * heads * rows, 4 * batch * rows * heads * wide, expanded, expanded
 
 
+def _of_sum(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    """Partial sums over leading axes. [byte]"""
+    x, dims = args[0], args[1] if len(args) > 1 else kwargs.get("dim")
+    reduced = {d % x.dim() for d in dims or ()}
+    if not reduced or reduced != set(range(len(reduced))) or len(reduced) == x.dim():
+        return ()
+    if not x.is_floating_point() or not x.is_contiguous():
+        return ()
+    return reductions.scratch(prod(x.shape[: len(reduced)]), prod(x.shape[len(reduced) :]))
+
+
 def _added_by_index(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
     """Places in rows, sorted, and where they came from; CUB's own byte, which is more for more than one tile of them.
 
@@ -62,7 +74,7 @@ SCRATCHES: Final[dict[str, Scratch]] = {
     "aten._softmax_backward_data.default": _softmax_backward,
     "aten.logsumexp.default": _logsumexp,
     "aten._scaled_dot_product_flash_attention_backward.default": _flash_backward,
-    "aten.sum.dim_IntList": reductions.of_sum,
+    "aten.sum.dim_IntList": _of_sum,
     "aten.index_put.default": _added_by_index,
     "aten.index_put_.default": _added_by_index,
     "aten._index_put_impl_.default": _added_by_index,

@@ -10,9 +10,7 @@ set_block_dimension, setReduceConfig, global_memory_size, semaphore_size).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import prod
-from typing import Any, Final
+from typing import Final
 
 THREADS: Final = 512
 """Of a block."""
@@ -54,14 +52,3 @@ def scratch(rows: int, columns: int, target: int = TARGET) -> tuple[int, int]:
 def _power(n: int, most: int) -> int:
     """The largest power of two up to ``n``, or ``most``."""
     return most if n >= most else 1 << (max(n, 1).bit_length() - 1)
-
-
-def of_sum(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
-    """Scratch of ``aten.sum.dim_IntList``. [byte]"""
-    x, dims = args[0], args[1] if len(args) > 1 else kwargs.get("dim")
-    reduced = {d % x.dim() for d in dims or ()}
-    if not reduced or reduced != set(range(len(reduced))) or len(reduced) == x.dim():
-        return ()
-    if not x.is_floating_point() or not x.is_contiguous():
-        return ()
-    return scratch(prod(x.shape[: len(reduced)]), prod(x.shape[len(reduced) :]))
