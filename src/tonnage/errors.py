@@ -140,7 +140,7 @@ def nearest(text: str, names: Iterable[str], *, most: int = 3) -> tuple[str, ...
     # Imported late: only an error pays for it.
     from difflib import get_close_matches
 
-    pool = list(names)
+    pool = list(dict.fromkeys(names))
     close = get_close_matches(text.lower(), pool, n=most, cutoff=0.6)
     if not close:
         close = [n for n in pool if text.lower() in n.lower()][:most]

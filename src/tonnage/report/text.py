@@ -24,6 +24,12 @@ MEANS: Final = {
     "reserved": "torch.cuda.max_memory_reserved",
     "device": "what the driver shows",
 }
+APART: Final = ("llamacpp", "ollama", "lmstudio", "mlx")
+"""Engines that allocate without torch."""
+THEIRS: Final = MEANS | {
+    "allocated": "buffers, padded as the engine pads them",
+    "reserved": "and what its allocator keeps",
+}
 
 
 def width() -> int:
@@ -44,7 +50,7 @@ def render(result: Result) -> str:
     columns = width()
     rank = result.fullest
     parts = [heading(result), *verdict_lines(result), ""]
-    parts += _lines(rank, columns)
+    parts += _lines(rank, columns, THEIRS if result.workload.get("engine") in APART else MEANS)
     parts += _host(result, columns)
     parts += ["", *_instants(rank, result)]
     if result.capacity is not None:
@@ -114,7 +120,7 @@ def verdict_lines(result: Result) -> list[str]:
     return out
 
 
-def _lines(rank: Rank, columns: int) -> list[str]:
+def _lines(rank: Rank, columns: int, means: Mapping[str, str]) -> list[str]:
     whole = max(rank.tier("device"), 1)
     out = []
     for tier in ("requested", "allocated", "reserved", "device"):
@@ -122,7 +128,7 @@ def _lines(rank: Rank, columns: int) -> list[str]:
             out.append(_line(c, whole, columns))
         low, high = rank.tier(tier, "low_bytes"), rank.tier(tier, "high_bytes")
         span = f" ({gib(low)} to {gib(high)})" if low != high else ""
-        out.append(f"{'= ' + LABELS[tier]:<17}{gib(rank.tier(tier)):>12}  {' ' * BAR}  {MEANS[tier]}{span}")
+        out.append(f"{'= ' + LABELS[tier]:<17}{gib(rank.tier(tier)):>12}  {' ' * BAR}  {means[tier]}{span}")
     return out
 
 
