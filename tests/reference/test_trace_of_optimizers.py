@@ -39,9 +39,10 @@ def test_an_optimizer_takes_what_its_code_does(
 ) -> None:
     pytest.importorskip(LIBRARIES[optimizer])
     over = OTHER_ORDER.get((family, optimizer, precision), 0)
+    # Norms come last in transformers' layers: a loop's remainders that are not split off lie otherwise.
     compared(
         CONFIGS[family], SHAPE | {"optimizer": optimizer, "precision": precision}, monkeypatch, (0, 0, over),
-        exact=not over,
+        exact=not over, rounded=False,
     )  # fmt: skip
 
 
