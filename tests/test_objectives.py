@@ -278,3 +278,10 @@ def test_contradictions_are_told(said: dict[str, Any], kind: type[TonnageError],
 def test_an_encoder_learns_no_preferences() -> None:
     with pytest.raises(InputError, match="causal"):
         tn.train("bert-base-uncased", objective="dpo", seq=128)
+
+
+def test_adapters_find_the_matrices_of_a_bare_model() -> None:
+    """Its names lack the module that a class with a head has it in."""
+    said = {"lora_rank": 8, "lora_targets": ["all-linear"], "seq": 64}
+    embed, plain = (tn.train("qwen3-0.6b", objective=o, suggest=False, **said) for o in ("embed", None))
+    assert embed.model["trainable_parameters"] == plain.model["trainable_parameters"] > 0

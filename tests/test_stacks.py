@@ -138,3 +138,12 @@ def test_heads_that_are_repeated_first_need_no_unfused_kernel() -> None:
     for stack, kernel in (("transformers", "math"), ("torchtune", "efficient"), ("litgpt", "efficient")):
         result = tn.train("llama-3.2-1b", stack=stack, precision="fp32", gpu="t4", **SHAPE)
         assert result.extras["attention_kernel"] == kernel
+
+
+@pytest.mark.parametrize(("model", "stack"), [("gpt2", "litgpt"), ("qwen3-vl-8b", "torchtune")])
+def test_a_stack_answers_models_that_are_not_its_own(model: str, stack: str) -> None:
+    """Adapters of a part without rows take nothing; tables of angles in a grid stay as they are."""
+    found = tn.train(
+        model, stack=stack, lora_rank=8, lora_targets=["all-linear"], seq=64, suggest=False, replay=model == "gpt2"
+    )
+    assert found.peak.bytes > 0

@@ -13,7 +13,7 @@ from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.ends import Stem
 from tonnage.arch.feedforward import Gated, Plain
 from tonnage.arch.forward import Forward
-from tonnage.arch.layers import Norm
+from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Block, Layer, Model, Sublayer
 from tonnage.arch.tape import Value
 
@@ -32,6 +32,8 @@ def can(model: Model) -> bool:
     """Whether a model is of the blocks that other libraries write in their own way: grouped-query attention and a
     feed-forward block in every layer."""
     if len(model.stacks) != 1 or model.classes is not None:
+        return False
+    if any(type(t) is not Rotary for t in model.decoder.stem.rotary):
         return False
     kinds = [s.block for layer, _ in model.decoder.distinct() for s in layer.sublayers]
     return all(isinstance(b, GroupedQuery | Gated | Plain) for b in kinds) and not any(

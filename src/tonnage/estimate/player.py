@@ -320,7 +320,8 @@ class Player:
                 self.take(n)
             for t in run.in_order():
                 for _, n in run.state_of(t, o.resident):
-                    self.take(n)
+                    if n:
+                        self.take(n)
         if not run.recipe.in_backward:
             for group in run.recipe.optimizer.step((t, run.stepped_form(t).bytes, 1) for t in run.in_order()):
                 self.free([self.take(n) for n in group if n])

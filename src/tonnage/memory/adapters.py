@@ -144,7 +144,10 @@ def local_names(model: Model, modules: Sequence[str]) -> frozenset[str]:
     """
     out = set()
     for stack in model.stacks:
-        below = re.compile(rf"{re.escape(stack.path)}\.\d+\.(.+)")
+        # A bare model's names lack the module that holds it.
+        top, _, rest = stack.path.partition(".")
+        path = rf"(?:{re.escape(top)}\.)?{re.escape(rest)}" if rest else re.escape(top)
+        below = re.compile(rf"{path}\.\d+\.(.+)")
         for name in modules:
             match = below.fullmatch(name)
             out.add(match.group(1) if match is not None else name)
