@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import tonnage as tn
+from tonnage.errors import UnsupportedError
 
 SPARSE = {
     "config": {
@@ -77,3 +78,9 @@ def test_models_that_are_unstable_in_fp16_run_in_fp32_where_there_is_no_bf16() -
     found = tn.serve("gemma-2-2b", engine="vllm", gpu=T4, context=2048, suggest=False)
     assert found.workload["dtype"] == "fp32"
     assert tn.serve("llama-3.2-1b", engine="vllm", gpu=T4, context=2048, suggest=False).workload["dtype"] == "fp16"
+
+
+@pytest.mark.parametrize("engine", ["tgi", "tensorrt-llm", "sglang"])
+def test_models_without_a_cache_have_no_pool(engine: str) -> None:
+    with pytest.raises(UnsupportedError, match="bert keeps no cache"):
+        tn.serve("bert-base-uncased", engine=engine, gpu="l4")

@@ -107,6 +107,11 @@ def deploy(model: Model, s: Setting) -> Deployment:
 
 
 def _check(model: Model, s: Setting) -> None:
+    if not any(kept(model, {}, entries=True)):
+        raise UnsupportedError(
+            f"sglang is modelled for models that write, and {model.model_type} keeps no cache", key="engine",
+            value=model.model_type, hint="--engine vllm",
+        )  # fmt: skip
     if s.mesh.cp > 1:
         raise UnsupportedError(f"cp = {s.mesh.cp}: not modelled for sglang", key="cp", value=s.mesh.cp)
     if s.mesh.ep > 1 and s.mesh.ep != s.mesh.tp:

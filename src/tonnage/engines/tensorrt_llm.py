@@ -100,6 +100,11 @@ def deploy(model: Model, s: Setting) -> Deployment:
 
 def _check(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> None:
     kinds = {k.kind for layer in layers for k in layer}
+    if not kinds:
+        raise UnsupportedError(
+            f"tensorrt-llm is modelled for models that write, and {model.model_type} keeps no cache", key="engine",
+            value=model.model_type, hint="--engine vllm",
+        )  # fmt: skip
     odd = sorted(kinds & {"state", "indexer", "cross"})
     if odd or s.mesh.cp > 1:
         raise UnsupportedError(

@@ -118,6 +118,11 @@ def deploy(model: Model, s: Setting) -> Deployment:
 
 
 def _check(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> None:
+    if not any(layers):
+        raise UnsupportedError(
+            f"tgi serves models that write, and {model.model_type} keeps no cache", key="engine",
+            value=model.model_type, hint="--engine vllm",
+        )  # fmt: skip
     odd = sorted({k.kind for layer in layers for k in layer} & {"state", "indexer", "cross", "latent"})
     if odd:
         raise UnsupportedError(
