@@ -58,7 +58,7 @@ OFFLOAD: Final = (
 COLLATED: Final = "copies of the labels and the attention mask that a data collator adds: 8 B a token each"
 NOT_MODELLED: Final = (
     "what loading the weights leaves in the allocator's cache",
-    "scratch of kernels other than flash attention's backward pass",
+    "scratch of kernels other than flash attention's backward pass and sums over rows",
     COLLATED,
     "evaluation steps and checkpoint saving",
 )
