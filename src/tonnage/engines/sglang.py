@@ -16,12 +16,13 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
 from tonnage.memory.pool import kv_formats
 from tonnage.memory.pool.kept import Kept, kept
-from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
+from tonnage.memory.pool.pooled import MOST_TOKENS, Load, rank
 from tonnage.memory.pool.profiling import forward
 from tonnage.memory.pool.ranked import Span, absorbed, adapters, kernel_padding, rank_weights, rotary_tables
 from tonnage.memory.pool.refusals import refuse_quantization
 from tonnage.memory.pool.served import longest, narrowed
 from tonnage.memory.pool.slots import Cells, Division, divided, sequences
+from tonnage.memory.search import most_that
 from tonnage.placement.serving import evenly, partition
 from tonnage.placement.sharding import cuts
 from tonnage.record import Record
@@ -299,7 +300,7 @@ def _answer(
         "tokens": min(d.tokens for d in likely),
         "blocks": min(d.tokens for d in likely) // flags.page if flags.page > 1 else None,
         "max_concurrency": int(holds[1]) * s.mesh.dp,
-        "max_context": largest(fits, longest(model) or MOST_TOKENS),
+        "max_context": most_that(fits, longest(model) or MOST_TOKENS),
         "log": _log(s, flags, cells[0], first, loads[0]),
     }
     ranks = [

@@ -15,12 +15,13 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
 from tonnage.memory.pool import kv_formats
 from tonnage.memory.pool.kept import Kept, kept
-from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
+from tonnage.memory.pool.pooled import MOST_TOKENS, Load, rank
 from tonnage.memory.pool.profiling import forward
 from tonnage.memory.pool.ranked import Span, absorbed, rank_weights, rotary_tables
 from tonnage.memory.pool.refusals import capability, refuse_quantization
 from tonnage.memory.pool.reserves import TENSORRT_OUTSIDE, TENSORRT_PEERS
 from tonnage.memory.pool.served import longest, narrowed
+from tonnage.memory.search import most_that
 from tonnage.placement.serving import evenly, partition
 from tonnage.placement.sharding import cuts
 from tonnage.record import Record
@@ -188,7 +189,7 @@ def _answer(
         "tokens": tokens,
         "blocks": likely,
         "max_concurrency": likely // each * dp,
-        "max_context": largest(lambda n: -(-n // flags.block) * asked <= likely, longest(model) or MOST_TOKENS),
+        "max_context": most_that(lambda n: -(-n // flags.block) * asked <= likely, longest(model) or MOST_TOKENS),
         "log": [
             f"Estimated max memory in KV cache : {max(rooms[0].likely, 0) / GiB:.2f} GiB",
             f"[MemUsageChange] Allocated {sizes[0].likely / GiB:.2f} GiB for max tokens in paged KV cache ({tokens}).",

@@ -19,12 +19,13 @@ from tonnage.memory.overhead import cublas_workspace
 from tonnage.memory.passes import blocks
 from tonnage.memory.pool import kv_formats
 from tonnage.memory.pool.kept import Kept, kept
-from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
+from tonnage.memory.pool.pooled import MOST_TOKENS, Load, rank
 from tonnage.memory.pool.profiling import forward
 from tonnage.memory.pool.ranked import Extra, Span, rank_weights
 from tonnage.memory.pool.refusals import refuse_quantization
 from tonnage.memory.pool.reserves import TENSORRT_PEERS, TGI_GRAPHS, TGI_OUTSIDE
 from tonnage.memory.pool.served import narrowed
+from tonnage.memory.search import most_that
 from tonnage.placement.serving import evenly
 from tonnage.placement.sharding import cuts
 from tonnage.record import Record
@@ -276,7 +277,7 @@ def _answer(
         "tokens": tokens,
         "blocks": likely,
         "max_concurrency": likely // each,
-        "max_context": largest(lambda n: -(-n // flags.block) * asked <= likely, model.positions or MOST_TOKENS),
+        "max_context": most_that(lambda n: -(-n // flags.block) * asked <= likely, model.positions or MOST_TOKENS),
         "log": log if likely else log[:-2],
     }
     return Deployment(

@@ -20,7 +20,7 @@ from tonnage.memory.pool import kv_formats, paging
 from tonnage.memory.pool.kept import Kept, kept
 from tonnage.memory.pool.loaded import offloaded
 from tonnage.memory.pool.media import ENCODERS, asked, profiled, without_encoders
-from tonnage.memory.pool.pooled import MOST_TOKENS, Load, largest, rank
+from tonnage.memory.pool.pooled import MOST_TOKENS, Load, rank
 from tonnage.memory.pool.profiling import Batch, Encoded, experts, profile
 from tonnage.memory.pool.ranked import (
     Span,
@@ -36,6 +36,7 @@ from tonnage.memory.pool.reserves import VLLM_GRAPHS, VLLM_OUTSIDE
 from tonnage.memory.pool.served import Served, decoding, longest, narrowed, prediction
 from tonnage.memory.pool.vllm_flags import refuse_cache, refuse_settings, refuse_sparse
 from tonnage.memory.pool.vllm_pages import ALIGNED, Flags, demand, pages, preferred, shards
+from tonnage.memory.search import most_that
 from tonnage.memory.weights import shares as plain_shares
 from tonnage.memory.weights import total
 from tonnage.placement.serving import evenly, partition
@@ -339,7 +340,7 @@ def _longest(served: Served, pool: paging.Pool, asked: int) -> int:
         need = sum(max(paging.blocks_of(page, tokens, served.demand) for page in group.pages) for group in pool.groups)
         return need * asked <= pool.blocks - pool.null
 
-    return largest(holds, longest(served.model) or MOST_TOKENS)
+    return most_that(holds, longest(served.model) or MOST_TOKENS)
 
 
 def _ranks(served: Served, pools: Sequence[Span], why: str) -> list[Rank]:

@@ -18,6 +18,7 @@ from tonnage.estimate.verdict import fit
 from tonnage.formats import FORMATS, Format, storage_format
 from tonnage.memory.cache import has_cache, state_bytes, states
 from tonnage.memory.overhead import cublas_workspace
+from tonnage.memory.search import most_that
 from tonnage.releases import since
 from tonnage.tensors import product
 from tonnage.timeline import Rank
@@ -233,26 +234,9 @@ def _room(
         return verdict.verdict == "fits"
 
     longest = model.positions if model.positions is not None else MOST_TOKENS
-    context = _largest(lambda n: fits(s.sequences, n), max(longest, s.context))
+    context = most_that(lambda n: fits(s.sequences, n), max(longest, s.context))
     return {
         "max_context": context,
-        "max_concurrency": _largest(lambda n: fits(n, s.context), MOST_SEQUENCES),
+        "max_concurrency": most_that(lambda n: fits(n, s.context), MOST_SEQUENCES),
         "log": ["as many as the model has positions"] if context == model.positions else [],
     }
-
-
-def _largest(holds: Any, most: int) -> int:
-    """The largest number up to ``most`` for which ``holds`` is true; 0 when it never is."""
-    if not holds(1):
-        return 0
-    low, high = 1, 2
-    while high <= most and holds(high):
-        low, high = high, high * 2
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if holds(middle):
-            low = middle
-        else:
-            high = middle
-    return low

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tonnage.evidence import ASSUMED, DERIVED, EXACT
@@ -144,27 +144,6 @@ def _share(s: Share) -> Component:
 def _pool(pool: Span, why: str, reference: str) -> Component:
     trust = EXACT if pool.low == pool.high else ASSUMED
     return ranged("kv_cache", pool.low, pool.likely, pool.high, why, reference, tier="requested", trust=trust)
-
-
-def largest(holds: Callable[[int], bool], most: int) -> int:
-    """The largest number up to ``most`` for which ``holds`` is true; 0 when it never is.
-
-    >>> largest(lambda n: n * n <= 50, 100)
-    7
-    """
-    if not holds(1):
-        return 0
-    low, high = 1, 2
-    while high <= most and holds(high):
-        low, high = high, high * 2
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if holds(middle):
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 def fullest(ranks: Iterable[Rank]) -> int:
