@@ -52,10 +52,10 @@ class TonnageError(Exception):
         text = self.message
         if self.file is not None and self.file not in text:
             text += f" (in {self.file})"
-        if self.nearest:
-            text += f"; did you mean {', '.join(self.nearest)}?"
         if self.hint:
             text += f"; {self.hint}"
+        if self.nearest:
+            text += f"; did you mean {', '.join(self.nearest)}?"
         return _clean(text)
 
     def as_dict(self) -> dict[str, object]:

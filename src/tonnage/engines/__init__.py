@@ -8,17 +8,20 @@ its module, ``deploy``, from a ``Setting`` to a ``Deployment``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.placement.mesh import Mesh
 from tonnage.record import Record
+from tonnage.registry import chosen
 from tonnage.releases import Releases, Since, Version
 from tonnage.timeline import Rank
 
 if TYPE_CHECKING:
     from tonnage.quant import Recipe
+
+NOT_YET: Final = ("executorch",)
 
 
 class Setting(Record):
@@ -98,3 +101,14 @@ class Engine(Record):
     logits: str = "last"
     takes: tuple[str, ...] = ()
     deploy: Deploy | None = None
+
+
+def engine(name: str | None) -> Engine:
+    """The engine of that name; None is transformers' ``generate``.
+
+    Raises:
+        UnsupportedError: known, and not modelled.
+        InputError: there is none.
+    """
+    asked = name or "transformers"
+    return chosen("tonnage.engines", asked, "ENGINE", Engine, key="engine", what="engine", unmodelled=NOT_YET)

@@ -8,12 +8,11 @@ from typing import Any, Final
 from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.engines import Deployment, Engine, Setting
+from tonnage.engines import engine as engine_of
 from tonnage.errors import InputError
 from tonnage.estimate.result import Fit, Result
 from tonnage.estimate.settle import (
-    KNOWN_ENGINES,
     checkpoint_format,
-    chosen,
     default_length,
     filled,
     quantization,
@@ -52,9 +51,7 @@ def answer(
         UnsupportedError: understood, and not modelled yet.
         InputError: contradictory.
     """
-    engine: Engine = chosen(
-        "tonnage.engines", "ENGINE", Engine, w.engine or "transformers", key="engine", known=KNOWN_ENGINES
-    )
+    engine = engine_of(w.engine)
     _takes(engine, w)
     version, newer = engine.releases.read(w.engine_version, key="engine_version")
     mesh = serving_mesh(w)

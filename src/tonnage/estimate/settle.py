@@ -9,9 +9,8 @@ from tonnage.arch.attention import GroupedQuery, Latent
 from tonnage.arch.forward import AttentionKernel
 from tonnage.arch.model import Model
 from tonnage.devices import Device
-from tonnage.errors import InputError, UnsupportedError, nearest
+from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import storage_format
-from tonnage.registry import names, variant
 
 if TYPE_CHECKING:
     from tonnage.placement.mesh import Mesh
@@ -21,18 +20,6 @@ if TYPE_CHECKING:
 
 FLASH_WIDEST: Final = 256
 """Widest head that flash attention takes. torch v2.13.0 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"""
-
-KNOWN_STACKS: Final = (
-    "torchtune",
-    "torchtitan",
-    "megatron",
-    "deepspeed",
-    "litgpt",
-    "unsloth",
-    "axolotl",
-    "llama-factory",
-)
-KNOWN_ENGINES: Final = ("vllm", "sglang", "llamacpp", "tensorrt-llm", "tgi", "mlx", "executorch", "ollama")
 
 SEVERAL: Final = ("gpus", "tp", "pp", "cp", "ep", "dp")
 HINT_ONE: Final = "answers are for one device so far; leave it out to see the whole model on one"
@@ -87,18 +74,6 @@ def refuse(
     value = getattr(w, key)
     if value not in unless and value != ():
         raise UnsupportedError(f"{key} = {value}: {why}", key=key, value=str(value), hint=hint)
-
-
-def chosen(package: str, constant: str, kind: type[Any], name: str, *, key: str, known: tuple[str, ...]) -> Any:
-    """A stack or an engine by its name."""
-    there, module = names(package), name.replace("-", "_")
-    if module in there:
-        return variant(package, module, constant, kind)
-    if name in known:
-        raise UnsupportedError(
-            f"{key} = {name} is not modelled yet", key=key, value=name, hint=f"one of {', '.join(there)}"
-        )
-    raise InputError(f"unknown {key} {name!r}", key=key, value=name, nearest=nearest(name, (*there, *known)))
 
 
 def tokens_within(model: Model, tokens: int, key: str) -> list[str]:

@@ -17,9 +17,7 @@ from tonnage.estimate.precision import settled as precision_of
 from tonnage.estimate.result import Fit, Result
 from tonnage.estimate.settle import (
     AS_NEWEST,
-    KNOWN_STACKS,
     attention_told,
-    chosen,
     default_length,
     filled,
     kernel,
@@ -35,6 +33,7 @@ from tonnage.memory.optimizers import optimizer
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.releases import shown, since
 from tonnage.stacks import Stack
+from tonnage.stacks import stack as stack_of
 from tonnage.timeline import Rank, exact
 from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
@@ -88,7 +87,7 @@ def answer(
         InputError: contradictory.
     """
     degrees = one_device(w)
-    stack: Stack = chosen("tonnage.stacks", "STACK", Stack, w.stack or "transformers", key="stack", known=KNOWN_STACKS)
+    stack = stack_of(w.stack)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
     _trainable(model, w)
     doubt = (*model.ignored, *stack.left_out, *doubt)

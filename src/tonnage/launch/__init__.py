@@ -15,12 +15,11 @@ from tonnage.errors import InputError
 from tonnage.launch._settings import parsed
 from tonnage.launch._values import as_told
 from tonnage.record import Record
-from tonnage.registry import names, variant
+from tonnage.registry import chosen, names, variant
 from tonnage.workload.told import Told
 
 PACKAGE: Final = "tonnage.launch"
 ALIASES: Final = {
-    "tensorrt-llm": "tensorrt_llm",
     "trtllm": "tensorrt_llm",
     "llama.cpp": "llamacpp",
     "llama-cpp": "llamacpp",
@@ -150,16 +149,7 @@ def stack(name: str) -> Launch:
     Raises:
         InputError: there is none.
     """
-    module = ALIASES.get(name.lower(), name.lower())
-    if module not in names(PACKAGE):
-        from tonnage.errors import nearest
-
-        known = [s.name for s in stacks()]
-        raise InputError(
-            f"no launch command of {name!r} is known", key="to", value=name, nearest=nearest(name, known),
-            hint=f"one of {', '.join(known)}",
-        )  # fmt: skip
-    return variant(PACKAGE, module, "LAUNCH", Launch)
+    return chosen(PACKAGE, name, "LAUNCH", Launch, key="to", what="engine to write a command for", aliases=ALIASES)
 
 
 def read(text: str) -> Command:

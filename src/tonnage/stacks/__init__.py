@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tonnage.arch.model import Model
 from tonnage.record import Record
+from tonnage.registry import chosen
 from tonnage.releases import Releases, Since, Version
 
 if TYPE_CHECKING:
     from tonnage.arch.kept_chunks import Chunked
     from tonnage.arch.tuners import Method
+
+NOT_YET: Final = ("megatron", "deepspeed", "nemo")
 
 
 class Stack(Record):
@@ -75,3 +78,15 @@ class Stack(Record):
     modules: Mapping[str, tuple[str, ...]] = {}
     packs_head: bool = False
     left_out: tuple[str, ...] = ()
+
+
+def stack(name: str | None) -> Stack:
+    """The stack of that name; None is transformers' Trainer.
+
+    Raises:
+        UnsupportedError: known, and not modelled.
+        InputError: there is none.
+    """
+    return chosen(
+        "tonnage.stacks", name or "transformers", "STACK", Stack, key="stack", what="stack", unmodelled=NOT_YET
+    )

@@ -8,13 +8,13 @@ from typing import Any, Final
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.precision import PRESETS
-from tonnage.estimate.settle import AS_NEWEST, KNOWN_STACKS, chosen, filled, one_device, refuse
+from tonnage.estimate.settle import AS_NEWEST, filled, one_device, refuse
 from tonnage.estimate.summary import caching
 from tonnage.formats import storage_format
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.record import Record
 from tonnage.releases import shown, since
-from tonnage.stacks import Stack
+from tonnage.stacks import stack as stack_of
 from tonnage.workload.serving import Serve
 from tonnage.workload.training import Train
 
@@ -61,7 +61,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         InputError: contradictory.
     """
     degrees = one_device(w)
-    stack: Stack = chosen("tonnage.stacks", "STACK", Stack, w.stack or "transformers", key="stack", known=KNOWN_STACKS)
+    stack = stack_of(w.stack)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
     refuse(w, "objective", "only the next token is traced", unless=(None, "sft"), hint="trace a step of your own")
     liger = _liger(config, w, device)

@@ -12,11 +12,10 @@ from typing import Any, Final
 
 from tonnage.errors import InputError
 from tonnage.record import Record
-from tonnage.registry import names, variant
+from tonnage.registry import chosen, names, variant
 
 PACKAGE: Final = "tonnage.launch.training"
 ALIASES: Final = {
-    "llama-factory": "llama_factory",
     "llamafactory": "llama_factory",
     "hf": "transformers",
     "trainer": "transformers",
@@ -117,16 +116,7 @@ def config(name: str) -> Config:
     Raises:
         InputError: there is none.
     """
-    module = ALIASES.get(name.lower(), name.lower())
-    if module not in names(PACKAGE):
-        from tonnage.errors import nearest
-
-        known = [c.stack for c in configs()]
-        raise InputError(
-            f"no config of {name!r} is known", key="stack", value=name, nearest=nearest(name, known),
-            hint=f"one of {', '.join(known)}",
-        )  # fmt: skip
-    return variant(PACKAGE, module, "CONFIG", Config)
+    return chosen(PACKAGE, name, "CONFIG", Config, key="stack", what="stack", aliases=ALIASES)
 
 
 def read(text: str, stack: str | None = None) -> Job:
