@@ -286,7 +286,7 @@ def test_names_and_aliases():
         ({"quant_method": "gptq", "bits": 4, "dynamic": {"x": {"bits": 5}}}, ConfigError, "dynamic"),
         ({"quant_method": "awq", "bits": 4, "version": "ipex"}, UnsupportedError, "version"),
         ({"quant_method": "fp8", "weight_block_size": [0, 128]}, ConfigError, "weight_block_size"),
-        ({"quant_method": "fp8", "expert_dtype": "fp4"}, UnsupportedError, "expert_dtype"),
+        ({"quant_method": "fp8", "expert_dtype": "fp6"}, UnsupportedError, "expert_dtype"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_blocksize": 32}, ConfigError, "blocksize"),
         ({"quant_method": "compressed-tensors", "format": "marlin-24"}, ConfigError, "config_groups"),
         ({"quant_method": "torchao", "quant_type": "int4"}, UnsupportedError, "quant_type"),

@@ -123,6 +123,8 @@ INERT: Final = frozenset(
     ]
 )
 """Keys that cannot change memory in any family. ``auto_map`` names code; the ``model_type`` decides what is read."""
+UNSET: Final = frozenset(["add_cross_attention", "tie_encoder_decoder"])
+"""Keys that transformers wrote into every config up to 4.57, in nested ones too; false is what most families have."""
 
 
 class Keys:
@@ -287,7 +289,7 @@ class Keys:
 
     def done(self) -> None:
         """Refuse, or list, what no one has read."""
-        left = sorted(k for k in self.config if k not in self.seen and not _inert(k))
+        left = sorted(k for k, value in self.config.items() if k not in self.seen and not _inert(k, value))
         self.ignored += [self.path + k for k in left if self.path + k in self.allowed]
         left = [k for k in left if self.path + k not in self.allowed]
         if left and self.lenient:
@@ -311,8 +313,11 @@ class Keys:
         return f"is {close[0]!r} a misspelling of it?" if close else None
 
 
-def _inert(key: str) -> bool:
-    return key.startswith("_") or key in INERT or key.endswith(INERT_ENDINGS)
+def _inert(key: str, value: object) -> bool:
+    """Whether a key that no family has read says nothing: null is what is not used, under any name."""
+    if value is None or key.startswith("_") or key in INERT or key.endswith(INERT_ENDINGS):
+        return True
+    return key in UNSET and value is False
 
 
 def _short(value: object) -> str:

@@ -455,7 +455,7 @@ def test_several_gguf_files(hub: Hub) -> None:
         assert (header.files, header.name.lower()) == (files, f"org/many-gguf:{quant.lower()}")
         assert api.load(f"org/many-GGUF:{quant}").vocabulary == 32
     assert api.load("org/many-GGUF/m-Q4_K_M.gguf").vocabulary == 32
-    with pytest.raises(InputError, match="no GGUF file of Q5_K_M; .*; did you mean Q4_K_M"):
+    with pytest.raises(InputError, match=r"no GGUF file of Q5_K_M; .*; did you mean Q4_K_M"):
         api.load("org/many-GGUF:Q5_K_M")
     with pytest.raises(InputError, match="no GGUF files"):
         api.load("org/plain:Q4_K_M")

@@ -116,6 +116,8 @@ class KimiDelta(Record):
         latent: decay and output gate go through a latent of one head's width (Kimi Linear); by one matrix each where
             not (Ling).
         flat: the heads' decays stand in one dimension though they do (GLM-5.3).
+        full_gate: the output gate goes through one matrix though the decay does not (Kimi K3).
+        decays: entries of ``A_log`` where they are not the heads.
     """
 
     working_set_modelled: ClassVar[bool] = False
@@ -128,6 +130,8 @@ class KimiDelta(Record):
     C: int
     latent: bool = True
     flat: bool = False
+    full_gate: bool = False
+    decays: int | None = None
 
     def _matrices(self) -> Iterator[Linear]:
         D: Axes = (("D", self.D),)
@@ -136,7 +140,7 @@ class KimiDelta(Record):
             yield Linear(f"{self.name}.{name}", D, heads, "mixer")
         yield Linear(f"{self.name}.b_proj", D, (("N", self.N),), "mixer")
         for name in ("forget_gate.f", "g"):
-            if self.latent:
+            if self.latent and not (self.full_gate and name == "g"):
                 yield Linear(f"{self.name}.{name}_a_proj", D, (("R", self.H),), "mixer")
                 yield Linear(f"{self.name}.{name}_b_proj", (("R", self.H),), heads, "mixer")
             else:
@@ -149,7 +153,7 @@ class KimiDelta(Record):
             yield from matrix.weights()
         yield Tensor(f"{self.name}.conv1d.weight", (("I", 3 * self.N * self.H), ("X", 1), ("C", self.C)), "mixer")
         yield Tensor(f"{self.name}.forget_gate.dt_bias", (("N", self.N), ("H", self.H)), "mixer", (2,))
-        decay: Axes = (("N", self.N),)
+        decay: Axes = (("N", self.decays or self.N),)
         if self.latent and not self.flat:
             decay = (("X", 1), ("X", 1), *decay, ("X", 1))
         yield Tensor(f"{self.name}.forget_gate.A_log", decay, "mixer")

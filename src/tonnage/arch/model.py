@@ -249,6 +249,8 @@ class Model(Record):
         unstored: parameters that transformers builds and no checkpoint stores (LongCat's rows of empty experts).
         fp32: parts of the names of tensors that transformers loads in fp32 although 16 bit are asked for
             (``_keep_in_fp32_modules_strict``).
+        plain: parts of the names of matrices that the model's class makes without any scheme, whatever its config
+            lists (Kimi K3's projections into the latent of its experts).
         defaulted: config keys that were absent.
         ignored: config keys that were not understood.
         class_name: the class that is counted.
@@ -273,6 +275,7 @@ class Model(Record):
     apart: tuple[Tensor, ...] = ()
     unstored: int = 0
     fp32: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
     name: str = ""
     class_name: str = ""
     source: str = ""

@@ -58,6 +58,7 @@ def model_from(
         ConfigError: a key is missing, mistyped or not understood.
         UnsupportedError: no family reads this ``model_type``.
     """
+    config = _lifted(config)
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         raise ConfigError(
@@ -157,6 +158,20 @@ def _dtype(config: Mapping[str, Any], file: str | None) -> str | None:
         except InputError as e:
             raise ConfigError(e.message, key=key, value=name, file=file, nearest=e.nearest) from None
     return None
+
+
+def _lifted(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with its scheme where engines look for it.
+
+    Kimi K2.5 and K3 state it in ``text_config`` alone, DeepSeek-V4 the format of its experts beside it.
+    """
+    text, scheme, experts = config.get("text_config"), config.get("quantization_config"), config.get("expert_dtype")
+    if isinstance(scheme, Mapping) and experts is not None and "expert_dtype" not in scheme:
+        return {**config, "quantization_config": {**scheme, "expert_dtype": experts}}
+    if scheme is not None or not isinstance(text, Mapping) or text.get("quantization_config") is None:
+        return config
+    rest = {key: value for key, value in text.items() if key != "quantization_config"}
+    return {**config, "text_config": rest, "quantization_config": text["quantization_config"]}
 
 
 def _quantized(scheme: Keys, keys: Keys) -> str:

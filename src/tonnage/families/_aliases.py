@@ -6,6 +6,7 @@ from typing import Final
 
 ALIASES: Final[dict[str, str]] = {
     "fuyu": "persimmon",
+    "kimi_k2": "deepseek_v3",
     "gemma3": "gemma3_text",
     "gpt-sw3": "gpt2",
     "vaultgemma": "gemma2",

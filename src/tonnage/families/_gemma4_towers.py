@@ -36,7 +36,7 @@ def vision(k: Keys, D: int) -> Tensors:
     clipped, bias = k.want("use_clipped_linears", False), k.want("attention_bias", False)
     standard = k.want("standardize", False)
     k.skip("hidden_activation", "max_position_embeddings", "attention_dropout", "pooling_kernel_size")
-    k.skip("default_output_length", "global_head_dim")
+    k.skip("default_output_length", "global_head_dim", "image_seq_length", "video_seq_length")
     if bias:
         k.refuse("attention_bias")
     residual, inner, head = (("D", width),), (("F", F),), (("H", H),)

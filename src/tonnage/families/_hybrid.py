@@ -188,6 +188,27 @@ def kimi_layers(
     return tuple(map(layer, kinds, channels)), layer(FULL, "sparse")
 
 
+def kimi_released(
+    k: Keys, layers: int, sizes: tuple[int, int, int]
+) -> tuple[tuple[int, int, int], tuple[str, ...] | None]:
+    """Sizes and kinds of layer as the released checkpoint tells them: layers are counted from one."""
+    sizes = (
+        k.size("num_heads", sizes[0]),
+        k.size("head_dim", sizes[1]),
+        k.size("short_conv_kernel_size", sizes[2]),
+    )
+    full, linear = k.optional("full_attn_layers", list), k.optional("kda_layers", list)
+    if full is None or linear is None:
+        return sizes, None
+    if sorted([*full, *linear]) != list(range(1, layers + 1)):
+        raise ConfigError(
+            f"{k.path}full_attn_layers and kda_layers are not the {layers} layers",
+            key=f"{k.path}full_attn_layers",
+            value=full,
+        )
+    return sizes, tuple(FULL if i + 1 in full else LINEAR for i in range(layers))
+
+
 def untied(model: Model) -> Model:
     """The model with a head of its own: transformers' class ties nothing, whatever its config says."""
     return model if model.head is None else model.but(head=model.head.but(alias_of=None))

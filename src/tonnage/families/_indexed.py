@@ -49,10 +49,14 @@ def sparse_latent(
     *,
     dense: int,
     positions: int,
+    tables: bool = True,
 ) -> Model:
-    """DeepSeek-V3.2's structure: latent attention over what an indexer chose, experts behind the first layers."""
+    """DeepSeek-V3.2's structure: latent attention over what an indexer chose, experts behind the first layers.
+
+    ``tables``: whether a checkpoint stores embedding and head with the layer that predicts a further token once more.
+    """
     L, V, norm = k.need("num_hidden_layers"), k.need("vocab_size"), (("D", D),)
-    words(k, "layer_types", L, ("indexed_attention",))
+    words(k, "layer_types", L, ("indexed_attention", "deepseek_sparse_attention"))
     chooses = indexer(k, D, attention.q_rank, heads)
     k.skip("mlp_bias")
     layers = stacked(
@@ -64,7 +68,8 @@ def sparse_latent(
         lambda name: Norm(name, norm),
     )
     further = k.optional("num_nextn_predict_layers") or 0
-    last: Layer = layers[-1]
+    # The layer that predicts a further token has an indexer of its own, whatever the last one shares.
+    last: Layer = next(layer for layer, owns in zip(reversed(layers), reversed(own), strict=True) if owns)
     return causal(
         k,
         V=V,
@@ -74,5 +79,5 @@ def sparse_latent(
         rotary=(Rotary("model.rotary_emb", attention.rope),),
         tied=k.want("tie_word_embeddings", False),
         positions=k.want("max_position_embeddings", positions),
-        apart=tuple(t for i in range(L, L + further) for t in ahead(last, i, D, V)),
+        apart=tuple(t for i in range(L, L + further) for t in ahead(last, i, D, V, tables=tables)),
     )

@@ -14,6 +14,7 @@ from tonnage.keys import Keys
 def read(k: Keys) -> Model:
     """Build the model that ``Exaone4_5_ForConditionalGeneration`` builds."""
     # Its first release gave the language model a type of its own.
+    k.skip("vocab_size")
     text = language(k, "model.language_model", "exaone4", fixed=True)
     _, tensors = seen(k, "model.visual", "exaone4_5_vision", fixed=True)
     return headed(text.model, k.want("tie_word_embeddings", False), extra=tensors).but(model_type="exaone4_5")

@@ -21,12 +21,12 @@ def read(k: Keys) -> Model:
     k.refuse("moe_layer_freq", 1)
     k.refuse("scoring_func", "sigmoid")
     k.refuse("topk_method", "noaux_tc")
-    k.skip("rope_interleave", "indexer_rope_interleave")
+    k.skip("rope_interleave", "indexer_rope_interleave", "index_share_for_mtp_iteration", "moe_router_dtype")
     key = "n_routed_experts" if k.config.get("num_experts") is None else "num_experts"
     k.skip("n_routed_experts", "num_experts")
     experts = scored(k, D, act, experts=256, used=8, width=2048, key=key)
     own = owners(k, L, _pattern(k, L))
-    return sparse_latent(k, D, attention, 32, own, experts, dense=3, positions=202752)
+    return sparse_latent(k, D, attention, 32, own, experts, dense=3, positions=202752, tables=False)
 
 
 def _pattern(k: Keys, layers: int) -> Callable[[int], bool]:

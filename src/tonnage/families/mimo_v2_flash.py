@@ -10,9 +10,11 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.arch.untraced import Untraced
+from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._decoder import causal, heads, window_of, windows
 from tonnage.families._experts import ahead, routed, scored, stacked, tables, turned
+from tonnage.families._hybrid import whole_numbers
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
@@ -25,10 +27,11 @@ def read(k: Keys) -> Model:
     norm, act, bias = (("D", D),), k.want("hidden_act", "silu"), k.want("attention_bias", False)
     dropout = k.want("attention_dropout", 0.0)
     k.skip("attention_value_scale", "first_k_dense_replace")
+    stated, often = _released(k, N, K, H, VH)
     shown = k.optional("sliding_window_size")
     window = window_of(k, 129) if shown is None else shown + 1
     k.skip("sliding_window")
-    seen = windows(k, L, window, lambda i: i != 0 and (i + 1) % 6 != 0)
+    seen = windows(k, L, window, lambda i: bool(stated[i]) if i < len(stated) else i != 0 and (i + 1) % 6 != 0)
     kinds = ["full_attention" if window is None else "sliding_attention" for window in seen]
     widths = turned(k, H, kinds, {"full_attention": 0.334, "sliding_attention": 0.334}, missing=0.334)
     if any(window is not None for window in seen):
@@ -64,7 +67,7 @@ def read(k: Keys) -> Model:
             seen,
             scored(k, D, act, experts=256, used=8, width=2048, shared=None),
             mlp,
-            routed(k, L, 1),
+            tuple(map(bool, often)) or routed(k, L, 1),
             lambda name: Norm(name, norm),
         ),
         norm=Norm("model.norm", norm),
@@ -78,6 +81,35 @@ def read(k: Keys) -> Model:
             for t in _ahead(attention(window), mlp, index, D, V)
         ),
     )
+
+
+def _released(k: Keys, N: int, K: int, H: int, VH: int) -> tuple[list[int], list[int]]:
+    """Which layers are sliding and which have experts, as the released config tells it: 1 where they do.
+
+    Its other keys say what transformers' class builds anyway.
+    """
+    layers = k.need("num_hidden_layers")
+    for key, value in (
+        ("swa_num_attention_heads", N),
+        ("swa_num_key_value_heads", 2 * K),
+        ("swa_head_dim", H),
+        ("swa_v_head_dim", VH),
+        ("add_swa_attention_sink_bias", True),
+        ("scoring_func", "sigmoid"),
+        ("topk_method", "noaux_tc"),
+    ):
+        k.refuse(key, value)
+    k.refuse("add_full_attention_sink_bias")
+    k.skip("attention_chunk_size", "swa_rope_theta", "partial_rotary_factor", "moe_layer_freq", "hybrid_layer_pattern")
+    found = []
+    for key in ("hybrid_layer_pattern", "moe_layer_freq"):
+        flags = whole_numbers(k, key) or []
+        if flags and len(flags) != layers:
+            raise ConfigError(
+                f"{key} has {len(flags)} entries for {layers} layers", key=key, value=len(flags), file=k.file
+            )
+        found.append(flags)
+    return found[0], found[1]
 
 
 def _ahead(token: Untraced, mlp: Gated, index: int, D: int, V: int) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from tonnage.arch.layers import Rotary
 from tonnage.arch.model import Model
 from tonnage.families import Family
-from tonnage.families._composite import read_inner
+from tonnage.families._composite import nested, read_inner
 from tonnage.families._language import headed, language
 from tonnage.families._pieces import layer_norm, matrix
 from tonnage.families._towers import clip_layer, convolution, repeated, tower
@@ -28,7 +28,10 @@ def read(k: Keys) -> Model:
     D = text.model.width
     width, merged, tensors = read_inner(k, "vision_config", VISION, _images, less=("model_type",))
     inner = k.size("projector_hidden_size", 6144)
-    k.skip("merged_hidden_size")
+    k.skip("merged_hidden_size", "img_token_compression_config", "image_grid_pinpoints", "image_seq_length")
+    k.skip("process_image_mode", "projector_hidden_act", "vision_feature_layer", "vision_feature_select_strategy")
+    k.refuse("multimodal_projector_bias", True)
+    k.refuse("num_reward_heads", 0)
     tensors += tower(
         "vision",
         "model.multi_modal_projector",
@@ -43,7 +46,14 @@ def read(k: Keys) -> Model:
 
 def _images(k: Keys) -> tuple[int, int, tuple[Tensor, ...]]:
     """Width, patches that are joined, and tensors of the tower."""
-    D, patch, frames = k.need("hidden_size"), k.size("patch_size", 14), k.size("temporal_patch_size", 2)
+    merge, frames = k.size("spatial_merge_size", 2), k.size("temporal_patch_size", 2)
+    # The released config tells both in a place of their own.
+    told = nested(k, "img_token_compression_config", lambda inner: _joined(inner, merge, frames))
+    merge, frames = told or (merge, frames)
+    D, patch = k.need("hidden_size"), k.size("patch_size", 14)
+    k.refuse("position_embedding_type", "rope")
+    k.refuse("rope_mode", "3d")
+    k.skip("vision_segment_max_frames", "projection_dim", "vocab_size")
     H = k.divides("hidden_size", "num_attention_heads", D, k.need("num_attention_heads"))
     k.skip("image_size", "hidden_act", "attention_dropout")
     path = "model.vision_tower"
@@ -58,7 +68,13 @@ def _images(k: Keys) -> tuple[int, int, tuple[Tensor, ...]]:
     layers = repeated(
         "vision", f"{path}.layers", k.need("num_hidden_layers"), *clip_layer(D, k.need("intermediate_size"))
     )
-    return D, k.size("spatial_merge_size", 2) ** 2, first + layers
+    return D, merge**2, first + layers
+
+
+def _joined(k: Keys, merge: int, frames: int) -> tuple[int, int]:
+    """Patches of a side that are joined, and frames of a patch."""
+    k.refuse("image_token_compression_method", "patch_merge")
+    return k.size("spatial_merge_size", merge), k.size("temporal_patch_size", frames)
 
 
 FAMILY: Final = Family(

@@ -32,6 +32,12 @@ def read(k: Keys) -> Model:
     turned, act = even(rotary_width(k, H)), "silu"
     k.skip("hidden_act", "rotary_dim", "swiglu_alpha", "swiglu_limit", "routed_scaling_factor")
     k.skip("index_block_size", "index_topk_blocks", "index_local_blocks")
+    # As the released config tells them.
+    k.refuse("attention_output_gate")
+    k.refuse("qk_norm_type", "per_head")
+    k.refuse("scoring_func", "sigmoid")
+    k.refuse("n_shared_experts", 1)
+    k.skip("use_qk_norm", "use_gemma_norm", "use_routing_bias", "num_mtp_modules")
     plain = GroupedQuery(
         name="self_attn",
         D=D,

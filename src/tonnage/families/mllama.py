@@ -106,7 +106,7 @@ def _tower(k: Keys) -> tuple[int, tuple[Tensor, ...]]:
     ratios = k.optional("supported_aspect_ratios", list)
     ids = (8 if ratios is None else len(ratios)) + 1
     k.divides("hidden_size", "attention_heads", D, k.need("attention_heads"))
-    k.skip("hidden_act", "intermediate_layers_indices", "attention_dropout")
+    k.skip("hidden_act", "intermediate_layers_indices", "attention_dropout", "tie_word_embeddings")
     path = "model.vision_model"
     layer = (
         *square("self_attn", D, o="o_proj", bias=False),

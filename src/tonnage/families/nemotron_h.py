@@ -117,8 +117,8 @@ def _mixer(k: Keys, D: int) -> Mamba2:
 
 def _attention(k: Keys, D: int) -> GroupedQuery:
     N, K = heads(k, 8)
-    # Its projections have no bias, whatever the config says.
-    k.skip("attention_bias")
+    # Its projections have no bias, whatever the config says, and nothing is turned by position.
+    k.skip("attention_bias", "partial_rotary_factor")
     dropout = k.want("attention_dropout", 0.0)
     return GroupedQuery(name="mixer", D=D, N=N, K=K, H=k.size("head_dim", 128), rotary=None, dropout=dropout)
 
@@ -164,5 +164,9 @@ def _experts(k: Keys, D: int) -> Parts:
 FAMILY: Final = Family(
     read=read,
     source="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/nemotron_h/modeling_nemotron_h.py",
-    attributes={"layers_block_type": "layer_types", "n_routed_experts": "num_local_experts"},
+    attributes={
+        "layers_block_type": "layer_types",
+        "n_routed_experts": "num_local_experts",
+        "head_dim": "attention_head_dim",
+    },
 )

@@ -31,6 +31,7 @@ def read(k: Keys) -> Model:
 def read_with_vision(k: Keys) -> Model:
     """Build the model that ``Qwen3_5ForConditionalGeneration`` or its like with experts builds."""
     tied, routed = k.want("tie_word_embeddings", False), _routed(k)
+    k.refuse("language_model_only")
     model = nested(k, "text_config", lambda text: _text(text, "model.language_model", routed, tied))
     if model is None:
         k.need("text_config", dict)
@@ -63,7 +64,7 @@ def _text(k: Keys, path: str, routed: bool, tied: bool | None = None) -> Model:
     kinds = layer_kinds(k, L, every_fourth(k))
     k.refuse("mtp_use_dedicated_embeddings")
     k.skip("full_attention_interval", "mlp_only_layers")
-    k.skip("mamba_ssm_dtype", "attn_output_gate", "partial_rotary_factor")
+    k.skip("mamba_ssm_dtype", "attn_output_gate", "output_gate_type", "partial_rotary_factor")
     model = decoder(
         k,
         D,

@@ -17,7 +17,10 @@ def read(k: Keys) -> Model:
     """Build the model that ``Qwen3MoeForCausalLM`` builds."""
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
     k.refuse("layer_types")
-    k.skip("max_window_layers")
+    # Qwen3-Coder's configs tell these as well; transformers reads none of them.
+    k.refuse("qkv_bias")
+    k.refuse("shared_expert_intermediate_size", 0)
+    k.skip("max_window_layers", "use_qk_norm")
     token, dense = normed_heads(attention(k, D, K=4, norm_inline=True, window=used_window(k))), gated(k, D)
     E = k.need("num_experts")
     experts = Experts(

@@ -359,7 +359,10 @@ def skipped(model: Model, recipe: Recipe) -> Callable[[str], bool]:
     names = list(recipe.skips)
     if recipe.adds_default or (recipe.adds_default is None and not names):
         names += default_skips(model)
-    return (_as_listed if recipe.matching == "exact" else _as_modules)(names)
+    listed = (_as_listed if recipe.matching == "exact" else _as_modules)(names)
+    if not model.plain:
+        return listed
+    return lambda module: listed(module) or any(part in module for part in model.plain)
 
 
 _NESTED: Final = re.compile(r"\([^()]*[*+][^()]*\)[*+{]")

@@ -156,7 +156,7 @@ def weights(
     group, strategy = k.optional("group_size"), k.optional("strategy", str)
     block = given.get("block_structure")
     symmetric, order = k.want("symmetric", True), given.get("actorder")
-    k.refuse("scale_dtype")
+    k.refuse("scale_dtype", "torch.uint8" if form == "mxfp4-pack-quantized" else None)
     k.skip("block_structure", "actorder", "dynamic", "observer", "observer_kwargs", "zp_dtype")
     k.done()
     outer.ignored += k.ignored

@@ -9,12 +9,23 @@ from typing import Final
 
 from tonnage.errors import ConfigError
 from tonnage.keys import Keys
-from tonnage.quant._stored import PACKED, SCALES, Matrix, Part, Recipe, Scheme, grid, numbered, options
+from tonnage.quant._listed import KEY
+from tonnage.quant._stored import PACKED, SCALES, Matrix, Part, Recipe, Scheme, grid, numbered, options, up
+from tonnage.quant.modelopt import listed
 
 SOURCE: Final = (
     "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/integrations/finegrained_fp8.py "
     "FP8Linear, FP8Experts"
 )
+
+
+def fp4(m: Matrix, scale: str) -> tuple[Part, ...]:
+    """Experts of DeepSeek-V4: two values a byte, a number of the format ``scale`` for 32 of them."""
+    letter = m.ins[0]
+    return (
+        Part("", (m.outs, (letter, up(m.columns, 2))), "int8", PACKED),
+        Part("scale_inv", (m.outs, (letter, up(m.columns, 32))), scale, SCALES),
+    )
 
 
 def read(k: Keys, *, checkpoint: bool) -> Recipe:
@@ -30,7 +41,14 @@ def read(k: Keys, *, checkpoint: bool) -> Recipe:
     if scale is None:
         raise ConfigError("scale_fmt must be float or ue8m0", key=f"{k.path}scale_fmt", file=k.file)
     static = k.want("activation_scheme", "dynamic").lower() == "static"
-    k.refuse("expert_dtype", "fp8")
+    narrow = k.want("expert_dtype", "fp8") == "fp4"
+    k.refuse("expert_dtype", "fp8", "fp4")
+    # Model Optimizer repacks DeepSeek-V4's experts and leaves the rest as it was.
+    own = listed(k) if k.config.get(KEY) is not None else None
+    if own is not None:
+        k.skip(
+            "quant_algo", "moe_quant_algo", "kv_cache_quant_algo", "producer", "config_groups", "group_size", "ignore"
+        )
     k.refuse("modules_to_convert")
     k.refuse("kv_cache_scheme")
     dense = k.want("dequantize", False)
@@ -38,6 +56,10 @@ def read(k: Keys, *, checkpoint: bool) -> Recipe:
     rows, columns = block if block is not None else (0, 0)
 
     def store(m: Matrix) -> tuple[Part, ...]:
+        if own is not None and (repacked := own(m)) is not None:
+            return repacked
+        if narrow and m.batch:
+            return fp4(m, scale)
         out = [Part("" if m.batch else "weight", (m.outs, m.ins), "fp8_e4m3", PACKED)]
         axes = grid(m, rows, columns) if block is not None or m.batch else ()
         out.append(Part("scale_inv" if m.batch else "weight_scale_inv", axes, scale, SCALES))
@@ -47,12 +69,14 @@ def read(k: Keys, *, checkpoint: bool) -> Recipe:
 
     return Recipe(
         method="fp8",
-        title="FP8 (e4m3), " + (f"a scale for each {rows} x {columns}" if block is not None else "one scale a matrix"),
+        title="FP8 (e4m3), "
+        + (f"a scale for each {rows} x {columns}" if block is not None else "one scale a matrix")
+        + (", experts in FP4" if narrow else ""),
         source=SOURCE,
         store=store,
         takes=lambda m: m.linear or (bool(m.batch) and not m.biased),
         skips=skips,
-        by_layer=numbered(skips),
+        by_layer=own is not None or numbered(skips),
         resident="dense" if dense else "packed",
         needs=(8, 9),
     )

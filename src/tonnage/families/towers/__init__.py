@@ -121,5 +121,6 @@ def seen(
         )
     tower = variant(__name__, TYPES[name], "TOWER", Tower)
     defaults = {"model_type": name, **tower.defaults[name], **(always or {}), **(config if stated is None else {})}
-    less = (*less, "model_type") if fixed else less
+    # Every nested config once told whether a head is tied; a tower has none.
+    less = (*less, "tie_word_embeddings", *(("model_type",) if fixed else ()))
     return read_inner(k, key, defaults, lambda inner: tower.read(inner, path), aliases=tower.attributes, less=less)

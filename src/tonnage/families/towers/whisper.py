@@ -39,7 +39,7 @@ def read(k: Keys, path: str) -> tuple[int, tuple[Tensor, ...]]:
 def inert(k: Keys) -> None:
     """Keys that change no tensor."""
     k.skip("activation_function", "attention_dropout", "activation_dropout", "dropout", "scale_embedding")
-    k.skip("encoder_layerdrop", "layerdrop", "vocab_size", "num_key_value_heads")
+    k.skip("encoder_layerdrop", "layerdrop", "vocab_size", "num_key_value_heads", "head_dim")
 
 
 def layer(D: int, F: int, *, key_bias: bool = False) -> tuple[Part, ...]:
