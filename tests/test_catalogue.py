@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tonnage import api
+
 DATA = Path(__file__).parent.parent / "src" / "tonnage" / "data"
 TOML: dict[str, Any] = tomllib.loads((DATA / "catalogue.toml").read_text(encoding="utf-8"))
 JSON: dict[str, Any] = json.loads((DATA / "catalogue.json").read_text(encoding="utf-8"))
@@ -23,7 +25,10 @@ TYPES = {
     *("phi", "phi3", "gpt2", "gpt_neo", "gptj", "gpt_neox", "opt", "bloom", "falcon", "mpt", "deepseek_v2"),
     *("deepseek_v3", "olmo", "olmo2", "olmoe", "granite", "starcoder2", "stablelm", "cohere", "cohere2", "gpt_oss"),
     *("glm4", "smollm3", "mamba", "mamba2", "jamba", "bert", "t5", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava"),
-    *("paligemma", "mistral3"),
+    *("paligemma", "mistral3", "qwen3_5", "qwen3_5_moe", "qwen3_next", "deepseek_v32", "deepseek_v4", "gemma3"),
+    *("gemma4", "kimi_k2", "kimi_k25", "kimi_k3", "nemotron_h", "nemotron-nas", "mimo", "glm_moe_dsa", "glm4_moe"),
+    *("glm4_moe_lite", "minimax_m2", "minimax_m3_vl", "mllama", "exaone4", "exaone4_5", "lfm2_vl", "olmo3", "voxtral"),
+    *("llama4", "qwen3_vl_moe"),
 }
 """Every one of them has at least one real model."""
 
@@ -99,3 +104,8 @@ def test_counts_that_others_published() -> None:
         "mamba-370m": 371_516_416,
     }
     assert {name: JSON["rows"][name]["parameters"] for name in published} == published
+
+
+@pytest.mark.parametrize("name", TOML)
+def test_parameters_are_those_of_the_config(name: str) -> None:
+    assert api.load(name).parameters.total == TOML[name]["parameters"]

@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tonnage import api, quant
 from tonnage.arch.experts import as_loaded
 from tonnage.families import model_from
+from tonnage.formats import FORMATS
+from tonnage.memory.weights import stored, total
 
 
 class Release(NamedTuple):
@@ -269,3 +272,51 @@ def test_what_is_stored_apart_has_names_of_its_own(release: Release) -> None:
     apart = [t.name for t in model.apart]
     assert len(set(apart)) == len(apart)
     assert not {t.name for t in model.tensors()} & set(apart)
+
+
+NAMED: list[tuple[str, int, int]] = [
+    ("qwen3-vl-2b", 2_127_532_032, 0),
+    ("qwen3-vl-235b-a22b", 235_670_022_896, 0),
+    ("qwen3.5-35b-a3b", 35_951_822_704, 0),
+    ("qwen3.5-122b-a10b", 125_086_497_008, 0),
+    ("qwen3.5-397b-a17b", 403_397_928_944, 0),
+    ("deepseek-v3.2", 685_355_329_792, 59 * 256),
+    ("kimi-k2.5", 1_026_879_376_368, 60 * 384),
+    ("kimi-k3", 2_779_931_837_184, 92 * 896),
+    ("nemotron-3-nano-30b-a3b", 31_577_937_344, 0),
+    ("nemotron-3-ultra-550b-a55b", 560_524_578_816, 0),
+    ("nemotron-h-56b", 56_324_350_464, 0),
+    ("llama-3.3-nemotron-super-49b", 49_867_145_216, 0),
+    ("mimo-7b", 7_833_409_536, 0),
+    ("glm-5", 753_864_139_008, 76 * 256),
+    ("glm-5.2", 753_329_940_480, 76 * 256),
+    ("minimax-m2", 228_689_764_864, 62 * 256),
+    ("minimax-m3", 427_040_140_160, 57 * 128),
+    ("llama-3.2-11b-vision", 10_670_220_835, 0),
+    ("llama-3.2-90b-vision", 88_593_355_323, 0),
+    ("llama-4-scout-17b-16e", 108_641_793_536, 0),
+    ("llama-4-maverick-17b-128e", 401_583_781_376, 0),
+    ("exaone-4.0-32b", 32_003_216_384, 0),
+    ("exaone-4.5-33b", 34_350_097_664, 0),
+    ("lfm2.5-vl-1.6b", 1_596_625_904, 0),
+    ("olmo-3-32b", 32_233_522_176, 0),
+    ("gemma-3-4b", 4_300_079_472, 0),
+    ("gemma-3-12b", 12_187_325_040, 0),
+    ("gemma-3-27b", 27_432_406_640, 0),
+]
+"""Models of the catalogue, what their repository stores, and how much of that corrects scores."""
+
+
+@pytest.mark.parametrize(("name", "stored", "corrections"), NAMED, ids=[name for name, _, _ in NAMED])
+def test_named_models_store_what_their_repositories_do(name: str, stored: int, corrections: int) -> None:
+    assert api.load(name).parameters.stored + corrections == stored
+
+
+def test_kimi_k3_is_stored_in_the_bytes_of_its_files() -> None:
+    """``total_size`` of its index: what delta attention keeps in fp32, and the corrections of scores, come on top."""
+    model = api.load("kimi-k3")
+    assert model.quantization is not None
+    packed = total(stored(model, FORMATS["bf16"], quant.recipe(model.quantization))).requested
+    layers, heads, width = 69, 96, 128
+    wide = layers * (3 * heads * width * 4 + heads * width + 128 + width)
+    assert packed + 2 * wide + 4 * 92 * 896 == 1_560_860_324_864

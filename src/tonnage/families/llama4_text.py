@@ -108,8 +108,14 @@ def _vision(k: Keys, D: int) -> tuple[Tensor, ...]:
     seen = (image // patch) ** 2 + 1
     pixels = k.size("num_channels", 3) * patch**2
     ins, out, last = k.size("projector_input_dim", 4096), k.size("projector_output_dim", 4096), 7680
-    k.skip("hidden_act", "vision_feature_select_strategy", "pixel_shuffle_ratio", "multi_modal_projector_bias")
-    k.skip("projector_dropout", "attention_dropout")
+    k.skip(
+        "hidden_act",
+        "vision_feature_layer",
+        "vision_feature_select_strategy",
+        "pixel_shuffle_ratio",
+        "multi_modal_projector_bias",
+    )
+    k.skip("projector_dropout", "attention_dropout", "vision_feature_layer")
     residual, inner = (("D", width),), (("F", F),)
     heads = (("N", N), ("H", H))
     norms = (Norm(f"{name}_layernorm", residual, "layer", bias=True) for name in ("input", "post_attention"))
