@@ -10,7 +10,7 @@ from tonnage.record import Record
 from tonnage.releases import Releases, Since, Version
 
 if TYPE_CHECKING:
-    from tonnage.arch.kept_chunks import Chunked
+    from tonnage.arch.chunked import Chunked
     from tonnage.arch.tuners import Method
 
 
