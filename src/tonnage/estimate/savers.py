@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.chunked import ChunkedOutput, Cut
+from tonnage.arch.chunked import Chunked
+from tonnage.arch.cut import Cut
 from tonnage.arch.fused import Fused
-from tonnage.arch.kept_chunks import Chunked
 from tonnage.arch.loss import Loss
 from tonnage.arch.losses import FusedLinear, InPlace
 from tonnage.arch.model import Model
@@ -41,7 +41,7 @@ def chunked(model: Model, said: str) -> Loss:
     """
     name, _, rest = said.partition("-")
     number = int(rest) if name == "chunked" and rest.isdecimal() else 8 if said == "chunked" else 0
-    found: Loss | None = ChunkedOutput(number) if number else None
+    found: Loss | None = Chunked(chunks=number, wide=True) if number else None
     others: dict[str, Loss] = {"cut": Cut(), "cut-fp32": Cut(wide=True), "trl": Tiled()}
     found = others.get(said, found)
     if found is None:

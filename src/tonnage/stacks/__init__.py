@@ -11,7 +11,7 @@ from tonnage.registry import chosen
 from tonnage.releases import Releases, Since, Version
 
 if TYPE_CHECKING:
-    from tonnage.arch.kept_chunks import Chunked
+    from tonnage.arch.chunked import Chunked
     from tonnage.arch.tuners import Method
 
 NOT_YET: Final = ("megatron", "deepspeed", "nemo")

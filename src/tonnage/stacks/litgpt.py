@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.kept_chunks import Chunked
+from tonnage.arch.chunked import Chunked
 from tonnage.arch.litgpt import QKV, lora, model
 from tonnage.arch.model import Model
 from tonnage.releases import Releases, Version

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.kept_chunks import Chunked
+from tonnage.arch.chunked import Chunked
 from tonnage.arch.torchtitan import model
 from tonnage.releases import Releases
 from tonnage.stacks import Stack

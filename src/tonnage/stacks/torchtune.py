@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.kept_chunks import Chunked
+from tonnage.arch.chunked import Chunked
 from tonnage.arch.torchtune import model
 from tonnage.releases import Releases
 from tonnage.stacks import Stack
@@ -25,7 +25,7 @@ STACK: Final = Stack(
     kernels=False,
     input_grads=False,
     restated=model,
-    own_losses={"chunked": Chunked(chunks=8, wide=True, names=True, pads=True)},
+    own_losses={"chunked": Chunked(chunks=8, wide=True, names=True)},
     told_of_loss="head and loss run in eight chunks, whose logits in fp32 are all kept (CEWithChunkedOutputLoss)",
     adapters="",
     modules={

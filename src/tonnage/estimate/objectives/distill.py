@@ -7,7 +7,9 @@ from typing import Final
 from tonnage.arch.distilled import Distilled
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.beside import resident
-from tonnage.estimate.objectives import Asked, Parts, whole
+from tonnage.estimate.objectives._objective import Asked, Objective, Parts
+from tonnage.estimate.objectives._reading import whole
+from tonnage.estimate.objectives._rollouts import casts, written
 from tonnage.estimate.rollout import Rollout
 from tonnage.estimate.settle import checkpoint_format, kernel
 from tonnage.memory.ahead import Ahead
@@ -16,7 +18,7 @@ COMPLETION: Final = 128
 """Tokens that a student writes. trl v1.16.0 trl/experimental/gkd/gkd_config.py."""
 
 
-def taught(a: Asked) -> Parts:
+def distill(a: Asked) -> Parts:
     """A teacher in its checkpoint's format, whose logits the student's are compared with.
 
     Raises:
@@ -66,8 +68,6 @@ def _rollout(a: Asked) -> Rollout | None:
             "with recomputation GKD writes without a cache, which is not modelled", key="rollout", value=w.rollout,
             hint="--recompute none",
         )  # fmt: skip
-    from tonnage.estimate.policies import casts, written
-
     completion = w.completion_length or COMPLETION
     if completion >= r.tokens:
         raise InputError(
@@ -76,3 +76,6 @@ def _rollout(a: Asked) -> Rollout | None:
         )  # fmt: skip
     cache = f"generation: keys and values of {a.rows} sequences of {r.tokens:,} tokens"
     return Rollout(run=written(a, a.rows, completion), casts=casts(a), cache=cache)
+
+
+OBJECTIVE: Final = Objective("distill", distill, keys=("teacher", "completion_length", "rollout"))

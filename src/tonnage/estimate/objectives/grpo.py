@@ -7,20 +7,18 @@ from typing import Any, Final
 from tonnage.arch.policy import Policy
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.beside import Beside, resident
-from tonnage.estimate.objectives import Asked, Parts, ahead, beside, scored, whole
+from tonnage.estimate.objectives._objective import Asked, Objective, Parts
+from tonnage.estimate.objectives._reading import ahead, beside, scored, whole
+from tonnage.estimate.objectives._rollouts import ROLLOUTS, SHARE, beside_it, casts, written
 from tonnage.estimate.rollout import Rollout
-from tonnage.estimate.serving import Run, Session
 from tonnage.estimate.settle import checkpoint_format, kernel
-from tonnage.formats import FORMATS
 from tonnage.memory.ahead import Ahead
-from tonnage.memory.passes import blocks, level
+from tonnage.memory.passes import blocks
 from tonnage.timeline import Level
-from tonnage.units import gib
+from tonnage.workload.training import OBJECTIVE_KEYS
 
-ROLLOUTS: Final = ("generate", "vllm", "vllm-sleep", "server")
 COMPLETION: Final = 512
 GENERATIONS: Final = 8
-SHARE: Final = 0.3
 """Defaults of trl v1.16.0 trl/trainer/grpo_config.py."""
 
 
@@ -60,7 +58,7 @@ def grpo(a: Asked) -> Parts:
     compared = a.reference != "none"
     kept = before + compared + 2 * engine
     others, readings = _scoring(a, completion, generated, before=before)
-    share, words = _engine(a, how)
+    share, words = beside_it(a, how)
     # Ids and masks as they were written and joined, and the labels of a pass.
     scoring = 8 * (4 * generated + r.batch) * r.tokens
     rollout = Rollout(
@@ -114,39 +112,5 @@ def _scoring(
     return others, readings
 
 
-def _engine(a: Asked, how: str) -> tuple[int, str]:
-    """What an engine in the same process takes, and where that comes from."""
-    if how not in ("vllm", "vllm-sleep"):
-        if a.w.rollout_share is not None:
-            raise InputError(
-                f"rollout = {how} takes no share of the device", key="rollout_share", value=a.w.rollout_share
-            )
-        return 0, ""
-    share = a.w.rollout_share or SHARE
-    if a.memory is None:
-        raise InputError(
-            f"rollout = {how} takes a share of the device, and none is named", key="gpu", hint="--gpu h100-sxm-80gb"
-        )
-    size = int(share * a.memory)
-    return size, f"vLLM in the same process: {share:g} of {gib(a.memory)}, weights and cache"
-
-
-def written(a: Asked, generated: int, completion: int) -> Run:
-    """The model's own ``generate`` over everything that is written at once."""
-    r = a.recipe
-    session = Session(
-        dtype=r.autocast or r.weights, kernel=r.kernel, sequences=generated, context=r.tokens,
-        prompt=r.tokens - completion, logits="last", latent=True, workspace=0, shares=r.shares, tuning=r.tuning,
-    )  # fmt: skip
-    return Run(a.model, session)
-
-
-def casts(a: Asked) -> Level:
-    """Copies of trained weights that autocast keeps through a forward pass of ``generate``."""
-    r = a.recipe
-    if r.autocast in (None, r.weights) or r.tuning is not None:
-        return Level()
-    reading = ahead(a, scored(1), own=True)
-    assert a.model.head is not None
-    head = a.model.head.V * a.model.head.D * FORMATS[str(r.autocast)].bytes
-    return sum((level(layer.casts) for layer in reading.layers), Level(head, blocks(head)))
+ROLLED: Final = tuple(key for key in OBJECTIVE_KEYS if key != "teacher")
+OBJECTIVE: Final = Objective("grpo", grpo, 1, "fused", ("none", "resident", "adapter"), ROLLED, drops=True)

@@ -1,0 +1,56 @@
+"""Who writes completions: the model's own ``generate``, or an engine beside."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tonnage.errors import InputError
+from tonnage.estimate.objectives._objective import Asked
+from tonnage.estimate.objectives._reading import ahead, scored
+from tonnage.estimate.serving import Run, Session
+from tonnage.formats import FORMATS
+from tonnage.memory.passes import blocks, level
+from tonnage.timeline import Level
+from tonnage.units import gib
+
+ROLLOUTS: Final = ("generate", "vllm", "vllm-sleep", "server")
+SHARE: Final = 0.3
+"""Of the device, an engine's in the same process. trl v1.16.0 trl/trainer/grpo_config.py."""
+
+
+def beside_it(a: Asked, how: str) -> tuple[int, str]:
+    """What an engine in the same process takes, and where that comes from."""
+    if how not in ("vllm", "vllm-sleep"):
+        if a.w.rollout_share is not None:
+            raise InputError(
+                f"rollout = {how} takes no share of the device", key="rollout_share", value=a.w.rollout_share
+            )
+        return 0, ""
+    share = a.w.rollout_share or SHARE
+    if a.memory is None:
+        raise InputError(
+            f"rollout = {how} takes a share of the device, and none is named", key="gpu", hint="--gpu h100-sxm-80gb"
+        )
+    size = int(share * a.memory)
+    return size, f"vLLM in the same process: {share:g} of {gib(a.memory)}, weights and cache"
+
+
+def written(a: Asked, generated: int, completion: int) -> Run:
+    """The model's own ``generate`` over everything that is written at once."""
+    r = a.recipe
+    session = Session(
+        dtype=r.autocast or r.weights, kernel=r.kernel, sequences=generated, context=r.tokens,
+        prompt=r.tokens - completion, logits="last", latent=True, workspace=0, shares=r.shares, tuning=r.tuning,
+    )  # fmt: skip
+    return Run(a.model, session)
+
+
+def casts(a: Asked) -> Level:
+    """Copies of trained weights that autocast keeps through a forward pass of ``generate``."""
+    r = a.recipe
+    if r.autocast in (None, r.weights) or r.tuning is not None:
+        return Level()
+    reading = ahead(a, scored(1), own=True)
+    assert a.model.head is not None
+    head = a.model.head.V * a.model.head.D * FORMATS[str(r.autocast)].bytes
+    return sum((level(layer.casts) for layer in reading.layers), Level(head, blocks(head)))

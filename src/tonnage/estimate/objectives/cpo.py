@@ -1,0 +1,10 @@
+"""Contrastive preference optimization: pairs of answers without a reference."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tonnage.arch.preferences import Odds
+from tonnage.estimate.objectives._objective import Objective, Parts
+
+OBJECTIVE: Final = Objective("cpo", lambda a: Parts(Odds()), 2)

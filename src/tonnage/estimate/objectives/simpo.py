@@ -1,0 +1,10 @@
+"""Simple preference optimization: CPO's trainer without the likelihood of the chosen answers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tonnage.arch.preferences import Odds
+from tonnage.estimate.objectives._objective import Objective, Parts
+
+OBJECTIVE: Final = Objective("simpo", lambda a: Parts(Odds(likelihood=False)), 2)
