@@ -206,7 +206,8 @@ class GroupedQuery(Record):
             if self.norm_inline and self.q_norm is not None and self.k_norm is not None:
                 q = self.q_norm.forward(f, q)
                 return None, q, self.k_norm.forward(f, matrices[1].forward(f, x)), matrices[2].forward(f, x)
-            return None, q, matrices[1].forward(f, x), matrices[2].forward(f, x)
+            source = f.encoder if self.cross and f.encoder is not None else x
+            return None, q, matrices[1].forward(f, source), matrices[2].forward(f, source)
         packed = matrices[0].forward(f, x)
         if self.clip:
             packed = ops.unary(packed, "clamp")
@@ -214,9 +215,9 @@ class GroupedQuery(Record):
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Self-attention over ``x`` and what is cached before it."""
-        if self.cross or self.position_bias == "relative":
+        if (self.cross and f.encoder is None) or (self.position_bias == "relative" and f.store is not None):
             raise UnsupportedError(
-                "forward and backward passes of encoder-decoder models are not modelled yet",
+                "forward passes of encoder-decoder models that write tokens are not modelled yet",
                 key="model_type",
                 hint="parameters, weights and cache can still be told: tonnage params",
             )
@@ -259,7 +260,13 @@ class GroupedQuery(Record):
         if self.eager == "floored":
             # The modelled code binds the names anew (XGLM).
             q, k, v = batched(q), batched(k), batched(v)
+        if self.position_bias == "relative":
+            # Imported late: most models turn queries and keys instead.
+            from tonnage.arch.relative import shared_bias
+
+            f.position = shared_bias(f, self, q, k)
         out = attend(f, self, q, k, v)
+        f.position = None
         if not self.o_apart:
             out = self._out(f, out)
         if self.adds:

@@ -19,7 +19,7 @@ from tonnage.tensors import Axes, Axis
 
 EagerStyle = Literal[
     "fp32-softmax", "native", "uncast", "fp32-scores", "fp32-where", "bloom", "mpt", "falcon", "falcon-alibi", "sinks",
-    "sinks-apart", "baddbmm", "floored", "triangle", "biased",
+    "sinks-apart", "baddbmm", "floored", "triangle", "biased", "relative",
 ]  # fmt: skip
 """How scores become weights.
 

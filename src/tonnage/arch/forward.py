@@ -59,6 +59,8 @@ class Forward:
     loss is there.
     ``logits`` are those that a loss of its own hands back to the caller.
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
+    ``encoder`` is what cross attention sees, ``zeros`` the bias of its scores that layers share (T5), and ``position``
+    the bias that the block at hand adds.
     """
 
     __slots__ = (
@@ -66,6 +68,7 @@ class Forward:
         "bias",
         "cached",
         "carried",
+        "encoder",
         "frame",
         "fused",
         "held",
@@ -77,6 +80,7 @@ class Forward:
         "masks",
         "mixer",
         "narrow",
+        "position",
         "ran",
         "rotary",
         "store",
@@ -85,6 +89,7 @@ class Forward:
         "training",
         "tuning",
         "weights",
+        "zeros",
     )  # fmt: skip
 
     def __init__(
@@ -116,6 +121,9 @@ class Forward:
         self.rotary: dict[str, tuple[Value, Value]] = Shared(self.taken)
         self.masks: dict[int | None, Value] = Shared(self.taken)
         self.bias: Value | None = None
+        self.encoder: Value | None = None
+        self.zeros: Value | None = None
+        self.position: Value | None = None
         self.labels: Value | None = None
         self.around: list[Value] = []
         self.logits: list[Value] = []

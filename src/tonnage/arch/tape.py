@@ -164,6 +164,8 @@ class Tape:
         self.trained = trained
         self.category = "activations"
         self.recording = grad
+        # Path of the layer at hand, where all of a model's are on one tape.
+        self.prefix = ""
         self.born: list[Storage] = []
         self.products: set[int] = set()
         self.events: list[int] = []
@@ -220,7 +222,7 @@ class Tape:
     def parameter(self, name: str, axes: Axes) -> Parameter:
         """The weight of that name."""
         trained = self.grad and (self.trained is None or self.trained(name))
-        return Parameter(self, name, axes, self.weights, trained)
+        return Parameter(self, self.prefix + name, axes, self.weights, trained)
 
     def several(self, parameter: Parameter) -> None:
         """Several steps will take this weight: what they hand back is added up before it is the weight's gradient."""
@@ -284,6 +286,10 @@ class Tape:
         """
         root[0].pending[root[1]] = grad
         del root, grad
+        self.unwind(floor)
+
+    def unwind(self, floor: int) -> None:
+        """Go on with a backward pass that was begun, down to the ``floor`` of the nodes."""
         while len(self.nodes) > floor:
             node = self.nodes.pop()
             pending = node.pending

@@ -333,6 +333,11 @@ def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Imple
 
 def _step(model: Model, recipe: Recipe) -> Step:
     """The step: of one pass, or of several."""
+    if len(model.stacks) > 1:
+        # Imported late: most models have one stack.
+        from tonnage.estimate.paired import PairedStep
+
+        return PairedStep(model, recipe)
     if recipe.columns == 1:
         return Step(model, recipe)
     from tonnage.estimate.columns import Columns
@@ -390,10 +395,16 @@ def _passed_by(step: Step) -> list[str]:
 
 def _trainable(model: Model, w: Train) -> None:
     if len(model.stacks) > 1:
-        raise UnsupportedError(
-            f"training memory of encoder-decoder models ({model.model_type}) is not modelled yet", key="model",
-            value=model.model_type, hint="tonnage params and tonnage serve answer for it",
-        )  # fmt: skip
+        if model.pair is None or model.classes is not None:
+            what = "classifiers on encoder-decoder models" if model.classes is not None else "encoder-decoder models"
+            raise UnsupportedError(
+                f"training memory of {what} ({model.model_type}) is not modelled yet", key="model",
+                value=model.model_type, hint="tonnage params and tonnage serve answer for it",
+            )  # fmt: skip
+        # Imported late: most models have one stack.
+        from tonnage.estimate.paired import refused
+
+        refused(model, w)
     judges = w.objective == "reward" and model.head is not None and bool(model.head.pooled)
     classifies = model.classes is not None and model.head is not None and not judges
     if classifies and model.head is not None and (not model.head.pooled or model.classes == 1):

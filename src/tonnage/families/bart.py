@@ -38,7 +38,7 @@ def _sparse(k: Keys, D: int, N: int) -> Part:
 
 
 STYLES: Final[dict[str, Style]] = {
-    "bart": Style(offset=2, embedding_norm=True),
+    "bart": Style(offset=2, embedding_norm=True, modelled=True, counted=True),
     "bigbird_pegasus": Style(
         act="gelu_new",
         embedding_norm=True,
@@ -53,10 +53,12 @@ STYLES: Final[dict[str, Style]] = {
     "m2m_100": Style(
         act="relu", offset=2, last_norm=True, pre_norm=True, table="buffer", logits_bias=False, alone=False
     ),
-    "mbart": Style(offset=2, embedding_norm=True, last_norm=True, pre_norm=True),
+    "mbart": Style(
+        offset=2, embedding_norm=True, last_norm=True, pre_norm=True, modelled=True, counted=True
+    ),
     "mvp": Style(offset=2, embedding_norm=True),
     "pegasus": Style(last_norm=True, pre_norm=True, table="fixed"),
-    "plbart": Style(offset=2, embedding_norm=True),
+    "plbart": Style(offset=2, embedding_norm=True, modelled=True, counted=True),
 }
 
 UNUSED: Final = (
