@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from tonnage.arch import ops
-from tonnage.arch.eager import EagerStyle, batched, named
+from tonnage.arch.eager import EagerStyle, batched, by_heads_first, named
 from tonnage.arch.forward import Forward
 from tonnage.arch.inplace import clamped, filled
 from tonnage.arch.kernels import attend
@@ -61,6 +61,7 @@ class GroupedQuery(Record):
         clip: queries, keys and values are clamped (OLMo, MPT).
         eager: how eager attention makes weights of scores.
         scaled_queries: queries are multiplied by a number before attention (OPT).
+        heads_first: queries, keys and values are laid out by heads before any kernel sees them (Whisper).
         o_dropout: of the output.
         bias_apart: biases are added by an operation of their own (Falcon).
         caches_queries: keys and values are repeated for every query head before they are cached (Falcon-40B).
@@ -113,6 +114,7 @@ class GroupedQuery(Record):
     eager: EagerStyle = "fp32-softmax"
     scaled_queries: bool = False
     o_dropout: float = 0.0
+    heads_first: bool = False
     bias_apart: bool = False
     caches_queries: bool = False
     late_bias: bool = False
@@ -207,6 +209,10 @@ class GroupedQuery(Record):
                 q = self.q_norm.forward(f, q)
                 return None, q, self.k_norm.forward(f, matrices[1].forward(f, x)), matrices[2].forward(f, x)
             source = f.encoder if self.cross and f.encoder is not None else x
+            if self.heads_first:
+                q = by_heads_first(q)
+                keys, values = (by_heads_first(m.forward(f, source)) for m in matrices[1:3])
+                return None, q, keys, values
             return None, q, matrices[1].forward(f, source), matrices[2].forward(f, source)
         packed = matrices[0].forward(f, x)
         if self.clip:

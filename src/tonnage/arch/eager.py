@@ -98,6 +98,17 @@ def batched(x: Value) -> Value:
     return out
 
 
+def by_heads_first(x: Value) -> Value:
+    """``transpose(1, 2).contiguous()``: a copy but of a single token or head, whose gradient lies by heads."""
+    axes = by_heads(x)
+    if 1 in (axes[1][1], axes[2][1]):
+        return x.view(axes)
+    tape, before, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("heads first", axes, dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("tokens first again", before, dtype),), ())
+    return out
+
+
 def repeated(x: Value, N: int) -> Value:
     """``repeat_kv``: a copy for every query head, or nothing when each has its own.
 

@@ -31,7 +31,10 @@ class Table(Record):
         offset: indices are counted on, in a tensor of their own (BioGPT, XGLM).
         fixed: a buffer without gradient, whose whole name ``name`` is (CTRL, XGLM).
         own: the indices are gathered for every sequence from its own tokens (RoBERTa).
-        counted: a module of its own counts them on, for every sequence or for all (BART's encoder and decoder).
+        counted: the code that looks them up counts them: "each" for every sequence (BART's encoder), "all" once and
+            on from a table's offset (its decoder), "once" and "named" the same without an offset (Blenderbot), "rows"
+            once for every sequence (Whisper's decoder).
+        frozen: a parameter that is not trained (Pegasus, Whisper's encoder).
     """
 
     name: str
@@ -43,7 +46,8 @@ class Table(Record):
     offset: bool = False
     fixed: bool = False
     own: bool = False
-    counted: Literal["", "each", "all"] = ""
+    counted: Literal["", "each", "all", "once", "named", "rows"] = ""
+    frozen: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """One tensor."""
@@ -69,17 +73,24 @@ class Table(Record):
         return found
 
     def _counted(self, f: Forward, ids: Axes) -> Value:
-        tape = f.tape
-        each = self.counted == "each"
-        plain = tape.new("positions", ids[1:], "int64")
-        if not each:
-            # What the model's code counts from the cache's end on, it names to its end.
-            f.frame.append(tape.new("positions, counted on", ids[1:], "int64"))
-            mask = tape.new("mask of ones", ids, "fp32")
-            ones = tape.new("mask of ones", ids, "bool")
-            del plain, mask, ones
-        indices = tape.new("rows of the table", ids if each else (("X", 1), ids[1]), "int64")
+        tape, way = f.tape, self.counted
+        indices = tape.new("positions", ids[1:], "int64")
+        if way in ("all", "named", "rows"):
+            # Counted on from the end of the cache.
+            indices = tape.new("positions, counted on", ids[1:], "int64")
+            if way != "rows":
+                # The model's code names them to its end.
+                f.frame.append(indices)
+                for form in ("fp32", "bool"):
+                    tape.new("mask of ones", ids, form)
+        if way in ("each", "rows"):
+            indices = tape.new("positions of every sequence", ids, "int64")
+        elif way == "all":
+            indices = tape.new("rows of the table", (("X", 1), ids[1]), "int64")
+        if way == "rows":
+            f.frame.append(indices)
         weight = tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.width)))
+        weight.trained = weight.trained and not self.frozen
         found = ops.embedding(indices, weight, (("D", self.width),))
         f.frame.append(found)
         return found

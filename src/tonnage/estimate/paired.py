@@ -41,8 +41,24 @@ def refused(model: Model, w: Train) -> None:
             )  # fmt: skip
 
 
+def _fixed(model: Model) -> dict[str, int]:
+    """Elements of tables of positions that are parameters and are not trained."""
+    tables = (table for stack in model.stacks for table in stack.stem.tables if table.frozen)
+    return {f"{table.name}.weight": table.rows * table.width for table in tables}
+
+
+def trained(model: Model) -> int:
+    """How many parameters are."""
+    return model.parameters.total - sum(_fixed(model).values())
+
+
 class PairedStep(Step):
     """One step; the whole of its pass is on one tape."""
+
+    def __init__(self, model: Model, recipe: Recipe) -> None:
+        super().__init__(model, recipe)
+        fixed = _fixed(model)
+        self.idle = [(t, times) for t, times in self.idle if t.name not in fixed]
 
     def passed(self, model: Model, *, accumulated: bool) -> Pass:
         """The pass; ``accumulated`` where gradients are there already."""

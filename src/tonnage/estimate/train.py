@@ -198,7 +198,7 @@ def answer(
         **(aim.values if aim else {"objective": "sft"}),
     }
     return Result(
-        model=summary(model, trainable=fine.elements if fine else None),
+        model=summary(model, trainable=fine.elements if fine else _elements(model)),
         workload={"task": "train", "model": values["model"], **filled(w, values)},
         defaulted=model.defaulted,
         ignored=model.ignored,
@@ -391,6 +391,15 @@ def _passed_by(step: Step) -> list[str]:
         f"a step on token ids alone: no gradient reaches {n:,} parameters ({said}), so that the optimizer keeps no "
         f"state for them{more}"
     ]
+
+
+def _elements(model: Model) -> int | None:
+    """How many parameters are trained; None for all."""
+    if len(model.stacks) == 1:
+        return None
+    from tonnage.estimate.paired import trained
+
+    return trained(model)
 
 
 def _trainable(model: Model, w: Train) -> None:

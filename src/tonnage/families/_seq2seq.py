@@ -41,8 +41,8 @@ class Style(Record):
         extra: further norms of the encoder's layers.
         rows: positions where the config says nothing.
         modelled: a training step of both stacks is.
-        counted: positions are counted on by a module of their own.
-        scales_queries: queries are multiplied by a number before any kernel sees them.
+        counted: how positions are counted, by stack, as ``Table`` names it.
+        scales_queries: queries are multiplied by a number before any kernel sees them, and all heads laid out first.
     """
 
     act: str = "gelu"
@@ -64,7 +64,7 @@ class Style(Record):
     extra: tuple[str, ...] = ()
     rows: int = 1024
     modelled: bool = False
-    counted: bool = False
+    counted: tuple[str, str] = ("", "")
     scales_queries: bool = False
 
 
@@ -109,6 +109,7 @@ class Builder:
             cross=cross,
             dropout=self.attention_dropout,
             scaled_queries=self.style.scales_queries,
+            heads_first=self.style.scales_queries,
             eager="uncast",
             key_bias=self.style.key_bias,
         )
@@ -184,9 +185,8 @@ class Builder:
         )
 
     def _table(self, side: Side, name: str, rows: int) -> Table:
-        if not self.style.counted:
-            return Table(name=name, rows=rows, width=self.D)
-        return Table(name=name, rows=rows, width=self.D, counted="each" if side == "encoder" else "all")
+        counted: Any = self.style.counted[side == "decoder"]
+        return Table(name=name, rows=rows, width=self.D, counted=counted, frozen=self.style.table == "fixed")
 
     def stack(self, side: Side, stem: Stem, layers: tuple[Layer, ...]) -> Stack:
         """The stack around its layers."""

@@ -21,6 +21,7 @@ from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.loss import cross_entropy
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Model, Stack
+from tonnage.arch.sound import Sound
 from tonnage.arch.tape import Parameter, Storage, Tape, Value
 from tonnage.memory.accounts import Account, Span, blocks
 from tonnage.memory.passes import windows
@@ -87,7 +88,11 @@ class Paired:
         tape.tied = model.head.alias_of or decoder.stem.alias_of
         tape.category = "inputs"
         B = ("B", batch)
-        ids, labels = (tape.new(name, (B, ("T", n)), "int64") for name, n in (("ids", tokens), ("labels", targets)))
+        if isinstance(encoder.stem, Sound):
+            ids = encoder.stem.features(tape, batch)
+        else:
+            ids = tape.new("token ids", (B, ("T", tokens)), "int64")
+        labels = tape.new("labels", (B, ("T", targets)), "int64")
         self.inputs = [ids.storage, labels.storage]
         self.first = len(tape.born)
         tape.category = "activations"
@@ -143,8 +148,9 @@ class Paired:
 
     def _through(self, stack: Stack, f: Forward, ids: Value) -> Value:
         """Embedding, layers and norm."""
-        tape, tokens = self.tape, ids.axes[1][1]
+        tape = self.tape
         x = stack.stem.forward(f, ids)
+        tokens = x.axes[1][1]
         make_masks(f, windows(stack, tokens), ids.axes[0][1], tokens, tokens, x.dtype, always=self.always)
         for index, layer in enumerate(stack.layers):
             self._part(f"forward {stack.name} layer {index}")
