@@ -114,7 +114,7 @@ Source = Value | Parameter | None
 class Node:
     """One step of the backward pass."""
 
-    __slots__ = ("back", "category", "inputs", "pending", "rank", "saved", "weights_first")
+    __slots__ = ("back", "category", "inputs", "pending", "rank", "saved", "takes", "weights_first")
 
     def __init__(
         self, inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...], outputs: int, category: str = ""
@@ -129,6 +129,8 @@ class Node:
         self.saved = saved
         self.pending: list[Value | None] = [None] * outputs
         self.weights_first = False
+        # Whether its step is handed the list of gradients, which it empties.
+        self.takes = False
         self.rank = 0
 
 
@@ -295,7 +297,7 @@ class Tape:
             pending = node.pending
             if any(g is not None for g in pending):
                 node.pending = []
-                targets, weights_first = node.inputs, node.weights_first
+                targets, weights_first, takes = node.inputs, node.weights_first, node.takes
                 back = node.back
                 node.back = _spent
                 # What a step of the backward pass takes counts as what the forward step made.
@@ -303,7 +305,7 @@ class Tape:
                 by_heads = self._laid_out(pending, node.rank)
                 since = len(self.born)
                 given = _moved(pending)
-                made = list(back(*given))
+                made = list(back(given) if takes else back(*given))
                 # What the node saved outlives the fitting, as the incoming gradients do, but for what only a
                 # checkpoint's second run held: of that the node has no more than a key.
                 if self.rerun:

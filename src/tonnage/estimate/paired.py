@@ -22,7 +22,7 @@ def refused(model: Model, w: Train) -> None:
         "loss": w.loss not in (None, "full"),
         "kernels": w.kernels not in (None, "none"),
         "offload": w.offload not in (None, "none"),
-        "recompute": w.recompute not in (None, "none"),
+        "recompute": w.recompute not in (None, "none") and (_biased(model) or w.recompute == "selective"),
         "objective": w.objective not in (None, "sft"),
         "precision": str(w.precision).startswith("fp8"),
         "lora_rank": w.lora_rank is not None,
@@ -39,6 +39,12 @@ def refused(model: Model, w: Train) -> None:
                 f"{key} = {value}: not modelled for encoder-decoder models ({model.model_type})", key=key,
                 value=str(value), hint=f"leave out {key}",
             )  # fmt: skip
+
+
+def _biased(model: Model) -> bool:
+    """Whether a layer makes a bias of scores for the others (T5)."""
+    layers = (layer for stack in model.stacks for layer, _ in stack.distinct())
+    return any(getattr(sub.block, "position_bias", None) for layer in layers for sub in layer.sublayers)
 
 
 def _fixed(model: Model) -> dict[str, int]:

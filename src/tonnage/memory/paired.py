@@ -17,10 +17,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tonnage.arch import ops
+from tonnage.arch.again import checkpointed
 from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.loss import cross_entropy
 from tonnage.arch.masks import make_masks
-from tonnage.arch.model import Model, Stack
+from tonnage.arch.model import Layer, Model, Stack
 from tonnage.arch.sound import Sound
 from tonnage.arch.tape import Parameter, Storage, Tape, Value
 from tonnage.memory.accounts import Account, Span, blocks
@@ -154,9 +155,9 @@ class Paired:
         make_masks(f, windows(stack, tokens), ids.axes[0][1], tokens, tokens, x.dtype, always=self.always)
         for index, layer in enumerate(stack.layers):
             self._part(f"forward {stack.name} layer {index}")
-            tape.prefix = f"{stack.path}.{index}."
-            x = layer.forward(f, x)
-            tape.prefix = ""
+            run = partial(_run, f, layer, f"{stack.path}.{index}.", f.encoder, dict(f.masks))
+            again = self.recompute is not None and self.recompute.again(index)
+            x = checkpointed(run, x) if again else run(x)
         self._part(f"last norm of the {stack.name}")
         if stack.norm is not None:
             x = stack.norm.forward(f, x)
@@ -208,6 +209,20 @@ class Paired:
                     allocated += sign * blocks(s.nbytes)
             at = part.start
             yield part.name, Span(tape, part.start, part.stop, first, Level(requested, allocated))
+
+
+def _run(
+    f: Forward, layer: Layer, prefix: str, encoder: Value | None, masks: dict[int | None, Value], x: Value
+) -> Value:
+    """A layer with what it is handed beside its input, which a checkpoint holds on to."""
+    tape, outer = f.tape, f.encoder
+    tape.prefix, f.encoder = prefix, encoder
+    f.masks.update(masks)
+    y = layer.forward(f, x)
+    tape.prefix, f.encoder = "", outer
+    if outer is not encoder:
+        f.masks.clear()
+    return y
 
 
 def _moved(labels: Value) -> Value:
