@@ -7,6 +7,8 @@ integrations/sdpa_attention.py.
 
 from __future__ import annotations
 
+from typing import cast
+
 from tonnage.arch import ops
 from tonnage.arch.eager import Attention, batched, by_heads, eager, named, repeated, tokens_first
 from tonnage.arch.forward import Forward
@@ -79,9 +81,9 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     B, N, T, _ = by_heads(q)
     if f.position is not None:
         # Imported late: most models turn queries and keys instead.
-        from tonnage.arch.relative import additive, aligned
+        from tonnage.arch.relative import Biased, additive, aligned
 
-        mask = additive(f, a, mask, (T, ("S", named(k, "TS")[1])))
+        mask = additive(f, cast(Biased, a), mask, (T, ("S", named(k, "TS")[1])))
     if mask is not None and kernel in ("flash", "math"):
         # A window shorter than the sequence brings a mask. Flash attention takes none, and transformers then repeats
         # the heads, for want of which the memory-efficient kernel had been passed over.
@@ -92,11 +94,11 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         k, v = repeated(k, N[1]), repeated(v, N[1])
     # Heads are repeated by the calling code, before autocast casts.
     q, k, v = ops.lowered(q), ops.lowered(k), ops.lowered(v)
+    bias: Value | None = None
     if f.position is not None and mask is not None:
         bias = aligned(ops.lowered(mask), (B, N, T, mask.axes[-1]))
-    else:
-        bias = None if mask is None else _bias(tape, mask, B, q.dtype)
-    mask = None
+    elif mask is not None:
+        bias = _bias(tape, mask, B, q.dtype)
     # The output lies as the queries do, but for the memory-efficient kernel.
     heads_first = q.axes[1] == N and kernel != "efficient" and T[1] > 1
     whole = (B, N, T, v.axes[3]) if heads_first else (B, T, N, v.axes[3])

@@ -133,6 +133,7 @@ def answer(
         keep_logits="outputs" in w.retain,
         keep_gradients="grads" in w.retain,
         first_step=w.first_step,
+        targets=_targets(model, w, seq),
         makes_mask=since(version, stack.makes_mask),
         workspace=cublas_workspace(architecture) if caching(device) else 0,
         tuning=fine.tuning if fine else None,
@@ -185,6 +186,7 @@ def answer(
         "batch": batch,
         "accumulate": recipe.accumulate,
         "seq": seq,
+        "target_seq": recipe.targets,
         "recompute": w.recompute or "none",
         "offload": w.offload or "none",
         "loss": built.named if built else "full",
@@ -391,6 +393,19 @@ def _passed_by(step: Step) -> list[str]:
         f"a step on token ids alone: no gradient reaches {n:,} parameters ({said}), so that the optimizer keeps no "
         f"state for them{more}"
     ]
+
+
+def _targets(model: Model, w: Train, seq: int) -> int | None:
+    """Tokens that a decoder is given; None where there is no encoder."""
+    if len(model.stacks) > 1:
+        tokens_within(model, w.target_seq or seq, "target_seq")
+        return w.target_seq or seq
+    if w.target_seq is not None:
+        raise InputError(
+            f"target_seq is of models with an encoder and a decoder, which {model.model_type} is not",
+            key="target_seq", value=w.target_seq, hint="--seq",
+        )  # fmt: skip
+    return None
 
 
 def _elements(model: Model) -> int | None:

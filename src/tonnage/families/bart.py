@@ -57,9 +57,7 @@ STYLES: Final[dict[str, Style]] = {
     "m2m_100": Style(
         act="relu", offset=2, last_norm=True, pre_norm=True, table="buffer", logits_bias=False, alone=False
     ),
-    "mbart": Style(
-        offset=2, embedding_norm=True, last_norm=True, pre_norm=True, modelled=True, counted=COUNTED_ON
-    ),
+    "mbart": Style(offset=2, embedding_norm=True, last_norm=True, pre_norm=True, modelled=True, counted=COUNTED_ON),
     "mvp": Style(offset=2, embedding_norm=True),
     "pegasus": Style(last_norm=True, pre_norm=True, table="fixed", modelled=True, counted=COUNTED),
     "plbart": Style(offset=2, embedding_norm=True, modelled=True, counted=COUNTED_ON),

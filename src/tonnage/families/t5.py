@@ -23,7 +23,6 @@ from tonnage.families._pieces import counted, matrix
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
-
 MODELLED: Final = ("t5", "mt5")
 """Types whose training step is modelled."""
 

@@ -80,7 +80,7 @@ class Paired:
         consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None,
         drops: bool = True,
     ) -> None:
-        assert model.head is not None and model.pair is not None
+        assert model.head is not None
         encoder, decoder = model.stacks
         self.model, self.recompute, self.always = model, recompute, makes_mask
         self.tape = tape = Tape(grad=True, weights=weights, autocast=autocast)
@@ -127,7 +127,8 @@ class Paired:
     def _forward(
         self, f: Forward, g: Forward, encoder: Stack, decoder: Stack, ids: Value, labels: Value
     ) -> tuple[Value, list[Value]]:
-        assert self.model.head is not None and self.model.pair is not None
+        assert self.model.head is not None
+        assert self.model.pair is not None
         self._part("forward encoder embedding")
         moved = _moved(labels) if self.model.pair.shifts_first else None
         g.encoder = self._through(encoder, f, ids)
@@ -149,7 +150,6 @@ class Paired:
 
     def _through(self, stack: Stack, f: Forward, ids: Value) -> Value:
         """Embedding, layers and norm."""
-        tape = self.tape
         x = stack.stem.forward(f, ids)
         tokens = x.axes[1][1]
         make_masks(f, windows(stack, tokens), ids.axes[0][1], tokens, tokens, x.dtype, always=self.always)

@@ -37,7 +37,7 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
         inputs = {"input_ids": ids(job, job["seq"], device)}
         inputs["labels"] = inputs["input_ids"]
     if getattr(model.config, "is_encoder_decoder", False):
-        inputs["labels"] = ids(job, job["seq"], device)
+        inputs["labels"] = ids(job, job["targets"], device)
     for t in {id(t): t for t in inputs.values()}.values():
         r.there(t, INPUT, "")
     # Bound here, so that the last step's loss lives until this one's takes its place.

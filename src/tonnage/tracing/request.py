@@ -82,7 +82,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         **_common(config, w.attention, device, head=head),
         **tuning,
         "task": "train", "weights": weights, "autocast": autocast, "optimizer": optimizer, "batch": w.batch or 1,
-        "seq": seq, "accumulate": w.accumulate or 1, "recompute": w.recompute == "full",
+        "seq": seq, "targets": w.target_seq or seq, "accumulate": w.accumulate or 1, "recompute": w.recompute == "full",
         "keep_outputs": "outputs" in w.retain, "keep_gradients": "grads" in w.retain,
         "steps": 1 if w.first_step else 2, "liger": liger,
     }  # fmt: skip
@@ -93,6 +93,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         "stack": stack.name, "stack_version": shown(version), "precision": precision, "weights_dtype": weights,
         "compute_dtype": autocast or weights, "grad_dtype": weights, "state_dtype": weights, "master": False,
         "optimizer": optimizer, "batch": job["batch"], "accumulate": job["accumulate"], "seq": seq,
+        "target_seq": w.target_seq,
         "recompute": w.recompute or "none", "loss": w.loss or (liger["named"] if liger else "full"),
         "kernels": w.kernels or "none",
         "lora_targets": tuple(lora["targets"]) if lora else (),
