@@ -127,6 +127,7 @@ class GroupedQuery(Record):
     wide_angles: bool = False
     buffers: tuple[Tensor, ...] = ()
     seen: int | None = None
+    module: ClassVar[str] = "attention"
     repeats: ClassVar[bool] = False
     """Keys and values are repeated for every query head before any kernel sees them."""
 
@@ -327,6 +328,7 @@ class Latent(Record):
     sinks: bool = False
     window: int | None = None
     queries: Linear | None = None
+    module: ClassVar[str] = "attention"
 
     @property
     def causal(self) -> bool:

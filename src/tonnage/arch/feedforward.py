@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
@@ -46,6 +47,7 @@ class Plain(Record):
     names: bool = False
     learned: bool = False
     restored: bool = False
+    module: ClassVar[str] = "mlp"
 
     def matrices(self) -> tuple[Linear, Linear]:
         """Up and down."""
@@ -115,6 +117,7 @@ class Gated(Record):
     inner_dropout: float = 0.0
     down_bias: bool = False
     restored: bool = False
+    module: ClassVar[str] = "mlp"
 
     def matrices(self) -> tuple[Linear, ...]:
         """Gate, up and down; or both in one, and down."""

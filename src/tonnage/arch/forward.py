@@ -61,9 +61,11 @@ class Forward:
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
     ``encoder`` is what cross attention sees, ``zeros`` the bias of its scores that layers share (T5), and ``position``
     the bias that the block at hand adds.
+    ``again`` are the modules of a layer that are computed again, each for itself.
     """
 
     __slots__ = (
+        "again",
         "around",
         "bias",
         "cached",
@@ -120,6 +122,7 @@ class Forward:
         self.ran: set[str] = set()
         self.rotary: dict[str, tuple[Value, Value]] = Shared(self.taken)
         self.masks: dict[int | None, Value] = Shared(self.taken)
+        self.again: frozenset[str] = frozenset()
         self.bias: Value | None = None
         self.encoder: Value | None = None
         self.zeros: Value | None = None

@@ -24,6 +24,24 @@ def attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     Returns:
         The heads' outputs, axes ``B T N H``, contiguous.
     """
+    if "core_attn" in f.again:
+        # Imported late: most passes compute no module again.
+        from tonnage.arch.again import checkpointed
+
+        mask = _mask(f, a)
+        # It holds the mask that it is called with.
+        held = None if mask is None else mask.detached()
+
+        def run(*given: Value, mask: Value | None = held) -> Value:
+            y = _attend(f, a, *given)
+            f.weights.clear()
+            return y
+
+        return checkpointed(run, q, k, v)
+    return _attend(f, a, q, k, v)
+
+
+def _attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     if f.kernel == "eager":
         f.ran.add("eager")
         return eager(f, a, q, k, v)

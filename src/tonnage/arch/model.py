@@ -70,13 +70,13 @@ class Sublayer(Record):
     def output(self, f: Forward, x: Value) -> Value:
         """What is added to the residual."""
         if self.inline and self.before is not None:
-            x = self.block.forward(f, self.before.forward(f, x))
+            x = self._block(f, self.before.forward(f, x))
         else:
             if self.before is not None:
                 x = self.before.forward(f, x)
             if self.holds_input:
                 f.held.append(x)
-            x = self.block.forward(f, x)
+            x = self._block(f, x)
         if self.holds or self.rebinds:
             (f.held if self.holds else f.local).append(x)
         if self.after is not None:
@@ -87,6 +87,14 @@ class Sublayer(Record):
         if self.named:
             f.local.append(x)
         return x
+
+    def _block(self, f: Forward, x: Value) -> Value:
+        if f.again and getattr(self.block, "module", "") in f.again:
+            # Imported late: most passes compute no module again.
+            from tonnage.arch.again import module
+
+            return module(f, self.block, x)
+        return self.block.forward(f, x)
 
 
 class Layer(Record):
