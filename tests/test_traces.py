@@ -13,6 +13,7 @@ import pytest
 
 import tonnage as tn
 from tonnage.errors import UnsupportedError
+from tonnage.estimate.paired import PairedStep
 from tonnage.estimate.serving import Run, Session
 from tonnage.estimate.training import Recipe, Step
 from tonnage.families import model_from
@@ -23,8 +24,11 @@ RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "traces.
 TRAINED = [r for r in RECORDED["runs"] if r["mode"] == "train"]
 SERVED = [r for r in RECORDED["runs"] if r["mode"] == "decode" and r["family"] != "bert"]
 
-NOT_MODELLED = {"mamba", "mamba2", "jamba", "t5"}
-"""Their forward pass is refused: kernels of state-space mixers, and stacks of two kinds."""
+NOT_MODELLED = {"mamba", "mamba2", "jamba"}
+"""Their forward pass is refused: kernels of state-space mixers."""
+
+PAIRS = {"t5"}
+"""Two stacks, whose pass is on one tape: a step is compared, and no layer alone."""
 
 BUILT_OTHERWISE = {"deepseek_v3": 64}
 """Bytes by which bf16 runs of a family exceed the trace, which built its model from a config: ``from_pretrained`` keeps
@@ -40,7 +44,7 @@ def test_parameters(run: dict[str, Any]) -> None:
     assert model(run).parameters.total == run["parameters"]
 
 
-@pytest.mark.parametrize("run", [r for r in TRAINED if r["family"] not in NOT_MODELLED], ids=lambda r: r["id"])
+@pytest.mark.parametrize("run", [r for r in TRAINED if r["family"] not in NOT_MODELLED | PAIRS], ids=lambda r: r["id"])
 def test_layer_saves_and_reaches_what_the_trace_does(run: dict[str, Any]) -> None:
     passes = Step(model(run), recipe(run)).passes
     after = [*passes.layers[1:], passes.tail]
@@ -65,13 +69,18 @@ def recipe(run: dict[str, Any]) -> Recipe:
 def step(run: dict[str, Any]) -> list[int]:
     """Peaks of the forward pass, the backward pass and the optimizer step."""
     peaks = [0, 0, 0]
-    for m in Step(model(run), recipe(run)).moments():
+    kind = PairedStep if run["family"] in PAIRS else Step
+    for m in kind(model(run), recipe(run)).moments():
         part = 2 if m.name == "optimizer step" else 1 if "backward" in m.name else 0
         peaks[part] = max(peaks[part], m.highest)
     return peaks
 
 
-@pytest.mark.parametrize("run", [r for r in TRAINED if r["family"] not in NOT_MODELLED], ids=lambda r: r["id"])
+STEPS = [r for r in TRAINED if r["family"] not in NOT_MODELLED and not (r["family"] in PAIRS and r["recompute"])]
+"""Runs but those of T5 with checkpointed layers, which hand each other a bias: refused."""
+
+
+@pytest.mark.parametrize("run", STEPS, ids=lambda r: r["id"])
 def test_whole_step_peaks_where_the_trace_does(run: dict[str, Any]) -> None:
     assert [peak - over(run) for peak in step(run)] == run["peaks"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from tonnage.arch import ops
-from tonnage.arch.eager import EagerStyle, batched, named
+from tonnage.arch.eager import EagerStyle, batched, by_heads_first, named
 from tonnage.arch.forward import Forward
 from tonnage.arch.inplace import clamped, filled
 from tonnage.arch.kernels import attend
@@ -61,6 +61,7 @@ class GroupedQuery(Record):
         clip: queries, keys and values are clamped (OLMo, MPT).
         eager: how eager attention makes weights of scores.
         scaled_queries: queries are multiplied by a number before attention (OPT).
+        heads_first: queries, keys and values are laid out by heads before any kernel sees them (Whisper).
         o_dropout: of the output.
         bias_apart: biases are added by an operation of their own (Falcon).
         caches_queries: keys and values are repeated for every query head before they are cached (Falcon-40B).
@@ -113,6 +114,7 @@ class GroupedQuery(Record):
     eager: EagerStyle = "fp32-softmax"
     scaled_queries: bool = False
     o_dropout: float = 0.0
+    heads_first: bool = False
     bias_apart: bool = False
     caches_queries: bool = False
     late_bias: bool = False
@@ -125,6 +127,7 @@ class GroupedQuery(Record):
     wide_angles: bool = False
     buffers: tuple[Tensor, ...] = ()
     seen: int | None = None
+    module: ClassVar[str] = "attention"
     repeats: ClassVar[bool] = False
     """Keys and values are repeated for every query head before any kernel sees them."""
 
@@ -206,7 +209,12 @@ class GroupedQuery(Record):
             if self.norm_inline and self.q_norm is not None and self.k_norm is not None:
                 q = self.q_norm.forward(f, q)
                 return None, q, self.k_norm.forward(f, matrices[1].forward(f, x)), matrices[2].forward(f, x)
-            return None, q, matrices[1].forward(f, x), matrices[2].forward(f, x)
+            source = f.encoder if self.cross and f.encoder is not None else x
+            if self.heads_first:
+                q = by_heads_first(q)
+                keys, values = (by_heads_first(m.forward(f, source)) for m in matrices[1:3])
+                return None, q, keys, values
+            return None, q, matrices[1].forward(f, source), matrices[2].forward(f, source)
         packed = matrices[0].forward(f, x)
         if self.clip:
             packed = ops.unary(packed, "clamp")
@@ -214,9 +222,9 @@ class GroupedQuery(Record):
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Self-attention over ``x`` and what is cached before it."""
-        if self.cross or self.position_bias == "relative":
+        if (self.cross and f.encoder is None) or (self.position_bias == "relative" and f.store is not None):
             raise UnsupportedError(
-                "forward and backward passes of encoder-decoder models are not modelled yet",
+                "forward passes of encoder-decoder models that write tokens are not modelled yet",
                 key="model_type",
                 hint="parameters, weights and cache can still be told: tonnage params",
             )
@@ -259,7 +267,13 @@ class GroupedQuery(Record):
         if self.eager == "floored":
             # The modelled code binds the names anew (XGLM).
             q, k, v = batched(q), batched(k), batched(v)
+        if self.position_bias == "relative":
+            # Imported late: most models turn queries and keys instead.
+            from tonnage.arch.relative import shared_bias
+
+            f.position = shared_bias(f, self, q, k)
         out = attend(f, self, q, k, v)
+        f.position = None
         if not self.o_apart:
             out = self._out(f, out)
         if self.adds:
@@ -314,6 +328,7 @@ class Latent(Record):
     sinks: bool = False
     window: int | None = None
     queries: Linear | None = None
+    module: ClassVar[str] = "attention"
 
     @property
     def causal(self) -> bool:

@@ -19,7 +19,7 @@ from tonnage.tensors import Axes, Axis
 
 EagerStyle = Literal[
     "fp32-softmax", "native", "uncast", "fp32-scores", "fp32-where", "bloom", "mpt", "falcon", "falcon-alibi", "sinks",
-    "sinks-apart", "baddbmm", "floored", "triangle", "biased",
+    "sinks-apart", "baddbmm", "floored", "triangle", "biased", "relative",
 ]  # fmt: skip
 """How scores become weights.
 
@@ -94,6 +94,17 @@ def batched(x: Value) -> Value:
         return ops.copy(x, label="repeated heads") if x.expanded and x.axes[0][1] > 1 else x
     tape, before, dtype = x.tape, x.axes, x.dtype
     out = tape.new("heads first", by_heads(x), dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("tokens first again", before, dtype),), ())
+    return out
+
+
+def by_heads_first(x: Value) -> Value:
+    """``transpose(1, 2).contiguous()``: a copy but of a single token or head, whose gradient lies by heads."""
+    axes = by_heads(x)
+    if 1 in (axes[1][1], axes[2][1]):
+        return x.view(axes)
+    tape, before, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("heads first", axes, dtype)
     tape.record((out,), (x,), lambda g: (tape.new("tokens first again", before, dtype),), ())
     return out
 

@@ -31,6 +31,10 @@ class Table(Record):
         offset: indices are counted on, in a tensor of their own (BioGPT, XGLM).
         fixed: a buffer without gradient, whose whole name ``name`` is (CTRL, XGLM).
         own: the indices are gathered for every sequence from its own tokens (RoBERTa).
+        counted: the code that looks them up counts them: "each" for every sequence (BART's encoder), "all" once and
+            on from a table's offset (its decoder), "once" and "named" the same without an offset (Blenderbot), "rows"
+            once for every sequence (Whisper's decoder).
+        frozen: a parameter that is not trained (Pegasus, Whisper's encoder).
     """
 
     name: str
@@ -42,6 +46,8 @@ class Table(Record):
     offset: bool = False
     fixed: bool = False
     own: bool = False
+    counted: Literal["", "each", "all", "once", "named", "rows"] = ""
+    frozen: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """One tensor."""
@@ -54,6 +60,8 @@ class Table(Record):
         """Rows of the table for tokens with axes ``B T``."""
         if self.fixed:
             return self._fixed(f, ids)
+        if self.counted:
+            return self._counted(f, ids)
         if self.batched or self.offset:
             # Counted from a mask of ones over everything that is cached, which the model's code names to its end.
             f.frame.append(f.tape.new("mask of ones", (ids[0], ("S", f.cached + ids[1][1])), "fp32"))
@@ -62,6 +70,29 @@ class Table(Record):
         found = ops.embedding(indices, weight, (("D", self.width),), kept=self.own or not self.buffered)
         if not self.buffered or self.named:
             f.frame += [found] if self.batched or self.offset or self.buffered else [indices, found]
+        return found
+
+    def _counted(self, f: Forward, ids: Axes) -> Value:
+        tape, way = f.tape, self.counted
+        indices = tape.new("positions", ids[1:], "int64")
+        if way in ("all", "named", "rows"):
+            # Counted on from the end of the cache.
+            indices = tape.new("positions, counted on", ids[1:], "int64")
+            if way != "rows":
+                # The model's code names them to its end.
+                f.frame.append(indices)
+                for form in ("fp32", "bool"):
+                    tape.new("mask of ones", ids, form)
+        if way in ("each", "rows"):
+            indices = tape.new("positions of every sequence", ids, "int64")
+        elif way == "all":
+            indices = tape.new("rows of the table", (("X", 1), ids[1]), "int64")
+        if way == "rows":
+            f.frame.append(indices)
+        weight = tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.width)))
+        weight.trained = weight.trained and not self.frozen
+        found = ops.embedding(indices, weight, (("D", self.width),))
+        f.frame.append(found)
         return found
 
     def _fixed(self, f: Forward, ids: Axes) -> Value:
@@ -149,7 +180,7 @@ class Stem(Record):
     def forward(self, f: Forward, ids: Value) -> Value:
         """Token ids (axes ``B T``) to the first layer's input."""
         width: Axes = (("D", self.width or self.D),)
-        x = ops.embedding(ids, f.tape.parameter(f"{self.name}.weight", (("V", self.V), *width)), width)
+        x = ops.embedding(ids, f.tape.parameter(self.alias_of or f"{self.name}.weight", (("V", self.V), *width)), width)
         # A module that multiplies for itself (Gemma's) is hooked behind that.
         within = self.scaled_within or (self.scaled and any(t.name.endswith("embed_scale") for t in self.buffers))
         if f.input_grads and not within:
@@ -220,6 +251,7 @@ class Head(Record):
         capped: logits go through a tanh (Gemma 2).
         scaled: logits are multiplied by a number (Cohere, Granite).
         divided: the hidden states are divided by a number (MiniCPM3).
+        offset: a buffer of one number a word is added to the logits (BART).
         wide: the hidden states are cast from the stream's format to the weights' and the logits to fp32 (Mamba).
         raised: the loss of masked tokens casts the logits to fp32, which BERT's own does not (ModernBERT).
         unnamed: the tensor that is shared is all there is of the matrix, under no name of its own (Perceiver).
@@ -243,6 +275,7 @@ class Head(Record):
     capped: bool = False
     scaled: bool = False
     divided: bool = False
+    offset: bool = False
     wide: bool = False
     raised: bool = False
     unnamed: bool = False
@@ -296,11 +329,23 @@ class Head(Record):
             x = ops.cast(x, "fp32")
         if self.scaled:
             x = ops.scaled(x, "scaled logits")
+        if self.offset:
+            x = _offset(x)
         if self.capped:
             x = ops.scaled(x, "logits before tanh")
             x = ops.unary(x, "tanh", saves="output")
             x = ops.scaled(x, "capped logits")
         return _of_last(x) if self.pooled == "last" else x
+
+
+def _offset(x: Value) -> Value:
+    """Logits and a buffer in the weights' format."""
+    tape, axes, before = x.tape, x.axes, x.dtype
+    form = ops.promoted(before, tape.weights)
+    out = tape.new("logits with their offset", axes, form)
+    same = form == before
+    tape.record((out,), (x,), lambda g: (g if same else tape.new("cast gradient of logits", axes, before),), ())
+    return out
 
 
 def _of_last(x: Value) -> Value:

@@ -10,7 +10,7 @@ References: https://github.com/huggingface/transformers/blob/v5.23.0/src/transfo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
@@ -97,6 +97,8 @@ class Experts(Record):
     corrected: Tensor | None = None
     zero: int = 0
     scored: int | None = None
+
+    module: ClassVar[str] = "moe"
 
     @property
     def working_set_modelled(self) -> bool:

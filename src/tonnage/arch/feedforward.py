@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
@@ -27,6 +28,7 @@ class Plain(Record):
         inner_dropout: of the activated tensor (T5).
         names: the activated tensor keeps its name until the block returns (GPT).
         learned: the activation function has two learned numbers and two buffers (xIELU, arXiv:2411.13010).
+        restored: what the last matrix is given is cast to the weights' format (T5, whose matrix may stay in fp32).
     """
 
     name: str
@@ -44,6 +46,8 @@ class Plain(Record):
     inner_dropout: float = 0.0
     names: bool = False
     learned: bool = False
+    restored: bool = False
+    module: ClassVar[str] = "mlp"
 
     def matrices(self) -> tuple[Linear, Linear]:
         """Up and down."""
@@ -72,6 +76,8 @@ class Plain(Record):
         x = up.forward(f, x)
         x = self._activated(f, x)
         x = ops.dropout(x, self.inner_dropout, f.training)
+        if self.restored:
+            x = ops.cast(x, f.tape.weights)
         if self.holds:
             f.local.append(x)
         named = x if self.names else None
@@ -93,7 +99,7 @@ class Gated(Record):
 
     ``fused`` names one matrix that holds gate and up; ``inner_norm`` is of the gated tensor (BitNet), ``dropout`` of
     the output (Seed-OSS), ``inner_dropout`` of the gated tensor (CPM-Ant). ``down_bias``: whether the last matrix has a
-    bias where the others have none (GTE).
+    bias where the others have none (GTE). ``restored``: what it is given is cast to the weights' format (T5).
     """
 
     name: str
@@ -110,6 +116,8 @@ class Gated(Record):
     dropout: float = 0.0
     inner_dropout: float = 0.0
     down_bias: bool = False
+    restored: bool = False
+    module: ClassVar[str] = "mlp"
 
     def matrices(self) -> tuple[Linear, ...]:
         """Gate, up and down; or both in one, and down."""
@@ -159,4 +167,5 @@ class Gated(Record):
     def _inner(self, f: Forward, x: Value) -> Value:
         if self.inner_norm is not None:
             x = self.inner_norm.forward(f, x)
-        return ops.dropout(x, self.inner_dropout, f.training)
+        x = ops.dropout(x, self.inner_dropout, f.training)
+        return ops.cast(x, f.tape.weights) if self.restored else x

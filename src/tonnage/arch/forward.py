@@ -59,13 +59,18 @@ class Forward:
     loss is there.
     ``logits`` are those that a loss of its own hands back to the caller.
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
+    ``encoder`` is what cross attention sees, ``zeros`` the bias of its scores that layers share (T5), and ``position``
+    the bias that the block at hand adds.
+    ``again`` are the modules of a layer that are computed again, each for itself.
     """
 
     __slots__ = (
+        "again",
         "around",
         "bias",
         "cached",
         "carried",
+        "encoder",
         "frame",
         "fused",
         "held",
@@ -77,6 +82,7 @@ class Forward:
         "masks",
         "mixer",
         "narrow",
+        "position",
         "ran",
         "rotary",
         "store",
@@ -85,6 +91,7 @@ class Forward:
         "training",
         "tuning",
         "weights",
+        "zeros",
     )  # fmt: skip
 
     def __init__(
@@ -115,7 +122,11 @@ class Forward:
         self.ran: set[str] = set()
         self.rotary: dict[str, tuple[Value, Value]] = Shared(self.taken)
         self.masks: dict[int | None, Value] = Shared(self.taken)
+        self.again: frozenset[str] = frozenset()
         self.bias: Value | None = None
+        self.encoder: Value | None = None
+        self.zeros: Value | None = None
+        self.position: Value | None = None
         self.labels: Value | None = None
         self.around: list[Value] = []
         self.logits: list[Value] = []

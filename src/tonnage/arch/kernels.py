@@ -7,10 +7,13 @@ integrations/sdpa_attention.py.
 
 from __future__ import annotations
 
+from typing import cast
+
 from tonnage.arch import ops
 from tonnage.arch.eager import Attention, batched, by_heads, eager, named, repeated, tokens_first
 from tonnage.arch.forward import Forward
 from tonnage.arch.tape import WIDTH, Grads, Tape, Value, needs_grad
+from tonnage.errors import UnsupportedError
 from tonnage.tensors import Axes, Axis
 
 
@@ -21,11 +24,34 @@ def attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     Returns:
         The heads' outputs, axes ``B T N H``, contiguous.
     """
+    if "core_attn" in f.again:
+        # Imported late: most passes compute no module again.
+        from tonnage.arch.again import checkpointed
+
+        mask = _mask(f, a)
+        # It holds the mask that it is called with.
+        held = None if mask is None else mask.detached()
+
+        def run(*given: Value, mask: Value | None = held) -> Value:
+            y = _attend(f, a, *given)
+            f.weights.clear()
+            return y
+
+        return checkpointed(run, q, k, v)
+    return _attend(f, a, q, k, v)
+
+
+def _attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     if f.kernel == "eager":
         f.ran.add("eager")
         return eager(f, a, q, k, v)
-    masked = f.masks.get(a.window) is not None
+    masked = f.position is not None or (_mask(f, a) is not None)
     # Falcon's one key is neither repeated nor announced as shared: only the unfused path broadcasts it.
+    if f.position is not None and f.kernel == "math":
+        raise UnsupportedError(
+            "the unfused path with a learned bias of positions is not modelled", key="attention", value="math",
+            hint="--attention eager or sdpa",
+        )  # fmt: skip
     broadcast = a.eager in ("falcon", "falcon-alibi") and named(k, "NK")[1] != a.N
     if broadcast or (f.kernel == "math" and not (masked and named(k, "NK")[1] != a.N)):
         f.ran.add("math")
@@ -69,8 +95,13 @@ def _interleaved(x: Value, N: Axis) -> Value:
 
 def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     """Flash, memory-efficient and cuDNN attention: queries, keys, values, the output and one number a row are kept."""
-    tape, kernel, mask = f.tape, f.kernel, f.masks.get(a.window)
+    tape, kernel, mask = f.tape, f.kernel, _mask(f, a)
     B, N, T, _ = by_heads(q)
+    if f.position is not None:
+        # Imported late: most models turn queries and keys instead.
+        from tonnage.arch.relative import Biased, additive, aligned
+
+        mask = additive(f, cast(Biased, a), mask, (T, ("S", named(k, "TS")[1])))
     if mask is not None and kernel in ("flash", "math"):
         # A window shorter than the sequence brings a mask. Flash attention takes none, and transformers then repeats
         # the heads, for want of which the memory-efficient kernel had been passed over.
@@ -81,7 +112,11 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         k, v = repeated(k, N[1]), repeated(v, N[1])
     # Heads are repeated by the calling code, before autocast casts.
     q, k, v = ops.lowered(q), ops.lowered(k), ops.lowered(v)
-    bias = () if mask is None else (_bias(tape, mask, B, q.dtype),)
+    bias: Value | None = None
+    if f.position is not None and mask is not None:
+        bias = aligned(ops.lowered(mask), (B, N, T, mask.axes[-1]))
+    elif mask is not None:
+        bias = _bias(tape, mask, B, q.dtype)
     # The output lies as the queries do, but for the memory-efficient kernel.
     heads_first = q.axes[1] == N and kernel != "efficient" and T[1] > 1
     whole = (B, N, T, v.axes[3]) if heads_first else (B, T, N, v.axes[3])
@@ -97,7 +132,8 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         return out, lse, seed, tape.new("random offset", (("X", 1),), "int64")
 
     out, lse, seed, offset = tape.results(kernel, make)
-    saved = (q, k, v, out, lse, seed, offset, *bias)
+    learned = bias if needs_grad(bias) else None
+    saved = (q, k, v, out, lse, seed, offset, *(() if bias is None else (bias,)))
     q_axes, k_axes, v_axes, dtype = q.axes, k.axes, v.axes, q.dtype
     flat = (B, T, N, q_axes[3]), (B, named(k, "TS"), named(k, "NK"), k_axes[3])
 
@@ -107,13 +143,21 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         gv = tape.new("gradient of values", v_axes, dtype)
         if kernel == "flash":
             tape.scratch("flash backward", _flash_scratch(*flat, WIDTH[dtype]))
-        return gq, gk, gv
+        return gq, gk, gv, None if wide is None else tape.new("gradient of position bias", wide, dtype)
 
+    # The gradient's rows are padded to sixteen.
+    wide = None if learned is None else (*learned.axes[:-1], ("S", -(-learned.axes[-1][1] // 16) * 16))
     if trained:
-        tape.record((out,), (q, k, v), back, saved)
+        tape.record((out,), (q, k, v, learned), back, saved)
+    del learned, bias
     if packed:
         return ops.copy(out, label="attention output, unpacked")
     return tokens_first(out) if heads_first else out
+
+
+def _mask(f: Forward, a: Attention) -> Value | None:
+    """What hides tokens from a block; the encoder's are never hidden from the decoder."""
+    return None if getattr(a, "cross", False) else f.masks.get(a.window)
 
 
 def _bias(tape: Tape, mask: Value, B: Axis, dtype: str) -> Value:

@@ -70,13 +70,13 @@ class Sublayer(Record):
     def output(self, f: Forward, x: Value) -> Value:
         """What is added to the residual."""
         if self.inline and self.before is not None:
-            x = self.block.forward(f, self.before.forward(f, x))
+            x = self._block(f, self.before.forward(f, x))
         else:
             if self.before is not None:
                 x = self.before.forward(f, x)
             if self.holds_input:
                 f.held.append(x)
-            x = self.block.forward(f, x)
+            x = self._block(f, x)
         if self.holds or self.rebinds:
             (f.held if self.holds else f.local).append(x)
         if self.after is not None:
@@ -87,6 +87,14 @@ class Sublayer(Record):
         if self.named:
             f.local.append(x)
         return x
+
+    def _block(self, f: Forward, x: Value) -> Value:
+        if f.again and getattr(self.block, "module", "") in f.again:
+            # Imported late: most passes compute no module again.
+            from tonnage.arch.again import module
+
+            return module(f, self.block, x)
+        return self.block.forward(f, x)
 
 
 class Layer(Record):
@@ -187,6 +195,7 @@ class Stack(Record):
         norm: after the last layer.
         masks: windows for which the pass makes a mask whether or not a layer has them.
         keeps: the model's code keeps every layer's output until all are through (DeBERTa).
+        dropout: behind the norm (T5).
         lists: the model has a list of each part instead of a list of layers (XLM): ``#`` in the names of a layer's
             tensors stands for its number.
     """
@@ -199,6 +208,7 @@ class Stack(Record):
     masks: tuple[int | None, ...] = ()
     lists: bool = False
     keeps: bool = False
+    dropout: float = 0.0
 
     def weights(self) -> Iterator[Tensor]:
         """Every tensor under its full name."""
@@ -222,6 +232,16 @@ class Stack(Record):
             counts[id(layer)] = counts.get(id(layer), 0) + 1
             first.setdefault(id(layer), layer)
         return [(layer, counts[key]) for key, layer in first.items()]
+
+
+class Pair(Record):
+    """An encoder and a decoder whose training step is modelled.
+
+    Args:
+        shifts_first: what the decoder is given is made of the labels before the encoder runs (BART), else behind it.
+    """
+
+    shifts_first: bool = False
 
 
 class Model(Record):
@@ -255,6 +275,7 @@ class Model(Record):
         ignored: config keys that were not understood.
         class_name: the class that is counted.
         beside: models that run next to it, by the key of the workload that names them (``draft``).
+        pair: how a training step goes through encoder and decoder; None where that is not modelled.
     """
 
     model_type: str
@@ -282,6 +303,7 @@ class Model(Record):
     defaulted: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     beside: Mapping[str, Model] = {}
+    pair: Pair | None = None
 
     @property
     def decoder(self) -> Stack:

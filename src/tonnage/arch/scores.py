@@ -146,9 +146,25 @@ def _triangle(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     return tokens_first(out)
 
 
+def _relative(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
+    """A learned bias is added before the mask (T5)."""
+    weights = ops.scaled(product(q, k), "scaled scores")
+    if f.position is not None:
+        T, S, N = f.position.axes
+        weights = ops.add(weights, f.position.view((("X", 1), N, T, S)), "scores with bias")
+    if not getattr(a, "cross", False):
+        weights = masked(f, a, weights)
+    weights = ops.softmax(weights, label="attention weights")
+    weights = ops.dropout(weights, a.dropout, f.training)
+    out = applied(weights, v)
+    f.weights.append(weights)
+    return tokens_first(out)
+
+
 STYLES: Final[dict[str, Callable[[Forward, Attention, Value, Value, Value], Value]]] = {
     "sinks-apart": _sinks_apart,
     "baddbmm": _baddbmm,
     "floored": _highest,
     "triangle": _triangle,
+    "relative": _relative,
 }

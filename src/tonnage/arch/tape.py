@@ -114,7 +114,7 @@ Source = Value | Parameter | None
 class Node:
     """One step of the backward pass."""
 
-    __slots__ = ("back", "category", "inputs", "pending", "rank", "saved", "weights_first")
+    __slots__ = ("back", "category", "inputs", "pending", "rank", "saved", "takes", "weights_first")
 
     def __init__(
         self, inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...], outputs: int, category: str = ""
@@ -129,6 +129,8 @@ class Node:
         self.saved = saved
         self.pending: list[Value | None] = [None] * outputs
         self.weights_first = False
+        # Whether its step is handed the list of gradients, which it empties.
+        self.takes = False
         self.rank = 0
 
 
@@ -164,6 +166,8 @@ class Tape:
         self.trained = trained
         self.category = "activations"
         self.recording = grad
+        # Path of the layer at hand, where all of a model's are on one tape.
+        self.prefix = ""
         self.born: list[Storage] = []
         self.products: set[int] = set()
         self.events: list[int] = []
@@ -220,7 +224,7 @@ class Tape:
     def parameter(self, name: str, axes: Axes) -> Parameter:
         """The weight of that name."""
         trained = self.grad and (self.trained is None or self.trained(name))
-        return Parameter(self, name, axes, self.weights, trained)
+        return Parameter(self, self.prefix + name, axes, self.weights, trained)
 
     def several(self, parameter: Parameter) -> None:
         """Several steps will take this weight: what they hand back is added up before it is the weight's gradient."""
@@ -284,12 +288,16 @@ class Tape:
         """
         root[0].pending[root[1]] = grad
         del root, grad
+        self.unwind(floor)
+
+    def unwind(self, floor: int) -> None:
+        """Go on with a backward pass that was begun, down to the ``floor`` of the nodes."""
         while len(self.nodes) > floor:
             node = self.nodes.pop()
             pending = node.pending
             if any(g is not None for g in pending):
                 node.pending = []
-                targets, weights_first = node.inputs, node.weights_first
+                targets, weights_first, takes = node.inputs, node.weights_first, node.takes
                 back = node.back
                 node.back = _spent
                 # What a step of the backward pass takes counts as what the forward step made.
@@ -297,7 +305,7 @@ class Tape:
                 by_heads = self._laid_out(pending, node.rank)
                 since = len(self.born)
                 given = _moved(pending)
-                made = list(back(*given))
+                made = list(back(given) if takes else back(*given))
                 # What the node saved outlives the fitting, as the incoming gradients do, but for what only a
                 # checkpoint's second run held: of that the node has no more than a key.
                 if self.rerun:

@@ -23,6 +23,7 @@ from tonnage.cli.options import (
 WORKLOAD: Final = together(
     text("--batch", "Sequences in one forward pass (1).", "N"),
     text("--seq", "Tokens of a sequence (2048, or the model's positions).", "N"),
+    text("--target-seq", "Tokens that an encoder-decoder model's decoder is given (as --seq).", "N"),
     text("--accumulate", "Forward passes a step (1).", "N"),
     text(
         "--precision",

@@ -139,7 +139,8 @@ def plan(w: Train, stack: Stack) -> Recompute | None:
         UnsupportedError: the stack has it not.
     """
     found = settled(w.recompute)
-    if str(w.recompute).partition("-")[0] not in stack.recomputes:
+    way = "modules" if found is not None and found.modules else str(w.recompute).partition("-")[0]
+    if way not in stack.recomputes:
         raise UnsupportedError(
             f"recompute = {w.recompute}: {stack.name} has {', '.join(stack.recomputes)}", key="recompute",
             value=w.recompute,

@@ -84,7 +84,7 @@ def tokens_within(model: Model, tokens: int, key: str) -> list[str]:
     if model.table:
         raise UnsupportedError(
             f"{key} = {tokens:,} is beyond the {limit:,} positions of {model.name}: its position table ends there",
-            key=key, value=tokens, hint=f"at most --{key} {limit}",
+            key=key, value=tokens, hint=f"at most --{key.replace('_', '-')} {limit}",
         )  # fmt: skip
     return [f"{key} = {tokens:,} is beyond the {limit:,} positions that the model was trained for"]
 

@@ -52,6 +52,15 @@ class Replay(Record):
         return [*kept[:at], *lines, *kept[at:]]
 
 
+def _player(step: Step, allocator: Allocator) -> Player:
+    if len(step.model.stacks) == 1:
+        return Player(step, allocator)
+    # Imported late: most models have one stack.
+    from tonnage.estimate.paired import PairedPlayer
+
+    return PairedPlayer(step, allocator)
+
+
 def replayed(step: Step, conf: str | None = None) -> Replay:
     """Play a run through an allocator: two steps, since the state of the optimizer is there from the second on.
 
@@ -65,7 +74,7 @@ def replayed(step: Step, conf: str | None = None) -> Replay:
     Leaves out: what loading the weights left in the cache, and other work between the steps.
     """
     allocator = Allocator(parse(conf) if conf else None)
-    player = Player(step, allocator)
+    player = _player(step, allocator)
     player.load()
     if not step.recipe.first_step:
         player.step(first=True)

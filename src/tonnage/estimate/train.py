@@ -133,6 +133,7 @@ def answer(
         keep_logits="outputs" in w.retain,
         keep_gradients="grads" in w.retain,
         first_step=w.first_step,
+        targets=_targets(model, w, seq),
         makes_mask=since(version, stack.makes_mask),
         workspace=cublas_workspace(architecture) if caching(device) else 0,
         tuning=fine.tuning if fine else None,
@@ -185,6 +186,7 @@ def answer(
         "batch": batch,
         "accumulate": recipe.accumulate,
         "seq": seq,
+        "target_seq": recipe.targets,
         "recompute": w.recompute or "none",
         "offload": w.offload or "none",
         "loss": built.named if built else "full",
@@ -198,7 +200,7 @@ def answer(
         **(aim.values if aim else {"objective": "sft"}),
     }
     return Result(
-        model=summary(model, trainable=fine.elements if fine else None),
+        model=summary(model, trainable=fine.elements if fine else _elements(model)),
         workload={"task": "train", "model": values["model"], **filled(w, values)},
         defaulted=model.defaulted,
         ignored=model.ignored,
@@ -333,6 +335,11 @@ def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Imple
 
 def _step(model: Model, recipe: Recipe) -> Step:
     """The step: of one pass, or of several."""
+    if len(model.stacks) > 1:
+        # Imported late: most models have one stack.
+        from tonnage.estimate.paired import PairedStep
+
+        return PairedStep(model, recipe)
     if recipe.columns == 1:
         return Step(model, recipe)
     from tonnage.estimate.columns import Columns
@@ -388,12 +395,40 @@ def _passed_by(step: Step) -> list[str]:
     ]
 
 
+def _targets(model: Model, w: Train, seq: int) -> int | None:
+    """Tokens that a decoder is given; None where there is no encoder."""
+    if len(model.stacks) > 1:
+        tokens_within(model, w.target_seq or seq, "target_seq")
+        return w.target_seq or seq
+    if w.target_seq is not None:
+        raise InputError(
+            f"target_seq is of models with an encoder and a decoder, which {model.model_type} is not",
+            key="target_seq", value=w.target_seq, hint="--seq",
+        )  # fmt: skip
+    return None
+
+
+def _elements(model: Model) -> int | None:
+    """How many parameters are trained; None for all."""
+    if len(model.stacks) == 1:
+        return None
+    from tonnage.estimate.paired import trained
+
+    return trained(model)
+
+
 def _trainable(model: Model, w: Train) -> None:
     if len(model.stacks) > 1:
-        raise UnsupportedError(
-            f"training memory of encoder-decoder models ({model.model_type}) is not modelled yet", key="model",
-            value=model.model_type, hint="tonnage params and tonnage serve answer for it",
-        )  # fmt: skip
+        if model.pair is None or model.classes is not None:
+            what = "classifiers on encoder-decoder models" if model.classes is not None else "encoder-decoder models"
+            raise UnsupportedError(
+                f"training memory of {what} ({model.model_type}) is not modelled yet", key="model",
+                value=model.model_type, hint="tonnage params and tonnage serve answer for it",
+            )  # fmt: skip
+        # Imported late: most models have one stack.
+        from tonnage.estimate.paired import refused
+
+        refused(model, w)
     judges = w.objective == "reward" and model.head is not None and bool(model.head.pooled)
     classifies = model.classes is not None and model.head is not None and not judges
     if classifies and model.head is not None and (not model.head.pooled or model.classes == 1):

@@ -49,6 +49,7 @@ class Recipe(Record):
         kernel: what computes attention.
         optimizer: its state and its step.
         batch, tokens, accumulate: sequences a pass, tokens a sequence, passes a step.
+        targets: tokens of a sequence that a decoder writes, of a model that has an encoder too.
         recompute: layers are checkpointed: all, or as ``plan`` says.
         plan: which layers are, and what of them is kept all the same.
         offloads: what a checkpointed layer was given goes to the host until its backward pass.
@@ -110,6 +111,7 @@ class Recipe(Record):
     others: tuple[Beside, ...] = ()
     rollout: Rollout | None = None
     columns: int = 1
+    targets: int | None = None
 
     def way(self) -> Recompute | None:
         """How activations are computed again; None where they are not."""

@@ -9,7 +9,7 @@ from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.ends import Head, Stem, Table
 from tonnage.arch.feedforward import Plain
 from tonnage.arch.layers import Norm
-from tonnage.arch.model import Layer, Model, Stack, Sublayer
+from tonnage.arch.model import Layer, Model, Pair, Stack, Sublayer
 from tonnage.arch.parts import Part
 from tonnage.families._pieces import counted, layer_norm, matrix
 from tonnage.keys import Keys
@@ -40,6 +40,9 @@ class Style(Record):
         encoder: builds the encoder's attention where it is not the usual one.
         extra: further norms of the encoder's layers.
         rows: positions where the config says nothing.
+        modelled: a training step of both stacks is.
+        counted: how positions are counted, by stack, as ``Table`` names it.
+        scales_queries: queries are multiplied by a number before any kernel sees them, and all heads laid out first.
     """
 
     act: str = "gelu"
@@ -60,6 +63,9 @@ class Style(Record):
     encoder: Callable[[Keys, int, int], Part] | None = None
     extra: tuple[str, ...] = ()
     rows: int = 1024
+    modelled: bool = False
+    counted: tuple[str, str] = ("", "")
+    scales_queries: bool = False
 
 
 class Builder:
@@ -102,7 +108,8 @@ class Builder:
             causal=causal,
             cross=cross,
             dropout=self.attention_dropout,
-            scaled_queries=True,
+            scaled_queries=self.style.scales_queries,
+            heads_first=self.style.scales_queries,
             eager="uncast",
             key_bias=self.style.key_bias,
         )
@@ -160,7 +167,7 @@ class Builder:
         rows = self.positions(side) + s.offset
         table = f"{path}.embed_positions"
         given: dict[str, Any] = {
-            "tables": (Table(name=table, rows=rows, width=self.D),) if s.table in ("learned", "fixed") else (),
+            "tables": (self._table(side, table, rows),) if s.table in ("learned", "fixed") else (),
             "buffers": (Tensor(f"{table}.weights", (("P", rows), ("D", self.D)), "buffer"),)
             if s.table == "buffer"
             else (),
@@ -170,11 +177,16 @@ class Builder:
             name=name,
             V=V or self.V,
             D=self.D,
+            scaled=True,
             norm=norm,
             dropout=self.dropout,
             alias_of=alias_of,
             **{**given, **fields},
         )
+
+    def _table(self, side: Side, name: str, rows: int) -> Table:
+        counted: Any = self.style.counted[side == "decoder"]
+        return Table(name=name, rows=rows, width=self.D, counted=counted, frozen=self.style.table == "fixed")
 
     def stack(self, side: Side, stem: Stem, layers: tuple[Layer, ...]) -> Stack:
         """The stack around its layers."""
@@ -194,6 +206,7 @@ class Builder:
             positions=self.positions("decoder"),
             table=self.style.table == "learned",
             causal=len(stacks) == 1,
+            pair=Pair(shifts_first=True) if self.style.modelled and len(stacks) == 2 else None,
             **fields,
         )
 
@@ -227,7 +240,7 @@ class Builder:
         alias = shared if self.tied else None
         bias = Tensor("final_logits_bias", (("X", 1), ("V", self.V)), "buffer")
         beside = (bias,) if self.style.logits_bias else ()
-        head = Head(name=self.style.head, D=self.D, V=self.V, alias_of=alias, extra=beside)
+        head = Head(name=self.style.head, D=self.D, V=self.V, alias_of=alias, extra=beside, offset=bool(beside))
         table = Tensor(
             f"{path}.encoder.embed_tokens.weight", (("V", self.V), ("D", self.D)), "embedding", alias_of=alias
         )

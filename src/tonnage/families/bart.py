@@ -37,8 +37,12 @@ def _sparse(k: Keys, D: int, N: int) -> Part:
     )
 
 
+COUNTED_ON: Final = ("each", "all")
+COUNTED: Final = ("once", "named")
+"""How positions are counted in encoder and decoder: with an offset, and without."""
+
 STYLES: Final[dict[str, Style]] = {
-    "bart": Style(offset=2, embedding_norm=True),
+    "bart": Style(offset=2, embedding_norm=True, modelled=True, counted=COUNTED_ON),
     "bigbird_pegasus": Style(
         act="gelu_new",
         embedding_norm=True,
@@ -48,15 +52,15 @@ STYLES: Final[dict[str, Style]] = {
         encoder=_sparse,
         rows=4096,
     ),
-    "blenderbot": Style(last_norm=True, pre_norm=True, rows=128),
-    "blenderbot-small": Style(embedding_norm=True, rows=512),
+    "blenderbot": Style(last_norm=True, pre_norm=True, rows=128, modelled=True, counted=COUNTED),
+    "blenderbot-small": Style(embedding_norm=True, rows=512, modelled=True, counted=COUNTED),
     "m2m_100": Style(
         act="relu", offset=2, last_norm=True, pre_norm=True, table="buffer", logits_bias=False, alone=False
     ),
-    "mbart": Style(offset=2, embedding_norm=True, last_norm=True, pre_norm=True),
+    "mbart": Style(offset=2, embedding_norm=True, last_norm=True, pre_norm=True, modelled=True, counted=COUNTED_ON),
     "mvp": Style(offset=2, embedding_norm=True),
-    "pegasus": Style(last_norm=True, pre_norm=True, table="fixed"),
-    "plbart": Style(offset=2, embedding_norm=True),
+    "pegasus": Style(last_norm=True, pre_norm=True, table="fixed", modelled=True, counted=COUNTED),
+    "plbart": Style(offset=2, embedding_norm=True, modelled=True, counted=COUNTED_ON),
 }
 
 UNUSED: Final = (

@@ -11,7 +11,7 @@ from tonnage.families._seq2seq import Builder, Style
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
-STYLE: Final = Style(table="fixed")
+STYLE: Final = Style(table="fixed", modelled=True, counted=("once", "named"))
 
 
 def _builder(k: Keys) -> tuple[Builder, int, bool]:
@@ -53,6 +53,7 @@ def read_both(k: Keys) -> Model:
         V=target,
         alias_of=(shared if shares else own) if tied else None,
         extra=(Tensor("final_logits_bias", (("X", 1), ("V", target)), "buffer"),),
+        offset=True,
     )
     # A tied table has the shared one's rows whatever decoder_vocab_size says.
     rows = made.V if alias else V

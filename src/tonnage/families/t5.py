@@ -15,13 +15,16 @@ from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.ends import Head, Stem
 from tonnage.arch.feedforward import Gated, Plain
 from tonnage.arch.layers import Norm
-from tonnage.arch.model import Layer, Model, Stack, Sublayer
+from tonnage.arch.model import Layer, Model, Pair, Stack, Sublayer
 from tonnage.arch.parts import Part, Parts, Separate
 from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._pieces import counted, matrix
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
+
+MODELLED: Final = ("t5", "mt5")
+"""Types whose training step is modelled."""
 
 
 def read(k: Keys) -> Model:
@@ -32,10 +35,12 @@ def read(k: Keys) -> Model:
     """
     D, V, L = k.need("hidden_size"), k.need("vocab_size"), k.need("num_hidden_layers")
     dropout = k.want("dropout_rate", 0.1)
-    k.skip("relative_attention_max_distance", "output_past", "scale_decoder_outputs", "tokenizer_class")
+    k.skip("relative_attention_max_distance", "output_past", "tokenizer_class")
     k.skip("local_radius", "global_block_size", "num_experts", "router_bias", "add_cross_attention")
     parts = _Parts(k, D, dropout)
     tied = k.want("tie_word_embeddings", True)
+    # T5's configuration works it out where it does not say; mT5's code never does.
+    scales = bool(k.optional("scale_decoder_outputs", bool, tied)) and parts.kind == "t5"
     composers: tuple[Tensor, ...] = ()
     if parts.kind == "pop2piano":
         rows, tied = k.size("composer_vocab_size", 21), False
@@ -49,6 +54,7 @@ def read(k: Keys) -> Model:
                 stem=Stem(name="shared", V=V, D=D, dropout=dropout),
                 layers=parts.layers(L, decoder=False),
                 norm=parts.norm("encoder.final_layer_norm"),
+                dropout=dropout,
             ),
             Stack(
                 name="decoder",
@@ -56,15 +62,17 @@ def read(k: Keys) -> Model:
                 stem=Stem(name="decoder.embed_tokens", V=V, D=D, dropout=dropout, alias_of="shared.weight"),
                 layers=parts.layers(k.optional("num_decoder_layers") or L, decoder=True),
                 norm=parts.norm("decoder.final_layer_norm"),
+                dropout=dropout,
             ),
         ),
-        head=Head(name="lm_head", D=D, V=V, alias_of="shared.weight" if tied else None),
+        head=Head(name="lm_head", D=D, V=V, alias_of="shared.weight" if tied else None, divided=scales),
         positions=k.size("n_positions", 512),
         extra=(
             Tensor("encoder.embed_tokens.weight", (("V", V), ("D", D)), "embedding", alias_of="shared.weight"),
             *composers,
         ),
         causal=False,
+        pair=Pair() if parts.kind in MODELLED else None,
     )
 
 
@@ -149,7 +157,7 @@ class _Parts:
         return counted("Switch Transformers' experts", router, experts)
 
     def _sub(self, index: int, block: GroupedQuery | Plain | Gated | Parts) -> Sublayer:
-        return Sublayer(block=block, before=self.norm(f"layer.{index}.layer_norm"), dropout=self.dropout)
+        return Sublayer(block=block, before=self.norm(f"layer.{index}.layer_norm"), dropout=self.dropout, rebinds=True)
 
     def _attention(self, name: str, causal: bool, buckets: int | None, *, cross: bool = False) -> GroupedQuery:
         return GroupedQuery(
@@ -168,12 +176,15 @@ class _Parts:
             position_bias="relative",
             buckets=buckets,
             dropout=self.dropout,
-            eager="uncast",
+            eager="relative",
         )
 
     def _feed_forward(self, name: str) -> Plain | Gated:
         if self.gated:
-            return Gated(name=name, D=self.D, F=self.F, act=self.act, gate="wi_0", up="wi_1", down="wo")
+            return Gated(
+                name=name, D=self.D, F=self.F, act=self.act, gate="wi_0", up="wi_1", down="wo",
+                inner_dropout=self.dropout, restored=True,
+            )  # fmt: skip
         return Plain(
             name=name,
             D=self.D,
@@ -183,6 +194,7 @@ class _Parts:
             down="wo",
             bias=False,
             inner_dropout=self.dropout,
+            restored=True,
         )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.ends import Head, Stem, Table
+from tonnage.arch.ends import Head, Table
 from tonnage.arch.model import Model
+from tonnage.arch.sound import Sound
 from tonnage.families import Family
 from tonnage.families._seq2seq import Builder, Style
 from tonnage.keys import Keys
-from tonnage.tensors import Tensor
 
 STYLE: Final = Style(
     last_norm=True,
@@ -20,6 +20,9 @@ STYLE: Final = Style(
     targets="max_target_positions",
     logits_bias=False,
     rows=448,
+    modelled=True,
+    counted=("", "rows"),
+    scales_queries=True,
 )
 TABLE: Final = "model.decoder.embed_tokens"
 
@@ -43,14 +46,9 @@ def read_both(k: Keys) -> Model:
     made = _builder(k)
     D, channels = made.D, k.size("num_mel_bins", 80)
     path = "model.encoder"
-    convolutions: list[Tensor] = []
-    for name, ins in (("conv1", channels), ("conv2", D)):
-        convolutions.append(
-            Tensor(f"{path}.{name}.weight", (("D", D), ("X", ins), ("C", 3)), "embedding"),
-        )
-        convolutions.append(Tensor(f"{path}.{name}.bias", (("D", D),), "embedding"))
     rows = k.size("max_source_positions", 1500)
-    sound = Stem(name="", V=made.V, D=D, tables=(Table(name=f"{path}.embed_positions", rows=rows, width=D),))
+    places = Table(name=f"{path}.embed_positions", rows=rows, width=D, frozen=True)
+    sound = Sound(name="", V=made.V, D=D, tables=(places,), path=path, channels=channels, dropout=made.dropout)
     head = Head(name="proj_out", D=D, V=made.V, alias_of=f"{TABLE}.weight" if made.tied else None)
     return made.model(
         (
@@ -60,7 +58,6 @@ def read_both(k: Keys) -> Model:
             ),
         ),
         head,
-        extra=tuple(convolutions),
     )
 
 

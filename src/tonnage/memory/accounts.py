@@ -52,20 +52,21 @@ class Span:
         start: first event.
         stop: one past the last.
         first: storages born before this serial do not count, even when they die here.
+        base: what of them was there at the start.
     """
 
     __slots__ = ("_at", "_first", "_tape", "end", "highest", "peak", "start", "stop")
 
-    def __init__(self, tape: Tape, start: int, stop: int, first: int) -> None:
+    def __init__(self, tape: Tape, start: int, stop: int, first: int, base: Level | None = None) -> None:
         self._tape = tape
         self._first = first
         self._at = start
         self.start = start
         self.stop = stop
         born = tape.born
-        requested = allocated = 0
-        highest = 0
-        top = (0, 0)
+        requested, allocated = (0, 0) if base is None else (base.requested, base.allocated)
+        highest = requested
+        top = (requested, allocated)
         for position in range(start, stop):
             event = tape.events[position]
             storage = born[event if event >= 0 else ~event]

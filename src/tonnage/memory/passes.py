@@ -90,6 +90,7 @@ class Pass:
         if own is not None:
             tape.trained = own.ends.__contains__
         f = Forward(tape, kernel, training=drops, tuning=tuning, fused=fused, input_grads=input_grads)
+        f.again = frozenset() if recompute is None else recompute.modules
         B, T = ("B", batch), ("T", tokens)
         tape.category = "inputs"
         ids = tape.new("token ids", (B, T), "int64")
@@ -155,6 +156,8 @@ class Pass:
                 account = layer_account(tape, watched, axes, dtype, recompute=way, flows=flows, viewed=viewed)
                 # A checkpoint holds all that the layer was called with; the graph, only what it saved.
                 account.shares = frozenset(f.taken | always) if way is not None else frozenset(watched.kept)
+                if "attention" in f.again:
+                    account.shares |= always
                 accounts[key] = account
                 if bias is not None:
                     self.summed = bias.taken()

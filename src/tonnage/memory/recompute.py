@@ -12,10 +12,15 @@ from collections.abc import Callable
 from typing import Final
 
 from tonnage.arch.tape import Value
-from tonnage.errors import InputError
+from tonnage.errors import InputError, UnsupportedError
 from tonnage.record import Record
 
 PRODUCT: Final = "mm"
+MODULES: Final = ("attention", "core_attn", "mlp", "moe")
+"""Parts of a layer that can be checkpointed alone: attention with its matrices or without, feed-forward blocks."""
+OUTPUT_DISCARDED: Final = ("layernorm", "moe_act", "mla_up_proj", "shared_experts")
+"""Others of Megatron-Core's ``--recompute-modules`` (core_v0.16.0, megatron/core/transformer/transformer_config.py),
+most of which let go of an output that the next module has saved."""
 KEPT: Final = frozenset([PRODUCT, "flash", "efficient", "cudnn"])
 """torchtitan's list, as far as the operations are those of one device."""
 
@@ -27,15 +32,17 @@ class Recompute(Record):
         every: of so many layers the last one is computed again.
         first: only so many layers, from the first on; all where None.
         keeps: operations whose results a checkpoint keeps, of matrix products without bias every other one.
+        modules: parts of every layer, each of which is checkpointed alone; no layer is, where there are any.
     """
 
     every: int = 1
     first: int | None = None
     keeps: frozenset[str] = frozenset()
+    modules: frozenset[str] = frozenset()
 
     def again(self, index: int) -> bool:
-        """Whether the layer of this number is computed again."""
-        return (index + 1) % self.every == 0 and (self.first is None or index < self.first)
+        """Whether the layer of this number is computed again as a whole."""
+        return not self.modules and (index + 1) % self.every == 0 and (self.first is None or index < self.first)
 
     def told(self, layers: int) -> str:
         """What is computed again, in words."""
@@ -43,6 +50,11 @@ class Recompute(Record):
             return (
                 "selective recomputation as torchtitan's: every layer's checkpoint keeps what attention kernels and "
                 "every other matrix product without bias made, through torch's selective checkpoint contexts"
+            )
+        if self.modules:
+            return (
+                f"each layer's {', '.join(sorted(self.modules))} alone are computed again, through torch's checkpoint "
+                "without reentrance; Megatron's own holds the module's output and gradient besides, until it is through"
             )
         return f"{sum(map(self.again, range(layers)))} of {layers} layers are computed again in the backward pass"
 
@@ -90,10 +102,12 @@ class Keeper:
 
 
 def settled(said: str | None) -> Recompute | None:
-    """The way that a name means: ``full``, ``every-2``, ``first-8``, ``selective``; None for ``none``.
+    """The way that a name means: ``full``, ``every-2``, ``first-8``, ``selective``, ``core_attn,mlp``; None for
+    ``none``.
 
     Raises:
         InputError: no such way.
+        UnsupportedError: a module that is not modelled.
     """
     if said in (None, "none"):
         return None
@@ -101,10 +115,34 @@ def settled(said: str | None) -> Recompute | None:
         return Recompute()
     if said == "selective":
         return Recompute(keeps=KEPT)
+    modules = [part.strip().lower().replace("-", "_") for part in str(said).split(",")]
+    if set(modules) & {*MODULES, *OUTPUT_DISCARDED}:
+        return _of_modules(modules, str(said))
     name, _, number = str(said).partition("-")
     if name not in ("every", "first") or not number.isdigit() or not int(number):
         raise InputError(
             f"unknown recompute {said!r}", key="recompute", value=said,
-            hint="none, full, every-2 (of two layers one), first-8 (the first eight layers), selective",
+            hint="none, full, every-2 (of two layers one), first-8 (the first eight layers), selective, or modules: "
+            + ",".join(MODULES),
         )  # fmt: skip
     return Recompute(every=int(number)) if name == "every" else Recompute(first=int(number))
+
+
+def _of_modules(modules: list[str], said: str) -> Recompute:
+    for name in modules:
+        if name in OUTPUT_DISCARDED:
+            raise UnsupportedError(
+                f"recompute = {name}: of Megatron's modules, {', '.join(MODULES[1:])} are modelled", key="recompute",
+                value=said, hint=f"--recompute {','.join(MODULES[1:])}",
+            )  # fmt: skip
+        if name not in MODULES:
+            raise InputError(
+                f"unknown module {name!r} in recompute = {said!r}", key="recompute", value=said,
+                hint=f"of {', '.join(MODULES)}",
+            )  # fmt: skip
+    if {"attention", "core_attn"} <= set(modules):
+        raise InputError(
+            "recompute names attention and core_attn, which is a part of it", key="recompute", value=said,
+            hint="name one of them",
+        )  # fmt: skip
+    return Recompute(modules=frozenset(modules))

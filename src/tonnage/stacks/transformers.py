@@ -17,6 +17,6 @@ STACK: Final = Stack(
     # masking_utils.find_packed_sequence_indices of 4.53 to 4.57 finds packing in every batch that comes without a mask.
     makes_mask=(((5, 0), False), ((4, 53), True), ((0, 0), False)),
     shards="ddp",
-    recomputes=("none", "full", "every", "first", "selective"),
+    recomputes=("none", "full", "every", "first", "selective", "modules"),
     reference="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/training_args.py",
 )

@@ -61,6 +61,7 @@ def component(b: Born, told: Mapping[str, Any]) -> str:
         return LOSS
     # What the model's own code makes of the head's output, a cap or a copy in fp32, is that still.
     ends = b.layer == OUTSIDE and b.module in (told.get("head") or "-", told.get("root", "-"))
+    ends = ends and not b.dtype.startswith(("int", "uint", "bool"))
     return "logits" if ends else "activations"
 
 

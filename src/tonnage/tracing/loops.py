@@ -31,10 +31,13 @@ def ids(job: Mapping[str, Any], tokens: int, device: str) -> torch.Tensor:
 
 def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Made) -> None:
     """Optimizer steps, two of them unless the first is asked for: forward, loss, backward, step."""
-    inputs = {"input_ids": ids(job, job["seq"], device)}
-    inputs["labels"] = inputs["input_ids"]
+    if getattr(model, "main_input_name", "") == "input_features":
+        inputs = {"input_features": _features(model, job, device)}
+    else:
+        inputs = {"input_ids": ids(job, job["seq"], device)}
+        inputs["labels"] = inputs["input_ids"]
     if getattr(model.config, "is_encoder_decoder", False):
-        inputs["labels"] = ids(job, job["seq"], device)
+        inputs["labels"] = ids(job, job["targets"], device)
     for t in {id(t): t for t in inputs.values()}.values():
         r.there(t, INPUT, "")
     # Bound here, so that the last step's loss lives until this one's takes its place.
@@ -65,6 +68,18 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
         if not job["keep_gradients"]:
             model.zero_grad()
     r.enter("end")
+
+
+def _features(model: Any, job: Mapping[str, Any], device: str) -> torch.Tensor:
+    """Whisper's features of sound, as long as its encoder asks for."""
+    if not hasattr(model.config, "num_mel_bins") or not hasattr(model.config, "max_source_positions"):
+        raise UnsupportedError(
+            f"{type(model).__name__} is given features of sound whose shape is not known", key="model",
+            hint="trace it with code of your own: tonnage trace file.py:function",
+        )  # fmt: skip
+    rows = 2 * model.config.max_source_positions
+    dtype = next(model.parameters()).dtype
+    return torch.empty((job["batch"], model.config.num_mel_bins, rows), dtype=dtype, device=device)
 
 
 def _grown(model: Any, r: Recorder) -> None:

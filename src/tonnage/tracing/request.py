@@ -12,6 +12,7 @@ from tonnage.estimate.settle import AS_NEWEST, filled, one_device, refuse
 from tonnage.estimate.summary import caching
 from tonnage.formats import storage_format
 from tonnage.memory.overhead import cublas_workspace
+from tonnage.memory.recompute import settled
 from tonnage.record import Record
 from tonnage.releases import shown, since
 from tonnage.stacks import stack as stack_of
@@ -65,7 +66,9 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
     refuse(w, "objective", "only the next token is traced", unless=(None, "sft"), hint="trace a step of your own")
     liger = _liger(config, w, device)
-    refuse(w, "recompute", "layers are checkpointed whole or not", unless=(None, "none", "full"))
+    modules = sorted(plan.modules) if (plan := settled(w.recompute)) is not None else []
+    if not modules or "core_attn" in modules:
+        refuse(w, "recompute", "layers are checkpointed whole or not", unless=(None, "none", "full"))
     stored = _stored(config, w.dtype)
     precision = w.precision or since(version, stack.precision) or stored
     if precision not in PRESETS or precision.startswith("fp8"):
@@ -82,7 +85,8 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         **_common(config, w.attention, device, head=head),
         **tuning,
         "task": "train", "weights": weights, "autocast": autocast, "optimizer": optimizer, "batch": w.batch or 1,
-        "seq": seq, "accumulate": w.accumulate or 1, "recompute": w.recompute == "full",
+        "seq": seq, "targets": w.target_seq or seq, "accumulate": w.accumulate or 1, "recompute": w.recompute == "full",
+        "modules": modules,
         "keep_outputs": "outputs" in w.retain, "keep_gradients": "grads" in w.retain,
         "steps": 1 if w.first_step else 2, "liger": liger,
     }  # fmt: skip
@@ -93,6 +97,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         "stack": stack.name, "stack_version": shown(version), "precision": precision, "weights_dtype": weights,
         "compute_dtype": autocast or weights, "grad_dtype": weights, "state_dtype": weights, "master": False,
         "optimizer": optimizer, "batch": job["batch"], "accumulate": job["accumulate"], "seq": seq,
+        "target_seq": w.target_seq,
         "recompute": w.recompute or "none", "loss": w.loss or (liger["named"] if liger else "full"),
         "kernels": w.kernels or "none",
         "lora_targets": tuple(lora["targets"]) if lora else (),

@@ -194,6 +194,10 @@ def _settings(model: Any, job: Mapping[str, Any]) -> None:
     if job["task"] != "train":
         return
     model.config.use_cache = False
+    if job["modules"]:
+        from tonnage.tracing.again import checkpoint_modules
+
+        checkpoint_modules(model, tuple(job["modules"]))
     if job["recompute"]:
         if job["lora"] is not None:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -45,6 +45,7 @@ class Train:
     batch: int | None = None
     accumulate: int | None = None
     seq: int | None = None
+    target_seq: int | None = None
     recompute: str | None = None
     offload: str | None = None
     loss: str | None = None

@@ -1,0 +1,92 @@
+"""A part of a pass that is run again in the backward pass, on the same tape: ``torch.utils.checkpoint``.
+
+Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/torch/utils/checkpoint.py (``checkpoint`` without reentrance,
+which stops where the last tensor is saved)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from tonnage.arch.tape import Grads, Node, Value, needs_grad
+
+if TYPE_CHECKING:
+    from tonnage.arch.forward import Forward
+
+
+class Block(Protocol):
+    """What a layer checkpoints."""
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """What is run twice."""
+        ...
+
+
+def checkpointed(run: Callable[..., Value], *xs: Value) -> Value:
+    """``checkpoint(run, *xs)``: keeps ``xs`` alone, and runs again when the backward pass comes by.
+
+    Gradients of what else ``run`` takes are its own steps'.
+    """
+    tape = xs[0].tape
+    if not tape.recording or not any(needs_grad(x) for x in xs):
+        return run(*xs)
+    tape.recording = False
+    y = run(*xs)
+    tape.recording = True
+    kept = [x.detached() for x in xs]
+    flows = [needs_grad(x) for x in xs]
+
+    def back(given: list[Value]) -> Grads:
+        tape.cut, first = len(tape.events), len(tape.born)
+        leaves = [Node((), lambda _: (), (), 1) if flow else None for flow in flows]
+        again = [Value(x.storage, x.axes, x.dtype, leaf) for x, leaf in zip(kept, leaves, strict=True)]
+        kept.clear()
+        floor = len(tape.nodes)
+        y = run(*again)
+        tape.casts.clear()
+        assert y.node is not None
+        root = y.node, y.index
+        del y
+        # What would have been made behind the point where the last tensor is saved never is.
+        for s in tape.born[first:]:
+            if s.position >= tape.cut and not s.owners:
+                s.nbytes = 0
+        # What it was given is held until the last step has asked for what it saved.
+        lowest = next(node for node in tape.nodes[floor:] if node.saved)
+        lowest.saved = (*lowest.saved, *(x.detached() for x in again))
+        again.clear()
+        del lowest
+        before, tape.rerun = tape.rerun, True
+        tape.backward(root, given.pop(), floor)
+        tape.rerun = before
+        found = tuple(leaf.pending[0] if leaf is not None else None for leaf in leaves)
+        for leaf in leaves:
+            if leaf is not None:
+                leaf.pending = []
+        return found
+
+    tape.record((y,), xs, back, ())
+    if y.node is not None:
+        y.node.takes = True
+    return y
+
+
+def module(f: Forward, block: Block, x: Value) -> Value:
+    """A module of a layer under a checkpoint, which holds all that it is called with."""
+    held: list[Value] = []
+
+    def run(x: Value) -> Value:
+        names, f.weights, f.local, f.held = (f.weights, f.local, f.held), [], [], []
+        before = set(f.taken)
+        f.taken.clear()
+        y = block.forward(f, x)
+        f.weights, f.local, f.held = names
+        if held:
+            held.clear()
+        else:
+            held.extend(v.detached() for v in f.shared() if v.storage in f.taken)
+        f.taken.update(before)
+        return y
+
+    return checkpointed(run, x)

@@ -1,0 +1,128 @@
+"""A training step of an encoder and a decoder: its instants are those of one tape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from tonnage.allocator.blocks import Block
+from tonnage.arch.model import Model
+from tonnage.errors import UnsupportedError
+from tonnage.estimate.moments import Moment
+from tonnage.estimate.player import Own, Player, Shared
+from tonnage.estimate.training import Recipe, Step
+from tonnage.memory.paired import Paired
+from tonnage.memory.passes import Pass, level
+from tonnage.workload.training import Train
+
+
+def refused(model: Model, w: Train) -> None:
+    """Refuse what a step of two stacks is not modelled with."""
+    said = {
+        "loss": w.loss not in (None, "full"),
+        "kernels": w.kernels not in (None, "none"),
+        "offload": w.offload not in (None, "none"),
+        "recompute": w.recompute not in (None, "none") and (_biased(model) or w.recompute == "selective"),
+        "objective": w.objective not in (None, "sft"),
+        "precision": str(w.precision).startswith("fp8"),
+        "lora_rank": w.lora_rank is not None,
+        "adapter": w.adapter is not None,
+        "quant": w.quant not in (None, "none"),
+        "stack": w.stack not in (None, "transformers"),
+        "train_only": bool(w.train_only),
+        "freeze_layers": w.freeze_layers is not None,
+    }
+    for key, there in said.items():
+        if there:
+            value = getattr(w, key)
+            raise UnsupportedError(
+                f"{key} = {value}: not modelled for encoder-decoder models ({model.model_type})", key=key,
+                value=str(value), hint=f"leave out {key}",
+            )  # fmt: skip
+
+
+def _biased(model: Model) -> bool:
+    """Whether a layer makes a bias of scores for the others (T5)."""
+    layers = (layer for stack in model.stacks for layer, _ in stack.distinct())
+    return any(getattr(sub.block, "position_bias", None) for layer in layers for sub in layer.sublayers)
+
+
+def _fixed(model: Model) -> dict[str, int]:
+    """Elements of tables of positions that are parameters and are not trained."""
+    tables = (table for stack in model.stacks for table in stack.stem.tables if table.frozen)
+    return {f"{table.name}.weight": table.rows * table.width for table in tables}
+
+
+def trained(model: Model) -> int:
+    """How many parameters are."""
+    return model.parameters.total - sum(_fixed(model).values())
+
+
+class PairedStep(Step):
+    """One step; the whole of its pass is on one tape."""
+
+    def __init__(self, model: Model, recipe: Recipe) -> None:
+        super().__init__(model, recipe)
+        fixed = _fixed(model)
+        self.idle = [(t, times) for t, times in self.idle if t.name not in fixed]
+
+    def passed(self, model: Model, *, accumulated: bool) -> Pass:
+        """The pass; ``accumulated`` where gradients are there already."""
+        r = self.recipe
+        found = Paired(
+            model, batch=r.batch, tokens=r.tokens, targets=r.targets or r.tokens, kernel=r.kernel, weights=r.weights,
+            autocast=r.autocast, recompute=r.way(), accumulated=accumulated, keep_logits=r.keep_logits,
+            makes_mask=r.makes_mask, consume=self._stepped if r.in_backward else None, drops=r.drops,
+        )  # fmt: skip
+        # What a step asks of either is the same.
+        return cast(Pass, found)
+
+    @property
+    def paired(self) -> Paired:
+        """The pass."""
+        return cast(Paired, self.passes)
+
+    def passing(self) -> Iterator[Moment]:
+        """Forward and back."""
+        p = self.paired
+        for name, span in p.spans(p.parts):
+            if name == "loss backward":
+                self.drop("loss before")
+            yield Moment(name, self.now + span.peak, span)
+        loss = [p.tail.output]
+        self.take("loss itself", "loss", "the loss itself", level(loss), loss)
+        left = [] if p.tape.accumulated or p.tape.consume is not None else p.grown
+        self.take("gradients", "gradients", "parameters", level(left))
+
+
+class PairedPlayer(Player):
+    """Plays such a step to an allocator."""
+
+    def forward(self) -> tuple[list[Any], list[Shared]]:
+        """Up to the loss."""
+        p = cast(Paired, self.run.passes)
+        self.thread(0)
+        self.own: Own = {}
+        for part in p.parts[: p.turn]:
+            self.begin()
+            self.play(part.start, part.stop, self.own, {})
+            self.end(part.name)
+        self.workspace()
+        self.free(self.loss)
+        self.loss: list[Block] = []
+        return [], []
+
+    def backward(self, left: list[Any], streams: list[Shared]) -> None:
+        """From the loss down; gradients of what is trained stay."""
+        p = cast(Paired, self.run.passes)
+        self.thread(1)
+        for part in p.parts[p.turn :]:
+            self.begin()
+            self.play(part.start, part.stop, self.own, {})
+            self.end(part.name)
+        self.workspace()
+        self.loss = [self.own.pop(p.tail.output.serial)]
+        stays = p.tape.added if self.fresh else {s.serial for s in p.grown}
+        self.grads += [self.own.pop(n) for n in list(self.own) if n in stays]
+        self.free(self.own.values())
+        self.own.clear()

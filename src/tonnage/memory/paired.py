@@ -1,0 +1,234 @@
+"""A pass over an encoder and a decoder, on one tape from the embedding to the embedding's gradient.
+
+What the encoder makes is named and taken by every layer of the decoder, which hands gradients back to it, and T5's
+first layers make a bias for the others: the stretches of such a model do not lie one behind the other as those of
+``memory/passes.py`` do. Here every layer runs where it stands.
+
+Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/ (t5/modeling_t5.py,
+bart/modeling_bart.py: the classes for conditional generation)
+
+Leaves out: layers that are dropped at random (``encoder_layerdrop``), counted as if they ran; masks of padded texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tonnage.arch import ops
+from tonnage.arch.again import checkpointed
+from tonnage.arch.forward import AttentionKernel, Forward
+from tonnage.arch.loss import cross_entropy
+from tonnage.arch.masks import make_masks
+from tonnage.arch.model import Layer, Model, Stack
+from tonnage.arch.sound import Sound
+from tonnage.arch.tape import Parameter, Storage, Tape, Value
+from tonnage.memory.accounts import Account, Span, blocks
+from tonnage.memory.passes import windows
+from tonnage.timeline import Level
+
+if TYPE_CHECKING:
+    from tonnage.memory.recompute import Recompute
+
+
+class Part:
+    """A stretch of the tape, and the number of steps of the backward pass that were there before it."""
+
+    __slots__ = ("floor", "name", "start", "stop")
+
+    def __init__(self, name: str, start: int, floor: int) -> None:
+        self.name = name
+        self.start = start
+        self.stop = start
+        self.floor = floor
+
+
+class Paired:
+    """The pass, as ``parts`` of its tape in order.
+
+    Args:
+        model: with an encoder and a decoder.
+        batch: pairs of texts.
+        tokens: of a text that is read.
+        targets: of one that is written.
+        kernel: what computes attention.
+        weights: format of the weights.
+        autocast: format that autocast casts to, or None.
+        recompute: layers are checkpointed: all of them, or none where it is None.
+        accumulated: gradients of an earlier pass are there.
+        keep_logits: the caller holds the model's output through the backward pass.
+        makes_mask: attention is handed a mask even where its kernel could do without.
+        consume: as ``memory/passes.py`` has it.
+        drops: dropout is on.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        batch: int,
+        tokens: int,
+        targets: int,
+        kernel: AttentionKernel,
+        weights: str,
+        autocast: str | None,
+        recompute: Recompute | None = None,
+        accumulated: bool = False,
+        keep_logits: bool = False,
+        makes_mask: bool = False,
+        consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None,
+        drops: bool = True,
+    ) -> None:
+        assert model.head is not None
+        encoder, decoder = model.stacks
+        self.model, self.recompute, self.always = model, recompute, makes_mask
+        self.tape = tape = Tape(grad=True, weights=weights, autocast=autocast)
+        tape.accumulated, tape.consume = accumulated, consume
+        # One table for both stacks, or for the head as well: its gradients wait for each other.
+        tape.tied = model.head.alias_of or decoder.stem.alias_of
+        tape.category = "inputs"
+        B = ("B", batch)
+        if isinstance(encoder.stem, Sound):
+            ids = encoder.stem.features(tape, batch)
+        else:
+            ids = tape.new("token ids", (B, ("T", tokens)), "int64")
+        labels = tape.new("labels", (B, ("T", targets)), "int64")
+        self.inputs = [ids.storage, labels.storage]
+        self.first = len(tape.born)
+        tape.category = "activations"
+        self.parts: list[Part] = []
+        make = partial(Forward, tape, kernel, training=drops)
+        loss, logits = self._forward(make(), make(), encoder, decoder, ids, labels)
+        self.turn = len(self.parts)
+        if not keep_logits:
+            logits.clear()
+        tape.casts.clear()
+        assert loss.node is not None
+        self._backward(loss)
+        self.grown = [v.storage for v in tape.gradients.values()]
+        logits.clear()
+        # What a step of one pass over one stack is asked for as well.
+        self.tail = self.stem = Account()
+        self.tail.output = loss.storage
+        self.layers: list[Account] = []
+        self.context: list[Storage] = []
+        self.lingering = Level()
+        self.reached = self._reached()
+        self.held = loss
+
+    def _part(self, name: str) -> None:
+        """Another part begins."""
+        position = len(self.tape.events)
+        if self.parts:
+            self.parts[-1].stop = position
+        self.parts.append(Part(name, position, len(self.tape.nodes)))
+
+    def _forward(
+        self, f: Forward, g: Forward, encoder: Stack, decoder: Stack, ids: Value, labels: Value
+    ) -> tuple[Value, list[Value]]:
+        assert self.model.head is not None
+        assert self.model.pair is not None
+        self._part("forward encoder embedding")
+        moved = _moved(labels) if self.model.pair.shifts_first else None
+        g.encoder = self._through(encoder, f, ids)
+        self._part("forward decoder embedding")
+        moved = moved or _moved(labels)
+        states = self._through(decoder, g, moved)
+        self.kernels = f.ran | g.ran
+        self._part("loss")
+        head = self.model.head
+        # The model's code names what the head is given as long as its own output.
+        given = ops.scaled(states, "scaled hidden states") if head.divided else states
+        logits = [head.but(divided=False).forward(g, given)]
+        loss = cross_entropy(logits[0], labels, causal=False, wide=False)
+        self.tape.category = "activations"
+        # The output that the caller is handed names the encoder's states too.
+        logits.append(g.encoder)
+        g.encoder = None
+        return loss, logits
+
+    def _through(self, stack: Stack, f: Forward, ids: Value) -> Value:
+        """Embedding, layers and norm."""
+        x = stack.stem.forward(f, ids)
+        tokens = x.axes[1][1]
+        make_masks(f, windows(stack, tokens), ids.axes[0][1], tokens, tokens, x.dtype, always=self.always)
+        for index, layer in enumerate(stack.layers):
+            self._part(f"forward {stack.name} layer {index}")
+            run = partial(_run, f, layer, f"{stack.path}.{index}.", f.encoder, dict(f.masks))
+            again = self.recompute is not None and self.recompute.again(index)
+            x = checkpointed(run, x) if again else run(x)
+        self._part(f"last norm of the {stack.name}")
+        if stack.norm is not None:
+            x = stack.norm.forward(f, x)
+        x = ops.dropout(x, stack.dropout, f.training)
+        for names in (f.frame, f.masks, f.rotary):
+            names.clear()
+        f.bias = f.zeros = None
+        return x
+
+    def _backward(self, loss: Value) -> None:
+        tape = self.tape
+        forward = list(self.parts)
+        tape.category = "loss"
+        self._part("loss backward")
+        seed = tape.new("gradient of loss", loss.axes, loss.dtype)
+        tape.category = "activations"
+        assert loss.node is not None
+        root = loss.node, loss.index
+        # The loop holds the loss without what it saved.
+        loss.node = None
+        tape.backward(root, seed.view(seed.axes), forward[-1].floor)
+        del root
+        for part in reversed(forward[:-1]):
+            self._part(part.name.replace("forward", "backward") if "forward" in part.name else f"{part.name}, backward")
+            tape.unwind(part.floor)
+        del seed
+        self.parts[-1].stop = len(tape.events)
+
+    def _reached(self) -> dict[int | None, set[str]]:
+        """Names of the parameters that a gradient arrives at: by layer below it, of the rest under None."""
+        found: dict[int | None, set[str]] = {None: set(self.tape.reached)}
+        for stack in self.model.stacks:
+            for index, layer in enumerate(stack.layers):
+                prefix = f"{stack.path}.{index}."
+                names = {name.removeprefix(prefix) for name in self.tape.reached if name.startswith(prefix)}
+                found.setdefault(id(layer), set()).update(names)
+        return found
+
+    def spans(self, parts: Iterable[Part]) -> Iterable[tuple[str, Span]]:
+        """Stretches with what is alive in them, from the pass's first storage on."""
+        tape, first = self.tape, self.first
+        requested = allocated = at = 0
+        for part in parts:
+            for event in tape.events[at : part.start]:
+                s = tape.born[event if event >= 0 else ~event]
+                if s.serial >= first:
+                    sign = 1 if event >= 0 else -1
+                    requested += sign * s.nbytes if s.category != "workspace" else 0
+                    allocated += sign * blocks(s.nbytes)
+            at = part.start
+            yield part.name, Span(tape, part.start, part.stop, first, Level(requested, allocated))
+
+
+def _run(
+    f: Forward, layer: Layer, prefix: str, encoder: Value | None, masks: dict[int | None, Value], x: Value
+) -> Value:
+    """A layer with what it is handed beside its input, which a checkpoint holds on to."""
+    tape, outer = f.tape, f.encoder
+    tape.prefix, f.encoder = prefix, encoder
+    f.masks.update(masks)
+    y = layer.forward(f, x)
+    tape.prefix, f.encoder = "", outer
+    if outer is not encoder:
+        f.masks.clear()
+    return y
+
+
+def _moved(labels: Value) -> Value:
+    """What the decoder is given: labels one token on, behind a first one."""
+    tape, ((_, B), (_, T)) = labels.tape, labels.axes
+    out = tape.new("decoder ids", labels.axes, "int64")
+    tape.new("labels but the last", (("B", B), ("T", T - 1)), "int64")
+    tape.new("labels that do not count", labels.axes, "bool")
+    return out
