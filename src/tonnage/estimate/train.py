@@ -354,7 +354,7 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Sta
     """What adapters make of the model; None where the whole model is trained."""
     packs = w.quant not in (None, "none") or w.kbit_prepared
     part = w.train_only or w.freeze_layers is not None or w.modules_to_save or w.virtual_tokens is not None
-    part = part or w.encoder_hidden is not None
+    part = part or w.encoder_hidden is not None or w.adapter_options
     adapts = w.adapter is not None or w.lora_rank is not None or w.lora_targets or w.lora_dropout
     if not (packs or part or adapts):
         return None

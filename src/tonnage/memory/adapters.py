@@ -104,8 +104,8 @@ def adapters(
         (local,) = local_names(model, [m.module])
         for found, tensors in ((trained, method.trained), (kept, method.kept)):
             for name, axes, *own in tensors(local, (m.outs,), (m.ins,)):
-                form = own[0] if own else dtype
-                found.append((Tensor(f"{m.module}.{name}", axes, m.role, layer=m.layer, dtype=form), times))
+                form, role = (*own, *(dtype, m.role)[len(own) :])
+                found.append((Tensor(f"{m.module}.{name}", axes, role, layer=m.layer, dtype=form), times))
     return tuple(trained), tuple(kept)
 
 
