@@ -48,7 +48,9 @@ def against(x: Value, weight: Factor, ins: int, outs: Axes, label: str = "produc
     """``F.linear(x, weight)`` with a matrix that may have been made: of three axes, rows are a view of two."""
     if isinstance(weight, Parameter):
         return ops.linear(x, weight, None, ins, outs)
-    weight, given, x = ops.lowered(weight), x, ops.lowered(x)
+    # The caller's frame holds what it was given until the product is there.
+    given = (x, weight)
+    weight, x = ops.lowered(weight), ops.lowered(x)
     tape, inner, matrix, form = x.tape, x.axes, weight.axes, x.dtype
     rows = inner[: len(inner) - ins]
     out = tape.product(label, rows + outs, form)

@@ -189,8 +189,11 @@ class BOFT(Record):
         axes = self._axes(linear.ins)
         blocks = Parameter(tape, f"{linear.name}.boft_R", axes, dtype, tape.grad)
         s = Parameter(tape, f"{linear.name}.boft_s", scale.axes, dtype, tape.grad)
-        butterfly = [_joined(_solved(_halved(blocks, axes[1:])), square)]
-        order = tape.new("permutations cast", square, before)
+        rotations = _solved(_halved(blocks, axes[1:]))
+        butterfly = [_joined(rotations, square)]
+        order: matrices.Factor = matrices.buffer(tape, square, "fp32")
+        if before != "fp32":
+            order = tape.new("permutations cast", square, before)
         butterfly.append(ops.cast(butterfly.pop(), before))
         batch = matrices.product(butterfly[0], order, square, "butterfly")
         batch = matrices.product(order, batch, square, "butterfly")

@@ -127,6 +127,36 @@ def _boft(a: Asked) -> Method:
     return BOFT(a.modules, a.dtype, a.options["boft_block_size"], a.options["boft_block_num"])
 
 
+def _loha(a: Asked) -> Method:
+    from tonnage.arch.deltas import LoHa
+
+    return LoHa(a.modules, a.dtype, a.rank)
+
+
+def _lokr(a: Asked) -> Method:
+    from tonnage.arch.deltas import LoKr
+
+    return LoKr(a.modules, a.dtype, a.rank, a.options["decompose_both"], a.options["decompose_factor"])
+
+
+def _fourierft(a: Asked) -> Method:
+    from tonnage.arch.deltas import FourierFT
+
+    return FourierFT(a.modules, a.dtype, a.options["n_frequency"])
+
+
+def _waveft(a: Asked) -> Method:
+    from tonnage.arch.deltas import WaveFT
+
+    return WaveFT(a.modules, a.dtype, a.options["n_frequency"])
+
+
+def _hira(a: Asked) -> Method:
+    from tonnage.arch.deltas import HiRA
+
+    return HiRA(a.modules, a.dtype, a.rank, a.dropout)
+
+
 METHODS: Final[dict[str, Adapter]] = {
     "lora": _LORA,
     "rslora": _LORA.but(name="rslora"),
@@ -167,6 +197,17 @@ METHODS: Final[dict[str, Adapter]] = {
         },
     ),
     "boft": Adapter("boft", _boft, rank=0, drops=False, options={"boft_block_size": 4, "boft_block_num": 0}),
+    "loha": Adapter("loha", _loha, rank=8, drops=False, transposes=False),
+    "lokr": Adapter(
+        "lokr", _lokr, rank=8, drops=False, options={"decompose_both": False, "decompose_factor": -1}, transposes=False
+    ),
+    "fourierft": Adapter(
+        "fourierft", _fourierft, rank=0, drops=False, defaults=targets.FOURIER, options={"n_frequency": 1000}
+    ),
+    "waveft": Adapter(
+        "waveft", _waveft, rank=0, drops=False, defaults=targets.WAVE, options={"n_frequency": 2592, "use_idwt": True}
+    ),
+    "hira": Adapter("hira", _hira, rank=32),
     "prompt": Adapter("prompt", rank=0, drops=False, virtual=_tokens, packs=True),
     "p-tuning": Adapter("p-tuning", rank=0, drops=False, virtual=_encoded, packs=True),
     "layernorm": Adapter("layernorm", rank=0, drops=False, norms=True, packs=True),

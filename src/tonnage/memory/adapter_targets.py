@@ -27,6 +27,12 @@ LORA: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 """TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING."""
 
+FOURIER: Final = {**LORA, **dict.fromkeys(("gpt2", "gpt_bigcode"), ("mlp.c_proj",))}
+"""TRANSFORMERS_MODELS_TO_FOURIERFT_TARGET_MODULES_MAPPING, and C3A's."""
+
+WAVE: Final = {kind: names for kind, names in FOURIER.items() if kind != "rwkv"}
+"""TRANSFORMERS_MODELS_TO_WAVEFT_TARGET_MODULES_MAPPING."""
+
 ADALORA: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(
         ("gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "llama4", "qwen2", "qwen3"),
