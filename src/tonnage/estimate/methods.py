@@ -36,7 +36,6 @@ class Asked(Record):
         loaded: format that the frozen matrices were loaded in.
         inputs: modules whose input is scaled.
         options: settings by the names of peft's config.
-        model: that is adapted, as far as its type says something.
     """
 
     modules: frozenset[str]
@@ -109,6 +108,9 @@ def _encoded(w: Train, stem: Stem) -> Virtual:
     return Virtual(w.virtual_tokens, stem.width or stem.D, ADAPTERS, w.encoder_hidden)
 
 
+DECOMPOSED: Final = (
+    "osf decomposes every adapted matrix in fp32 when it is made: before the step, and outside of it"
+)
 _LORA: Final = Adapter("lora", lambda a: LoRA(a.modules, a.rank, a.dropout, a.dtype), packs=True)
 
 
@@ -155,6 +157,40 @@ def _hira(a: Asked) -> Method:
     from tonnage.arch.deltas import HiRA
 
     return HiRA(a.modules, a.dtype, a.rank, a.dropout)
+
+
+def _osf(a: Asked) -> Method:
+    from tonnage.arch.lowrank import OSF
+
+    return OSF(a.modules, a.dtype, a.rank)
+
+
+def _randlora(a: Asked) -> Method:
+    from tonnage.arch.lowrank import RandLoRA
+
+    return RandLoRA(a.modules, a.dtype, a.rank, a.dropout)
+
+
+def _random(rank: int, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
+    """RandLoRA's two matrices."""
+    short, longest = sorted((max(m.rows for m in found), max(m.columns for m in found)))
+    count = -(-short // rank)
+    first = Tensor("base_model.randlora_A", (("R", rank), ("X", 1), ("X", short)), "buffer", dtype=ADAPTERS)
+    return first, Tensor(
+        "base_model.randlora_B", (("X", longest), ("N", count), ("R", rank)), "buffer", dtype=ADAPTERS
+    )
+
+
+def _miss(a: Asked) -> Method:
+    from tonnage.arch.lowrank import MiSS
+
+    return MiSS(a.modules, a.dtype, a.rank, a.dropout)
+
+
+def _beft(a: Asked) -> Method:
+    from tonnage.arch.lowrank import BEFT
+
+    return BEFT(a.modules, a.dtype)
 
 
 METHODS: Final[dict[str, Adapter]] = {
@@ -207,6 +243,10 @@ METHODS: Final[dict[str, Adapter]] = {
     "waveft": Adapter(
         "waveft", _waveft, rank=0, drops=False, defaults=targets.WAVE, options={"n_frequency": 2592, "use_idwt": True}
     ),
+    "osf": Adapter("osf", _osf, rank=0, drops=False, defaults=targets.OSF, told=DECOMPOSED),
+    "randlora": Adapter("randlora", _randlora, rank=32, shared=_random),
+    "miss": Adapter("miss", _miss, rank=64),
+    "beft": Adapter("beft", _beft, rank=0, drops=False, defaults=targets.BEFT),
     "hira": Adapter("hira", _hira, rank=32),
     "prompt": Adapter("prompt", rank=0, drops=False, virtual=_tokens, packs=True),
     "p-tuning": Adapter("p-tuning", rank=0, drops=False, virtual=_encoded, packs=True),
@@ -215,7 +255,6 @@ METHODS: Final[dict[str, Adapter]] = {
 
 REFUSED: Final = {
     **dict.fromkeys(("prefix", "prefix-tuning", "prefix_tuning"), "its keys and values are not modelled yet"),
-    "osf": "the decomposition of its matrices is not modelled",
 }
 ALIASES: Final = {
     "qlora": "lora", "lorafa": "lora-fa", "prompt-tuning": "prompt", "ln": "layernorm", "ln-tuning": "layernorm",

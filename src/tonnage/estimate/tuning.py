@@ -146,7 +146,7 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         adapter=kind.name,
         rank=(w.lora_rank or kind.rank) or None,
         targets=tuple(dict.fromkeys(name.rpartition(".")[2] for name in targets)),
-        caveats=tuple(caveats),
+        caveats=(*caveats, *([kind.told] if kind.told else [])),
     )
 
 
