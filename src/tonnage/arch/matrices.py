@@ -44,10 +44,16 @@ def _low(v: Factor) -> Factor:
     return ops.lowered_weight(v) if isinstance(v, Parameter) else ops.lowered(v)
 
 
-def against(x: Value, weight: Factor, ins: int, outs: Axes, label: str = "product") -> Value:
-    """``F.linear(x, weight)`` with a matrix that may have been made: of three axes, rows are a view of two."""
+def against(
+    x: Value, weight: Factor, ins: int, outs: Axes, label: str = "product", *, bias: Factor | None = None
+) -> Value:
+    """``F.linear(x, weight, bias)`` with a matrix that may have been made: of three axes, rows are a view of two.
+
+    The bias is not trained.
+    """
     if isinstance(weight, Parameter):
         return ops.linear(x, weight, None, ins, outs)
+    shift = None if bias is None else _low(bias)
     # The caller's frame holds what it was given until the product is there.
     given = (x, weight)
     weight, x = ops.lowered(weight), ops.lowered(x)
@@ -65,7 +71,7 @@ def against(x: Value, weight: Factor, ins: int, outs: Axes, label: str = "produc
 
     saved = (*((x,) if grad_w else ()), *((weight,) if grad_x else ()))
     tape.record((out,), (x, weight), back, saved, flat=True)
-    del given
+    del given, shift
     return out
 
 

@@ -224,3 +224,96 @@ def _joined(blocks: Value, square: Axes) -> Value:
     out = tape.new("blocks on a diagonal", square, dtype)
     tape.record((out,), (blocks,), lambda _: (tape.new("gradient of blocks", before, dtype),), ())
     return out
+
+
+class HRA(Record):
+    """A chain of reflections before a matrix (arXiv:2405.17484): ``W (I - 2 u u^T) ... x``.
+
+    Every reflection is multiplied out, and keeps a matrix as wide as the input both ways.
+
+    Args:
+        modules: names of the adapted matrices below the layer.
+        dtype: of the vectors.
+        rank: how many reflections.
+    """
+
+    modules: frozenset[str]
+    dtype: str
+    rank: int = 8
+    early: ClassVar[tuple[str, ...]] = ()
+
+    def trained(self, name: str, outs: Axes, ins: Axes) -> tuple[Beside, ...]:
+        """The vectors."""
+        return (("hra_u", (*ins, ("R", self.rank))),)
+
+    def kept(self, name: str, outs: Axes, ins: Axes) -> tuple[Beside, ...]:
+        """None."""
+        return ()
+
+    def forward(self, f: Forward, linear: Linear, x: Value, frozen: Frozen, packed: Packed | None) -> Value:
+        """The product with the reflected matrix; the frozen one is cast anew."""
+        tape, before, dtype = x.tape, x.dtype, self.dtype
+        wide = size(linear.ins)
+        square: Axes = (("X", wide), ("X", wide))
+        one = tape.new("identity", square, "fp32")
+        chain = self._chain(f, linear, square)
+        new = matrices.product(one, chain, square, "reflections")
+        del one
+        whole = (*linear.outs, *linear.ins)
+        # Autocast has made the reflections narrower.
+        dtype = new.dtype
+        frozen_matrix: matrices.Factor = matrices.buffer(tape, whole, dtype)
+        if tape.weights != dtype:
+            frozen_matrix = tape.new("matrix cast", whole, dtype)
+        new = matrices.product(frozen_matrix, new, whole, "reflected matrix")
+        bias = tape.parameter(f"{linear.name}.bias", linear.outs) if linear.bias else None
+        shift = None if bias is None else ops.weight_in(bias, dtype)
+        x = ops.cast(x, dtype)
+        y = matrices.against(x, new, len(linear.ins), linear.outs, "reflected product", bias=shift)
+        return ops.cast(y, before)
+
+    def _chain(self, f: Forward, linear: Linear, square: Axes) -> Value:
+        tape, dtype = f.tape, self.dtype
+        axes: Axes = (*linear.ins, ("R", self.rank))
+        weight = Parameter(tape, f"{linear.name}.hra_u", axes, dtype, tape.grad)
+        u = _directed(weight, axes)
+        column: Axes = (("X", size(linear.ins)), ("X", 1))
+        chain = tape.new("identity", square, dtype)
+        for _ in range(self.rank):
+            one = ops.narrow(u, column)
+            twice = ops.scaled(chain, "twice the chain")
+            along = [matrices.product(twice, one, column, "along the vector")]
+            del twice
+            row = one.view((column[1], column[0]))
+            plane = [matrices.product(along.pop(), row, square, "reflected part")]
+            chain = ops.sub(chain, plane[0], "chain of reflections")
+            plane.clear()
+        return chain
+
+
+def _directed(weight: Parameter, axes: Axes) -> Value:
+    """Every vector over its length."""
+    tape, dtype = weight.tape, weight.dtype
+    lengths: Axes = axes[-1:]
+    norm = tape.new("lengths", lengths, dtype)
+
+    def back_norm(g: Value) -> Grads:
+        over = tape.new("vectors over lengths", axes, dtype)
+        none = tape.new("lengths of zero", lengths, "bool")
+        grad = tape.new("gradient of lengths", axes, dtype)
+        del none, over
+        return (grad,)
+
+    tape.record((norm,), (weight,), back_norm, (norm,), keeps_weight=True)
+    out = tape.new("directions", axes, dtype)
+
+    def back(g: Value) -> Grads:
+        passing = [tape.new("quotient", axes, dtype) for _ in range(2)]
+        passing.append(tape.new("negated quotient", axes, dtype))
+        over = tape.new("gradient of quotient", axes, dtype)
+        passing.clear()
+        first = tape.new("gradient of directions", axes, dtype)
+        return first, ops.fitted(over, lengths, dtype)
+
+    tape.record((out,), (weight, norm), back, (norm,), keeps_weight=True)
+    return out

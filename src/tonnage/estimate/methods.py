@@ -193,6 +193,24 @@ def _beft(a: Asked) -> Method:
     return BEFT(a.modules, a.dtype)
 
 
+def _hra(a: Asked) -> Method:
+    from tonnage.arch.rotations import HRA
+
+    return HRA(a.modules, a.dtype, a.rank)
+
+
+def _road(a: Asked) -> Method:
+    from tonnage.arch.vectors import RoAd
+
+    return RoAd(a.modules, a.dtype, a.options["variant"] == "road_2")
+
+
+def _c3a(a: Asked) -> Method:
+    from tonnage.arch.vectors import C3A
+
+    return C3A(a.modules, a.options["block_size"])
+
+
 METHODS: Final[dict[str, Adapter]] = {
     "lora": _LORA,
     "rslora": _LORA.but(name="rslora"),
@@ -247,6 +265,12 @@ METHODS: Final[dict[str, Adapter]] = {
     "randlora": Adapter("randlora", _randlora, rank=32, shared=_random),
     "miss": Adapter("miss", _miss, rank=64),
     "beft": Adapter("beft", _beft, rank=0, drops=False, defaults=targets.BEFT),
+    "hra": Adapter("hra", _hra, rank=8, drops=False, transposes=False),
+    "road": Adapter(
+        "road", _road, rank=0, drops=False, options={"variant": "road_1", "group_size": 64},
+        choices={"variant": ("road_1", "road_2")},
+    ),
+    "c3a": Adapter("c3a", _c3a, rank=0, drops=False, defaults=targets.FOURIER, options={"block_size": 256}),
     "hira": Adapter("hira", _hira, rank=32),
     "prompt": Adapter("prompt", rank=0, drops=False, virtual=_tokens, packs=True),
     "p-tuning": Adapter("p-tuning", rank=0, drops=False, virtual=_encoded, packs=True),
