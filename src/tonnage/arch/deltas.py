@@ -74,7 +74,9 @@ class LoHa(_Change):
         """The four factors."""
         inner = ("R", self.rank)
         return tuple(
-            (f"hada_{w}_{side}", (*outs, inner) if side == "a" else (inner, *ins)) for w in ("w1", "w2") for side in "ab"
+            (f"hada_{w}_{side}", (*outs, inner) if side == "a" else (inner, *ins))
+            for w in ("w1", "w2")
+            for side in "ab"
         )
 
     def change(self, f: Forward, linear: Linear, axes: Axes) -> Value:

@@ -29,16 +29,18 @@ class OSF(Record):
     Args:
         modules: names of the adapted matrices below the layer.
         dtype: of the vectors.
-        rank: of what is trained; 0 for half the shorter side.
+        high: vectors that stay as they are; 0 for half of the shorter side.
     """
 
     modules: frozenset[str]
     dtype: str
-    rank: int = 0
+    high: int = 0
     early: ClassVar[tuple[str, ...]] = ()
 
     def _inner(self, outs: Axes, ins: Axes) -> int:
-        return self.rank or min(size(outs), size(ins)) // 2
+        """How many vectors are trained."""
+        short = min(size(outs), size(ins))
+        return short - (self.high or short // 2)
 
     def trained(self, name: str, outs: Axes, ins: Axes) -> tuple[Beside, ...]:
         """Values, and vectors of both sides."""

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from tonnage.workload.training import Train
 
 
-def layers_of(
-    model: Model, inputs: Mapping[str, tuple[str, ...]], among: Sequence[Matrix]
-) -> frozenset[str]:
+def layers_of(model: Model, inputs: Mapping[str, tuple[str, ...]], among: Sequence[Matrix]) -> frozenset[str]:
     """Names below the layer of those matrices whose input is changed."""
     names = inputs.get(model.model_type, ())
     return local_names(model, [m.module for m in among if any(_called(m.module, name) for name in names)])

@@ -10,7 +10,8 @@ from tonnage.arch.adapters import FourBit, Packed, Tuning, packed
 from tonnage.arch.model import Model
 from tonnage.arch.tuners import LoRA
 from tonnage.errors import InputError, UnsupportedError
-from tonnage.estimate.methods import ADAPTERS, Adapter, Asked, adapter, settings
+from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked
+from tonnage.estimate.methods import adapter, settings
 from tonnage.estimate.named import layers_of, norms, saved, trained_part
 from tonnage.formats import FORMATS
 from tonnage.memory import stacked_adapters
@@ -32,6 +33,9 @@ KEYS: Final = (
     "lora_targets", "lora_dropout", "modules_to_save", "virtual_tokens", "encoder_hidden", "adapter_options",
 )  # fmt: skip
 """What says more about an adapter."""
+
+
+TIED: Final = "the head shares the embedding's matrix: peft adapts it and warns that the adapter cannot be merged"
 
 
 class Tuned(Record):
@@ -115,7 +119,9 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         caveats.append(f"{recipe.title}: the frozen weights")
         if not kind.packs:
             raise UnsupportedError(
-                f"adapter = {kind.name} beside packed weights is not modelled", key="adapter", value=kind.name,
+                f"adapter = {kind.name} beside packed weights is not modelled",
+                key="adapter",
+                value=kind.name,
                 hint="--adapter lora, or no --quant",
             )
         if kind.name == "ia3" and not w.kbit_prepared and not (w.precision or "").endswith(("autocast", "mixed")):
@@ -131,6 +137,8 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
     table = _table(model) if own is not None and own.embeds and matrices is not None else ()
     if own is not None and own.keeps and isinstance(matrices, FourBit):
         matrices = matrices.but(keeps=True)
+    if model.head is not None and model.head.alias_of is not None and model.head.name in targets:
+        caveats.append(TIED)
     return Tuned(
         tuning=Tuning(
             packed=matrices,
@@ -196,20 +204,18 @@ def _possible(kind: Adapter, asked: Asked, found: Sequence[Matrix]) -> None:
     """Refuse a method beside a matrix that the library refuses.
 
     Raises:
-        InputError: its sides do not divide, or the like.
-        UnsupportedError: stored input first, where that is not modelled.
+        InputError: its sides do not divide, it is stored input first, or the like.
+        UnsupportedError: the library takes it, and it is not modelled.
     """
     for m in found:
-        if m.transposed and not kind.transposes:
-            raise UnsupportedError(
-                f"adapter = {kind.name} beside {m.module}, which is stored input first, is not modelled",
-                key="lora_targets", value=m.module, hint="--adapter lora",
-            )  # fmt: skip
-        why = "" if kind.refuses is None else kind.refuses(asked, m.rows, m.columns)
+        why = kind.transposed if m.transposed else ""
+        if not why and kind.refuses is not None:
+            why = kind.refuses(asked, m.rows, m.columns)
         if why:
-            raise InputError(
-                f"adapter = {kind.name} beside {m.module} ({m.rows} x {m.columns}): {why}", key="adapter_options",
-                value=m.module, hint="another setting, or --lora-targets without it",
+            raise (UnsupportedError if "not modelled" in why else InputError)(
+                f"adapter = {kind.name} beside {m.module} ({m.rows} x {m.columns}): {why}",
+                key="lora_targets" if m.transposed and kind.transposed else "adapter_options", value=m.module,
+                hint="another setting or adapter, or --lora-targets without it",
             )  # fmt: skip
 
 
