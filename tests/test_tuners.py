@@ -137,7 +137,28 @@ def test_frozen_layers_have_no_gradients_and_keep_nothing() -> None:
         ({"adapter": "doraa", "lora_rank": 8}, InputError, "unknown adapter 'doraa'"),
         ({"adapter": "dora"}, InputError, "needs a rank"),
         ({"adapter": "ia3", "lora_rank": 8}, InputError, "has no lora_rank"),
-        ({"adapter": "boft"}, UnsupportedError, "not modelled"),
+        ({"adapter": "PREFIX_TUNING", "virtual_tokens": 20}, UnsupportedError, "keys and values"),
+        ({"adapter": "llama-adapter"}, UnsupportedError, "attend beside"),
+        ({"adapter": "boft", "adapter_options": "boft_block_size=12"}, InputError, "divisible by boft_block_size (12)"),
+        ({"adapter": "boft", "adapter_options": "boft_block_num=8"}, InputError, "contradict"),
+        ({"adapter": "boft", "adapter_options": "boft_block_size=0"}, InputError, "must be non-zero"),
+        ({"adapter": "oft", "adapter_options": "r=8"}, InputError, "one of them is 0"),
+        ({"adapter": "oft", "lora_rank": 8}, InputError, "has no lora_rank"),
+        ({"adapter": "oft", "adapter_options": "block_size=8"}, InputError, "oft_block_size=32"),
+        ({"adapter": "oft", "adapter_options": "oft_block_size=many"}, InputError, "is a number"),
+        ({"adapter": "oft", "adapter_options": "block_share=perhaps"}, InputError, "true, false"),
+        ({"adapter": "oft", "lora_targets": "qproj"}, InputError, "called 'qproj'"),
+        ({"adapter": "oft", "quant": "nf4"}, UnsupportedError, "packed weights"),
+        ({"adapter": "road", "adapter_options": "variant=road_3"}, InputError, "road_1, road_2"),
+        ({"adapter": "road", "adapter_options": "group_size=48"}, InputError, "divisible by group_size (48)"),
+        ({"adapter": "c3a", "adapter_options": "block_size=96"}, InputError, "a factor of the"),
+        ({"adapter": "osf", "adapter_options": "effective_rank=1024"}, InputError, "leaves nothing"),
+        ({"adapter": "miss", "lora_rank": 5000}, InputError, "less than or equal to in_features (4096)"),
+        ({"adapter": "fourierft", "adapter_options": "n_frequency=99999999"}, InputError, "is more than its"),
+        ({"adapter": "waveft"}, UnsupportedError, "use_idwt=false"),
+        ({"adapter_options": "oft_block_size=8"}, InputError, "and no adapter"),
+        ({"lora_rank": 8, "adapter_options": "r=8"}, InputError, "has no adapter_options"),
+        ({"lora_rank": 8, "lora_targets": "lm_head", "loss": "fused"}, UnsupportedError, "by itself"),
         ({"adapter": "p-tuning", "virtual_tokens": 20}, InputError, "needs encoder_hidden"),
         ({"adapter": "prompt", "virtual_tokens": 20, "encoder_hidden": 8}, InputError, "has no encoder_hidden"),
         ({"encoder_hidden": 8}, InputError, "encoder_hidden is said"),
@@ -159,3 +180,82 @@ def test_what_cannot_be_is_named(said: dict[str, Any], error: type[TonnageError]
     with pytest.raises(error) as raised:
         tn.train("llama-3.1-8b", **said)
     assert words in f"{raised.value} {raised.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said", "trained"),
+    [
+        ("oft", {"lora_targets": "q_proj,v_proj"}, 2_666_496),
+        ("boft", {"lora_targets": "q_proj,v_proj"}, 802_816),
+        ("loha", {"lora_rank": 32, "lora_targets": "q_proj,v_proj"}, 18_350_080),
+        ("lokr", {"lora_rank": 32, "lora_targets": "q_proj,v_proj"}, 279_552),
+        ("hra", {"lora_rank": 32, "lora_targets": "q_proj,v_proj"}, 5_505_024),
+        ("miss", {"lora_rank": 64, "lora_targets": "q_proj,v_proj"}, 7_340_032),
+        ("randlora", {"lora_rank": 32, "lora_targets": "q_proj,v_proj"}, 9_289_728),
+        ("c3a", {"adapter_options": "block_size=64", "lora_targets": "q_proj,v_proj"}, 5_505_024),
+        ("road", {"lora_targets": "q_proj,v_proj"}, 114_688),
+        ("fourierft", {"lora_targets": "q_proj,v_proj"}, 56_000),
+        ("beft", {}, 28_672),
+    ],
+)
+def test_trained_counts_by_hand(adapter: str, said: dict[str, Any], trained: int) -> None:
+    """Llama-3.2-3B: 28 layers, queries of 3,072 x 3,072 and values of 1,024 x 3,072."""
+    assert tn.train("llama-3.2-3b", adapter=adapter, seq=128, **said).model["trainable_parameters"] == trained
+
+
+def test_every_type_of_peft_is_answered_or_refused_by_name() -> None:
+    """``PeftType`` of peft 0.21.2: none is unknown."""
+    from tonnage.estimate.methods import ALIASES, METHODS
+    from tonnage.estimate.refused import REFUSED
+
+    types = [
+        "PROMPT_TUNING",
+        "MULTITASK_PROMPT_TUNING",
+        "P_TUNING",
+        "PREFIX_TUNING",
+        "LORA",
+        "ADALORA",
+        "ADAMSS",
+        "BOFT",
+        "ADAPTION_PROMPT",
+        "IA3",
+        "BEFT",
+        "LILY",
+        "LOHA",
+        "LOKR",
+        "OFT",
+        "POLY",
+        "LN_TUNING",
+        "VERA",
+        "FROD",
+        "PVERA",
+        "FOURIERFT",
+        "GLORA",
+        "XLORA",
+        "HRA",
+        "VBLORA",
+        "UNILORA",
+        "CPT",
+        "MISS",
+        "RANDLORA",
+        "ROAD",
+        "TRAINABLE_TOKENS",
+        "HIRA",
+        "SHIRA",
+        "C3A",
+        "WAVEFT",
+        "OSF",
+        "DELORA",
+        "GRALORA",
+        "CARTRIDGE",
+        "TINYLORA",
+        "PSOFT",
+        "PEANUT",
+        "SHADOW",
+        "SUPERTUNING",
+        "DEFT",
+    ]
+    names = [t.lower().replace("_", "-") for t in types]
+    known = {*METHODS, *REFUSED}
+    assert [n for n in names if ALIASES.get(n, n) not in known] == []
+    assert not {*METHODS} & {*REFUSED}

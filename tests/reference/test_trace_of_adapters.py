@@ -41,3 +41,141 @@ def test_trained_tokens_are_what_peft_makes_of_them(
     monkeypatch.setattr(tuning, "tuned", lambda model, job: peft.get_peft_model(model, config))
     monkeypatch.setattr(tracing_cases, "traced", traced)
     compared(CONFIGS[family], SHAPE | said | adapter, monkeypatch)
+
+
+TARGETS = ["q_proj", "k_proj", "down_proj", "up_proj"]
+HEAD = ["q_proj", "lm_head"]
+METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "lora": ("LoraConfig", {"r": 8}, {"lora_rank": 8}),
+    "oft": ("OFTConfig", {"oft_block_size": 32}, {"adapter": "oft"}),
+    "oft, one block, solved": (
+        "OFTConfig",
+        {"oft_block_size": 20, "block_share": True, "use_cayley_neumann": False},
+        {"adapter": "oft", "adapter_options": "oft_block_size=20,block_share=true,use_cayley_neumann=false"},
+    ),
+    "boft": ("BOFTConfig", {"boft_block_size": 8}, {"adapter": "boft", "adapter_options": "boft_block_size=8"}),
+    "hra": ("HRAConfig", {"r": 3}, {"adapter": "hra", "lora_rank": 3}),
+    "osf": ("OSFConfig", {}, {"adapter": "osf"}),
+    "osf but for 100": (
+        "OSFConfig",
+        {"effective_rank": 100},
+        {"adapter": "osf", "adapter_options": "effective_rank=100"},
+    ),
+    **dict.fromkeys(
+        ("lora of the head", "lora of a tied head"),
+        ("LoraConfig", {"r": 8, "target_modules": HEAD}, {"lora_rank": 8, "lora_targets": HEAD}),
+    ),
+    "loha": ("LoHaConfig", {"r": 8}, {"adapter": "loha"}),
+    "lokr": ("LoKrConfig", {"r": 4}, {"adapter": "lokr", "lora_rank": 4}),
+    "lokr of both": (
+        "LoKrConfig",
+        {"r": 4, "decompose_both": True},
+        {"adapter": "lokr", "lora_rank": 4, "adapter_options": "decompose_both=true"},
+    ),
+    "lokr by 4": (
+        "LoKrConfig",
+        {"r": 400, "decompose_factor": 4},
+        {"adapter": "lokr", "lora_rank": 400, "adapter_options": "decompose_factor=4"},
+    ),
+    "hira": ("HiraConfig", {"r": 8}, {"adapter": "hira", "lora_rank": 8}),
+    "fourierft": (
+        "FourierFTConfig",
+        {"n_frequency": 300},
+        {"adapter": "fourierft", "adapter_options": "n_frequency=300"},
+    ),
+    "waveft": (
+        "WaveFTConfig",
+        {"n_frequency": 300, "use_idwt": False},
+        {"adapter": "waveft", "adapter_options": "n_frequency=300,use_idwt=false"},
+    ),
+    "randlora": ("RandLoraConfig", {"r": 8}, {"adapter": "randlora", "lora_rank": 8}),
+    "miss": ("MissConfig", {"r": 64}, {"adapter": "miss"}),
+    "miss, padded": ("MissConfig", {"r": 50}, {"adapter": "miss", "lora_rank": 50}),
+    "beft": ("BeftConfig", {}, {"adapter": "beft"}),
+    "road": ("RoadConfig", {"group_size": 32}, {"adapter": "road", "adapter_options": "group_size=32"}),
+    "road 2": (
+        "RoadConfig",
+        {"group_size": 32, "variant": "road_2"},
+        {"adapter": "road", "adapter_options": "group_size=32,variant=road_2"},
+    ),
+    "c3a": ("C3AConfig", {"block_size": 32}, {"adapter": "c3a", "adapter_options": "block_size=32"}),
+}  # fmt: skip
+"""peft's config, and what tonnage is asked."""
+OTHERS = {**dict.fromkeys(("hra", "boft", "beft"), "qwen2"), "lora of a tied head": "gemma2"}
+"""Families with biases, or a tied head; llama else."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one sequence": {"batch": 1, "seq": 77},
+    "recomputed": {"recompute": "full"},
+    "mixed": {"precision": "bf16-mixed"},
+    "autocast": {"precision": "bf16-autocast", "dtype": "bf16"},
+}
+
+
+class _Never:
+    """A probability that no draw is below: LyCORIS' adapters draw a number that has no data here."""
+
+    def __lt__(self, other: object) -> bool:
+        return True
+
+
+def adapted(model: Any, config: Any) -> Any:
+    """What peft makes of a model, whose hooks outlive the move to another device."""
+    made = peft.get_peft_model(model, config)
+    for module in made.modules():
+        if isinstance(getattr(module, "module_dropout", None), dict):
+            module.module_dropout = dict.fromkeys(module.module_dropout, _Never())
+        if hasattr(module, "osf_svd_params"):
+            module.register_forward_pre_hook(_hooked)
+    return made
+
+
+def _hooked(module: Any, args: Any) -> None:
+    if not module.__dict__.get("hooked"):
+        module.__dict__["hooked"] = True
+        module._attach_hooks("default")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_part_of_a_step_is_what_peft_makes_of_it(
+    method: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained parameters, and the most that tensors take in each layer's passes and the optimizer's step."""
+    name, settings, asked = METHODS[method]
+    config = getattr(peft, name)(**{"target_modules": TARGETS, "task_type": "CAUSAL_LM"} | settings)
+    family = OTHERS.get(method, "llama")
+    same_parts(CONFIGS[family], config, SHAPE | {"lora_targets": TARGETS} | asked | SETTINGS[setting], monkeypatch)
+
+
+def same_parts(shape: dict[str, Any], config: Any, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracing_cases import traced
+
+    import tonnage as tn
+    from tonnage.estimate.training import Step
+    from tonnage.tracing import tuning
+    from tonnage.tracing.levels import levels
+
+    most: dict[str, int] = {}
+    moments = Step.moments
+
+    def watched(self: Step) -> Any:
+        for m in moments(self):
+            most[m.name] = max(most.get(m.name, 0), m.highest)
+            yield m
+
+    monkeypatch.setattr(Step, "moments", watched)
+    result = tn.train({"config": shape}, suggest=False, replay=False, **said)
+    monkeypatch.setattr(tuning, "tuned", lambda model, job: adapted(model, config))
+    rest = {k: v for k, v in said.items() if k not in ("adapter", "adapter_options", "lora_rank", "lora_targets")}
+    found = levels(traced(shape, layers="all", lora_rank=1, lora_targets=["q_proj"], **rest))
+    got: dict[str, int] = {}
+    for p in found.parts:
+        reached = max(found.requested[i] for i in range(p.start - 1, p.stop))
+        got[p.name] = max(got.get(p.name, 0), reached)
+    assert found.traced.told["trainable"] == result.model["trainable_parameters"]
+    # Position ids belong to what stands before the layers in a trace, and to the layers here.
+    shared = [name for name in got if name in most and name != "forward embedding"]
+    assert len(shared) >= 2 * shape["num_hidden_layers"] + 3
+    assert {name: most[name] for name in shared} == {name: got[name] for name in shared}

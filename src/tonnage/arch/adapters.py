@@ -184,6 +184,10 @@ class Tuning(Record):
         """Ends of the names of parameters whose gradient is made before the backward pass comes to the model."""
         return () if self.method is None else self.method.early
 
+    def adapts(self, name: str) -> bool:
+        """Whether something is trained beside the matrix of this name."""
+        return self.method is not None and name in self.method.modules
+
     def forward(self, f: Forward, linear: Linear, x: Value) -> Value:
         """One matrix as it is run."""
         if self.method is None or linear.name not in self.method.modules:

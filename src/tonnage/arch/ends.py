@@ -323,6 +323,8 @@ class Head(Record):
         f.tape.category = "logits"
         if f.narrow is not None and f.narrow.heads and f.narrow.takes(self.name, D, V):
             x = f.narrow.forward(x, weight, bias, D, V)
+        elif f.tuning is not None and f.tuning.adapts(self.name):
+            x = f.tuning.forward(f, Linear(self.name, D, V, "head", self.bias), x)
         else:
             x = ops.linear(x, weight, bias, 1, V)
         if self.wide:

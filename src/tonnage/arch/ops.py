@@ -94,7 +94,8 @@ def linear(x: Value, weight: Parameter, bias: Parameter | None, ins: int, outs: 
     saved = (x,) if grad_w else ()
     if isinstance(w, Value) and grad_x:
         saved = (*saved, w)
-    tape.record((out,), (x, w, b), back, saved, weights_first=bias is not None, flat=True)
+    frozen = grad_x and isinstance(w, Parameter)
+    tape.record((out,), (x, w, b), back, saved, weights_first=bias is not None, flat=True, keeps_weight=frozen)
     del given
     return out
 
@@ -136,7 +137,8 @@ def mul(a: Value | Parameter, b: Value | Parameter, label: str = "product", *, a
     saved: tuple[Value, ...] = (b,) if grad_a and isinstance(b, Value) else ()
     if grad_b and isinstance(a, Value):
         saved = (a, *saved)
-    tape.record((out,), (a, b), back, saved)
+    weighs = (grad_a and isinstance(b, Parameter)) or (grad_b and isinstance(a, Parameter))
+    tape.record((out,), (a, b), back, saved, keeps_weight=weighs)
     return out
 
 

@@ -114,7 +114,7 @@ Source = Value | Parameter | None
 class Node:
     """One step of the backward pass."""
 
-    __slots__ = ("back", "category", "inputs", "pending", "rank", "saved", "takes", "weights_first")
+    __slots__ = ("asks", "back", "category", "inputs", "pending", "rank", "saved", "takes", "weights_first")
 
     def __init__(
         self, inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...], outputs: int, category: str = ""
@@ -131,6 +131,7 @@ class Node:
         self.weights_first = False
         # Whether its step is handed the list of gradients, which it empties.
         self.takes = False
+        self.asks = bool(saved)
         self.rank = 0
 
 
@@ -179,6 +180,8 @@ class Tape:
         self.lingering: list[Storage] = []
         self.cut = 0
         self.rerun = False
+        # Where the backward pass of a checkpoint first asked for what was saved: there the layer runs again.
+        self.asked: int | None = None
         self.keeper: Keeper | None = None
         self.accumulated = False
         # Gradients that are added into older ones, of which there are none in the first pass of several.
@@ -255,16 +258,18 @@ class Tape:
         custom: bool = False,
         weights_first: bool = False,
         flat: bool = False,
+        keeps_weight: bool = False,
     ) -> None:
         """Put a node on the tape if any input needs a gradient.
 
-        What is ``flat`` takes tokens as rows, whatever its output is viewed as.
+        What is ``flat`` takes tokens as rows, whatever its output is viewed as. ``keeps_weight`` tells that a weight
+        is saved as well, which takes nothing, but which a checkpoint's second run goes as far as.
 
         An ``autograd.Function`` (``custom``) saves when it has run; operations of torch save before they make anything.
         """
         if not self.recording or not any(needs_grad(i) for i in inputs):
             return
-        if saved:
+        if saved or keeps_weight:
             # What it makes is not there yet where the pass stops; an older storage is written over, or was kept.
             at = outputs[0].storage.position
             self.cut = at if at >= self.cut and not custom else len(self.events)
@@ -272,6 +277,7 @@ class Tape:
             inputs = tuple(self.often.get(i.name, i) if isinstance(i, Parameter) else i for i in inputs)
         node = Node(inputs, back, tuple(v.detached() for v in saved), len(outputs), self.category)
         node.weights_first = weights_first
+        node.asks = node.asks or keeps_weight
         node.rank = FLAT if flat else len(outputs[0].axes)
         for index, out in enumerate(outputs):
             out.node = node
@@ -298,6 +304,8 @@ class Tape:
             if any(g is not None for g in pending):
                 node.pending = []
                 targets, weights_first, takes = node.inputs, node.weights_first, node.takes
+                if node.asks and self.asked is None:
+                    self.asked = len(self.events)
                 back = node.back
                 node.back = _spent
                 # What a step of the backward pass takes counts as what the forward step made.

@@ -13,7 +13,7 @@ from tonnage.arch import ops
 from tonnage.arch.forward import Forward
 from tonnage.arch.tape import Grads, Parameter, Value, needs_grad
 from tonnage.record import Record
-from tonnage.tensors import Axes, size
+from tonnage.tensors import Axes, Role, size
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Packed
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 Frozen = Callable[[Forward, "Linear", Value], Value]
 """The product with the frozen matrix."""
 
-Beside = tuple[str, Axes] | tuple[str, Axes, str]
-"""Name below the module, and axes, of a tensor beside a matrix; its format where that is not the adapters'."""
+Beside = tuple[str, Axes] | tuple[str, Axes, str] | tuple[str, Axes, str, Role]
+"""Name below the module, and axes, of a tensor beside a matrix; its format where that is not the adapters', and its
+role where that is not the matrix's."""
 
 
 class Method(Protocol):

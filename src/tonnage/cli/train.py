@@ -71,6 +71,7 @@ WORKLOAD: Final = together(
     text("--state-dtype", "Format of the optimizer's state."),
     click.option("--master/--no-master", default=None, help="Keep fp32 master weights."),
     text("--adapter", "lora rslora lora-fa dora vera ia3 adalora prompt p-tuning layernorm (lora, given a rank)."),
+    text("--adapter-options", "Settings of the adapter, by the names of peft's config: oft_block_size=64."),
     text("--lora-rank", "Rank of the adapters; turns LoRA on.", "N"),
     text("--virtual-tokens", "Trained tokens before each sequence (prompt tuning, p-tuning).", "N"),
     text("--encoder-hidden", "Inner width of the network that makes them (p-tuning).", "N"),

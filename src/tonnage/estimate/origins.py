@@ -20,7 +20,7 @@ SCALES: Final = "Transformer Engine's scales and histories of largest values, an
 SCALED: Final = (
     "https://github.com/NVIDIA/TransformerEngine/blob/v2.9/transformer_engine/pytorch/ (fp8.py, module/base.py)"
 )
-PEFT: Final = "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/"
+PEFT: Final = "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/"
 TRL: Final = "https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/"
 ENGINE: Final = "https://github.com/huggingface/trl/blob/v1.16.0/trl/generation/vllm_generation.py"
 BUFFERS: Final = "inverse frequencies and the like, in fp32"
@@ -66,6 +66,7 @@ def origins(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
             base,
         ),
         "adapters": (_amount(step, step.recipe.adapters)[0].format("trained parameters "), PEFT, own),
+        "held": (_amount(step, step.recipe.beside)[0].format("elements of the adapters' buffers "), PEFT, ()),
         "beside": (_amount(step, step.recipe.beside)[0].format("elements that are not trained "), PEFT, ()),
         "master weights": ("master weights: " + amount.format("parameters "), MASTER, own),
         "main gradients": ("into which those of a pass are added: " + amount.format("parameters "), MASTER, own),

@@ -272,14 +272,14 @@ class Player:
             if not a.flows and i < last:
                 break
             self.begin()
+            if a.seed is not None and gradient is not None:
+                own[a.seed.serial] = gradient
             if a.recompute is not None:
                 joints[a.input.serial] = joints.pop(a.entered.serial)
                 self.play(a.recompute.start, a.recompute.stop, own, joints)
                 self.unwind(a.recompute.stop, a.backward.start, own)
             elif a.keeps_output and i < last:
                 joints[a.output.serial] = streams[i]
-            if a.seed is not None and gradient is not None:
-                own[a.seed.serial] = gradient
             if not i:
                 own.update(zip((s.serial for s in p.given), summed, strict=True))
                 # The embedding's own is added to what the tied head left.

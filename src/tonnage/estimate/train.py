@@ -112,6 +112,8 @@ def answer(
     named = optimizer(adam if (w.optimizer or "adamw") == "adamw" else str(w.optimizer))
     architecture = device.architecture if device is not None else ""
     built = _built(model, w if w.objective in (None, "sft") else replace(w, loss="full"), stack, device)
+    if built is not None and built.loss is not None and fine is not None and own is None:
+        _head_adapted(model, fine, w)
     if built is not None and w.first_step:
         built = built.at_first()
     caveats += built.told if built else ()
@@ -361,7 +363,7 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Sta
     """What adapters make of the model; None where the whole model is trained."""
     packs = w.quant not in (None, "none") or w.kbit_prepared
     part = w.train_only or w.freeze_layers is not None or w.modules_to_save or w.virtual_tokens is not None
-    part = part or w.encoder_hidden is not None
+    part = part or w.encoder_hidden is not None or w.adapter_options
     adapts = w.adapter is not None or w.lora_rank is not None or w.lora_targets or w.lora_dropout
     if not (packs or part or adapts):
         return None
@@ -379,6 +381,15 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Sta
         recipe = recipe.but(adds_default=False)
     found = tuned(model, w, recipe, weights, autocast or weights, own)
     return found.but(caveats=(*told, *found.caveats))
+
+
+def _head_adapted(model: Model, fine: Tuned, w: Train) -> None:
+    """Refuse adapters of a head whose matrix the loss takes by itself."""
+    if model.head is not None and fine.tuning.adapts(model.head.name):
+        raise UnsupportedError(
+            f"adapters of {model.head.name} with a loss that takes its matrix by itself are not modelled",
+            key="lora_targets", value=model.head.name, hint="--loss full and no --kernels",
+        )  # fmt: skip
 
 
 def _passed_by(step: Step) -> list[str]:

@@ -234,8 +234,12 @@ class Step(Ledger):
         if not r.shares:
             self.take("weights", "weights", "parameters", self.weights)
         if r.tuning is not None:
-            for name, tensors in (("adapters", r.adapters), ("beside", r.beside)):
-                self.take(name, "weights", name, self._sum((self.bytes_of(t), times) for t, times in tensors))
+            held = [(t, times) for t, times in r.beside if t.role == "buffer"]
+            frozen = [(t, times) for t, times in r.beside if t.role != "buffer"]
+            for name, component, tensors in (
+                ("adapters", "weights", r.adapters), ("beside", "weights", frozen), ("held", "other:buffers", held)
+            ):  # fmt: skip
+                self.take(name, component, name, self._sum((self.bytes_of(t), times) for t, times in tensors))
         if r.master:
             copies = self._sum((4 * t.numel, times) for t, times in self.trained)
             self.take("master", "master_weights", "master weights", copies)

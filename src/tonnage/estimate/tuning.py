@@ -10,7 +10,9 @@ from tonnage.arch.adapters import FourBit, Packed, Tuning, packed
 from tonnage.arch.model import Model
 from tonnage.arch.tuners import LoRA
 from tonnage.errors import InputError, UnsupportedError
-from tonnage.estimate.methods import ADAPTERS, Adapter, adapter, layers_of, norms, saved, trained_part
+from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked
+from tonnage.estimate.methods import adapter, settings
+from tonnage.estimate.named import layers_of, norms, saved, trained_part
 from tonnage.formats import FORMATS
 from tonnage.memory import stacked_adapters
 from tonnage.memory.adapters import Standing, adapters, local_names, targeted, trained_own
@@ -21,11 +23,19 @@ from tonnage.tensors import Tensor
 from tonnage.workload.training import Train
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tonnage.arch.tuners import Method
     from tonnage.quant import Entry
+    from tonnage.quant._stored import Matrix
 
-KEYS: Final = ("lora_targets", "lora_dropout", "modules_to_save", "virtual_tokens", "encoder_hidden")
+KEYS: Final = (
+    "lora_targets", "lora_dropout", "modules_to_save", "virtual_tokens", "encoder_hidden", "adapter_options",
+)  # fmt: skip
 """What says more about an adapter."""
+
+
+TIED: Final = "the head shares the embedding's matrix: peft adapts it and warns that the adapter cannot be merged"
 
 
 class Tuned(Record):
@@ -107,6 +117,13 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         recipe = recipe.but(loaded_bias=compute)
         matrices, shares, weights = _packed(model, w, recipe, weights, compute)
         caveats.append(f"{recipe.title}: the frozen weights")
+        if not kind.packs:
+            raise UnsupportedError(
+                f"adapter = {kind.name} beside packed weights is not modelled",
+                key="adapter",
+                value=kind.name,
+                hint="--adapter lora, or no --quant",
+            )
         if kind.name == "ia3" and not w.kbit_prepared and not (w.precision or "").endswith(("autocast", "mixed")):
             raise UnsupportedError(
                 "ia3 beside packed weights makes some of the keys, values and queries fp32 and leaves others in 16 "
@@ -120,6 +137,8 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
     table = _table(model) if own is not None and own.embeds and matrices is not None else ()
     if own is not None and own.keeps and isinstance(matrices, FourBit):
         matrices = matrices.but(keeps=True)
+    if model.head is not None and model.head.alias_of is not None and model.head.name in targets:
+        caveats.append(TIED)
     return Tuned(
         tuning=Tuning(
             packed=matrices,
@@ -135,7 +154,7 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         adapter=kind.name,
         rank=(w.lora_rank or kind.rank) or None,
         targets=tuple(dict.fromkeys(name.rpartition(".")[2] for name in targets)),
-        caveats=tuple(caveats),
+        caveats=(*caveats, *([kind.told] if kind.told else [])),
     )
 
 
@@ -159,7 +178,7 @@ def _method(
     targets = targeted(model, found, w.lora_targets, kind.defaults, gone, heads=own.make is not None)
     names = local_names(model, [m.module for _, m in targets])
     rank = w.lora_rank or kind.rank or 0
-    inputs = layers_of(model, found, kind.inputs, [m for _, m in targets])
+    inputs = layers_of(model, kind.inputs, [m for _, m in targets])
     form = own.dtype
     if packs and w.objective not in (None, "sft") and kind.name == "lora":
         # TRL's trainers cast adapters beside packed weights.
@@ -167,7 +186,9 @@ def _method(
     if own.make is not None and kind.name == "lora":
         method = own.make(names, rank, w.lora_dropout or 0.0, form)
     else:
-        method = kind.method(names, rank, w.lora_dropout or 0.0, loaded, inputs, form)
+        asked = Asked(names, form, rank, w.lora_dropout or 0.0, loaded, inputs, settings(kind, w.adapter_options))
+        _possible(kind, asked, [m for _, m in targets])
+        method = kind.method(asked)
     trained, beside = adapters(model, targets, method, form)
     if stacks and isinstance(method, LoRA):
         local = {next(iter(local_names(model, [m.module]))): n for _, m, n in stacks}
@@ -177,6 +198,25 @@ def _method(
     if kind.shared is not None:
         beside = (*beside, *_alone(kind.shared(rank, [m for _, m in targets])))
     return method, tuple(m.module for _, m in targets), trained, beside
+
+
+def _possible(kind: Adapter, asked: Asked, found: Sequence[Matrix]) -> None:
+    """Refuse a method beside a matrix that the library refuses.
+
+    Raises:
+        InputError: its sides do not divide, it is stored input first, or the like.
+        UnsupportedError: the library takes it, and it is not modelled.
+    """
+    for m in found:
+        why = kind.transposed if m.transposed else ""
+        if not why and kind.refuses is not None:
+            why = kind.refuses(asked, m.rows, m.columns)
+        if why:
+            raise (UnsupportedError if "not modelled" in why else InputError)(
+                f"adapter = {kind.name} beside {m.module} ({m.rows} x {m.columns}): {why}",
+                key="lora_targets" if m.transposed and kind.transposed else "adapter_options", value=m.module,
+                hint="another setting or adapter, or --lora-targets without it",
+            )  # fmt: skip
 
 
 def _stacks(
@@ -243,7 +283,10 @@ def check(w: Train) -> None:
         return
     for key in KEYS:
         if getattr(w, key) not in (None, ()):
-            virtual = {"virtual_tokens": "--adapter prompt", "encoder_hidden": "--adapter p-tuning"}
+            virtual = {
+                "virtual_tokens": "--adapter prompt", "encoder_hidden": "--adapter p-tuning",
+                "adapter_options": "--adapter oft",
+            }  # fmt: skip
             none, hint = ("adapter", virtual[key]) if key in virtual else ("lora_rank", "--lora-rank 16")
             raise InputError(f"{key} is said, and no {none}", key=key, value=str(getattr(w, key)), hint=hint)
     if w.kbit_prepared or w.quant not in (None, "none"):

@@ -7,7 +7,7 @@ what its backward pass takes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tonnage.arch.tape import Node, Storage, Tape, Value
 from tonnage.tensors import Axes
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 BLOCK = 512
 """The caching allocator hands out multiples of this. torch v2.13.0 c10/cuda/CUDACachingAllocator.h, kMinBlockSize."""
+
+
+NOTHING: Final = Level()
 
 
 def blocks(nbytes: int) -> int:
@@ -52,19 +55,19 @@ class Span:
         start: first event.
         stop: one past the last.
         first: storages born before this serial do not count, even when they die here.
-        base: what of them was there at the start.
+        base: what is there at the start, above the level that is counted from.
     """
 
     __slots__ = ("_at", "_first", "_tape", "end", "highest", "peak", "start", "stop")
 
-    def __init__(self, tape: Tape, start: int, stop: int, first: int, base: Level | None = None) -> None:
+    def __init__(self, tape: Tape, start: int, stop: int, first: int, base: Level = NOTHING) -> None:
         self._tape = tape
         self._first = first
         self._at = start
         self.start = start
         self.stop = stop
         born = tape.born
-        requested, allocated = (0, 0) if base is None else (base.requested, base.allocated)
+        requested, allocated = base.requested, base.allocated
         highest = requested
         top = (requested, allocated)
         for position in range(start, stop):
@@ -238,7 +241,6 @@ def layer_account(
     account.flows = True
     if recompute is not None:
         # The second forward pass stops where the last tensor is saved: what follows is not needed.
-        account.recompute = Span(tape, start, tape.cut, first)
         if keeper is not None:
             keeper.stop(tape.cut)
         account.saved += [s for s in account.left_behind() if s.owners and s not in account.saved]
@@ -253,8 +255,11 @@ def layer_account(
         lowest.saved = (*lowest.saved, x.detached())
         del lowest
     del x
-    tape.rerun = recompute is not None
+    tape.rerun, tape.asked = recompute is not None, None
+    cut, began = tape.cut, len(tape.events)
     back(tape, root, waiting, floor, first, account)
+    if recompute is not None:
+        _again(tape, account, start, cut, began, first)
     tape.rerun, tape.keeper = False, None
     if keeper is not None:
         keeper.clear()
@@ -263,3 +268,23 @@ def layer_account(
         leaf.pending = []
     tape.gradients.clear()
     return account
+
+
+def _again(tape: Tape, account: Account, start: int, cut: int, began: int, first: int) -> None:
+    """Put the second forward pass where the backward pass first asks for what was saved.
+
+    On the tape it ran before the backward pass began, whose first steps may ask for nothing: a sum, a cast.
+
+    Args:
+        tape: both passes.
+        account: of the layer.
+        start: of the second forward pass.
+        cut: where it stops.
+        began: the backward pass.
+        first: storages born before this serial do not count.
+    """
+    asked, stop = began if tape.asked is None else tape.asked, len(tape.events)
+    before = Span(tape, began, asked, first).end
+    tape.events[start:asked] = tape.events[began:asked] + tape.events[start:began]
+    account.recompute = Span(tape, start, cut + asked - began, first)
+    account.backward = Span(tape, asked, stop, first, before)

@@ -27,6 +27,36 @@ LORA: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 """TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING."""
 
+FOURIER: Final = {**LORA, **dict.fromkeys(("gpt2", "gpt_bigcode"), ("mlp.c_proj",))}
+"""TRANSFORMERS_MODELS_TO_FOURIERFT_TARGET_MODULES_MAPPING, and C3A's."""
+
+WAVE: Final = {kind: names for kind, names in FOURIER.items() if kind != "rwkv"}
+"""TRANSFORMERS_MODELS_TO_WAVEFT_TARGET_MODULES_MAPPING."""
+
+OSF: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(
+        ("llama", "llama4", "mistral", "mixtral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "phi"),
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "up_proj"),
+    ),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn", "c_proj")),
+    **dict.fromkeys(("bloom", "gpt_neox", "falcon"), ("query_key_value", "dense_4h_to_h")),
+    "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "gptj": ("q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"),
+}
+"""TRANSFORMERS_MODELS_TO_OSF_TARGET_MODULES_MAPPING."""
+
+BEFT: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(
+        ("opt", "gptj", "gpt_neo", "bart", "llama", "llama4", "mistral", "mixtral", "phi", "gemma", "gemma2",
+         "gemma3_text", "qwen2", "qwen3"),
+        ("v_proj",),
+    ),
+    **dict.fromkeys(("t5", "mt5"), ("v",)),
+    **dict.fromkeys(("roberta", "bert"), ("value",)),
+    "deberta-v2": ("value_proj",),
+}  # fmt: skip
+"""TRANSFORMERS_MODELS_TO_BEFT_TARGET_MODULES_MAPPING."""
+
 ADALORA: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(
         ("gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "llama4", "qwen2", "qwen3"),

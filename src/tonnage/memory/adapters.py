@@ -39,15 +39,21 @@ def targeted(
         asked: module names as peft matches them, ``attention``, ``all-linear``, or nothing for peft's own choice.
         default: that choice by type of model.
         gone: names that mean parameters instead, and no matrix of that name.
-        heads: whether the head may have one.
+        heads: whether all-linear means the head as well.
 
     Raises:
         InputError: a name matches no matrix, or none is named and none is known for the type.
     """
+    # A head is one only by its own name: neither all-linear nor attention means it.
     matrices = [
-        (n, m) for n, _, m in found if m is not None and (heads or m.role != "head") and (m.linear or m.transposed)
+        (n, m)
+        for n, _, m in found
+        if m is not None
+        and (heads or m.role != "head" or m.module.rpartition(".")[2] in asked)
+        and (m.linear or m.transposed or m.role == "head")
+        and not m.batch
     ]
-    matrices = [(n, m) for n, m in matrices if not m.batch]
+    matrices += [(1, m) for m in _tied(model) if m.module.rpartition(".")[2] in asked]
     if not asked:
         asked = default.get(model.model_type, ())
         if not asked:
@@ -57,7 +63,7 @@ def targeted(
             )  # fmt: skip
     asked = [name for name in asked if name not in gone]
     matrices = [(n, m) for n, m in matrices if m.module.rpartition(".")[2] not in gone]
-    tests = [_test(name) for name in asked]
+    tests = [_test(name, heads) for name in asked]
     for name, test in zip(asked, tests, strict=True):
         if not any(test(m) for _, m in matrices):
             leaves = _leaves(matrices)
@@ -69,13 +75,28 @@ def targeted(
     return [(n, m) for n, m in matrices if any(test(m) for test in tests)]
 
 
+def _tied(model: Model) -> list[Matrix]:
+    """The matrix of a head that shares the embedding's: a module of its own all the same."""
+    if model.head is None or model.head.alias_of is None:
+        return []
+    # Imported late: most targets are no heads.
+    from tonnage.quant._stored import matrix
+
+    own = [
+        Tensor(t.name, t.axes, t.role, t.dims)
+        for t in model.head.weights()
+        if t.role == "head" and t.alias_of == model.head.alias_of
+    ]
+    return [m for m in map(matrix, own) if m is not None]
+
+
 def _leaves(matrices: list[tuple[int, Matrix]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(m.module.rpartition(".")[2] for _, m in matrices))
 
 
-def _test(name: str) -> Callable[[Matrix], bool]:
+def _test(name: str, heads: bool) -> Callable[[Matrix], bool]:
     if name == "all-linear":
-        return lambda m: True
+        return lambda m: heads or m.role != "head"
     if name == "attention":
         return lambda m: m.role == "attention"
     return lambda m: m.module == name or m.module.endswith(f".{name}")
@@ -103,9 +124,11 @@ def adapters(
     for times, m in targets:
         (local,) = local_names(model, [m.module])
         for found, tensors in ((trained, method.trained), (kept, method.kept)):
-            for name, axes, *own in tensors(local, (m.outs,), (m.ins,)):
-                form = own[0] if own else dtype
-                found.append((Tensor(f"{m.module}.{name}", axes, m.role, layer=m.layer, dtype=form), times))
+            for beside in tensors(local, (m.outs,), (m.ins,)):
+                name, axes = beside[:2]
+                form = beside[2] if len(beside) > 2 else dtype
+                role = beside[3] if len(beside) > 3 else m.role
+                found.append((Tensor(f"{m.module}.{name}", axes, role, layer=m.layer, dtype=form), times))
     return tuple(trained), tuple(kept)
 
 

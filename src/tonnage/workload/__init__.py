@@ -37,7 +37,7 @@ COUNTS: Final = (
 )  # fmt: skip
 SWITCHES: Final = ("first_step", "kbit_prepared", "master", "replay", "optimizer_in_backward", "ema")
 SIZES: Final = ("in_use",)
-LISTS: Final = ("retain", "lora_targets", "modules_to_save", "train_only")
+LISTS: Final = ("retain", "lora_targets", "adapter_options", "modules_to_save", "train_only")
 SHARES: Final = ("lora_dropout", "rollout_share")
 
 W = TypeVar("W", "Train", "Serve")

@@ -65,6 +65,7 @@ class Train:
     lora_dropout: float | None = None
     kbit_prepared: bool | None = None
     adapter: str | None = None
+    adapter_options: tuple[str, ...] = ()
     virtual_tokens: int | None = None
     encoder_hidden: int | None = None
     modules_to_save: tuple[str, ...] = ()
