@@ -17,7 +17,7 @@ from tonnage.arch.model import Model
 from tonnage.engines import Deployment, Engine, Setting
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.evidence import ASSUMED, DERIVED
-from tonnage.memory.planned.constants import Packing, constants
+from tonnage.memory.planned.constants import Packing, constants, tied
 from tonnage.memory.planned.decoder import Decoder, delegates, lives, within
 from tonnage.memory.planned.greedy import aligned, arenas
 from tonnage.releases import Releases
@@ -40,8 +40,8 @@ ELEMENT: Final = 4
 
 FAMILIES: Final = {"llama": False, "qwen2": True, "qwen3": True, "phi3": True}
 """Families that are modelled, and whether the export turns halves of heads or neighbouring pairs."""
-DELEGATE: Final = (8 * KiB, 10 * KiB + 512, 16 * KiB)
-"""What the runtime keeps for one step of XNNPACK's: 8.7 to 13.4 KB in ten models that were run. [byte]"""
+DELEGATE: Final = (6 * KiB, 10 * KiB + 512, 16 * KiB)
+"""What the runtime keeps for one step of XNNPACK's: 7.9 to 13.4 KB in eleven models that were run. [byte]"""
 SPARE: Final = 512 * KiB
 """What a first long input takes beyond that, at most: 0.2 to 0.4 MB were seen, beside a row of each token. [byte]"""
 
@@ -69,7 +69,7 @@ def deploy(model: Model, s: Setting) -> Deployment:
             "max_context_length and max_seq_length, 128 where nothing is said"
         )
     decoder = _decoder(model, longest - 1)
-    packing = _packing(s)
+    packing = _packing(model, s)
     found = _lines(model, decoder, packing, context)
     weights = sum(c.bytes for c in found if c.name in ("weights", "other:rotary tables"))
     total = sum(c.bytes for c in found)
@@ -165,7 +165,7 @@ def _decoder(model: Model, tokens: int) -> Decoder:
     )  # fmt: skip
 
 
-def _packing(s: Setting) -> Packing:
+def _packing(model: Model, s: Setting) -> Packing:
     """What ``qmode``, ``group_size`` and ``embedding_quantize`` say."""
     mode, group, text = s.said.get("qmode"), s.said.get("group_size"), s.said.get("embedding_quantize")
     if group is not None and mode is None:
@@ -186,6 +186,11 @@ def _packing(s: Setting) -> Packing:
                 key="embedding_quantize", value=text, hint="4,32; 8,0 for a scale a row",
             )  # fmt: skip
         bits, width = int(first), int(second) if second.isdecimal() else 0
+        if width and model.width % width:
+            raise InputError(
+                f"embedding_quantize = {text}: rows of {model.width:,} do not divide into groups of {width}",
+                key="embedding_quantize", value=text, hint=f"{first},32; {first},0 for a scale a row",
+            )  # fmt: skip
     return Packing(mode=mode, group=group or 128, bits=bits, width=width)
 
 
@@ -205,8 +210,7 @@ def _lines(model: Model, d: Decoder, packing: Packing, context: int) -> tuple[Co
     what = "in fp32" if packing.mode is None else f"{packing.mode} in groups of {packing.group}"
     if packing.bits is not None:
         what += f", table of {packing.bits} bit"
-    tied = any(t.alias_of is not None for t in model.tensors() if t.role == "head")
-    words = f"{model.parameters.total:,} parameters, {what}" + ("; the tied head is stored again" if tied else "")
+    words = f"{model.parameters.total:,} parameters, {what}" + ("" if tied(model) is None else "; the tied head is stored again")
     tier = within(d)
     least, usual, most = (tier + held.packed + n * delegates(d) for n in DELEGATE)
     most += SPARE + d.tokens * max(d.inner, d.width) * d.element
@@ -220,7 +224,7 @@ def _lines(model: Model, d: Decoder, packing: Packing, context: int) -> tuple[Co
                "tensors of one size is not known", PLANNER, tier="requested", trust=DERIVED),
         ranged("workspace", least, usual, most,
                f"assumed: XNNPACK's own tensors ({tier:,} B), sums and biases beside packed weights "
-               f"({held.packed:,} B), 8 to 16 KiB for each of {delegates(d)} steps that it takes", RUNTIME,
+               f"({held.packed:,} B), 6 to 16 KiB for each of {delegates(d)} steps that it takes", RUNTIME,
                tier="allocated", trust=ASSUMED),
     )  # fmt: skip
 

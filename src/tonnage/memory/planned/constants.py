@@ -52,6 +52,11 @@ def constants(model: Model, packing: Packing) -> Constants:
     return Constants(bytes=total, packed=packed)
 
 
+def tied(model: Model) -> Tensor | None:
+    """The head's weight where it is the embedding's, which the export stores once more as a matrix."""
+    return next((t for t in model.tensors() if t.role == "head" and t.alias_of is not None), None)
+
+
 def _matrix(t: Tensor) -> tuple[int, int] | None:
     """Rows and columns of a linear module's weight."""
     if t.role in ("embedding", "norm") or len(t.axes) < 2:
@@ -61,7 +66,7 @@ def _matrix(t: Tensor) -> tuple[int, int] | None:
 
 
 def _stored(t: Tensor, p: Packing) -> int:
-    n = t.numel
+    n = size(t.axes)  # of a tied head as well, which counts no elements of its own
     if t.role == "embedding" and p.bits is not None:
         rows = size(t.axes[:1])
         groups = -(-(n // rows) // p.width) if p.width else 1
