@@ -36,6 +36,7 @@ QWEN3 = {"head_dim": 96, "use_qk_norm": True, "qk_norm_before_rope": True, "use_
 RUNS: dict[str, tuple[str, dict[str, Any], str | None, int, int]] = {
     "llama": ("llama", {}, None, 128, 256),
     "llama-8da4w": ("llama", {}, "32;4,32", 128, 256),
+    "llama-kv8": ("llama", {}, None, 128, 256),
     "llama-5": ("llama", {"n_layers": 5}, None, 128, 256),
     "llama-12": ("llama", {"n_layers": 12, "dim": 128, "hidden_dim": 352, "vocab_size": 512}, None, 128, 256),
     "llama-mha": ("llama", {"dim": 512, "hidden_dim": 256, "n_heads": 8, "n_kv_heads": 8}, "32;4,32", 2048, 2048),
@@ -50,7 +51,8 @@ RUNS: dict[str, tuple[str, dict[str, Any], str | None, int, int]] = {
     "phi3-8da4w": ("phi3", {"use_hf_rope": True, "partial_rotary_factor": 0.75, "hidden_dim": 1024}, "64;4,64", 200,
                    256),
 }  # fmt: skip
-"""Family, parameters beside the small ones, group and embedding where packed, max_seq_length, max_context_length."""
+"""Family, parameters beside the small ones, group and embedding where packed, max_seq_length, max_context_length;
+the cache is int8 where the name ends in kv8."""
 SEEN = ("llama", "llama-8da4w", "qwen3", "qwen3-8da4w", "phi3-8da4w")
 SIZES = {torch.float32: 4, torch.int8: 1, torch.uint8: 1}
 
@@ -91,6 +93,7 @@ def exported(name: str, params: dict[str, Any], packed: str | None, longest: int
         group, _, table = packed.partition(";")
         said += ["quantization.qmode=8da4w", f"quantization.group_size={group}",
                  f"quantization.embedding_quantize='{table}'"]  # fmt: skip
+    said += ["model.quantize_kv_cache=true"] * name.endswith("kv8")
     merged = OmegaConf.merge(OmegaConf.structured(LlmConfig), OmegaConf.from_dotlist(said))
     return export_llama_lib._export_llama(OmegaConf.to_object(merged)).export_program
 
@@ -100,9 +103,10 @@ def figures(program: Any) -> tuple[int, int, int]:
     constant = 0
     for node in program.exported_program().graph_module.graph.nodes:
         spec = node.meta.get("spec")
-        if node.op == "placeholder" and isinstance(spec, TensorSpec) and spec.const:
-            if "freqs" not in node.name and "lifted" not in node.name:
-                constant += math.prod(spec.shape) * SIZES[spec.dtype]
+        if node.op != "placeholder" or not isinstance(spec, TensorSpec) or not spec.const:
+            continue
+        if "freqs" not in node.name and "lifted" not in node.name:
+            constant += math.prod(spec.shape) * SIZES[spec.dtype]
     named = sum(len(each) for each in program._named_data.buffers)
     planned = program._emitter_output.program.execution_plan[0].non_const_buffer_sizes[1]
     return planned, constant + named, constant
@@ -148,6 +152,8 @@ def main() -> None:
         if packed is not None:
             group, _, table = packed.partition(";")
             work |= {"qmode": "8da4w", "group_size": int(group), "embedding_quantize": table}
+        if name.endswith("kv8"):
+            work |= {"kv_dtype": "int8"}
         for counter, value in (("planned", planned), ("weights", weights), ("allocated", total)):
             print(json.dumps({
                 "id": f"executorch-{name}:{counter}",

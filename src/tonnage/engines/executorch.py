@@ -38,6 +38,8 @@ PADDING: Final = 64
 ELEMENT: Final = 4
 """Bytes of an element of fp32. [byte]"""
 
+INT8: Final = "int8"
+"""``quantize_kv_cache``: a scale in fp32 and a zero point in int8 for each token and head."""
 FAMILIES: Final = {"llama": False, "qwen2": True, "qwen3": True, "phi3": True}
 """Families that are modelled, and whether the export turns halves of heads or neighbouring pairs."""
 DELEGATE: Final = (6 * KiB, 10 * KiB + 512, 16 * KiB)
@@ -68,7 +70,7 @@ def deploy(model: Model, s: Setting) -> Deployment:
             f"exported for {context:,} tokens, inputs of {longest:,}: --context and --max-seq-length are the export's "
             "max_context_length and max_seq_length, 128 where nothing is said"
         )
-    decoder = _decoder(model, longest - 1)
+    decoder = _decoder(model, longest - 1, packed=s.said.get("kv_dtype") == INT8)
     packing = _packing(model, s)
     found = _lines(model, decoder, packing, context)
     weights = sum(c.bytes for c in found if c.name in ("weights", "other:rotary tables"))
@@ -85,7 +87,8 @@ def deploy(model: Model, s: Setting) -> Deployment:
     return Deployment(
         ranks=(rank,),
         settled={
-            "dtype": "fp32", "kv_dtype": "fp32", "context": context, "max_seq_length": longest, "backend": "xnnpack",
+            "dtype": "fp32", "kv_dtype": INT8 if decoder.packed else "fp32", "context": context,
+            "max_seq_length": longest, "backend": "xnnpack",
             "qmode": packing.mode, "group_size": packing.group if packing.mode else None,
             "embedding_quantize": s.said.get("embedding_quantize"),
         },
@@ -120,12 +123,21 @@ def _check(model: Model, s: Setting, context: int, longest: int) -> None:
             f"{s.recipe.title}: the export packs weights by recipes of its own", key="quant", value=s.recipe.method,
             hint="--quant none --qmode 8da4w --group-size 128 --embedding-quantize 4,32",
         )  # fmt: skip
-    for key in ("dtype", "kv_dtype"):
-        if said.get(key) not in (None, "fp32"):
-            raise UnsupportedError(
-                f"{key} = {said[key]}: with XNNPACK a program computes in fp32 and keeps its cache so; others are not "
-                "modelled yet", key=key, value=said[key], hint=f"leave --{key.replace('_', '-')} out",
-            )  # fmt: skip
+    if said.get("dtype") not in (None, "fp32"):
+        raise UnsupportedError(
+            f"dtype = {said['dtype']}: with XNNPACK a program computes in fp32; others are not modelled yet",
+            key="dtype", value=said["dtype"], hint="leave --dtype out; --qmode 8da4w packs the weights",
+        )  # fmt: skip
+    if said.get("kv_dtype") not in (None, "fp32", INT8):
+        raise InputError(
+            f"kv_dtype = {said['kv_dtype']}: a cache is fp32, or int8 (quantize_kv_cache)", key="kv_dtype",
+            value=said["kv_dtype"], hint="--kv-dtype int8",
+        )  # fmt: skip
+    if said.get("kv_dtype") == INT8 and FAMILIES[model.model_type]:
+        raise UnsupportedError(
+            f"an int8 cache of {model.model_type}: the steps that pack it are not modelled yet", key="kv_dtype",
+            value=INT8, hint="--kv-dtype fp32",
+        )  # fmt: skip
     if context < longest:
         raise InputError(
             f"max_context_length {context} must be >= max_seq_len {longest}", key="max_seq_length", value=longest
@@ -138,22 +150,21 @@ def _check(model: Model, s: Setting, context: int, longest: int) -> None:
 
 
 def _check_model(model: Model) -> None:
-    layer = model.decoder.layers[0].sublayers if model.stacks else ()
+    layer: Any = model.decoder.layers[0].sublayers if model.stacks else ()
     kinds = [type(sub.block) for sub in layer]
     if model.model_type not in FAMILIES or kinds != [GroupedQuery, Gated] or model.head is None:
         raise UnsupportedError(
             f"{model.class_name or model.model_type}: its exported program is not modelled", key="engine",
             value=model.model_type, hint=f"modelled: {', '.join(FAMILIES)} with a language head",
         )  # fmt: skip
-    attention: Any = layer[0].block
-    if attention.o_bias or layer[1].block.bias:
+    if layer[0].block.o_bias or layer[1].block.bias:
         raise UnsupportedError(
             "the export's own model has no biases behind attention and in the feed-forward", key="engine",
             value=model.model_type,
         )  # fmt: skip
 
 
-def _decoder(model: Model, tokens: int) -> Decoder:
+def _decoder(model: Model, tokens: int, *, packed: bool) -> Decoder:
     attention, feed = (sub.block for sub in model.decoder.layers[0].sublayers)
     assert isinstance(attention, GroupedQuery)
     assert isinstance(feed, Gated)
@@ -161,7 +172,7 @@ def _decoder(model: Model, tokens: int) -> Decoder:
         tokens=tokens, width=model.width, layers=len(model.decoder.layers), heads=attention.N,
         kv_heads=attention.K, head=attention.H, inner=feed.F, vocabulary=model.vocabulary, element=ELEMENT,
         halves=FAMILIES[model.model_type], turned=attention.rotary_width or attention.H,
-        head_norms=attention.q_norm is not None,
+        head_norms=attention.q_norm is not None, packed=packed,
     )  # fmt: skip
 
 
@@ -195,7 +206,9 @@ def _packing(model: Model, s: Setting) -> Packing:
 
 
 def _cache(d: Decoder, context: int) -> int:
-    return 2 * d.layers * aligned(context * d.kv_heads * d.head * d.element)
+    """Keys and values; with int8, their scales and zero points as well. [byte]"""
+    kept = (d.head, 4, 1) if d.packed else (d.head * d.element,)
+    return 2 * d.layers * sum(aligned(context * d.kv_heads * each) for each in kept)
 
 
 def _planned(lines: tuple[Component, ...]) -> int:
@@ -210,7 +223,9 @@ def _lines(model: Model, d: Decoder, packing: Packing, context: int) -> tuple[Co
     what = "in fp32" if packing.mode is None else f"{packing.mode} in groups of {packing.group}"
     if packing.bits is not None:
         what += f", table of {packing.bits} bit"
-    words = f"{model.parameters.total:,} parameters, {what}" + ("" if tied(model) is None else "; the tied head is stored again")
+    words = f"{model.parameters.total:,} parameters, {what}" + (
+        "" if tied(model) is None else "; the tied head is stored again"
+    )
     tier = within(d)
     least, usual, most = (tier + held.packed + n * delegates(d) for n in DELEGATE)
     most += SPARE + d.tokens * max(d.inner, d.width) * d.element

@@ -57,7 +57,8 @@ def held(model: Model, step: Step, form: Format, cache: Callable[[Layer], int]) 
         form: format of the computation.
         cache: a layer's cache. [byte]
     """
-    live = flight = scores = copied = 0
+    live = scores = copied = 0
+    flight = 0.0
     for layer, times in model.decoder.distinct():
         used = _used(layer)
         outs = [_outs(t, used) for t in layer.weights()]

@@ -1,8 +1,8 @@
 """The program that ExecuTorch's language model export makes of a decoder: its steps and the tensors they leave.
 
 Read in pytorch/executorch 1.5.1, examples/models/llama (``llama_transformer.py``, ``attention.py``, ``rope.py``,
-``norm.py``), as ``export_llm`` lowers it with ``use_kv_cache``, ``use_sdpa_with_kv_cache`` and XNNPACK with its extended
-operators: what XNNPACK takes is one step whose results are in the arena, and what it makes within is not.
+``norm.py``), as ``export_llm`` lowers it with ``use_kv_cache``, ``use_sdpa_with_kv_cache`` and XNNPACK with its
+extended operators: what XNNPACK takes is one step whose results are in the arena, and what it makes within is not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ SCALAR: Final = 8
 """A position read out of the input: an int64. [byte]"""
 UPDATED: Final = 4
 """What writing into a cache returns: a tensor of one element. [byte]"""
+
+
+WIDE: Final = 8
+"""A scale or a zero point as it is chosen. [byte]"""
+SCALE: Final = 4
+"""A scale as it is kept. [byte]"""
 
 
 class Decoder(Record):
@@ -32,6 +38,7 @@ class Decoder(Record):
         halves: heads are turned by halves, as Hugging Face stores them, and not by neighbouring pairs.
         turned: elements of a head that are turned.
         head_norms: queries and keys are normed by heads before they are turned.
+        packed: keys, values and queries are int8, with a scale and a zero point for each token and head.
     """
 
     tokens: int
@@ -46,6 +53,7 @@ class Decoder(Record):
     halves: bool
     turned: int
     head_norms: bool
+    packed: bool = False
 
 
 class _Tensor:
@@ -75,6 +83,7 @@ class _Program:
         return out
 
     def lives(self) -> list[Life]:
+        """What was made, in the order of its birth."""
         return [Life(each.bytes, each.born, each.dies) for each in self.made]
 
 
@@ -95,8 +104,9 @@ def lives(d: Decoder) -> list[Life]:
         sines = [p.step((sine,), table)[0] for _ in range(d.layers)]
     else:
         cosines, sines = [cosine] * d.layers, [sine] * d.layers
+    out = None
     for at in range(d.layers):
-        if at:
+        if out is not None:
             x, square = p.step((x, out), S * D, S * D)
             (mean,) = p.step((square,), S)
         (normed,) = p.step((mean, x), S * D)
@@ -107,7 +117,7 @@ def lives(d: Decoder) -> list[Life]:
         gate, up = p.step((normed,), S * d.inner, S * d.inner)
         (inner,) = p.step((gate, up), S * d.inner)
         (out,) = p.step((inner,), S * D)
-    (x,) = p.step((x, out), S * D)
+    (x,) = p.step((x,) if out is None else (x, out), S * D)
     (last,) = p.step((x,), D)
     (square,) = p.step((last,), D)
     (mean,) = p.step((square,), 1)
@@ -124,20 +134,58 @@ def _attention(p: _Program, x: _Tensor, cosine: _Tensor, sine: _Tensor) -> tuple
     if d.halves:
         q, k = (_halves if d.turned == d.head else _part)(p, q, k, v, cosine, sine)
     else:
-        p.step((v,), 1, element=UPDATED)
-        parts = []
-        for each, n in ((q, queries), (q, queries), (k, keys), (k, keys)):
-            parts.extend(p.step((each,), n // 2))
-        parts = [p.step((each,), each.bytes // d.element)[0] for each in parts]
-        q, k = p.step((*parts, cosine, sine), queries, keys)
-    p.step((k,), 1, element=UPDATED)
-    (mixed,) = p.step((q,), queries)
+        q, k = _pairs(p, q, k, v, cosine, sine)
+    if not d.packed:
+        p.step((k,), 1, element=UPDATED)
+        (mixed,) = p.step((q,), queries)
+        return p.step((mixed,), S * d.width)
+    chosen = [_chosen(p, each, heads) for each, heads in ((q, d.heads), (k, d.kv_heads))]
+    q_packed = _packed(p, q, d.heads, chosen[0])
+    _written(p, _packed(p, k, d.kv_heads, chosen[1]))
+    (mixed,) = p.step(q_packed, queries)
     return p.step((mixed,), S * d.width)
 
 
-def _halves(
-    p: _Program, q: _Tensor, k: _Tensor, v: _Tensor, cosine: _Tensor, sine: _Tensor
-) -> tuple[_Tensor, _Tensor]:
+def _chosen(p: _Program, x: _Tensor, heads: int) -> tuple[_Tensor, _Tensor]:
+    """Scales and zero points of each token and head, as they are chosen: in float64 and int64."""
+    scale, zero = p.step((x,), p.d.tokens * heads, p.d.tokens * heads, element=WIDE)
+    return scale, zero
+
+
+def _packed(p: _Program, x: _Tensor, heads: int, chosen: tuple[_Tensor, _Tensor]) -> tuple[_Tensor, ...]:
+    """Values in int8 with their scales in fp32 and their zero points in int8."""
+    n = p.d.tokens * heads
+    (scale,) = p.step((chosen[0],), n, element=SCALE)
+    (values,) = p.step((x, *chosen), n * p.d.head, element=1)
+    (zero,) = p.step((chosen[1],), n, element=1)
+    return scale, values, zero
+
+
+def _written(p: _Program, packed: tuple[_Tensor, ...]) -> None:
+    """Scales, values and zero points into the cache."""
+    for each in packed:
+        p.step((each,), 1, element=UPDATED)
+
+
+def _pairs(p: _Program, q: _Tensor, k: _Tensor, v: _Tensor, cosine: _Tensor, sine: _Tensor) -> tuple[_Tensor, _Tensor]:
+    """Queries and keys of which neighbouring elements are turned together."""
+    d, S = p.d, p.d.tokens
+    queries, keys = S * d.heads * d.head, S * d.kv_heads * d.head
+    chosen = _chosen(p, v, d.kv_heads) if d.packed else None
+    if chosen is None:
+        p.step((v,), 1, element=UPDATED)
+    parts: list[_Tensor] = []
+    for each, n in ((q, queries), (q, queries), (k, keys), (k, keys)):
+        parts.extend(p.step((each,), n // 2))
+    parts = [p.step((each,), each.bytes // d.element)[0] for each in parts]
+    packed = None if chosen is None else _packed(p, v, d.kv_heads, chosen)
+    q, k = p.step((*parts, cosine, sine), queries, keys)
+    if packed is not None:
+        _written(p, packed)
+    return q, k
+
+
+def _halves(p: _Program, q: _Tensor, k: _Tensor, v: _Tensor, cosine: _Tensor, sine: _Tensor) -> tuple[_Tensor, _Tensor]:
     """Queries and keys with their heads before their tokens, turned by halves, and back."""
     d, S = p.d, p.d.tokens
     queries, keys = S * d.heads * d.head, S * d.kv_heads * d.head
