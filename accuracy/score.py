@@ -68,6 +68,7 @@ COUNTERS: Final[Mapping[str, Callable[[Any], int]]] = {
     "weights": lambda result: sum(c.bytes for c in result.components if c.name == "weights"),
     "loaded": lambda result: sum(c.bytes for c in result.components if c.name in ("weights", "rounding")),
     "last_instant": lambda result: int(result.fullest.instants[-1].bytes),
+    "planned": lambda result: sum(c.bytes for c in result.components if c.name in ("kv_cache", "activations")),
     "layer_saved": _layer_saved,
     "replayed_reserved": lambda answer: int(answer.replayed.reserved),
     "replayed_allocated": lambda answer: int(answer.replayed.allocated),

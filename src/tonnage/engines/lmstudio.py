@@ -2,7 +2,9 @@
 
 Read in lmstudio-ai/lmstudio-js of 2026-08-21, packages/lms-kv-config/src/schema.ts (``llm.load``), and
 lmstudio-ai/lms of 2026-08-13, src/subcommands/load.ts. The application itself is closed, and brings builds of
-llama.cpp of its own. A model for MLX is the engine ``mlx``.
+llama.cpp of its own. A model for MLX is the engine ``mlx``. That all layers of the slider mean the output as well, and
+one fewer means neither it nor that layer, is what lmstudio-ai/lmstudio-js #252 logs (40: 41/41, 39: 39/41); that a
+share is rounded down to layers is assumed.
 """
 
 from __future__ import annotations
@@ -53,6 +55,12 @@ def deploy(model: Model, s: Setting) -> Deployment:
         said.setdefault("fit", True)
     else:
         said["n_gpu_layers"] = _layers(share, len(model.decoder.layers))
+        if share not in ("off", "max") and 0 < said["n_gpu_layers"] <= len(model.decoder.layers):
+            caveats.append(
+                f"gpu_ratio = {share} is taken as {said['n_gpu_layers']} layers, rounded down (assumed); where a model "
+                "nearly fills the device, LM Studio 0.4.25 was seen to offload one layer whatever the ratio "
+                "(lmstudio-bug-tracker #2431)"
+            )
     found = answer(model, s.but(context=said["context"], said=said), DEFAULTS)
     return Deployment(
         **{

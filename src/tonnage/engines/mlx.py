@@ -18,12 +18,12 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.evidence import ASSUMED, DERIVED
 from tonnage.formats import FORMATS, Format
 from tonnage.memory.cache import states
+from tonnage.memory.queued import Step, held
 from tonnage.memory.weights import bytes_of, is_parameter, stored
 from tonnage.record import Record
 from tonnage.releases import Releases
 from tonnage.tensors import Tensor, size
 from tonnage.timeline import Component, Instant, Rank, exact, ranged
-from tonnage.units import MiB
 
 REFERENCE: Final = "https://github.com/ml-explore/mlx-lm/blob/v0.32.0/mlx_lm/models/cache.py"
 PAGES: Final = "https://github.com/ml-explore/mlx/blob/v0.32.4/mlx/backend/metal/allocator.cpp"
@@ -36,8 +36,6 @@ GROUP: Final = 64
 """Values of a quantized cache that share a scale and a bias (``kv_group_size``)."""
 PAGE: Final = 16 * 1024
 """What Metal's allocator rounds larger arrays up to: a page of macOS on Apple's chips. [byte]"""
-HELD: Final = 50 * MiB
-"""Temporaries that a command buffer holds until it has run: ``max_mb_per_buffer`` of the larger chips."""
 
 ROTATING: Final = (
     "afmoe", "cohere2", "exaone4", "exaone_moe", "gemma3_text", "gemma3n_text", "gemma4_text", "gpt_oss", "laguna",
@@ -46,8 +44,6 @@ ROTATING: Final = (
 """Models whose windowed layers keep a ring of their window's length; others keep every token. ``make_cache``"""
 EXPANDED: Final = ("deepseek_v2", "minicpm3")
 """Models with a latent whose heads' own keys and values are cached."""
-FUSED: Final = (64, 72, 80, 96, 128)
-"""Widths of heads whose attention over a prompt is one kernel on Metal; others make the scores."""
 
 NOT_MODELLED: Final = (
     "what MLX keeps of freed buffers between steps (mx.set_cache_limit); it is emptied after every step of a prompt",
@@ -235,10 +231,10 @@ def _lines(model: Model, s: Setting, f: Flags, form: Format) -> tuple[Component,
         out.append(exact("kv_cache", full, what, REFERENCE, trust=DERIVED))
     if state:
         out.append(exact("recurrent_state", state, f"{s.concurrency} sequences", REFERENCE, trust=DERIVED))
-    low, likely, high = activations(model, min(f.step, f.prompt), f.prompt, s.concurrency, form)
+    low, likely, high = _activations(model, weights, f, f.prompt, s.concurrency, form)
     words = (
-        f"assumed: a step of {min(f.step, f.prompt):,} tokens: at least gate and up beside the stream, at most three "
-        "times all of a layer's results and what two command buffers hold"
+        f"assumed: a step of {min(f.step, f.prompt):,} tokens: one layer's scores where attention is no kernel, and "
+        "the results that up to 11 command buffers still hold; at least what is live at once"
     )
     out.append(ranged("activations", low, likely, high, words, REFERENCE, tier="requested", trust=ASSUMED))
     out.append(ranged("rounding", 0, rounding, 2 * rounding, "assumed: half a page of 16 KiB for each array", PAGES,
@@ -246,27 +242,12 @@ def _lines(model: Model, s: Setting, f: Flags, form: Format) -> tuple[Component,
     return tuple(out)
 
 
-def activations(model: Model, step: int, prompt: int, B: int, form: Format) -> tuple[int, int, int]:
+def _activations(model: Model, weights: int, f: Flags, prompt: int, B: int, form: Format) -> tuple[int, int, int]:
     """What a step of a prompt takes beside weights and cache: at least, likely and at most. [byte]"""
-    tokens, wide, scores, results = B * step, model.width, 0, 0
-    for layer, _ in model.decoder.distinct():
-        widest = sum(sorted((_outs(t) for t in layer.weights()), reverse=True)[:3])
-        results = max(results, widest)
-        for sub in layer.sublayers:
-            heads, width = getattr(sub.block, "N", 0), getattr(sub.block, "H", 0)
-            if heads and width and width not in FUSED:
-                scores = max(scores, 2 * heads * tokens * prompt)
-    low = form.nbytes(tokens * (wide + results * 2 // 3))
-    likely = form.nbytes(tokens * (3 * wide + results) + scores)
-    return min(low, likely), likely, 3 * likely + 2 * HELD
-
-
-def _outs(t: Tensor) -> int:
-    """Elements of a token in a matrix's result: of an expert, those of the eight that it may go to."""
-    dims = t.dims or (1,) * len(t.axes)
-    if len(dims) < 2 or t.role in ("norm", "buffer"):
-        return 0
-    return size(t.axes[-2:-1]) * 8 if t.role == "expert" else size(t.axes[: dims[0]])
+    step = Step(
+        tokens=B * min(f.step, prompt), seen=prompt, ringed=f.rotating, packed=weights / model.parameters.stored
+    )
+    return held(model, step, form, lambda layer: _layer(layer, prompt, B, f, form)[0])
 
 
 def _room(model: Model, s: Setting, f: Flags, form: Format, device: Device) -> dict[str, Any]:
@@ -276,7 +257,7 @@ def _room(model: Model, s: Setting, f: Flags, form: Format, device: Device) -> d
 
     def holds(context: int, concurrency: int) -> bool:
         prompt = min(f.prompt, context) if s.said.get("prompt") else context
-        high = activations(model, min(f.step, prompt), prompt, concurrency, form)[2]
+        high = _activations(model, weights, f, prompt, concurrency, form)[2]
         cache, state = _sums(model, context, concurrency, f, form)
         reading = _sums(model, prompt, concurrency, f, form, reading=True)[0]
         return max(cache, reading) + state + high <= most

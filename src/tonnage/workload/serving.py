@@ -107,6 +107,13 @@ class Serve:
     draft_gpu_layers: int | None = own("number", "Its layers that llamacpp offloads (all).")
     kv_bits: int | None = own("count", "Bits of mlx's packed cache (none).")
     kv_group_size: int | None = own("count", "Values of it that share a scale (64).")
+    max_seq_length: int | None = own("count", "Longest input that executorch exports for, plus one (128).")
+    backend: str | None = own(
+        "choice", "What executorch lowers to (xnnpack).", ("xnnpack", "portable", "coreml", "qnn", "vulkan", "mlx")
+    )
+    qmode: str | None = own("choice", "Weights as executorch packs them: 8da4w (fp32).", ("8da4w",))
+    group_size: int | None = own("count", "Weights that share a scale there (128).")
+    embedding_quantize: str | None = own("text", "Bits and group of its embedding: 4,32 or 8,0 (fp32).")
     max_kv_size: int | None = own("count", "Tokens that mlx's caches keep at most (all).")
     prefill_step_size: int | None = own("count", "Tokens of a prompt that mlx reads at once (2048).")
     cuda_memory_fraction: float | None = own("share", "Part of the device that tgi may use (1).")
