@@ -14,6 +14,7 @@ from tonnage.arch.ends import Head, Stem
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Norm
 from tonnage.arch.tape import Value
+from tonnage.checkpoint import Header
 from tonnage.record import Record
 from tonnage.tensors import Inventory, Tensor, numel
 
@@ -253,6 +254,8 @@ class Model(Record):
         ignored: config keys that were not understood.
         class_name: the class that is counted.
         beside: models that run next to it, by the key of the workload that names them (``draft``).
+        files: headers of files that are loaded next to it, by the same (``mmproj``).
+        config: as it was read; empty where there was none.
     """
 
     model_type: str
@@ -279,6 +282,8 @@ class Model(Record):
     defaulted: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     beside: Mapping[str, Model] = {}
+    files: Mapping[str, Header] = {}
+    config: Mapping[str, Any] = {}
 
     @property
     def decoder(self) -> Stack:

@@ -81,6 +81,7 @@ class Projector(Record):
         window: every how manieth layer attends to everything (Qwen2.5-VL); 0 for all.
         queries: tokens of a resampler.
         features: layers whose results are the encoder's; empty for the last but one.
+        tiled: the file tells sizes that pictures are cut into (LLaVA 1.6).
         name: of the file.
     """
 
@@ -97,6 +98,7 @@ class Projector(Record):
     window: int = 0
     queries: int = 0
     features: tuple[int, ...] = ()
+    tiled: bool = False
     name: str = ""
 
     @property
@@ -202,6 +204,7 @@ def read(header: Header, least: int | None = None, most: int | None = None) -> P
         window=_number(m, "clip.vision.n_wa_pattern", name, default=0) if kind == "qwen2.5vl_merger" else 0,
         queries=_queries(m) if kind == "resampler" else 0,
         features=tuple(features) if isinstance(features, list | tuple) else (),
+        tiled=bool(m.get("clip.vision.image_grid_pinpoints")),
         name=name,
     )
     if found.width % found.heads:
