@@ -215,7 +215,10 @@ LAUNCH: Final = Launch(
     dashes=True,
     finish=_finish,
     tail=_tail,
-    tails=("context", "mmap", "mlock", "kv_offload", "fit", "op_offload", "repack", "mmproj", "mmproj_offload", "mmproj_device"),
+    tails=(
+        "context", "mmap", "mlock", "kv_offload", "fit", "op_offload", "repack", "mmproj", "mmproj_offload",
+        "mmproj_device",
+    ),
     ending=".gguf",
     variables=_variable,
     noted={

@@ -28,7 +28,7 @@ Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 QWEN: Final = {
     "qwen2_vl": "qwen2vl_merger", "qwen2_5_vl": "qwen2.5vl_merger", "qwen3_vl": "qwen3vl_merger",
-    "qwen3_vl_moe": "qwen3vl_merger",
+    "qwen3_vl_moe": "qwen3vl_merger", "qwen3_5": "qwen3vl_merger", "qwen3_5_moe": "qwen3vl_merger",
 }  # fmt: skip
 KINDS: Final = {
     **QWEN, "gemma3": "gemma3", "idefics3": "idefics3", "smolvlm": "idefics3", "internvl": "internvl",

@@ -1,6 +1,6 @@
 """The buffers of a projector: its weights, what its graph is reserved for, and what the largest picture makes of that.
 
-The graph is reserved at start for a picture of one size (``warmup``); a larger one makes the buffers grow when it comes.
+The graph is reserved at start for a picture of one size (``warmup``); a larger one makes the buffers grow.
 
 Reference: tools/mtmd/clip.cpp ``reserve_compute_meta``, ``clip_encode`` and ``clip_get_mem_usage`` of
 ggml-org/llama.cpp v0.5.0.

@@ -57,7 +57,8 @@ PICTURES: Final[Mapping[str, Pictures]] = {
 OUT: Final = {
     "mlp": ("mm.2.weight", 0), "gemma3": ("mm.input_projection.weight", -1), "idefics3": ("mm.model.fc.weight", 0),
     "internvl": ("mm.model.mlp.3.weight", 0), "pixtral": ("mm.2.weight", 0), "qwen2vl_merger": ("mm.2.bias", 0),
-    "qwen2.5vl_merger": ("mm.2.bias", 0), "qwen3vl_merger": ("mm.2.bias", 0), "resampler": ("resampler.proj.weight", -1),
+    "qwen2.5vl_merger": ("mm.2.bias", 0), "qwen3vl_merger": ("mm.2.bias", 0),
+    "resampler": ("resampler.proj.weight", -1),
 }  # fmt: skip
 """The tensor, and its axis, that tells how wide a token is (``clip_n_mmproj_embd``)."""
 
