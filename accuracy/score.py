@@ -45,13 +45,25 @@ def _printed(buffer: str, what: str, nth: int = 0, *, draft: bool = False) -> Ca
     return read
 
 
+def _projected(buffer: str) -> Callable[[Any], int]:
+    """The size that llama.cpp's log prints for a buffer of the projector; "size" is its file's."""
+    text = "load_hparams: model size:" if buffer == "size" else f" {buffer} compute buffer size ="
+
+    def read(result: Any) -> int:
+        lines = [line for line in result.capacity["log"] if line.startswith(("load_hparams", "reserve_compute_meta"))]
+        line = next((line for line in lines if text in line), None)
+        return round(float(line.split()[-2]) * 2**20) if line is not None else 0
+
+    return read
+
+
 LLAMACPP: Final = {
     f"{'draft ' if draft else ''}{buffer} {what}{' 2' if nth else ''}": _printed(buffer, what, nth, draft=draft)
     for draft in (False, True)
     for buffer in ("CUDA0", "CUDA1", "CUDA2", "CUDA3", "CPU", "CUDA_Host", "CPU_Mapped", "CPU_REPACK")
     for what in ("model", "KV", "RS", "compute", "output")
     for nth in (0, 1)
-}
+} | {f"projector {buffer}": _projected(buffer) for buffer in ("size", "CUDA0", "CPU")}
 """Counters named after the lines of llama.cpp's log."""
 
 COUNTERS: Final[Mapping[str, Callable[[Any], int]]] = {

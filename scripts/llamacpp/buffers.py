@@ -101,6 +101,11 @@ ON_DEVICES: tuple[tuple[str, str | None, int, dict[str, Any], bool], ...] = (
     ("phi-4", "q6_k", 1, {"context": 16384, "n_gpu_layers": 30, **OFF}, False),
     ("gemma-2-2b", "q4_0", 4, {"context": 8192, "concurrency": 4}, False),
     ("glm-4-9b-0414", "q4_k_s", 1, {"context": 32768, "kv_dtype": "bf16"}, True),
+    # Text models of those that read pictures, which come in by a projector (pictures.py).
+    ("qwen2.5-vl-7b", "q4_k_m", 1, {"context": 16384}, True),
+    ("qwen3-vl-8b", "q4_k_m", 1, {"context": 16384, **OFF}, True),
+    ("qwen3-vl-8b", "q8_0", 2, {"context": 16384}, False),
+    ("llava-1.5-7b", "q4_k_m", 1, {"context": 4096}, False),
     # Where tensors go.
     ("llama-3.1-8b", "q4_k_m", 2, {"context": 16384, "split_mode": "none", "main_gpu": 1}, True),
     ("llama-3.1-8b", "q8_0", 1, {"context": 16384, "n_cpu_ffn": 12}, True),

@@ -94,6 +94,9 @@ static bool d_op(ggml_backend_dev_t d, const struct ggml_tensor * x) {
         const int64_t k = x->src[1]->ne[0], v = x->src[2]->ne[0];
         return (k == v && (k == 40 || k == 64 || k == 72 || k == 80 || k == 96 || k == 112 || k == 128 || k == 256 || k == 512)) || (k == 576 && v == 512) || (k == 192 && v == 128);
     }
+    if (x->op == GGML_OP_IM2COL) {
+        return ggml_is_contiguous(x->src[0]) && ggml_is_contiguous(x->src[1]);
+    }
     return true;
 }
 static bool d_buft(ggml_backend_dev_t d, ggml_backend_buffer_type_t t) { return t == &TYPES[index_of(d)]; }

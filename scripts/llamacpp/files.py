@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tonnage as tn
+from tonnage.memory.ggml.choices import text_of
 from tonnage.quant import called, recipe
 from tonnage.sources import catalogue
 
@@ -28,6 +29,7 @@ WANTED: Mapping[str, Mapping[str, Any]] = {
     "falcon": {"num_kv_heads": 1},
     "gpt_neox": {"rotary_pct": 0.25, "rotary_emb_base": 10000, "layer_norm_eps": 1e-5, "use_parallel_residual": True},
     "cohere2": {"rotary_pct": 1.0},
+    "qwen2_5_vl": {"rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]}},
 }
 
 
@@ -136,7 +138,7 @@ def make(source: Path, name: str, quant: str | None, folder: Path) -> Path:
 def _take_formats(writer: Any, model: Any, quant: str, gguf: Any) -> None:
     """Give every tensor the format that the recipe has for it."""
     plan = recipe(called(quant)).plan
-    wanted = {t.name: t.dtype for _, t, _ in plan(model)} if plan is not None else {}
+    wanted = {t.name: t.dtype for _, t, _ in plan(text_of(model))} if plan is not None else {}
     for part in writer.tensors:
         for key, info in part.items():
             form = wanted.get(key)

@@ -234,7 +234,7 @@ def serve(
 
         model, said, doubt, told = runs.started(model, command, said, to, load)
     m, w = load(model if model is not None else ""), workload(Serve, said)
-    if w.draft is not None:
+    if w.draft is not None or w.mmproj is not None:
         from tonnage import runs
 
         m = runs.together(m, w, load)

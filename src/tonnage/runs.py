@@ -73,8 +73,13 @@ def configured(
 
 
 def together(model: Model, w: Serve, load: Loads) -> Model:
-    """The model with those that a workload runs next to it."""
-    return model if w.draft is None else model.but(beside={"draft": load(w.draft)})
+    """The model with those that a workload runs next to it, and the headers of what else it loads."""
+    found = model if w.draft is None else model.but(beside={"draft": load(w.draft)})
+    if w.mmproj is None:
+        return found
+    from tonnage.sources import mmproj, weights
+
+    return found.but(files={"mmproj": mmproj.projector(model, w.mmproj, weights.named)})
 
 
 def written(

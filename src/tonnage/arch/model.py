@@ -14,6 +14,7 @@ from tonnage.arch.ends import Head, Stem
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Norm
 from tonnage.arch.tape import Value
+from tonnage.checkpoint import Header
 from tonnage.record import Record
 from tonnage.tensors import Inventory, Tensor, numel
 
@@ -276,6 +277,8 @@ class Model(Record):
         class_name: the class that is counted.
         beside: models that run next to it, by the key of the workload that names them (``draft``).
         pair: how a training step goes through encoder and decoder; None where that is not modelled.
+        files: headers of files that are loaded next to it, by the same (``mmproj``).
+        config: as it was read; empty where there was none.
     """
 
     model_type: str
@@ -304,6 +307,8 @@ class Model(Record):
     ignored: tuple[str, ...] = ()
     beside: Mapping[str, Model] = {}
     pair: Pair | None = None
+    files: Mapping[str, Header] = {}
+    config: Mapping[str, Any] = {}
 
     @property
     def decoder(self) -> Stack:

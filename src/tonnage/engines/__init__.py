@@ -8,7 +8,7 @@ its module, ``deploy``, from a ``Setting`` to a ``Deployment``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device
@@ -20,8 +20,6 @@ from tonnage.timeline import Rank
 
 if TYPE_CHECKING:
     from tonnage.quant import Recipe
-
-NOT_YET: Final = ("executorch",)
 
 
 class Setting(Record):
@@ -107,8 +105,7 @@ def engine(name: str | None) -> Engine:
     """The engine of that name; None is transformers' ``generate``.
 
     Raises:
-        UnsupportedError: known, and not modelled.
         InputError: there is none.
     """
     asked = name or "transformers"
-    return chosen("tonnage.engines", asked, "ENGINE", Engine, key="engine", what="engine", unmodelled=NOT_YET)
+    return chosen("tonnage.engines", asked, "ENGINE", Engine, key="engine", what="engine")

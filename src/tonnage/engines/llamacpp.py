@@ -33,7 +33,8 @@ ENGINE: Final = Engine(
         "logits", "n_gpu_layers", "cpu_moe", "n_cpu_moe", "n_cpu_ffn", "override_tensor", "tensor_split", "split_mode",
         "main_gpu", "parallel", "kv_unified", "kv_dtype_v", "flash_attn", "batch_size", "ubatch_size", "swa_full",
         "kv_offload", "op_offload", "repack", "mmap", "mlock", "fit", "fit_target", "fit_ctx", "draft", "draft_quant",
-        "draft_gpu_layers", "speculative_tokens",
+        "draft_gpu_layers", "speculative_tokens", "mmproj", "mmproj_offload", "mmproj_device", "image_min_tokens",
+        "image_max_tokens",
     ),
     deploy=deploy,
 )  # fmt: skip

@@ -88,6 +88,7 @@ def model_from(
         class_name=str((config.get("architectures") or [""])[0]),
         defaulted=tuple(dict.fromkeys(keys.defaulted)),
         ignored=tuple(keys.ignored),
+        config=config,
     )
 
 

@@ -21,7 +21,6 @@ WHOLE: Final = 2**32 - 1
 CACHES: Final = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 DRAFT: Final = "speculative decoding: the draft model, its cache and its buffers"
 POSITIONS: Final = "positions of the model"
-VISION: Final = "a projector of pictures or sound, and its buffers"
 ADAPTERS: Final = "adapters beside the weights"
 LOADING: Final = {
     "auto": {}, "none": {"mmap": False}, "mmap": {"mmap": True}, "mlock": {"mmap": False, "mlock": True},
@@ -80,6 +79,39 @@ def _switch(text: str, flag: str) -> bool:
     return said[text]
 
 
+def _tokens(text: str, flag: str) -> int | None:
+    """Tokens of a picture; 0 and less are the model's own."""
+    found = number(text, flag)
+    return found if found > 0 else None
+
+
+def _place(text: str, flag: str) -> int:
+    """The device of the projector, as CUDA1; -1 for none."""
+    if text == "none":
+        return -1
+    digits = text[len(text.rstrip("0123456789")) :]
+    if not digits or "," in text:
+        raise InputError(f"{flag} {text}: one device is meant, such as CUDA0, or none", key=flag, value=text)
+    return int(digits)
+
+
+def _projector(said: dict[str, Any], automatic: bool) -> list[str]:
+    """Settle the keys of a projector, and what has to be said of one that comes with its repository."""
+    place, projects = said.pop("_projector_device", None), said.pop("_projects", True)
+    if place is not None:
+        said["mmproj_offload"] = place >= 0
+        if place > 0:
+            said["mmproj_device"] = place
+    if said.get("mmproj") is not None:
+        return []
+    # Without a projector nothing reads them.
+    for key in ("mmproj_offload", "mmproj_device", "image_min_tokens", "image_max_tokens"):
+        said.pop(key, None)
+    if automatic and projects:
+        return ["-hf loads the repository's projector of pictures too, where it has one: --mmproj names it, or f16"]
+    return []
+
+
 def _split(text: str, flag: str) -> str:
     if text not in ("none", "layer", "row", "tensor"):
         raise InputError(f"{flag} {text}: none, layer, row or tensor is meant", key=flag, value=text)
@@ -88,7 +120,7 @@ def _split(text: str, flag: str) -> str:
 
 def _finish(said: dict[str, Any], devices: int | None) -> tuple[dict[str, Any], list[str]]:
     """Slots and the length that each has, the file, and the devices."""
-    told: list[str] = []
+    told = _projector(said, said.get("_repository") is not None)
     said.setdefault("_model", _repository(said.pop("_repository", None), said.pop("_file", None)))
     slots = said.get("parallel")
     if slots is not None and slots < 1:
@@ -160,12 +192,21 @@ def _tail(workload: Mapping[str, Any]) -> list[str]:
             out.append(f"--no-{key.replace('_', '-')}")
     if workload.get("kv_offload") is False:
         out.append("--no-kv-offload")
+    projector = workload.get("mmproj")
+    if projector is not None:
+        # A format stands for the file that the converter would write.
+        named = projector if "." in projector or "/" in projector else f"mmproj-{projector}.gguf"
+        out += ["--mmproj", named]
+        if workload.get("mmproj_offload") is False:
+            out.append("--no-mmproj-offload")
+        elif workload.get("mmproj_device"):
+            out += ["--mmproj-device", f"CUDA{workload['mmproj_device']}"]
     return out
 
 
 LAUNCH: Final = Launch(
     name="llamacpp",
-    starts=(("llama-server",), ("llama-cli",), ("llama-run",), ("llama-completion",)),
+    starts=(("llama-server",), ("llama-cli",), ("llama-run",), ("llama-completion",), ("llama-mtmd-cli",)),
     images=("llama.cpp:server", "llama.cpp:full", "llama.cpp:light"),
     begin=("llama-server", "--model", "MODEL"),
     reference="common/arg.cpp, llama.cpp v0.5.0",
@@ -174,7 +215,10 @@ LAUNCH: Final = Launch(
     dashes=True,
     finish=_finish,
     tail=_tail,
-    tails=("context", "mmap", "mlock", "kv_offload", "fit", "op_offload", "repack"),
+    tails=(
+        "context", "mmap", "mlock", "kv_offload", "fit", "op_offload", "repack", "mmproj", "mmproj_offload",
+        "mmproj_device",
+    ),
     ending=".gguf",
     variables=_variable,
     noted={
@@ -221,9 +265,13 @@ LAUNCH: Final = Launch(
         Flag(("--hf-file",), "_file"),
         Flag(("--device",), "_devices"),
         Flag(("--kv-unified-per-slot",), matters="the longest context of a slot"),
-        Flag(("--mmproj",), matters=VISION),
-        Flag(("--mmproj-url",), matters=VISION),
-        Flag(("--image-max-tokens",), matters=VISION),
+        Flag(("--mmproj",), "mmproj"),
+        Flag(("--mmproj-url",), "mmproj"),
+        Flag(("--mmproj-auto",), "_projects"),
+        Flag(("--mmproj-offload",), "mmproj_offload"),
+        Flag(("--mmproj-device",), "_projector_device", _place),
+        Flag(("--image-min-tokens",), "image_min_tokens", _tokens),
+        Flag(("--image-max-tokens",), "image_max_tokens", _tokens),
         Flag(("--spec-type",), matters="speculative decoding", harmless=("none",)),
         Flag(("--mtp",), matters="the layers that predict several tokens"),
         Flag(("--eagle3",), matters=DRAFT),

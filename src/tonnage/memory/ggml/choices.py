@@ -33,6 +33,14 @@ DRAFTED: Final = 3
 OTHER_BACKEND: Final = "laid out as CUDA lays buffers out: other backends align, pad and place in their own way"
 
 
+ENCODERS: Final = ("vision", "audio")
+
+
+def text_of(model: Model) -> Model:
+    """The model as its GGUF file has it: encoders stand in a file of their own (``--mmproj``)."""
+    return model.but(extra=tuple(t for t in model.extra if t.role not in ENCODERS))
+
+
 def checked(model: Model, s: Served, d: Defaults) -> None:
     """Refuse what llama.cpp does not run, or not in a way that is modelled.
 
@@ -63,7 +71,7 @@ def chosen(model: Model, s: Served, d: Defaults) -> tuple[Asked, tuple[str, ...]
     said = s.said
     caveats: list[str] = []
     recipe = _recipe(s, caveats)
-    file, named = file_of(model, recipe, s.dtype)
+    file, named = file_of(text_of(model), recipe, s.dtype)
     if recipe is None:
         caveats.append(f"weights as a GGUF file in {PRINTED.get(s.dtype, s.dtype)}; norms and biases in f32")
     if not named:
@@ -123,7 +131,7 @@ def drafts(target: Asked, draft: Model, s: Served) -> Asked:
                        "mmap", "mlock", "repack", "op_offload", "quant") and value is not None
         },
     )  # fmt: skip
-    file, _ = file_of(draft, own.recipe, s.dtype)
+    file, _ = file_of(text_of(draft), own.recipe, s.dtype)
     kept = layers(draft)
     flash = s.said.get("flash_attn") or "auto"
     check_cache(kept, "fp16", "fp16", flash)

@@ -13,6 +13,7 @@ from tonnage.memory.ggml.build import Asked, Build, build
 from tonnage.memory.ggml.choices import at, drafts
 from tonnage.memory.ggml.fit import LEAST, Fitted, Layout, Used, Wanted, fitted
 from tonnage.memory.ggml.served import Defaults, Served
+from tonnage.memory.ggml.vision.served import Seen
 from tonnage.memory.overhead import CONTEXT
 from tonnage.units import MiB
 
@@ -24,7 +25,7 @@ UNTRAINED: Final = 1 << 20
 """Tokens that the converter states for models without positions."""
 
 
-def settled_by_fit(a: Asked, s: Served, d: Defaults) -> tuple[Asked, tuple[str, ...]]:
+def settled_by_fit(a: Asked, s: Served, d: Defaults, pictures: Seen | None = None) -> tuple[Asked, tuple[str, ...]]:
     """The context and placement that ``--fit`` chooses, and what has to be said of it.
 
     Raises:
@@ -35,6 +36,9 @@ def settled_by_fit(a: Asked, s: Served, d: Defaults) -> tuple[Asked, tuple[str, 
     if s.version < (0, 1):
         return a, ("fit: not modelled for builds before 0.1",)
     margins = _margins(s.said.get("fit_target"), len(a.names))
+    if pictures is not None and pictures.device is not None:
+        # What the projector will take is left free beside the margin.
+        margins = tuple(m + pictures.buffers.used * (i == pictures.device) for i, m in enumerate(margins))
     longest = a.model.positions or UNTRAINED
     if s.device is None or not a.names:
         told = "fit: nothing tells what is free, so that nothing is shortened or moved (--gpu)"

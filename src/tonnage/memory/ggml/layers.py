@@ -64,6 +64,9 @@ HABITS: Final[Mapping[str, Habits]] = {
     "qwen3_moe": Habits(normalises=True),
     "mixtral": Habits(normalises=True),
     "olmoe": Habits(normalises=False),
+    "qwen2_vl": Habits(positions=4),
+    "qwen2_5_vl": Habits(positions=4),
+    "qwen3_vl": Habits(positions=4),
     "qwen3_next": Habits(rows="norm", early=True),
     "qwen3_5_text": Habits(rows="norm", early=True, positions=4),
     "qwen3_5_moe_text": Habits(rows="norm", early=True, positions=4),
@@ -78,8 +81,8 @@ COMPARED: Final = frozenset(
         "arcee", "bloom", "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "exaone4", "falcon", "gemma",
         "gemma2", "gemma3_text", "glm4", "gpt2", "gpt_neox", "gpt_oss", "granite", "granitemoe", "lfm2", "llama",
         "mamba", "mamba2", "mistral", "mixtral", "mpt", "olmo", "olmo2", "olmo3", "olmoe", "phi", "phi3", "plain",
-        "qwen2", "qwen2_moe", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next", "seed_oss",
-        "smollm3", "stablelm", "starcoder2",
+        "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe",
+        "qwen3_next", "qwen3_vl", "seed_oss", "smollm3", "stablelm", "starcoder2",
     )
 )  # fmt: skip
 """Types whose graphs were compared with llama.cpp's own, node by node (scripts/llamacpp/)."""
@@ -141,6 +144,7 @@ class Builder:
         self.views: dict[str, Node] = {}
         self.layer: int | None = None
         blocks = [s.block for layer in model.decoder.layers for s in layer.sublayers]
+        self.deep = len({t.name.split(".")[-3] for t in model.extra if "deepstack_merger_list" in t.name})
         self.values = max((values_width(b) for b in blocks), default=0)
 
     # Inputs and weights.
@@ -187,6 +191,9 @@ class Builder:
         for index in indices:
             self.layer = index
             x = self.one(layers[index], x, last=index == len(layers) - 1)
+            if index < self.deep:
+                deep = self.views["deep"]
+                x = x.like("ADD", deep.view(deep.ne, deep.nb))
         self.layer = None
         self.head(x)
         return self.graph
@@ -196,11 +203,17 @@ class Builder:
         stem, T = self.model.decoder.stem, self.b.tokens
         if stem.width is not None or stem.widen is not None or len(self.model.stacks) > 1:
             raise Unmodelled("a projected embedding")
-        tokens, vectors = self.given("tokens", T, block=I32), self.given("vectors", stem.D, T)
+        # Pictures of some models bring vectors for their first layers too.
+        wide = stem.D * (1 + self.deep)
+        tokens, vectors = self.given("tokens", T, block=I32), self.given("vectors", wide, T)
         x = self.weight("token_embd", stem.D, stem.rows or stem.V).pick(tokens)
+        if self.deep:
+            x = x.padded(wide, T)
         # A batch may hold vectors instead of tokens: their input is there in any case.
         self.graph.expand(x)
         self.graph.expand(vectors)
+        if self.deep:
+            self.views["deep"] = x = self.graph.expand(x.view((stem.D, T, 1, 1), x.nb))
         if stem.scaled:
             x = x.like("SCALE")
         for table in stem.tables:

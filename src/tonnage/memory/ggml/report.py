@@ -8,6 +8,7 @@ from typing import Final
 from tonnage.evidence import ASSUMED, DERIVED, EXACT
 from tonnage.memory.ggml.build import Build
 from tonnage.memory.ggml.cache import PRINTED
+from tonnage.memory.ggml.vision.served import Seen, components
 from tonnage.memory.overhead import CONTEXT, CONTEXT_BASIS
 from tonnage.timeline import Component, Instant, Rank, exact, ranged
 from tonnage.units import MiB
@@ -25,7 +26,7 @@ OLDER_BASIS: Final = (
 )
 
 
-def ranks(b: Build, reference: str, draft: Build | None = None) -> tuple[Rank, ...]:
+def ranks(b: Build, reference: str, draft: Build | None = None, pictures: Seen | None = None) -> tuple[Rank, ...]:
     """One rank for each accelerator; host lines stand with the first, a draft model's beside those of the model."""
     names = b.asked.names
     out = []
@@ -37,21 +38,24 @@ def ranks(b: Build, reference: str, draft: Build | None = None) -> tuple[Rank, .
             lines = [*_device(part, i, reference)] if names else []
             lines += [*_host(part, reference)] if i == 0 else []
             found += lines if part is b else [c.but(why=f"draft model: {c.why}") for c in lines]
+        if pictures is not None:
+            found += components(pictures, i if names else -1, i == 0, reference)
         found += [*_reserves(reference)] if names else []
-        static = sum(c.bytes for c in found if c.tier in ("requested", "allocated"))
-        instants = (
-            Instant("weights are loaded", sum(c.bytes for c in found if c.name == "weights" and c.tier == "requested")),
-            Instant("the server is ready", static),
-        )
+        total = sum(c.bytes for c in found if c.tier in ("requested", "allocated"))
+        grown = pictures.grows(i) if pictures is not None and names else 0
+        loaded = sum(c.bytes for c in found if c.name == "weights" and c.tier == "requested")
+        instants = [Instant("weights are loaded", loaded), Instant("the server is ready", total - grown)]
+        if grown:
+            instants.append(Instant("the largest picture is read", total))
         out.append(
             Rank(
                 rank=f"pp{i}",
                 multiplicity=1,
-                static_bytes=static,
-                peak=instants[1],
-                runner_up=instants[0],
+                static_bytes=total - grown,
+                peak=instants[-1],
+                runner_up=instants[-2],
                 components=tuple(found),
-                instants=instants,
+                instants=tuple(instants),
             )
         )
     return tuple(out)

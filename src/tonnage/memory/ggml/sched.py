@@ -33,12 +33,18 @@ class Device(Record):
         align: of tensors in its buffers. [byte]
         fetches: whether it takes over large operations whose weights lie in host memory.
         size: what a tensor takes in its buffers.
+        runs: whether it has an operation; None where it has all.
     """
 
     name: str
     align: int
     fetches: bool
     size: Callable[[Node], int]
+    runs: Callable[[Node], bool] | None = None
+
+    def has(self, t: Node) -> bool:
+        """Whether it has an operation."""
+        return self.runs is None or self.runs(t)
 
 
 def reserved(graph: Graph, devices: Sequence[Device], *, copies: int = 1, fetch: bool = True) -> tuple[list[int], int]:
@@ -116,13 +122,15 @@ class _Plan:
         for node in order:
             if node.where >= 0:
                 at = -1 if skips_host and node.where == self.host else node.where
-            elif at >= 0:
+            elif at >= 0 and self.devices[at].has(node):
                 node.where = at
 
     def _nearest(self, node: Node) -> int:
         """The device that holds most of the operands."""
         best, most = 0, -1
-        for at in range(len(self.devices)):
+        for at, device in enumerate(self.devices):
+            if not device.has(node):
+                continue
             n = sum(below.where >= 0 and self._reads(below, at) for below in node.src)
             if n > most:
                 best, most = at, n

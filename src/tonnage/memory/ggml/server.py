@@ -19,6 +19,8 @@ from tonnage.memory.ggml.choices import MOST_SLOTS, at, checked, chosen, drafts
 from tonnage.memory.ggml.fitting import settled_by_fit
 from tonnage.memory.ggml.report import log, ranks
 from tonnage.memory.ggml.served import Defaults, Served
+from tonnage.memory.ggml.vision.served import Seen, seen
+from tonnage.memory.ggml.vision.served import log as picture_log
 from tonnage.record import Record
 from tonnage.timeline import Rank
 
@@ -50,17 +52,18 @@ def answer(model: Model, s: Served, d: Defaults) -> Answer:
     """
     checked(model, s, d)
     a, caveats = chosen(model, s, d)
-    fits, told = settled_by_fit(a, s, d)
-    caveats += told
+    pictures, unseen = seen(model, a.names, s.said, cuda=a.cuda)
+    fits, told = settled_by_fit(a, s, d, pictures)
+    caveats += (*told, *unseen, *(pictures.caveats if pictures is not None else ()))
     found = build(fits)
     drafted = _draft(found, s)
     settled = _settled(a, fits, s)
     missing = [UNKNOWN] if found.compute is None else []
     missing += [SAMPLING] if drafted is not None else []
     return Answer(
-        ranks=ranks(found, d.reference, drafted),
+        ranks=ranks(found, d.reference, drafted, pictures),
         settled=settled,
-        capacity=_capacity(model, s.but(context=settled.get("context", s.context)), found, drafted, d),
+        capacity=_capacity(model, s.but(context=settled.get("context", s.context)), found, drafted, pictures, d),
         caveats=caveats,
         not_modelled=(*missing, *d.not_modelled, *NOT_MODELLED),
         doubt=(*model.ignored,),
@@ -101,19 +104,25 @@ def _settled(before: Asked, a: Asked, s: Served) -> dict[str, Any]:
     return out
 
 
-def _capacity(model: Model, s: Served, found: Build, drafted: Build | None, d: Defaults) -> dict[str, Any]:
+def _capacity(
+    model: Model, s: Served, found: Build, drafted: Build | None, pictures: Seen | None, d: Defaults
+) -> dict[str, Any]:
     """State of the workload, and what else would fit."""
     fullest = max(found.devices, key=lambda i: found.caches.on(i) + found.caches.states[i])
     room: dict[str, Any] = {"max_context": None, "max_concurrency": None}
     if s.device is not None and s.search and found.asked.names:
-        room = _room(model, s, s.device, found.asked, d)
+        room = _room(model, s, s.device, found.asked, pictures, d)
     return {
         "kv_bytes": found.tensors.on(fullest) + found.tensors.states[fullest],
         "kv_bytes_per_token": found.per_token(fullest),
         "tokens": None,
         "blocks": None,
         **room,
-        "log": [*log(found), *(_second(drafted) if drafted is not None else ())],
+        "log": [
+            *log(found),
+            *(_second(drafted) if drafted is not None else ()),
+            *(picture_log(pictures) if pictures is not None else ()),
+        ],
     }
 
 
@@ -122,7 +131,7 @@ def _second(draft: Build) -> list[str]:
     return [f"common_speculative_init_result: loading draft model '{draft.asked.model.name}'", *log(draft)]
 
 
-def _room(model: Model, s: Served, device: Device, placed: Asked, d: Defaults) -> dict[str, Any]:
+def _room(model: Model, s: Served, device: Device, placed: Asked, pictures: Seen | None, d: Defaults) -> dict[str, Any]:
     """Largest context at this concurrency and largest concurrency at this context that fit, layers placed so."""
 
     def fits(context: int, concurrency: int) -> bool:
@@ -131,7 +140,7 @@ def _room(model: Model, s: Served, device: Device, placed: Asked, d: Defaults) -
         except InputError:
             return False
         found = build(at(a, s, d, a.context).but(placing=placed.placing), sampled=True)
-        lines = ranks(found, d.reference, _draft(found, s))
+        lines = ranks(found, d.reference, _draft(found, s), pictures)
         need = max(r.tier("device", "high_bytes") for r in lines)
         return need + s.in_use <= device.capacity.low
 

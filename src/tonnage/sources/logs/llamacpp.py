@@ -14,6 +14,11 @@ from tonnage.sources.logs import Log
 from tonnage.sources.logs._sizes import figure, pattern, plain
 from tonnage.workload.told import Figure, Told
 
+PROJECTOR: Final = pattern(
+    r"(?:clip\S*|reserve_compute_meta|alloc_compute_meta|load_hparams): *"
+    r"(?:(\S+) compute buffer size =|(model) size: |compute allocated (memory):) *<size> (?:MiB|MB)"
+)
+"""Lines of the projector of pictures; builds of 2023 and 2024 named no device."""
 BUFFER: Final = pattern(r"(\S+)\s+(?:(model|KV|RS|output|compute) )?buffer size\s*=\s*<size> (MiB|GiB)")
 SELF: Final = pattern(r"KV self size\s*=\s*<size> MiB, K \((\w+)\): +<size> MiB, V \((\w+)\): +<size> MiB")
 LATENT: Final = pattern(r"KV self size\s*=\s*<size> MiB, c\^KV \((\w+)\)")
@@ -48,6 +53,11 @@ def read(lines: Iterable[str]) -> Told | None:
                 break
             continue
         _settings(line, state)
+        picture = PROJECTOR.search(line)
+        if picture is not None:
+            own = _projected(picture, line)
+            sums[own.key] = own
+            continue
         found = BUFFER.search(line)
         if found is not None:
             device, what, number, unit = found.groups()
@@ -72,6 +82,13 @@ def read(lines: Iterable[str]) -> Told | None:
         engine="llamacpp", release=f"b{build}" if build is not None else None, model=state.get("model"),
         said=_said(state), figures=tuple(sums.values()), free=state.get("free"), notes=tuple(notes),
     )  # fmt: skip
+
+
+def _projected(found: re.Match[str], line: str) -> Figure:
+    """A buffer of the projector, apart from the text model's of the same device."""
+    device, size = found.group(1), found.group(4)
+    name = "weights" if found.group(2) else "activations"
+    return figure(name, size, "MiB", line, device=f"{device} projector" if device else "projector")
 
 
 def _settings(line: str, state: dict[str, Any]) -> None:

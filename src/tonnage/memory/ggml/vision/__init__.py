@@ -1,0 +1,1 @@
+"""The projector of pictures that llama.cpp loads beside a model (``--mmproj``)."""
