@@ -85,7 +85,7 @@ def test_what_it_refuses() -> None:
         serve("llama-3.1-8b", **H100, pp=2, context=4096)
     with pytest.raises(tn.InputError, match=r"16.*8|8.*16"):
         serve("llama-3.1-8b", **H100, tp=16, context=4096)
-    with pytest.raises(tn.UnsupportedError, match="not modelled yet"):
+    with pytest.raises(tn.UnsupportedError, match="jamba by code that keeps no pool, which is not modelled"):
         serve("jamba-v0.1", **H100, context=4096)
     full = serve("llama-3.1-8b", engine="tgi", gpu="rtx-4060-ti-16gb", context=4096)
     assert full.fit.verdict == "does not fit"

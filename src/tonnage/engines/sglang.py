@@ -49,7 +49,6 @@ GRAPHS: Final = Span(100 * MiB, 800 * MiB, 3000 * MiB)
 GRAPHS_BASIS: Final = "assumed: CUDA graphs, outside the static fraction"
 
 NOT_MODELLED: Final = (
-    "whether this release has the model's architecture",
     "encoders of pictures and sound, and what is reserved for them",
     "draft models; hierarchical caches; data-parallel attention; disaggregation",
     "layouts that kernels make of packed weights",
@@ -388,4 +387,5 @@ ENGINE: Final = Engine(
     ),
     reference=REFERENCE,
     deploy=deploy,
+    listed=True,
 )  # fmt: skip

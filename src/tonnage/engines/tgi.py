@@ -54,7 +54,6 @@ FLASHINFER: Final = (64, 128, 256)
 FORCED: Final = ("falcon", "deepseek_v2")
 
 NOT_MODELLED: Final = (
-    "whether this release has the model's architecture",
     "encoders of pictures in the warm-up; adapters; draft models",
     "layouts that kernels make of packed weights",
 )
@@ -303,4 +302,5 @@ ENGINE: Final = Engine(
     takes=("cuda_memory_fraction", "max_batch_prefill_tokens"),
     reference=REFERENCE,
     deploy=deploy,
+    listed=True,
 )
