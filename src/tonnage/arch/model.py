@@ -252,6 +252,7 @@ class Model(Record):
         defaulted: config keys that were absent.
         ignored: config keys that were not understood.
         class_name: the class that is counted.
+        whole_type: model_type of the whole config, where ``model_type`` may be that of its language model.
         beside: models that run next to it, by the key of the workload that names them (``draft``).
     """
 
@@ -275,6 +276,7 @@ class Model(Record):
     fp32: tuple[str, ...] = ()
     name: str = ""
     class_name: str = ""
+    whole_type: str = ""
     source: str = ""
     defaulted: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()

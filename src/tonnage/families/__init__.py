@@ -85,6 +85,7 @@ def model_from(
         quantized=quantized,
         quantization=None if scheme is None else scheme.config,
         class_name=str((config.get("architectures") or [""])[0]),
+        whole_type=model_type,
         defaulted=tuple(dict.fromkeys(keys.defaulted)),
         ignored=tuple(keys.ignored),
     )

@@ -105,8 +105,8 @@ def settle(engine: str, model: Model, said: Mapping[str, Any], release: Release)
         )  # fmt: skip
     near = _nearest(found.spans, told)
     when = f": releases {near[0]} do" if near else ""
-    if found.name not in (model.class_name, model.model_type):
-        when += f" ({model.model_type}'s class in transformers, as the config names none)"
+    if found.name not in (model.class_name, model.whole_type):
+        when += f" ({model.whole_type}'s class in transformers, as the config names none)"
     raise UnsupportedError(
         f"{engine} {text} does not serve {found.name}{when}", key="engine_version" if near else "engine",
         value=said.get("engine_version") if near else engine,
@@ -116,10 +116,10 @@ def settle(engine: str, model: Model, said: Mapping[str, Any], release: Release)
 
 def support(engine: str, model: Model, release: Release) -> Support:
     """How a release of an engine runs a model."""
-    names = _classes(model)
+    names, kind = _classes(model), model.whole_type or model.model_type
     if not names and engine != "tgi":
-        return Support("unknown", model.model_type)
-    name = model.model_type if engine == "tgi" else names[0]
+        return Support("unknown", kind)
+    name = kind if engine == "tgi" else names[0]
     spans = next(_rows(engine, {name}), None)
     how = _state(spans[1:], release) if spans else ""
     if not how and engine == "vllm" and release >= TURNED:
@@ -132,7 +132,7 @@ def support(engine: str, model: Model, release: Release) -> Support:
 
 def _classes(model: Model) -> tuple[str, ...]:
     """The class that is served, with the mark that transformers' list gives it behind; none where nothing tells."""
-    row = next(_rows("transformers", {model.model_type}), ())
+    row = next(_rows("transformers", {model.whole_type or model.model_type}), ())
     known = {entry.rstrip("+~"): entry[len(entry.rstrip("+~")) :] for entry in row[1:]}
     name = model.class_name if model.class_name not in ("", "Model") else ""
     if not name and known:
