@@ -96,3 +96,10 @@ def test_without_a_device() -> None:
     found = serve("llama-3.1-8b", engine="tgi", context=4096)
     assert found.capacity["kv_bytes"] == 131_072 * 4096
     assert found.capacity["tokens"] is None
+
+
+def test_the_warm_ups_picture_of_20_pixels_stays_below_its_prompt() -> None:
+    # The prompt of models that read pictures is the launcher's own for their type.
+    found = serve("qwen2.5-vl-7b", **H100, context=8192)
+    assert found.workload["max_batch_prefill_tokens"] == 10_000
+    assert any("20 x 20 pixels" in c.why for c in found.components if c.name == "activations")

@@ -253,6 +253,7 @@ class Model(Record):
         ignored: config keys that were not understood.
         class_name: the class that is counted.
         whole_type: model_type of the whole config, where ``model_type`` may be that of its language model.
+        sight: num_hidden_layers and hidden_size of the config's vision_config, as stated; None where it has none.
         beside: models that run next to it, by the key of the workload that names them (``draft``).
     """
 
@@ -277,6 +278,7 @@ class Model(Record):
     name: str = ""
     class_name: str = ""
     whole_type: str = ""
+    sight: tuple[int | None, int | None] | None = None
     source: str = ""
     defaulted: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()

@@ -165,6 +165,14 @@ def largest(
         yield Item("audio", tokens + heard.text * spanned, patches, heard.embeddings or tokens, "audio")
 
 
+def tiny(kind: str, positions: int) -> int:
+    """Positions of the encoder for a picture of 20 x 20 pixels: enlarged to all pieces, or to the least there are."""
+    if kind in ("idefics3", "smolvlm"):
+        return PIECES[kind].count * positions
+    # The smallest of LLaVA-NeXT's grids has two pieces beside the whole picture; Qwen's least picture is 56 x 56.
+    return 3 * positions if kind == "llava_next" else positions or 16
+
+
 def _cut(
     p: Pieces, positions: int, merge: int, limits: Mapping[str, int], context: int, spanned: bool
 ) -> Iterator[Item]:

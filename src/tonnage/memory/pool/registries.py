@@ -74,6 +74,22 @@ class Support(Record):
     spans: tuple[str, ...] = ()
 
 
+def release_of(text: str | None, release: Release) -> Release:
+    """The release as it is said, its last part open where it is not.
+
+    >>> release_of("0.5.0rc2", (0, 5)), release_of(None, (0, 33))
+    ((0, 5, 0), (0, 33, 65536))
+    """
+    told = list(release)
+    third = (text or "").removeprefix("v").split(".")[2:3]
+    digits = ""
+    for character in third[0] if third else "":
+        if not character.isdigit():
+            break
+        digits += character
+    return (*told, int(digits) if digits else NEWEST)
+
+
 def settle(engine: str, model: Model, said: Mapping[str, Any], release: Release) -> tuple[tuple[str, ...], bool]:
     """Refuse a model that a release of the engine does not serve.
 
@@ -89,7 +105,7 @@ def settle(engine: str, model: Model, said: Mapping[str, Any], release: Release)
     Raises:
         UnsupportedError: names the class, what serves it, and what to say instead.
     """
-    told = _release(said.get("engine_version"), release)
+    told = release_of(said.get("engine_version"), release)
     found = support(engine, model, told)
     text = ".".join(str(n) for n in told if n != NEWEST)
     if found.how == "transformers":
@@ -211,19 +227,3 @@ def _nearest(spans: tuple[str, ...], release: Release) -> tuple[str, str] | None
 
 def _parts(text: str) -> Release:
     return tuple(int(n) for n in text.split("."))
-
-
-def _release(text: str | None, release: Release) -> Release:
-    """The release as it is said, its last part open where it is not.
-
-    >>> _release("0.5.0rc2", (0, 5)), _release(None, (0, 33))
-    ((0, 5, 0), (0, 33, 65536))
-    """
-    told = list(release)
-    third = (text or "").removeprefix("v").split(".")[2:3]
-    digits = ""
-    for character in third[0] if third else "":
-        if not character.isdigit():
-            break
-        digits += character
-    return (*told, int(digits) if digits else NEWEST)
