@@ -154,3 +154,57 @@ def test_sparse_attention_keeps_the_indexers_keys_beside_its_latents(tokens: int
     token = found.capacity["kv_bytes_per_token"]
     assert token == 61 * (656 + 132)
     assert f"{(tokens + 64) * token / 2**30:.2f}" == printed
+
+
+@pytest.mark.parametrize(
+    ("release", "factor"),
+    [
+        # model_runner.py of 0.4.4; server_args.py of 0.4.9; adjust_mem_fraction_for_vlm of 0.5 with 24 layers of 1,280,
+        # as Qwen2.5-VL calls its layers otherwise.
+        ("0.4.4", 0.95),
+        ("0.4.9", 0.9),
+        ("0.5.5", 0.95 * (1 - 0.1 * (1280**2 / 1024**2 - 1))),
+        ("0.5.23", 0.95 * (1 - 0.1 * (1280**2 / 1024**2 - 1))),
+    ],
+)
+def test_encoders_lower_the_static_fraction(release: str, factor: float) -> None:
+    said = {"engine": "sglang", "gpu": "h100-sxm-80gb", "context": 8192, "engine_version": release, "suggest": False}
+    seen = tn.serve("qwen2.5-vl-7b", **said).workload["mem_fraction_static"]
+    text = tn.serve("qwen2.5-vl-7b", **said, language_model_only=True).workload["mem_fraction_static"]
+    # From 0.5.6 on prompts of models with encoders have no graphs: 128 + 512 + 8,192 x 1.5 + 512 MiB of 81,559.
+    whole = 0.835 if release == "0.5.23" else text
+    assert seen == pytest.approx(whole * factor, rel=1e-9)
+
+
+def test_a_fraction_that_is_said_stays_but_in_the_oldest_releases() -> None:
+    said = {"engine": "sglang", "gpu": "h100-sxm-80gb", "context": 8192, "mem_fraction_static": 0.8, "suggest": False}
+    found = [
+        tn.serve("qwen2.5-vl-7b", **said, engine_version=v).workload["mem_fraction_static"] for v in ("0.4.4", "0.5.12")
+    ]  # fmt: skip
+    assert found == pytest.approx([0.76, 0.8])
+
+
+def test_gemma_3_reads_text_alone_unless_told() -> None:
+    config = {
+        "model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],
+        "text_config": {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
+                        "num_hidden_layers": 34, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+                        "sliding_window": 1024, "vocab_size": 262208, "max_position_embeddings": 131072},
+        "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152, "image_size": 896, "patch_size": 14,
+                          "intermediate_size": 4304, "num_attention_heads": 16, "num_hidden_layers": 27},
+    }  # fmt: skip
+    said = {"engine": "sglang", "gpu": "h100-sxm-80gb", "context": 8192, "dtype": "bf16", "suggest": False}
+    found = [
+        tn.serve({"config": config, "name": "it"}, **said, **more).workload["mem_fraction_static"]
+        for more in ({}, {"enable_multimodal": True})
+    ]
+    ratio = 27 * 1152**2 / (24 * 1024**2)
+    assert found == pytest.approx([0.83, 0.835 * 0.95 * (1 - 0.1 * (ratio - 1))])
+
+
+def test_flags_of_encoders_are_read() -> None:
+    from tonnage.launch import read
+
+    found = read("python -m sglang.launch_server --model-path org/name --language-only --enable-multimodal")
+    assert (found.said["language_model_only"], found.said["enable_multimodal"]) == (True, True)
+    assert not found.unmodelled

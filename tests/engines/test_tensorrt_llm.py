@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from tonnage.memory.pool.kv_formats import TENSORRT
 
 GIB = 2**30
 H100 = {"engine": "tensorrt-llm", "gpu": "h100-sxm-80gb"}
+FAMILIES = Path(__file__).parent.parent / "families" / "data"
+MIXED = json.loads((FAMILIES / "qwen3_next.json").read_text(encoding="utf-8"))["config"]
 
 
 def serve(model: Any, **said: Any) -> Any:
@@ -61,6 +65,8 @@ def test_largest_context_and_concurrency_are_those_that_the_pool_just_holds() ->
 
 def test_what_is_not_modelled_is_refused() -> None:
     with pytest.raises(tn.UnsupportedError, match="state is not modelled yet"):
+        serve({"config": {**MIXED, "architectures": ["Qwen3NextForCausalLM"]}, "name": "mixed"}, **H100)
+    with pytest.raises(tn.UnsupportedError, match="does not serve JambaForCausalLM; --engine vllm or transformers"):
         serve("jamba-v0.1", **H100)
     with pytest.raises(tn.UnsupportedError, match=r"before 1\.0"):
         serve("llama-3.1-8b", **H100, engine_version="0.20")

@@ -85,7 +85,7 @@ def test_what_it_refuses() -> None:
         serve("llama-3.1-8b", **H100, pp=2, context=4096)
     with pytest.raises(tn.InputError, match=r"16.*8|8.*16"):
         serve("llama-3.1-8b", **H100, tp=16, context=4096)
-    with pytest.raises(tn.UnsupportedError, match="not modelled yet"):
+    with pytest.raises(tn.UnsupportedError, match="jamba by code that keeps no pool, which is not modelled"):
         serve("jamba-v0.1", **H100, context=4096)
     full = serve("llama-3.1-8b", engine="tgi", gpu="rtx-4060-ti-16gb", context=4096)
     assert full.fit.verdict == "does not fit"
@@ -96,3 +96,10 @@ def test_without_a_device() -> None:
     found = serve("llama-3.1-8b", engine="tgi", context=4096)
     assert found.capacity["kv_bytes"] == 131_072 * 4096
     assert found.capacity["tokens"] is None
+
+
+def test_the_warm_ups_picture_of_20_pixels_stays_below_its_prompt() -> None:
+    # The prompt of models that read pictures is the launcher's own for their type.
+    found = serve("qwen2.5-vl-7b", **H100, context=8192)
+    assert found.workload["max_batch_prefill_tokens"] == 10_000
+    assert any("20 x 20 pixels" in c.why for c in found.components if c.name == "activations")

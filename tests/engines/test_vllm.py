@@ -234,7 +234,7 @@ def test_chunks_hold_what_is_in_flight_besides() -> None:
 
 def test_mixers_without_pages_are_refused() -> None:
     rwkv = config("rwkv", hidden_size=768, num_hidden_layers=12, vocab_size=50277, context_length=1024)
-    with pytest.raises(tn.UnsupportedError, match="in pages is not modelled"):
+    with pytest.raises(tn.UnsupportedError, match="does not serve RwkvForCausalLM"):
         serve(rwkv, engine="vllm", context=512)
 
 

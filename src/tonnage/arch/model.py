@@ -275,6 +275,8 @@ class Model(Record):
         defaulted: config keys that were absent.
         ignored: config keys that were not understood.
         class_name: the class that is counted.
+        whole_type: model_type of the whole config, where ``model_type`` may be that of its language model.
+        sight: num_hidden_layers and hidden_size of the config's vision_config, as stated; None where it has none.
         beside: models that run next to it, by the key of the workload that names them (``draft``).
         pair: how a training step goes through encoder and decoder; None where that is not modelled.
         files: headers of files that are loaded next to it, by the same (``mmproj``).
@@ -302,6 +304,8 @@ class Model(Record):
     plain: tuple[str, ...] = ()
     name: str = ""
     class_name: str = ""
+    whole_type: str = ""
+    sight: tuple[int | None, int | None] | None = None
     source: str = ""
     defaulted: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()

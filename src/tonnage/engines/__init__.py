@@ -90,6 +90,7 @@ class Engine(Record):
         logits: positions for which the prefill makes logits.
         takes: keys of a workload that this engine has beside those that all have.
         deploy: how it plans its memory; None where it runs the model's own code and takes what that takes.
+        listed: whether ``data/served`` lists the architectures that it serves.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Engine(Record):
     logits: str = "last"
     takes: tuple[str, ...] = ()
     deploy: Deploy | None = None
+    listed: bool = False
 
 
 def engine(name: str | None) -> Engine:

@@ -16,10 +16,12 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
 from tonnage.memory.pool import kv_formats
 from tonnage.memory.pool.kept import Kept, kept
+from tonnage.memory.pool.pictured import ENCODERS, lowered, replayed, sees
 from tonnage.memory.pool.pooled import MOST_TOKENS, Load, rank
 from tonnage.memory.pool.profiling import forward
 from tonnage.memory.pool.ranked import Span, absorbed, adapters, kernel_padding, rank_weights, rotary_tables
 from tonnage.memory.pool.refusals import refuse_quantization
+from tonnage.memory.pool.registries import release_of
 from tonnage.memory.pool.served import longest, narrowed
 from tonnage.memory.pool.slots import Cells, Division, divided, sequences
 from tonnage.memory.search import most_that
@@ -49,8 +51,7 @@ GRAPHS: Final = Span(100 * MiB, 800 * MiB, 3000 * MiB)
 GRAPHS_BASIS: Final = "assumed: CUDA graphs, outside the static fraction"
 
 NOT_MODELLED: Final = (
-    "whether this release has the model's architecture",
-    "encoders of pictures and sound, and what is reserved for them",
+    "what encoders of pictures and sound take at work, for which the fraction leaves room",
     "draft models; hierarchical caches; data-parallel attention; disaggregation",
     "layouts that kernels make of packed weights",
 )
@@ -77,6 +78,8 @@ def deploy(model: Model, s: Setting) -> Deployment:
         InputError: what the engine would refuse to start with.
     """
     s = narrowed(s, "bf16" if model.model_type.startswith("gemma") else "fp16")
+    if s.said.get("language_model_only"):
+        model = model.but(extra=tuple(t for t in model.extra if t.role not in ENCODERS))
     _check(model, s)
     layers = kept(model, cuts(s.mesh).dense)
     flags = _flags(model, s, layers)
@@ -141,7 +144,7 @@ def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
     latent = any(k.kind == "latent" for layer in layers for k in layer)
     blackwell = s.device is not None and s.device.architecture.startswith("sm_10")
     return Flags(
-        fraction=said.get("mem_fraction_static") or _fraction(memory, s, chunk, graphs, latent),
+        fraction=_static(model, s, memory, chunk, graphs, latent),
         chunk=chunk,
         graphs=graphs,
         page=said.get("page_size") or (64 if blackwell and s.version >= (0, 5) else 1),
@@ -189,8 +192,18 @@ def _captured(chunk: int, latent: bool) -> int:
     return sum(n <= most for n in sizes)
 
 
-def _fraction(memory: float | None, s: Setting, chunk: int, graphs: int, latent: bool) -> float:
-    """``mem_fraction_static``: what is not reserved for activations and graphs."""
+def _static(model: Model, s: Setting, memory: float | None, chunk: int, graphs: int, latent: bool) -> float:
+    """``mem_fraction_static``, less where there are encoders."""
+    release, asked = release_of(s.said.get("engine_version"), s.version), s.said.get("mem_fraction_static")
+    if not sees(model, s.said, release):
+        return asked or _fraction(memory, s, chunk, graphs, _captured(chunk, latent), latent)
+    prefill = _captured(chunk, latent) if replayed(model, release) else 0
+    found = asked or _fraction(memory, s, chunk, graphs, prefill, latent)
+    return lowered(found, model, asked=asked is not None, release=release)
+
+
+def _fraction(memory: float | None, s: Setting, chunk: int, graphs: int, prefill: int, latent: bool) -> float:
+    """``mem_fraction_static``: what is not reserved for activations and graphs; ``prefill`` are those of prompts."""
     if memory is None:
         return 0.95 if s.version >= (0, 5) else 0.88
     ranks = s.mesh.tp * s.mesh.pp
@@ -199,7 +212,7 @@ def _fraction(memory: float | None, s: Setting, chunk: int, graphs: int, latent:
         reserved = next((n for most, n in tiers if memory < most * 1024), 32 * 1024.0)
         return round((memory - reserved) / memory, 3)
     reserved = 512 + max(chunk, 2048) * 1.5 + ranks / 8 * 1024 + 2 * graphs
-    reserved += 1536 if latent else 8 * _captured(chunk, latent)
+    reserved += 1536 if latent and prefill else 8 * prefill
     if memory > 60 * 1024:
         reserved = max(reserved, 10 * 1024)
     return round((memory - reserved) / memory, 3)
@@ -385,7 +398,9 @@ ENGINE: Final = Engine(
     takes=(
         "mem_fraction_static", "chunked_prefill_size", "cuda_graph_max_bs", "max_mamba_cache_size", "page_size",
         "swa_full_tokens_ratio", "mamba_full_memory_ratio", "max_loras", "max_lora_rank", "mamba_ssm_cache_dtype",
+        "enable_multimodal", "language_model_only",
     ),
     reference=REFERENCE,
     deploy=deploy,
+    listed=True,
 )  # fmt: skip

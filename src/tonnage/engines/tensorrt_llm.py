@@ -36,7 +36,6 @@ LEAST, BLACKWELL = 80, 100
 """Compute capability, times ten, of the oldest GPU and of the first with a cache in NVFP4: the support matrix."""
 
 NOT_MODELLED: Final = (
-    "whether this release has the model's architecture",
     "engines built ahead of time; draft models; adapters; caches in host memory",
     "layouts that kernels make of packed weights",
 )
@@ -221,4 +220,5 @@ ENGINE: Final = Engine(
     takes=("free_gpu_memory_fraction", "max_num_tokens", "tokens_per_block"),
     reference=REFERENCE,
     deploy=deploy,
+    listed=True,
 )

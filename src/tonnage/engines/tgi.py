@@ -1,8 +1,8 @@
 """text-generation-inference: nine tenths of the device, less weights and a warm-up prompt, is one pool of tokens.
 
-Read in server/text_generation_server/models/flash_causal_lm.py ``warmup`` and launcher/src/main.rs, 3.0.0 to 3.3.7 of
-https://github.com/huggingface/text-generation-inference. What the warm-up takes stays in the allocator's cache while
-the pool is measured; CUDA graphs come after it.
+Read in server/text_generation_server/models/flash_causal_lm.py ``warmup``, backends/v3/src/client/grpc_client.rs
+``warmup`` and launcher/src/main.rs, 3.0.0 to 3.3.7 of https://github.com/huggingface/text-generation-inference. What
+the warm-up takes stays in the allocator's cache while the pool is measured; CUDA graphs come after it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from tonnage.memory.passes import blocks
 from tonnage.memory.pool import kv_formats
 from tonnage.memory.pool.kept import Kept, kept
 from tonnage.memory.pool.pooled import MOST_TOKENS, Load, rank
+from tonnage.memory.pool.processors import Item, tiny
 from tonnage.memory.pool.profiling import forward
 from tonnage.memory.pool.ranked import Extra, Span, rank_weights
 from tonnage.memory.pool.refusals import refuse_quantization
 from tonnage.memory.pool.reserves import TENSORRT_PEERS, TGI_GRAPHS, TGI_OUTSIDE
 from tonnage.memory.pool.served import narrowed
+from tonnage.memory.pool.towers import tower
 from tonnage.memory.search import most_that
 from tonnage.placement.serving import evenly
 from tonnage.placement.sharding import cuts
@@ -54,8 +56,7 @@ FLASHINFER: Final = (64, 128, 256)
 FORCED: Final = ("falcon", "deepseek_v2")
 
 NOT_MODELLED: Final = (
-    "whether this release has the model's architecture",
-    "encoders of pictures in the warm-up; adapters; draft models",
+    "what encoders take of larger pictures than the warm-up's, of 20 x 20 pixels; adapters; draft models",
     "layouts that kernels make of packed weights",
 )
 
@@ -167,7 +168,7 @@ def prompt(model: Model, s: Setting) -> int:
     launcher/src/main.rs ``compute_optimal``, ``vram_maximum``, slips of the release and all.
     """
     found = _optimal(model, s)
-    tokens = PROMPTS.get(model.model_type, PROMPT) if found is None else found
+    tokens = PROMPTS.get(model.whole_type or model.model_type, PROMPT) if found is None else found
     if model.positions is not None:
         tokens = min(tokens, model.positions)
     room = _room(model, s)
@@ -224,6 +225,10 @@ def _load(model: Model, s: Setting, flags: Flags) -> Load:
     if s.device is None:
         return Load(shares, tuple(extras))
     body, residual = forward(model, mesh, flags.prompt, form.bytes), flags.prompt * model.width * form.bytes
+    seen, picture = tower(model, mesh), Span(0, 0, 0)
+    if seen is not None:
+        patches = tiny(model.whole_type or model.model_type, seen.positions)
+        picture = seen.live(Item("image", 0, patches, 0), 1, form.bytes)
     span, basis = TGI_OUTSIDE
     outside = [("other:non-torch", span, basis)]
     if mesh.world > 1:
@@ -232,8 +237,13 @@ def _load(model: Model, s: Setting, flags: Flags) -> Load:
         shares=shares,
         extras=tuple(extras),
         # The activation of the gate stands beside gate, up and product, as nothing is compiled or fused.
-        peak=Span(body + 2 * residual, body * 4 // 3 + 3 * residual, body * 5 // 3 + 6 * residual),
-        peak_why=f"warm-up prompt of {flags.prompt:,} tokens, widest layer",
+        peak=Span(
+            max(body + 2 * residual, picture.low),
+            max(body * 4 // 3 + 3 * residual, picture.likely),
+            max(body * 5 // 3 + 6 * residual, picture.high),
+        ),
+        peak_why=f"warm-up prompt of {flags.prompt:,} tokens, widest layer"
+        + (", or its picture of 20 x 20 pixels" if seen is not None else ""),
         instant="warm-up",
         resident=(("kernels", WORKSPACE, "FlashInfer's workspace"),) if flags.attention == "flashinfer" else (),
         workspace=cublas_workspace(s.device.architecture),
@@ -303,4 +313,5 @@ ENGINE: Final = Engine(
     takes=("cuda_memory_fraction", "max_batch_prefill_tokens"),
     reference=REFERENCE,
     deploy=deploy,
+    listed=True,
 )

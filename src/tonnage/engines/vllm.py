@@ -66,7 +66,6 @@ V1, AUTO = (0, 8), (0, 10)
 """Releases of the second engine, and of formats that fall back to what the device has."""
 
 NOT_MODELLED: Final = (
-    "whether this release has the model's architecture",
     "layouts that kernels make of packed weights",
     "draft models beside the checkpoint's own prediction layer",
 )
@@ -365,4 +364,5 @@ ENGINE: Final = Engine(
     ),
     reference=REFERENCE,
     deploy=deploy,
+    listed=True,
 )  # fmt: skip

@@ -26,6 +26,7 @@ from tonnage.releases import shown
 from tonnage.workload.serving import Serve
 
 DEFAULT_CONTEXT: Final = 8192
+UNLISTED: Final = "whether this release has the model's architecture"
 
 
 def answer(
@@ -114,10 +115,21 @@ def _takes(engine: Engine, w: Serve) -> None:
 
 def _deployed(model: Model, s: Setting, engine: Engine) -> Deployment:
     if engine.deploy is not None:
-        return engine.deploy(model, s)
+        return _listed(model, s, engine) if engine.listed else engine.deploy(model, s)
     from tonnage.estimate.generate import deploy
 
     return deploy(model, s, engine)
+
+
+def _listed(model: Model, s: Setting, engine: Engine) -> Deployment:
+    """What an engine plans that serves the architectures of a list."""
+    from tonnage.memory.pool.registries import settle
+
+    assert engine.deploy is not None
+    notes, known = settle(engine.name, model, s.said, s.version)
+    found = engine.deploy(model, s)
+    unknown = () if known else (UNLISTED,)
+    return found.but(caveats=(*notes, *found.caveats), not_modelled=(*unknown, *found.not_modelled))
 
 
 def _verdict(found: Deployment, s: Setting) -> Fit | None:

@@ -86,6 +86,8 @@ def model_from(
         quantized=quantized,
         quantization=None if scheme is None else scheme.config,
         class_name=str((config.get("architectures") or [""])[0]),
+        whole_type=model_type,
+        sight=_sight(config),
         defaulted=tuple(dict.fromkeys(keys.defaulted)),
         ignored=tuple(keys.ignored),
         config=config,
@@ -144,6 +146,15 @@ def _reach(config: Mapping[str, Any], positions: int | None) -> int | None:
         return None
     found = int(start * factor)
     return found if found > positions else None
+
+
+def _sight(config: Mapping[str, Any]) -> tuple[int | None, int | None] | None:
+    """Layers and width that the config of an encoder of pictures states under the usual names."""
+    inner = config.get("vision_config")
+    if not isinstance(inner, Mapping):
+        return None
+    layers, width = inner.get("num_hidden_layers"), inner.get("hidden_size")
+    return (layers if isinstance(layers, int) else None, width if isinstance(width, int) else None)
 
 
 def _dtype(config: Mapping[str, Any], file: str | None) -> str | None:

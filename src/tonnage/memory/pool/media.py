@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.errors import InputError
+from tonnage.memory.pool.processors import HEARD, Item
 from tonnage.memory.pool.profiling import Batch, Encoded
-from tonnage.memory.pool.towers import Item, items, tower
+from tonnage.memory.pool.towers import items, tower
 from tonnage.placement.mesh import Mesh
 from tonnage.record import Record
 from tonnage.releases import Since, Version, since
@@ -87,7 +88,8 @@ def without_encoders(model: Model, a: Asked, version: Version) -> Model:
     if not since(version, UNBUILT) or all(a.limits.values()):
         return model
     found = tower(model, Mesh())
-    videos = found is None or found.kind == "grid"
+    shown = items(model, found, {"video": 1}, None, 1, version)
+    videos = found is None or any(i.modality == "video" for i in shown)
     out = tuple(t for t in model.extra if t.role not in ENCODERS or a.lets(t.role, video=videos))
     return model if len(out) == len(model.extra) else model.but(extra=out)
 
@@ -120,25 +122,41 @@ def profiled(
         version: of the engine.
         width: bytes of an element. [byte]
     """
-    if not any(t.role in ENCODERS and a.lets(t.role) for t in model.extra):
+    roles = {t.role for t in model.extra if t.role in ENCODERS} | ({"audio"} if _encoded(model) else set())
+    if not any(a.lets(role) for role in roles):
         return Profiled(None)
     if not a.profiled:
         return Profiled(None, "Skipping memory profiling for multimodal encoder and encoder cache.")
-    found = tower(model, mesh) if version >= (0, 8) else None
-    if found is None:
+    found = {role: tower(model, mesh, role) if version >= (0, 8) else None for role in sorted(roles)}
+    limits = {m: n if ("audio" if m == "audio" else "vision") in roles else 0 for m, n in a.limits.items()}
+    admitted = items(model, found.get("vision"), limits, a.pixels, context, version)
+    if not {role for role in roles if a.lets(role)} <= {i.role for i in admitted}:
         return Profiled(None, unknown=True)
-    admitted = items(model, found, a.limits, a.pixels, context, version)
-    if not admitted:
-        return Profiled(None)
     item = max(admitted, key=lambda i: (i.tokens, i.modality if version >= BY_NAME else ""))
     budget = max(batch.tokens, *(i.tokens for i in admitted))
-    count = _count(item, budget, a.limits[item.modality], batch, context, version)
+    rows = budget // item.tokens if _encoded(model) else batch.rows
+    count = _count(item, budget, most(model, item.modality, a.limits), batch.but(rows=rows), context, version)
+    read = found[item.role]
+    assert read is not None
     why = f"encoder: {count:,} x {item.patches:,} patches of the largest {item.modality}, pixels and widest layer"
     return Profiled(
-        Encoded(found.live(item, count, width), found.kept(item, count, width), why),
+        Encoded(read.live(item, count, width), read.kept(item, count, width), why),
         f"Encoder cache will be initialized with a budget of {budget} tokens, and profiled with {count} "
         f"{item.modality} items of the maximum feature size.",
+        unknown=read.wide is None or not item.patches,
     )
+
+
+def _encoded(model: Model) -> bool:
+    """Whether the encoder is a stack of its own, which reads sound."""
+    return len(model.stacks) > 1 and model.model_type in HEARD
+
+
+def most(model: Model, modality: str, limits: Mapping[str, int]) -> int:
+    """Items of a modality that a prompt may hold: no more than the model can tell apart."""
+    heard = HEARD.get(model.whole_type or model.model_type)
+    bound = heard.limit if heard is not None and modality == "audio" else 0
+    return min(limits[modality], bound) if bound else limits[modality]
 
 
 def _count(item: Item, budget: int, limit: int, batch: Batch, context: int, version: Version) -> int:
