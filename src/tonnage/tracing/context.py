@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 
 from tonnage.tracing.recorder import Recorder
-from tonnage.tracing.run import Place, collected, quiet
+from tonnage.tracing.run import Place, quiet, uncollected
 from tonnage.tracing.stream import BUFFER, GRADIENT, PARAMETER, Traced
 
 FORWARD: Final = "forward"
@@ -53,7 +53,7 @@ class Tracing:
         try:
             self._enter(quiet())
             self._hooks()
-            self._enter(collected())
+            self._enter(uncollected())
             self._enter(place.fake)
             self._enter(r)
             self._enter(torch.device(place.device))

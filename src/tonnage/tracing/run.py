@@ -169,7 +169,7 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
         if made is not None:
             optimizers.patches(place.patches, made)
             bnb_optimizers.patches(place.patches, r)
-        with collected(), hooked(model, r), loss_named(model, r), place.fake, r:
+        with uncollected(), hooked(model, r), loss_named(model, r), place.fake, r:
             resident(model, r)
             if made is not None:
                 for t, name in optimizers.states(made, r.parameters):
@@ -314,10 +314,9 @@ def loss_named(model: Any, r: Recorder) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def collected() -> Iterator[None]:
-    """Garbage is collected before, and not while: storages die when their last name goes."""
+def uncollected() -> Iterator[None]:
+    """No garbage is collected: storages die when their last name goes."""
     was = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
