@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import torch
 
+from tonnage.tracing import flash_attention
 from tonnage.tracing.recorder import Recorder
 from tonnage.tracing.run import Place, quiet, uncollected
 from tonnage.tracing.stream import BUFFER, GRADIENT, PARAMETER, Traced
@@ -53,6 +54,7 @@ class Tracing:
         try:
             self._enter(quiet())
             self._hooks()
+            flash_attention.install(place.patches, self._how[1])
             self._enter(uncollected())
             self._enter(place.fake)
             self._enter(r)
@@ -182,7 +184,7 @@ class Tracing:
             "versions": {"torch": torch.__version__},
             "device": place.device,
             "fallback": place.fallback,
-            "kernels": dict(place.attention.ran),
+            "kernels": {**place.attention.ran, **flash_attention.ran},
             "parameters": sum(p.numel() for p in parameters),
             "trainable": sum(p.numel() for p in parameters if p.requires_grad),
             "class": type(models[0]).__name__ if models else "code",
