@@ -50,6 +50,7 @@ ALLOWED = frozenset(
         "tonnage.arch.eager",
         "tonnage.arch.ends",
         "tonnage.arch.feedforward",
+        "tonnage.arch.flash_attention",
         "tonnage.arch.forward",
         "tonnage.arch.inplace",
         "tonnage.arch.kernels",

@@ -228,7 +228,7 @@ class Stem(Record):
         for bias in (self.alibi, self.relative):
             if bias is not None:
                 bias.forward(f, x)
-        if self.masked and f.kernel != "eager" and None not in f.masks:
+        if self.masked and f.kernel not in ("eager", "flash_attention_2") and None not in f.masks:
             keys = ("S", f.cached + rows[1][1])
             # One for all sequences: it is only seen as one for each.
             f.masks[None] = f.tape.new("attention mask", (("B", 1), ("X", 1), rows[1], keys), "bool")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
 
-AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math"]
+AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math", "flash_attention_2"]
 
 
 class Shared(dict[Any, Any]):

@@ -2,14 +2,15 @@
 
 Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/transformers/ (sdp_utils.cpp,
 attention.cpp, cuda/attention.cu) and https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/
-integrations/sdpa_attention.py.
+integrations/sdpa_attention.py. ``flash_attention_2`` is flash-attn 2.8's own; left out of it is what transformers looks
+for packed sequences with where the batch is one, 24 B a token for a moment.
 """
 
 from __future__ import annotations
 
 from typing import cast
 
-from tonnage.arch import ops
+from tonnage.arch import flash_attention, ops
 from tonnage.arch.eager import Attention, batched, by_heads, eager, named, repeated, tokens_first
 from tonnage.arch.forward import Forward
 from tonnage.arch.tape import WIDTH, Grads, Tape, Value, needs_grad
@@ -128,12 +129,14 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     def make() -> tuple[Value, ...]:
         out = tape.new("attention output", whole, q.dtype)
         lse = tape.new("log-sum-exp", (B, N, rows), "fp32")
-        seed = tape.new("random state", (("X", 2 if kernel == "flash" else 1),), "int64")
+        seed = tape.new("random state", (("X", 1 if kernel in ("efficient", "cudnn") else 2),), "int64")
+        if kernel == "flash_attention_2":
+            return out, lse, seed
         return out, lse, seed, tape.new("random offset", (("X", 1),), "int64")
 
-    out, lse, seed, offset = tape.results(kernel, make)
+    out, *rest = tape.results(kernel, make)
     learned = bias if needs_grad(bias) else None
-    saved = (q, k, v, out, lse, seed, offset, *(() if bias is None else (bias,)))
+    saved = (q, k, v, out, *rest, *(() if bias is None else (bias,)))
     q_axes, k_axes, v_axes, dtype = q.axes, k.axes, v.axes, q.dtype
     flat = (B, T, N, q_axes[3]), (B, named(k, "TS"), named(k, "NK"), k_axes[3])
 
@@ -141,8 +144,13 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         gq = tape.new("gradient of queries", q_axes, dtype)
         gk = tape.new("gradient of keys", k_axes, dtype)
         gv = tape.new("gradient of values", v_axes, dtype)
-        if kernel == "flash":
-            tape.scratch("flash backward", _flash_scratch(*flat, WIDTH[dtype]))
+        if kernel in ("flash", "flash_attention_2"):
+            s = _shape(*flat, WIDTH[dtype])
+            own = flash_attention.row_sums(s)
+            # flash-attn's own operation returns them.
+            sums = tape.new("row sums", (("X", own // 4),), "fp32") if kernel == "flash_attention_2" else None
+            tape.scratch("flash backward", sum(flash_attention.second(s)) + (own if sums is None else 0))
+            del sums
         return gq, gk, gv, None if wide is None else tape.new("gradient of position bias", wide, dtype)
 
     # The gradient's rows are padded to sixteen.
@@ -176,16 +184,7 @@ def _bias(tape: Tape, mask: Value, B: Axis, dtype: str) -> Value:
     return tape.new("attention bias, padded", (own.axes[0], *rest[1:], (letter, padded)), dtype)
 
 
-def _flash_scratch(q: Axes, k: Axes, width: int) -> int:
-    """Row sums, the fp32 gradient of queries, and gradients of keys and values for every query head. [byte]
-
-    Rows round to 128, heads to 32 (64 above 128).
-    Reference: Dao-AILab/flash-attention v2, csrc/flash_attn/flash_api.cpp, mha_bwd.
-    """
+def _shape(q: Axes, k: Axes, width: int) -> flash_attention.Shape:
+    """Of a call, from the axes of its queries and keys: batch, tokens, heads, width."""
     (_, B), (_, T), (_, N), (_, H) = q
-    heads, tokens = k[2][1], k[1][1]
-    rows = -(-T // 128) * 128
-    step = 32 if H <= 128 else 64
-    wide = -(-H // step) * step
-    expanded = 2 * width * B * tokens * N * H if heads != N else 0
-    return 4 * B * N * rows + 4 * B * rows * N * wide + expanded
+    return flash_attention.Shape(batch=B, tokens=T, keys=k[1][1], heads=N, key_heads=k[2][1], width=H, element=width)

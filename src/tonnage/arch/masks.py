@@ -23,6 +23,9 @@ def make_masks(
         # A layer that slides shows what it has cached, one less than its window, and the new tokens. A window of 0 is
         # that of a model without such layers.
         seen = queries + min(keys - queries, window - 1) if window else keys
+        if f.kernel == "flash_attention_2":
+            # Its kernels know the mask of causal attention and of a window.
+            continue
         if f.kernel == "eager":
             form, sequences = dtype, batch
         elif window is not None and seen >= window:

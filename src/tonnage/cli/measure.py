@@ -35,7 +35,7 @@ WORKLOAD: Final = together(
     text("--prompt", "serve: tokens read in one pass, the rest being generated (context).", "N"),
     text("--logits", "serve: last or all positions of the prompt (last)."),
     text("--dtype", "Format of the checkpoint's weights."),
-    text("--attention", "eager, sdpa, flash (sdpa)."),
+    text("--attention", "eager, sdpa, flash, flash_attention_2 (sdpa)."),
     text("--alloc-conf", "Settings of the allocator, as PYTORCH_ALLOC_CONF has them.", "SETTINGS"),
 )
 

@@ -110,21 +110,17 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
     if asked == "eager":
         return "eager", []
     if model.eager_only:
-        if asked == "flash":
+        if asked not in ("sdpa", "efficient", "math"):
             raise UnsupportedError(
-                f"attention = flash is not modelled for {model.model_type}, which sdpa does not run",
+                f"attention = {asked} is not modelled for {model.model_type}, which sdpa does not run",
                 key="attention", value=asked, hint="--attention eager",
             )  # fmt: skip
         return "eager", [f"transformers runs {model.model_type} with eager attention only"]
     if asked in ("efficient", "math"):
         return cast(AttentionKernel, asked), []
-    blocks = [
-        sub.block
-        for stack in model.stacks
-        for layer, _ in stack.distinct()
-        for sub in layer.sublayers
-        if isinstance(sub.block, GroupedQuery | Latent)
-    ]
+    if asked in ("flash_attention_2", "flash_attention_3"):
+        return packaged(model, asked, dtype=dtype, device=device), []
+    blocks = attention_blocks(model)
     architecture = device.architecture if device is not None else ""
     why_not = _no_flash(blocks, dtype, architecture)
     if why_not is None:
@@ -137,6 +133,59 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
     if grouped:
         return "math", [f"{why_not}, and the memory-efficient kernel takes no grouped heads"]
     return "efficient", [why_not]
+
+
+WITHOUT_FLASH: Final = frozenset((
+    "axk2", "blt", "deepseek_v32", "doge", "dots3_note", "dots3_note_text", "glm_moe_dsa", "inkling_text", "layoutlm",
+    "llama4", "llama4_text", "minimax_m3_vl_text", "mllama", "qwen4_exp", "qwen4_exp_text",
+))  # fmt: skip
+"""Types whose class in transformers 5.23 says that it does not support flash-attn, though it does support sdpa."""
+OWN_FLASH: Final = frozenset(("bark", "falcon", "gpt_bigcode"))
+"""Types whose code calls flash-attn in a way of its own."""
+ALIGNED: Final = 8
+"""Widths of heads that flash-attn does not pad."""
+
+
+def packaged(model: Model, asked: str, *, dtype: str, device: Device | None) -> AttentionKernel:
+    """flash-attn's own kernels, which transformers calls by the name of their release.
+
+    Raises:
+        UnsupportedError: transformers does not run the model with them, or their tensors are not modelled.
+        InputError: the kernels refuse the format, the heads or the device.
+    """
+    hint = "--attention sdpa"
+    if asked == "flash_attention_3":
+        raise UnsupportedError(
+            f"attention = {asked} is traced, and has no closed form", key="attention", value=asked,
+            hint="tonnage trace --attention flash_attention_3",
+        )  # fmt: skip
+    if model.model_type in WITHOUT_FLASH:
+        raise UnsupportedError(
+            f"transformers does not run {model.model_type} with flash-attn", key="attention", value=asked, hint=hint
+        )
+    blocks = attention_blocks(model)
+    why_not = _no_flash(blocks, dtype, device.architecture if device is not None else "")
+    if why_not is not None and "differ" not in why_not:
+        raise InputError(f"flash-attn refuses this: {why_not}", key="attention", value=asked, hint=hint)
+    odd = any(isinstance(b, GroupedQuery) and b.H % ALIGNED for b in blocks)
+    if why_not is not None or odd or model.model_type in OWN_FLASH:
+        why = why_not or ("heads are padded" if odd else f"{model.model_type} calls it in a way of its own")
+        raise UnsupportedError(
+            f"attention = {asked} is not modelled where {why}", key="attention", value=asked,
+            hint="tonnage trace runs its code",
+        )  # fmt: skip
+    return "flash_attention_2"
+
+
+def attention_blocks(model: Model) -> list[GroupedQuery | Latent]:
+    """The attention of each different layer."""
+    return [
+        sub.block
+        for stack in model.stacks
+        for layer, _ in stack.distinct()
+        for sub in layer.sublayers
+        if isinstance(sub.block, GroupedQuery | Latent)
+    ]
 
 
 def _no_flash(blocks: list[GroupedQuery | Latent], dtype: str, architecture: str) -> str | None:
@@ -159,6 +208,7 @@ AS_NEWEST: Final = "the blocks' forward passes are those of transformers 5.23"
 
 KERNELS: Final = {
     "flash": "flash attention",
+    "flash_attention_2": "flash-attn 2.8",
     "efficient": "the memory-efficient kernel",
     "math": "the unfused path",
     "eager": "transformers' own code",

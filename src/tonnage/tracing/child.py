@@ -47,6 +47,9 @@ def _traced(job: dict[str, Any], watch: Watch) -> dict[str, Any]:
         return as_dict(function_trace(job, watch.follow))
     # An eighth of the time that the libraries take to be imported goes into a search for garbage that is not there.
     gc.disable()
+    from tonnage.tracing import deferred
+
+    deferred.install()
     from tonnage.tracing.run import model_trace
 
     try:

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import torch
 
+from tonnage.tracing import flash_attention
 from tonnage.tracing.recorder import Recorder
-from tonnage.tracing.run import Place, collected, quiet
+from tonnage.tracing.run import Place, quiet, uncollected
 from tonnage.tracing.stream import BUFFER, GRADIENT, PARAMETER, Traced
 
 FORWARD: Final = "forward"
@@ -53,7 +54,8 @@ class Tracing:
         try:
             self._enter(quiet())
             self._hooks()
-            self._enter(collected())
+            flash_attention.install(place.patches, self._how[1])
+            self._enter(uncollected())
             self._enter(place.fake)
             self._enter(r)
             self._enter(torch.device(place.device))
@@ -182,7 +184,7 @@ class Tracing:
             "versions": {"torch": torch.__version__},
             "device": place.device,
             "fallback": place.fallback,
-            "kernels": dict(place.attention.ran),
+            "kernels": {**place.attention.ran, **flash_attention.ran},
             "parameters": sum(p.numel() for p in parameters),
             "trainable": sum(p.numel() for p in parameters if p.requires_grad),
             "class": type(models[0]).__name__ if models else "code",

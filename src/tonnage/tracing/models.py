@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import torch
 
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.tracing.patches import Patches
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 AUTO: Final = {
@@ -35,8 +38,8 @@ def config_of(found: Mapping[str, Any]) -> Any:
         UnsupportedError: transformers does not know the type.
         InputError: it does not take the config.
     """
-    from transformers import AutoConfig
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    # Not from ``transformers`` itself, which would have to look for the name in every model (``deferred``).
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
     values = {key: value for key, value in found.items() if key not in OURS}
     kind = str(values.pop("model_type", ""))
@@ -57,13 +60,13 @@ def build(config: Any, *, head: str | None, dtype: str, attention: str) -> Any:
     Raises:
         UnsupportedError: no class of transformers has this head, or it does not build.
     """
-    import transformers
+    from transformers.models.auto import modeling_auto
 
     wanted = _architecture(config) if head is None else None
     if wanted is None:
-        wanted = getattr(transformers, _auto(_head(head, config), config))
+        wanted = getattr(modeling_auto, _auto(_head(head, config), config))
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), unfilled():
             make = getattr(wanted, "_from_config", None) if inspect.isclass(wanted) else None
             make = make or wanted.from_config
             return kept_wide(make(config, dtype=DTYPES[dtype], attn_implementation=attention), dtype)
@@ -73,6 +76,20 @@ def build(config: Any, *, head: str | None, dtype: str, attention: str) -> Any:
         raise UnsupportedError(f"transformers does not build it: {e}"[:300], key="model") from e
     except Exception as e:
         raise UnsupportedError(f"transformers does not build it: {type(e).__name__}: {e}"[:300], key="model") from e
+
+
+@contextlib.contextmanager
+def unfilled() -> Iterator[None]:
+    """Weights are made and not filled: torch's initial values are computed on tensors without data as well."""
+    p = Patches()
+    try:
+        for name in ("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_", "eye_", "dirac_",
+                     "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "orthogonal_",
+                     "sparse_"):  # fmt: skip
+            p.put(torch.nn.init, name, lambda tensor, *args, **how: tensor)
+        yield
+    finally:
+        p.restore()
 
 
 def _auto(head: str, config: Any) -> str:
@@ -99,9 +116,11 @@ def _architecture(config: Any) -> Any:
     """The class that the config names; None where transformers has none of that name."""
     import transformers
 
-    named = (getattr(config, "architectures", None) or [None])[0]
-    found = getattr(transformers, str(named), None) if named else None
-    return found if found is not None and str(named) not in AUTO.values() else None
+    named = str((getattr(config, "architectures", None) or [""])[0])
+    if not named or named in AUTO.values():
+        return None
+    own = sys.modules.get(type(config).__module__.rpartition(".")[0])
+    return getattr(own, named, None) or getattr(transformers, named, None)
 
 
 def _head(head: str | None, config: Any) -> str:

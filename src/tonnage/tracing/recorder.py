@@ -14,12 +14,14 @@ from typing import Any, Final
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 
+from tonnage.tracing import flash_kernels
 from tonnage.tracing.inplace import InPlace
 from tonnage.tracing.needs import declared
 from tonnage.tracing.scratch import SCRATCHES, WORKSPACED
 from tonnage.tracing.stream import GRADIENT, LAYER, OTHER, OUTSIDE, PHASE, SCRATCH, STATE, WORKSPACE, Born, Mark
 
 DEVICE_OF: Final = torch.ops.prim.device.default
+KERNELS: Final = {**SCRATCHES, **flash_kernels.SCRATCHES}
 GROUPED: Final = torch.ops.aten._grouped_mm.default
 READS: Final = frozenset((torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default))
 
@@ -140,7 +142,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
 
     def _kernel(self, op: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         """What the kernel of an operation takes for itself."""
-        scratch = SCRATCHES.get(op)
+        scratch = KERNELS.get(op)
         if scratch is not None and self._counts(out):
             self.passing(scratch(args, kwargs), op, SCRATCH)
 

@@ -26,6 +26,8 @@ CAPABILITY: Final = (8, 0)
 FLASH_SINCE: Final = (8, 0)
 """First compute capability with flash attention. torch v2.13.0 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"""
 OWN_KERNELS: Final = ("flash", "efficient", "math")
+PACKAGED: Final = ("flash_attention_2", "flash_attention_3")
+"""Attention of a package of its own, of which a trace has stand-ins."""
 NF4: Final = {"nf4": False, "nf4-dq": True}
 ATTENTION_LEAVES: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -205,10 +207,15 @@ def _common(
         kernels = [attention]
     architecture = device.architecture if device is not None else ""
     return {
-        "config": dict(config), "head": head, "attention": "eager" if attention == "eager" else "sdpa",
+        "config": dict(config), "head": head, "attention": _implementation(attention),
         "kernels": kernels, "capability": list(found), "backend": None, "layers": "few",
         "workspace": cublas_workspace(architecture) if caching(device) else 0,
     }  # fmt: skip
+
+
+def _implementation(attention: str | None) -> str:
+    """As transformers names it: sdpa may be held to one kernel."""
+    return str(attention) if attention in ("eager", *PACKAGED) else "sdpa"
 
 
 def capability(device: Device | None) -> tuple[int, int]:

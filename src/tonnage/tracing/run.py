@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from tonnage.errors import UnsupportedError
-from tonnage.tracing import bnb_optimizers, fakecuda, layers, liger, loops, models, optimizers
+from tonnage.tracing import bnb_optimizers, fakecuda, flash_attention, layers, liger, loops, models, optimizers
 from tonnage.tracing.inplace import InPlace
 from tonnage.tracing.patches import Patches, swapped_modules, torch_patches, transformers_patches
 from tonnage.tracing.recorder import Recorder
@@ -95,8 +95,14 @@ def model_trace(job: Mapping[str, Any], tell: Callable[[Recorder], None] = lambd
     Raises:
         UnsupportedError: it cannot be traced.
     """
+    p = Patches()
     with quiet():
-        return _model_trace(job, tell)
+        try:
+            if job["attention"] in flash_attention.NAMES:
+                flash_attention.install(p, tuple(job["capability"]))
+            return _model_trace(job, tell)
+        finally:
+            p.restore()
 
 
 def _model_trace(job: Mapping[str, Any], tell: Callable[[Recorder], None]) -> Traced:
@@ -169,7 +175,7 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
         if made is not None:
             optimizers.patches(place.patches, made)
             bnb_optimizers.patches(place.patches, r)
-        with collected(), hooked(model, r), loss_named(model, r), place.fake, r:
+        with uncollected(), hooked(model, r), loss_named(model, r), place.fake, r:
             resident(model, r)
             if made is not None:
                 for t, name in optimizers.states(made, r.parameters):
@@ -227,7 +233,7 @@ def _told(model: Any, r: Recorder, place: Place, task: str) -> dict[str, Any]:
         "task": task,
         "layers": len(found),
         "trainable_by_layer": [sum(p.numel() for p in layer.parameters() if p.requires_grad) for _, layer in found],
-        "kernels": dict(place.attention.ran),
+        "kernels": {**place.attention.ran, **flash_attention.ran},
         "attention": getattr(model.config, "_attn_implementation", None),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "dispatched": r.dispatched,
@@ -318,10 +324,9 @@ def loss_named(model: Any, r: Recorder) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def collected() -> Iterator[None]:
-    """Garbage is collected before, and not while: storages die when their last name goes."""
+def uncollected() -> Iterator[None]:
+    """No garbage is collected: storages die when their last name goes."""
     was = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

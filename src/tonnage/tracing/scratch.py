@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, Final
 
-from tonnage.arch import reductions
+from tonnage.arch import flash_attention, reductions
 
 Scratch = Callable[[Sequence[Any], Mapping[str, Any]], tuple[int, ...]]
 """Sizes of what a kernel holds at the same time. [byte]"""
@@ -30,18 +30,14 @@ def _logsumexp(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...
 
 
 def _flash_backward(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
-    """Row sums, the fp32 gradient of queries, and gradients of keys and values for every query head. [byte]
-
-    Rows round to 128, heads to 32 (64 above 128).
-    Reference: Dao-AILab/flash-attention v2, csrc/flash_attn/flash_api.cpp, mha_bwd.
-    """
+    """Row sums, the fp32 gradient of queries, and gradients of keys and values for every query head. [byte]"""
     q, k = args[1], args[2]
     batch, heads, tokens, width = q.shape
-    rows = -(-tokens // 128) * 128
-    step = 32 if width <= 128 else 64
-    wide = -(-width // step) * step
-    expanded = q.element_size() * batch * k.shape[2] * heads * width if k.shape[1] != heads else 0
-    return 4 * batch * heads * rows, 4 * batch * rows * heads * wide, expanded, expanded
+    s = flash_attention.Shape(
+        batch=batch, tokens=tokens, keys=k.shape[2], heads=heads, key_heads=k.shape[1], width=width,
+        element=q.element_size(),
+    )  # fmt: skip
+    return flash_attention.row_sums(s), *flash_attention.second(s)
 
 
 def _of_sum(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
