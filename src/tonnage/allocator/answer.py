@@ -102,7 +102,7 @@ class WhatIf:
         """What a device of that capacity would have done; events count from the recording's first."""
         if self.begin is None:
             return run([*self.asked.earlier, *self.asked.events], self.settings, capacity, total=total)
-        allocator = Allocator(self.settings, Device(capacity, total=total, first=NOWHERE))
+        allocator = Allocator(self.settings, Device(capacity, total=total, last=NOWHERE))
         player = Player(allocator)
         for address, block in lay(self.recording, self.begin, allocator).items():
             player.take(self.asked.ids[address], block)

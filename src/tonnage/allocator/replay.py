@@ -44,7 +44,7 @@ class Recorded(Device):
     """Gives out the addresses of a recording, and counts what it does not have."""
 
     def __init__(self) -> None:
-        super().__init__(first=NOWHERE)
+        super().__init__(last=NOWHERE)
         self.due: deque[tuple[int, int]] = deque()
         self.mismatches = 0
         self.released: set[tuple[int, int]] = set()

@@ -19,6 +19,7 @@ from tonnage.timeline import Instant
 
 if TYPE_CHECKING:
     from tonnage.arch.tape import Tape
+    from tonnage.estimate.loading import Loading
 
 Own = dict[int, Block]
 """Blocks of one stretch's storages, by their serial on the tape."""
@@ -40,10 +41,17 @@ class Shared:
 
 
 class Player:
-    """Plays a step's stretches to an allocator."""
+    """Plays a step's stretches to an allocator.
 
-    def __init__(self, step: Step, allocator: Allocator) -> None:
+    Args:
+        step: what is run.
+        allocator: that gets its events.
+        loading: how the weights came there; None where they were allocated one after the other.
+    """
+
+    def __init__(self, step: Step, allocator: Allocator, loading: Loading | None = None) -> None:
         self.run = step
+        self.loading = loading
         self.passes = step.passes
         self.stages = [self.passes.stem, *self.passes.layers, self.passes.tail]
         self.allocator = allocator
@@ -95,8 +103,16 @@ class Player:
             self.take(self.run.recipe.workspace)
 
     def load(self) -> None:
-        """Weights, adapters and buffers in the order of the modules."""
-        for n in resident(self.run):
+        """Weights, adapters and buffers: in the order of the modules, or as ``from_pretrained`` brings them."""
+        if self.loading is not None and self.loading.placed:
+            # Imported late: most models are moved as a whole.
+            from tonnage.estimate.loading import place
+
+            place(self, self.loading)
+            sizes = beside(self.run)
+        else:
+            sizes = resident(self.run)
+        for n in sizes:
             if n:
                 self.take(n)
         for other in self.run.recipe.others:
@@ -191,6 +207,9 @@ class Player:
             if i == last:
                 start = self.pause(start, own, joints)
             self.play(start, a.forward.stop, own, joints)
+            if not i and self.loading is not None and self.loading.rotates:
+                # Cosines and sines came from a product of matrices.
+                self.workspace()
             self.end("loss" if i == last else f"forward layer {i - 1}" if i else "forward embedding")
             recomputes = a.recompute is not None
             if i < last:
@@ -343,6 +362,11 @@ def resident(run: Step) -> Iterator[int]:
                 yield (form if t.dtype is None else FORMATS[t.dtype]).nbytes(t.numel)
     else:
         yield from tensor_sizes(model, form)
+    yield from beside(run)
+
+
+def beside(run: Step) -> Iterator[int]:
+    """Bytes of what lies beside the model's own tensors: adapters, and what belongs to them."""
     if run.recipe.tuning is not None:
         for t, times in (*run.recipe.adapters, *run.recipe.beside):
             for _ in range(times):

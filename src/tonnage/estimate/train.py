@@ -55,8 +55,9 @@ OFFLOAD: Final = (
     "https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/core/CachingHostAllocator.h (PowerOf2Ceil)"
 )
 COLLATED: Final = "copies of the labels and the attention mask that a data collator adds: 8 B a token each"
+LOADED: Final = "what loading the weights leaves in the allocator's cache"
 NOT_MODELLED: Final = (
-    "what loading the weights leaves in the allocator's cache",
+    LOADED,
     "scratch of kernels other than flash attention's backward pass and sums over rows",
     COLLATED,
     "evaluation steps and checkpoint saving",
@@ -99,6 +100,7 @@ def answer(
         model, w, own, foreign = as_stack(model, w, stack, version)
         doubt = (*doubt, *foreign)
     precision, weights, autocast = precision_of(model, w, since(version, stack.precision))
+    loaded = weights
     fine = _fine(model, w, weights, autocast, stack, own(weights) if own else None)
     if fine is not None:
         weights = fine.weights
@@ -166,11 +168,16 @@ def answer(
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
     rank = _rank(step, stack, device)
     verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
+    left_out = NOT_MODELLED if aim is None else tuple(n for n in NOT_MODELLED if n != COLLATED)
     if _replays(w, recipe, device, verdict) and not step.passes.lingering.allocated:
         # Imported late: an answer whose verdict is clear does without.
+        from tonnage.estimate.loading import brought
         from tonnage.estimate.stream import replayed
 
-        rank = _rank(step, stack, device, replayed(step, w.alloc_conf))
+        loading = brought(step, w, stack, version, loaded, device)
+        caveats += loading.told
+        left_out = tuple(n for n in left_out if n != LOADED or not loading.known)
+        rank = _rank(step, stack, device, replayed(step, w.alloc_conf, loading))
         verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
     values: dict[str, Any] = {
         **degrees,
@@ -216,7 +223,7 @@ def answer(
             *no_caching_caveat(device),
         ),
         not_modelled=(
-            *(NOT_MODELLED if aim is None else (n for n in NOT_MODELLED if n != COLLATED)),
+            *left_out,
             *(aim.not_modelled if aim else ()),
             *([named.rough] if named.rough else []),
         ),

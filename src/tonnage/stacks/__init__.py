@@ -49,6 +49,7 @@ class Stack(Record):
         keeps: what the loop holds when nothing is said, as ``retain`` has it.
         modules: names of modules that are the stack's own, with what they are called in a model that is read.
         packs_head: the head is packed with the other matrices.
+        places: it loads weights straight onto the device (``device_map``), packed or not; else the packed alone are.
         left_out: what of the stack is not modelled, though it changes memory; forbids "fits".
     """
 
@@ -77,6 +78,7 @@ class Stack(Record):
     keeps: tuple[str, ...] = ()
     modules: Mapping[str, tuple[str, ...]] = {}
     packs_head: bool = False
+    places: bool = False
     left_out: tuple[str, ...] = ()
 
 

@@ -22,5 +22,6 @@ STACK: Final = Stack(
     makes_mask=(((0, 0), False),),
     shards="ddp",
     recomputes=("none", "full", "every", "first"),
+    places=True,
     reference="https://github.com/axolotl-ai-cloud/axolotl/blob/v0.18.0/src/axolotl/loaders/model.py",
 )

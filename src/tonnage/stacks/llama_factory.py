@@ -22,5 +22,6 @@ STACK: Final = Stack(
     shards="ddp",
     recomputes=("none", "full"),
     recompute=(((0, 0), "full"),),
+    places=True,
     reference="https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/src/llamafactory/model/adapter.py",
 )

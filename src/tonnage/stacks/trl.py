@@ -23,5 +23,6 @@ STACK: Final = Stack(
     recomputes=("none", "full", "every", "first"),
     recompute=(((0, 0), "full"),),
     packed_adapters="bf16",
+    places=True,
     reference="https://github.com/huggingface/trl/blob/v1.9.0/trl/trainer/sft_trainer.py",
 )

@@ -22,6 +22,7 @@ STACK: Final = Stack(
     shards="ddp",
     recomputes=("none", "full"),
     recompute=(((0, 0), "full"),),
+    places=True,
     reference="https://github.com/unslothai/unsloth/blob/v0.1.801-beta/unsloth/models/llama.py",
     left_out=(
         "unsloth's fused kernels, its loss by chunks and its checkpoints on the host are answered as transformers' own "
