@@ -10,7 +10,6 @@ server/text_generation_server/models/__init__.py ``get_model``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -18,10 +17,10 @@ from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
 from tonnage.memory.cache import states
 from tonnage.record import Record
+from tonnage.rows import FOLDER
 
 Release = tuple[int, ...]
 
-FOLDER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "data", "served")
 NEWEST: Final = 1 << 16
 """Stands for the last part of a release of which only the first parts are said."""
 ENGINES: Final = ("vllm", "sglang", "tensorrt-llm", "tgi")
@@ -187,7 +186,7 @@ def _fallen(rules: Fallback, engine: str, model: Model, names: tuple[str, ...], 
 
 def _rows(engine: str, names: set[str]) -> Iterator[tuple[str, ...]]:
     """The rows of a list that begin with one of the names."""
-    with open(os.path.join(FOLDER, f"{engine.replace('-', '_')}.txt"), encoding="utf-8") as file:
+    with open(f"{FOLDER}/served/{engine.replace('-', '_')}.txt", encoding="utf-8") as file:
         for line in file:
             if line.partition(" ")[0] in names:
                 yield tuple(line.split())
