@@ -24,7 +24,7 @@ MEANS: Final = {
     "reserved": "torch.cuda.max_memory_reserved",
     "device": "what the driver shows",
 }
-APART: Final = ("llamacpp", "ollama", "lmstudio", "mlx")
+APART: Final = ("llamacpp", "ollama", "lmstudio", "mlx", "executorch")
 """Engines that allocate without torch."""
 THEIRS: Final = MEANS | {
     "allocated": "buffers, padded as the engine pads them",
