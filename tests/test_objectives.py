@@ -238,7 +238,7 @@ def test_a_workload_is_repeated_with_what_was_settled() -> None:
 
 REFUSED: list[tuple[dict[str, Any], type[TonnageError], str]] = [
     ({"objective": "dpoo"}, InputError, "did you mean dpo"),
-    ({"objective": "ppo"}, UnsupportedError, "no trainer"),
+    ({"objective": "ppo"}, InputError, "needs a reward model"),
     ({"reference": "resident"}, InputError, "the objective is the next token"),
     ({"objective": "sft", "teacher": "gpt2"}, InputError, "the objective is the next token"),
     ({"objective": "orpo", "reference": "resident"}, InputError, "has no reference"),

@@ -186,6 +186,10 @@ def _beside(w: Train) -> dict[str, Model]:
         found["teacher"] = load(w.teacher)
     if w.reward_model is not None:
         found["reward_model"] = load(w.reward_model, head=HEADS["reward"])
+    if w.critic is not None or w.objective == "ppo":
+        # As a rule it begins as a copy of the judge.
+        named = w.critic or w.reward_model
+        found |= {} if named is None else {"critic": load(named, head=HEADS["reward"])}
     return found
 
 

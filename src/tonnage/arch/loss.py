@@ -32,6 +32,9 @@ class Loss(Record):
         """What the code around the model makes before the pass, and names until the loss is there."""
         return []
 
+    def enter(self, f: Forward) -> None:
+        """What the code around the model asks of its pass."""
+
     def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:
         """The loss of the last hidden states ``x`` (axes ``B T D``), which are handed over; ``head`` is the model's."""
         raise NotImplementedError

@@ -52,6 +52,8 @@ WORKLOAD: Final = together(
     text("--steps-per-generation", "Passes that one rollout is for (those of a step).", "N"),
     text("--rollout", "generate, vllm (beside, with a share), vllm-sleep (in turns), server (generate).", "HOW"),
     text("--rollout-share", "Of the device's memory, for vLLM (0.3).", "SHARE"),
+    text("--rollout-batch", "Sequences that PPO writes and scores at once (64).", "N"),
+    text("--critic", "The model whose values PPO trains beside (that of --reward-model).", "MODEL"),
     text("--reward-model", "A model that judges completions on this device.", "MODEL"),
     click.option("--retain", multiple=True, help="What the loop still holds: outputs, grads."),
     text("--stack", "transformers trl torchtune torchtitan litgpt axolotl llama-factory unsloth (transformers)."),

@@ -349,6 +349,10 @@ def _step(model: Model, recipe: Recipe) -> Step:
         from tonnage.estimate.paired import PairedStep
 
         return PairedStep(model, recipe)
+    if recipe.critic is not None:
+        from tonnage.estimate.actor_critic import ActorCritic
+
+        return ActorCritic(model, recipe)
     if recipe.columns == 1:
         return Step(model, recipe)
     from tonnage.estimate.columns import Columns

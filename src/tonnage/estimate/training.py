@@ -76,6 +76,7 @@ class Recipe(Record):
         others: models that lie beside the one that is trained, and run when its pass pauses.
         rollout: the model writes what it is trained on.
         columns: passes, one after the other, whose outputs the loss compares.
+        critic: a second model that is trained beside, and its part of the step.
     """
 
     weights: str
@@ -112,6 +113,7 @@ class Recipe(Record):
     rollout: Rollout | None = None
     columns: int = 1
     targets: int | None = None
+    critic: tuple[Model, Recipe] | None = None
 
     def way(self) -> Recompute | None:
         """How activations are computed again; None where they are not."""
@@ -129,6 +131,9 @@ class Step(Ledger):
     ``moments()`` walks through it. While it stands at a moment, the ledger lists what is alive beside what the
     moment's span itself holds.
     """
+
+    hands = False
+    """The pass hands out all hidden states, which are named until it is over."""
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
         super().__init__()
@@ -308,12 +313,16 @@ class Step(Ledger):
                 self.drop(f"stream {stages[i - COPIED].output.dtype}")
             if not kept[i]:
                 self.drop(stream)
-                if not i and p.stem.output in (*p.frame, *p.around):
+                if self.hands:
+                    self.take(f"handed {stages[i].output.dtype}", "activations", "hidden states handed out", H[i])
+                elif not i and p.stem.output in (*p.frame, *p.around):
                     self.take("first", "activations", "named by the model's code", H[0], [p.stem.output])
                 elif i and stack.keeps:
                     self.take("passed", "activations", "outputs of earlier layers", H[i], [stages[i].output])
             self.take(_key(a), "activations", f"saved by a {layer.kind}", level(a.left_behind()), a.left_behind())
             self.take(f"casts {_key(a)}", "activations", "autocast's copies of weights", level(a.casts), a.casts)
+            if self.hands:
+                self.take(f"handed {id(a)}", "kv_cache", "keys and values handed out", level(a.apart()), a.apart())
         if p.closing is not None:
             yield Moment("last norm", self.now + H[-1] + p.closing.peak, p.closing)
         for key in ("shared", "frame", "passed", *(() if p.stem.output in p.around else ("first",))):

@@ -108,7 +108,7 @@ class Account:
     """
 
     __slots__ = (
-        "backward", "casts", "entered", "flows", "forward", "gradients", "handed", "input", "keeps_input",
+        "backward", "cached", "casts", "entered", "flows", "forward", "gradients", "handed", "input", "keeps_input",
         "keeps_output", "left", "output", "recompute", "saved", "seed", "shares", "waits",
     )  # fmt: skip
 
@@ -129,6 +129,8 @@ class Account:
         self.output: Storage
         self.gradients: list[Storage] = []
         self.casts: list[Storage] = []
+        # Keys and values that it cached, of which the graph may hold some.
+        self.cached: list[Storage] = []
         self.shares: frozenset[Storage] = frozenset()
         self.keeps_input = False
         self.keeps_output = False
@@ -140,6 +142,10 @@ class Account:
     def left_behind(self) -> list[Storage]:
         """What of it the forward pass leaves: not what is computed again."""
         return self.saved if self.waits is None else self.waits
+
+    def apart(self) -> list[Storage]:
+        """Of what it cached, what the graph does not hold."""
+        return [s for s in self.cached if s not in self.left_behind()]
 
     def grown(self) -> Level:
         """Gradients of parameters that the backward pass leaves behind."""
@@ -168,6 +174,11 @@ def noted(tape: Tape, account: Account, first: int, y: Value, source: Storage, h
         s for s in tape.born[first:] if s.owners and s is not y.storage and s is not source and s not in casts
     ]
     return None if y.node is None else (y.node, y.index)
+
+
+def stored(tape: Tape, account: Account) -> list[Storage]:
+    """Keys and values that the stretch cached."""
+    return [s for s in tape.born[account.entered.serial : account.left.serial] if s.category == "kv_cache"]
 
 
 def only_cached(tape: Tape) -> list[Storage]:

@@ -11,7 +11,7 @@ from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Model
 from tonnage.arch.tape import Storage, Tape, Value
-from tonnage.memory.accounts import Account, Span, ahead, level, only_cached
+from tonnage.memory.accounts import Account, Span, ahead, level, only_cached, stored
 from tonnage.memory.passes import position_ids, windows
 from tonnage.timeline import Level
 
@@ -51,6 +51,8 @@ class Ahead:
         fused: kernels that stand for several operations.
         makes_mask: attention is handed a mask even where its kernel could do without.
         ends: what follows the layers and the norm.
+        hands: all hidden states are handed out, and named until it is over.
+        store: what becomes of keys and values; None where they are not cached.
     """
 
     def __init__(
@@ -67,13 +69,23 @@ class Ahead:
         tuning: Tuning | None = None,
         fused: Fused | None = None,
         makes_mask: bool = False,
+        hands: bool = False,
+        store: Callable[[tuple[Value, ...], int | None], tuple[Value, ...]] | None = None,
     ) -> None:
         stack = self.stack = model.decoder
         self.tape = tape = Tape(
             grad=True, weights=weights, autocast=autocast, trained=None if casts else lambda name: False
         )
         tape.recording = False
-        f = Forward(tape, kernel, tuning=tuning, fused=fused)
+        named: list[Value] = []
+
+        def keep(new: tuple[Value, ...], window: int | None) -> tuple[Value, ...]:
+            assert store is not None
+            named[:] = store(new, window)
+            return tuple(named)
+
+        f = Forward(tape, kernel, tuning=tuning, fused=fused, store=keep if store is not None else None)
+        self.hands = hands
         B, T = ("B", batch), ("T", tokens)
         ids = tape.new("token ids", (B, T), "int64")
         self.stem = Account()
@@ -82,8 +94,8 @@ class Ahead:
         places = position_ids(tape, stack.stem, B, T)
         self.shared = [v.storage for v in (*f.shared(), *places)]
         self.names_first = any(v.storage is self.stem.output for v in f.frame)
-        named = [v.storage for v in f.frame if v.storage is not self.stem.output]
-        self.shared += [s for s in dict.fromkeys(named) if s not in self.shared]
+        framed = [v.storage for v in f.frame if v.storage is not self.stem.output]
+        self.shared += [s for s in dict.fromkeys(framed) if s not in self.shared]
         axes = (B, T, ("D", stack.stem.D))
         dtype = self.stem.output.dtype
         found: dict[tuple[int, str], Account] = {}
@@ -95,6 +107,8 @@ class Ahead:
                 ahead(tape, partial(layer.forward, f), tape.new("layer input", axes, dtype), account)
                 account.casts = only_cached(tape)
                 tape.casts.clear()
+                account.cached = [] if store is None else stored(tape, account)
+                named.clear()
             self.layers.append(found[key])
             dtype = found[key].output.dtype
         self.kernels = f.ran
@@ -125,10 +139,12 @@ class Ahead:
             held = [("activations", "autocast's copies of weights", list(casts))] if casts else []
             yield Reached([*there, *held, ("activations", "layer inputs", [stream])], a.forward)
             casts += a.casts
+            if a.cached:
+                there.append(("kv_cache", "keys and values that are cached", a.cached))
             if not i and self.names_first:
                 there.append(("activations", "named by the model's code", [stream]))
-            elif i and self.stack.keeps:
+            elif self.hands or (i and self.stack.keeps):
                 there.append(("activations", "outputs of earlier layers", [stream]))
             stream = a.output
         held = [("activations", "autocast's copies of weights", casts)] if casts else []
-        yield Reached(held, self.tail)
+        yield Reached([*(there[1:] if self.hands else ()), *held], self.tail)

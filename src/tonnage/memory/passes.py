@@ -99,7 +99,9 @@ class Pass:
         tape.category = "activations"
         self.stem = Account()
         first = len(tape.born)
-        f.around += loss.named(tape, ids.axes) if loss is not None else ()
+        if loss is not None:
+            f.around += loss.named(tape, ids.axes)
+            loss.enter(f)
         root = ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
         if f.labels is not None:
             # Sequences have grown.

@@ -7,6 +7,7 @@ from typing import ClassVar, Final
 
 OBJECTIVE_KEYS: Final = (
     "reference", "completion_length", "teacher", "generations", "steps_per_generation", "rollout", "rollout_share",
+    "rollout_batch", "critic",
     "reward_model",
 )  # fmt: skip
 """Keys that only an objective other than the next token has."""
@@ -57,6 +58,8 @@ class Train:
     steps_per_generation: int | None = None
     rollout: str | None = None
     rollout_share: float | None = None
+    rollout_batch: int | None = None
+    critic: str | None = None
     reward_model: str | None = None
     kernels: str | None = None
     retain: tuple[str, ...] = ()

@@ -21,7 +21,6 @@ PACKAGE: Final = "tonnage.estimate.objectives"
 PADDING: Final = "padding: sequences of one length are meant, which need no mask; with one, another kernel runs"
 LOGGED: Final = "what is logged of a step, which never reaches as high as the head"
 ROUTED: Final = "the router's auxiliary loss"
-REFUSED: Final = {"ppo": "TRL 1.16 has no trainer for it any more; --objective grpo does without a critic"}
 
 
 class Aim(Record):
@@ -64,7 +63,8 @@ def aimed(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], m
     return Aim(
         recipe=recipe.but(
             batch=rows, loss=parts.loss, drops=recipe.drops and objective.drops, others=parts.others,
-            rollout=parts.rollout, columns=parts.columns,
+            rollout=parts.rollout, columns=parts.columns, critic=parts.critic,
+            keep_logits=parts.critic is not None,
         ),
         values={"objective": objective.name, "reference": reference, "loss": objective.named, **parts.values},
         caveats=(*((paired,) if objective.rows > 1 else ()), *parts.told),
@@ -81,8 +81,6 @@ def _chosen(w: Train) -> Objective:
             f"{key} is said, and the objective is the next token", key=key, value=str(getattr(w, key)),
             hint="--objective dpo, grpo, distill, ...",
         )  # fmt: skip
-    if said in REFUSED:
-        raise UnsupportedError(f"objective = {said}: {REFUSED[said]}", key="objective", value=said)
     known = names(PACKAGE)
     if said not in known:
         raise InputError(

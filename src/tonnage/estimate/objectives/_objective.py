@@ -44,6 +44,7 @@ class Parts(Record):
         others: models that lie beside.
         rollout: what comes before the update.
         columns: passes of a step.
+        critic: a model that is trained beside, and its part of the step.
         values: keys of the workload that were left open.
         told: what has to be said.
         left_out: what is not modelled.
@@ -53,6 +54,7 @@ class Parts(Record):
     others: tuple[Beside, ...] = ()
     rollout: Rollout | None = None
     columns: int = 1
+    critic: tuple[Model, Recipe] | None = None
     values: Mapping[str, Any] = {}
     told: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()

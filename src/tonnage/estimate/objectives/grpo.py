@@ -15,7 +15,6 @@ from tonnage.estimate.settle import checkpoint_format, kernel
 from tonnage.memory.ahead import Ahead
 from tonnage.memory.passes import blocks
 from tonnage.timeline import Level
-from tonnage.workload.training import OBJECTIVE_KEYS
 
 COMPLETION: Final = 512
 GENERATIONS: Final = 8
@@ -66,7 +65,7 @@ def grpo(a: Asked) -> Parts:
         casts=casts(a) if how == "generate" else Level(),
         cache=f"generation: keys and values of {generated} sequences of {r.tokens:,} tokens",
         engine=share, sleeps=how == "vllm-sleep", words=words, scoring=Level(scoring, blocks(scoring)),
-        readings=tuple(readings),
+        readings=tuple(readings), first=steps % r.accumulate == 0,
     )  # fmt: skip
     values: dict[str, Any] = {
         "completion_length": completion, "generations": generations, "steps_per_generation": steps, "rollout": how,
@@ -112,5 +111,7 @@ def _scoring(
     return others, readings
 
 
-ROLLED: Final = tuple(key for key in OBJECTIVE_KEYS if key != "teacher")
+ROLLED: Final = (
+    "reference", "completion_length", "generations", "steps_per_generation", "rollout", "rollout_share", "reward_model",
+)  # fmt: skip
 OBJECTIVE: Final = Objective("grpo", grpo, 1, "fused", ("none", "resident", "adapter"), ROLLED, drops=True)
