@@ -13,6 +13,15 @@ from tonnage.memory.passes import level
 FIRST: Final = "first texts"
 
 
+def several(model: Model, recipe: Recipe) -> Step:
+    """A step of more than one pass: of two columns, or of an actor and its critic."""
+    if recipe.critic is None:
+        return Columns(model, recipe)
+    from tonnage.estimate.actor_critic import ActorCritic
+
+    return ActorCritic(model, recipe)
+
+
 class Columns(Step):
     """Two passes forward; back through the second, then the first, whose gradients are added to what is there."""
 

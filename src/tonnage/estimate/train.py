@@ -349,15 +349,11 @@ def _step(model: Model, recipe: Recipe) -> Step:
         from tonnage.estimate.paired import PairedStep
 
         return PairedStep(model, recipe)
-    if recipe.critic is not None:
-        from tonnage.estimate.actor_critic import ActorCritic
-
-        return ActorCritic(model, recipe)
-    if recipe.columns == 1:
+    if recipe.columns == 1 and recipe.critic is None:
         return Step(model, recipe)
-    from tonnage.estimate.columns import Columns
+    from tonnage.estimate.columns import several
 
-    return Columns(model, recipe)
+    return several(model, recipe)
 
 
 def _aim(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], device: Device | None) -> Aim | None:

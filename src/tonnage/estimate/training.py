@@ -129,11 +129,10 @@ class Step(Ledger):
     """One optimizer step.
 
     ``moments()`` walks through it. While it stands at a moment, the ledger lists what is alive beside what the
-    moment's span itself holds.
+    moment's span itself holds. What a pass ``hands`` out, all hidden states, is named until it is over.
     """
 
     hands = False
-    """The pass hands out all hidden states, which are named until it is over."""
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
         super().__init__()
