@@ -153,6 +153,17 @@ def test_an_engine_beside_takes_its_share() -> None:
     assert lines(elsewhere, "other:engine") == []
 
 
+def test_answers_without_a_baseline_of_their_own_have_a_reference() -> None:
+    """RLOO's defaults: groups of two, held near to a second model, whose scores come before the update."""
+    result = tn.train("llama-3.2-1b", objective="rloo", seq=512)
+    assert (result.workload["batch"], result.workload["generations"], result.workload["reference"]) == (
+        2,
+        2,
+        "resident",
+    )
+    assert {"log-probabilities forward", "reference forward"} <= instants(result).keys()
+
+
 def test_a_judge_lies_beside() -> None:
     result = tn.train(
         "llama-3.2-1b", objective="grpo", batch=8, seq=512, reward_model="llama-3.2-1b", reference="resident"
@@ -264,6 +275,15 @@ REFUSED: list[tuple[dict[str, Any], type[TonnageError], str]] = [
     ({"objective": "grpo", "rollout": "sglang"}, InputError, "rollout is one of"),
     ({"objective": "grpo", "rollout": "vllm"}, InputError, "none is named"),
     ({"objective": "grpo", "rollout_share": 0.5}, InputError, "takes no share"),
+    (
+        {"objective": "grpo", "rollout": "vllm", "rollout_share": 0.02, "gpu": "h100-sxm-80gb"},
+        InputError,
+        "no memory for its cache",
+    ),
+    ({"objective": "rloo", "teacher": "gpt2"}, InputError, "has no teacher"),
+    ({"objective": "rloo", "batch": 3}, InputError, "no whole groups of 2"),
+    ({"objective": "grpo", "rollout_batch": 8}, InputError, "has no rollout_batch"),
+    ({"critic": "gpt2"}, InputError, "the objective is the next token"),
 ]
 
 

@@ -31,6 +31,7 @@ TOLD: Final = {
     "dpo": ("log_probs", "entropy", "mean_logits", "is_top1"),
     "kto": ("log_probs", "entropy", "mean_logits"),
     "grpo": ("log_probs", "entropy"),
+    "rloo": ("log_probs", "entropy"),
 }
 FORMATS: Final = {"fp32": (torch.float32, None), "bf16": (torch.bfloat16, None),
                   "bf16-autocast": (torch.bfloat16, torch.bfloat16),
@@ -50,6 +51,7 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
 OWN: Final[dict[str, dict[str, Any]]] = {
     "dpo": {"batch": 1}, "kto": {"batch": 3}, "orpo": {"batch": 2}, "cpo": {"batch": 2}, "simpo": {"batch": 2},
     "reward": {"batch": 2}, "distill": {"batch": 2}, "grpo": {"batch": 8, "completion_length": 16},
+    "rloo": {"batch": 8, "completion_length": 16, "reference": "none"},
 }  # fmt: skip
 
 
@@ -224,7 +226,7 @@ def built(config: dict[str, Any], said: dict[str, Any], *, trained: bool = True,
     if early is not None:
         on_device(model, "cuda")
     base = model.get_base_model() if trained and "lora_rank" in said else model
-    if said["objective"] != "grpo":
+    if said["objective"] not in ("grpo", "rloo"):
         disable_dropout_in_model(model)
     told = TOLD.get(said["objective"])
     if told is not None:
@@ -322,8 +324,9 @@ def teaching(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[
 
 def updating(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], Any]]:
     """The batch and the loss of GRPO, of completions that are written."""
-    from trl import GRPOTrainer
+    from trl import GRPOTrainer, RLOOTrainer
 
+    trainer = RLOOTrainer if said["objective"] == "rloo" else GRPOTrainer
     owner = SimpleNamespace(
         model=model, accelerator=Alone(FORMATS[said["precision"]][1]), aux_loss_enabled=False,
         top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token", beta=0.0,
@@ -331,20 +334,24 @@ def updating(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[
         args=SimpleNamespace(delta=None, steps_per_generation=1, use_bias_correction_kl=False),
         current_gradient_accumulation_steps=1, _entropy_bonus_enabled=False, _metrics={"train": defaultdict(list)},
     )  # fmt: skip
-    bound(GRPOTrainer, owner, "_get_per_token_logps_and_entropies")
+    bound(trainer, owner, "_get_per_token_logps_and_entropies")
     rows, written = said["batch"], said["completion_length"]
     lengths = {"prompt": said["seq"] - written, "completion": written}
     batch = {
         f"{part}_{what}": torch.empty(rows, n, dtype=torch.int64)
         for part, n in lengths.items() for what in ("ids", "mask")
     }  # fmt: skip
-    batch |= {"advantages": torch.empty(rows), "num_items_in_batch": torch.empty((), dtype=torch.int64)}
-    return batch, lambda: GRPOTrainer._compute_loss(owner, model, batch)
+    batch["advantages"] = torch.empty(rows)
+    if trainer is RLOOTrainer:
+        batch["old_logps"] = torch.empty(rows)
+    else:
+        batch["num_items_in_batch"] = torch.empty((), dtype=torch.int64)
+    return batch, lambda: trainer._compute_loss(owner, model, batch)
 
 
 MADE: Final = {
     "dpo": preferring, "kto": preferring, "orpo": odds, "cpo": odds, "simpo": odds, "reward": judging,
-    "distill": teaching, "grpo": updating,
+    "distill": teaching, "grpo": updating, "rloo": updating,
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from tonnage.arch import ops
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
 from tonnage.arch.loss import Loss
+from tonnage.arch.preferences import total
 from tonnage.arch.scored import log_probs
 from tonnage.arch.tape import Grads, Tape, Value
 from tonnage.tensors import Axes
@@ -69,6 +70,35 @@ class Policy(Loss):
             each = ops.add(each, ops.scaled(apart))
         each = ops.mul(each, tape.new("mask", written, "fp32"))
         del entropy
+        return _over_all(each)
+
+
+class LeaveOneOut(Policy):
+    """REINFORCE leave-one-out (arXiv:2402.14740): the log-probability of a whole answer.
+
+    Reference: https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/rloo_trainer.py (_compute_loss)
+    """
+
+    def inputs(self, tape: Tape, ids: Axes) -> list[Value]:
+        """What is buffered: of probabilities one number for each answer."""
+        found = [v for v in super().inputs(tape, ids) if v.axes]
+        return [*found, tape.new("log-probabilities before", (("B", self.generated),), "fp32")]
+
+    def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:
+        """The loss over answers."""
+        hand = [x]
+        del x
+        told = log_probs(f, head, hand.pop(), self.completion, ("entropy",))
+        tape, rows = f.tape, labels.axes[0]
+        written: Axes = (rows, ("T", self.completion))
+        logps = ops.copy(ops.narrow(told[0], written), label="log-probabilities, joined")
+        entropy = tape.new("entropy, joined", written, "fp32")
+        answers = total(ops.mul(logps, tape.new("mask", written, "fp32")))
+        ratio = ops.unary(ops.scaled(answers), "exp", saves="output")
+        gain = tape.new("advantages", (rows,), "fp32")
+        clipped = ops.unary(ratio, "clamp")
+        each = ops.scaled(_least(ops.mul(ratio, gain), ops.mul(clipped, gain)))
+        del entropy, told
         return _over_all(each)
 
 

@@ -44,9 +44,11 @@ WORKLOAD: Final = together(
         "full, fused, liger, chunked-16, cut, cut-fp32, trl (full, or the stack's or --kernels').",
     ),
     text("--kernels", "none, liger, liger==0.8.5 (none)."),
-    text("--objective", "sft dpo kto orpo cpo simpo reward embed distill grpo (sft)."),
+    text("--objective", "sft dpo kto orpo cpo simpo reward embed distill grpo rloo ppo (sft)."),
     text("--reference", "Of DPO, KTO, GRPO: resident, adapter (switched off), precomputed, none.", "WHERE"),
-    text("--completion-length", "Tokens of a sequence that the objective scores, or that GRPO writes.", "N"),
+    text(
+        "--completion-length", "Tokens of a sequence that the objective scores, or that GRPO, RLOO and PPO write.", "N"
+    ),
     text("--teacher", "The model that distillation compares with.", "MODEL"),
     text("--generations", "Completions of a prompt (8).", "N"),
     text("--steps-per-generation", "Passes that one rollout is for (those of a step).", "N"),

@@ -122,7 +122,7 @@ def answer(
     narrow, scales, said = narrowed(model, w, precision, (w.batch or 1) * seq, device)
     caveats += said
     # GRPO takes a group of completions a pass, and KTO compares answers of a batch.
-    batch = w.batch or {"grpo": w.generations or 8, "kto": 2}.get(w.objective or "", 1)
+    batch = w.batch or {"grpo": w.generations or 8, "rloo": w.generations or 2, "kto": 2}.get(w.objective or "", 1)
     recipe = Recipe(
         weights=weights,
         autocast=autocast,

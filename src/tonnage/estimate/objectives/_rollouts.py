@@ -8,8 +8,10 @@ from tonnage.errors import InputError
 from tonnage.estimate.objectives._objective import Asked
 from tonnage.estimate.objectives._reading import ahead, scored
 from tonnage.estimate.serving import Run, Session
+from tonnage.estimate.settle import checkpoint_format
 from tonnage.formats import FORMATS
 from tonnage.memory.passes import blocks, level
+from tonnage.memory.weights import bytes_of, is_parameter
 from tonnage.timeline import Level
 from tonnage.units import gib
 
@@ -32,6 +34,14 @@ def beside_it(a: Asked, how: str) -> tuple[int, str]:
             f"rollout = {how} takes a share of the device, and none is named", key="gpu", hint="--gpu h100-sxm-80gb"
         )
     size = int(share * a.memory)
+    form = checkpoint_format(a.model, None)
+    least = bytes_of(a.model.groups(), FORMATS[form], is_parameter)[0].requested
+    if size <= least and not a.recipe.shares:
+        raise InputError(
+            f"rollout_share = {share:g} of {gib(a.memory)} is {gib(size)}, and the engine's weights in {form} are "
+            f"{gib(least)}: vLLM finds no memory for its cache", key="rollout_share", value=share,
+            hint=f"--rollout-share {(4 - -100 * least // a.memory) / 100:g}, or more",
+        )  # fmt: skip
     return size, f"vLLM in the same process: {share:g} of {gib(a.memory)}, weights and cache"
 
 

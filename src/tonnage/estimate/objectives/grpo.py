@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tonnage.arch.policy import Policy
+from tonnage.arch.policy import LeaveOneOut, Policy
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.beside import Beside, resident
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts
@@ -22,7 +22,17 @@ GENERATIONS: Final = 8
 
 
 def grpo(a: Asked) -> Parts:
+    """The update after a rollout, with probabilities of those who wrote and of whom it is compared with."""
+    return rolled(a, GENERATIONS)
+
+
+def rolled(a: Asked, group: int, *, apart: bool = False) -> Parts:
     """The update after a rollout.
+
+    Args:
+        a: what is asked.
+        group: completions of a prompt, where nothing is said.
+        apart: each answer is judged as one, against the others of its prompt.
 
     Raises:
         InputError: the batch holds no whole groups, or an engine's share has no device.
@@ -36,7 +46,7 @@ def grpo(a: Asked) -> Parts:
             value=completion, hint=f"--seq {completion + 512}",
         )  # fmt: skip
     steps = w.steps_per_generation or r.accumulate
-    generations = w.generations or GENERATIONS
+    generations = w.generations or group
     generated = r.batch * steps
     if generations < 2:
         raise InputError(
@@ -53,7 +63,7 @@ def grpo(a: Asked) -> Parts:
         raise InputError(f"rollout is one of {', '.join(ROLLOUTS)}, not {how!r}", key="rollout", value=how)
     engine = how != "generate"
     # An engine's probabilities are corrected by the policy's own.
-    before = engine or r.accumulate % steps != 0
+    before = engine or apart or r.accumulate % steps != 0
     compared = a.reference != "none"
     kept = before + compared + 2 * engine
     others, readings = _scoring(a, completion, generated, before=before)
@@ -75,8 +85,9 @@ def grpo(a: Asked) -> Parts:
     if how == "server":
         told.append("the engine that writes them has devices of its own")
     left = ["sampling beyond the last logits in fp32", "tools, environments and images"]
+    loss = LeaveOneOut(completion, generated) if apart else Policy(completion, generated, kept, compared)
     return Parts(
-        Policy(completion, generated, kept, compared), tuple(others), rollout, values=values, told=tuple(told),
+        loss, tuple(others), rollout, values=values, told=tuple(told),
         left_out=tuple(left),
     )  # fmt: skip
 
