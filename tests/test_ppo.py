@@ -111,6 +111,16 @@ def test_a_critic_is_the_reward_model_s_kind_unless_it_is_named() -> None:
     assert found["critic"] == 2 * (3_212_749_824 + 3072)
 
 
+def test_a_first_step_has_no_earlier_scores() -> None:
+    later, first = (
+        instants(tn.train("llama-3.2-1b", batch=4, seq=1024, completion_length=512, first_step=f, **SAID))
+        for f in (False, True)
+    )
+    table, state = 4 * 4 * 512 * WORDS, 4 * (LLAMA_1B + JUDGE)
+    assert 0 <= later["generation: scores"] - first["generation: scores"] - table - state < 2**20
+    assert 0 <= later["loss"] - first["loss"] - state < 2**20
+
+
 def test_an_actor_with_adapters_is_its_own_reference() -> None:
     result = tn.train("llama-3.2-1b", batch=1, seq=256, lora_rank=8, **SAID)
     assert result.workload["reference"] == "adapter"
@@ -129,6 +139,7 @@ REFUSED: list[tuple[dict[str, Any], type[TonnageError], str, int]] = [
     ({"objective": "grpo", "critic": "llama-3.2-1b"}, InputError, "has no critic", 2),
     ({"replay": True}, UnsupportedError, "played", 3),
     ({"loss": "fused"}, UnsupportedError, "in one way", 3),
+    ({"kernels": "liger"}, UnsupportedError, "kernels", 3),
     ({"optimizer_in_backward": True}, UnsupportedError, "optimizer_in_backward", 3),
 ]
 

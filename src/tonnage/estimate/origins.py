@@ -22,6 +22,7 @@ SCALED: Final = (
 )
 PEFT: Final = "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/"
 TRL: Final = "https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/"
+PPO: Final = "https://github.com/huggingface/trl/blob/v1.12.0/trl/experimental/ppo/ppo_trainer.py"
 ENGINE: Final = "https://github.com/huggingface/trl/blob/v1.16.0/trl/generation/vllm_generation.py"
 BUFFERS: Final = "inverse frequencies and the like, in fp32"
 
@@ -51,6 +52,10 @@ def origins(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
         for other in step.recipe.others
         for what, words in ((other.what, other.why), (f"{other.what} buffers", f"{other.what}: {BUFFERS}"))
     }
+    if step.recipe.critic is not None:
+        second, own_form = step.recipe.critic[0], step.recipe.critic[1].weights
+        words = f"critic: {second.parameters.total:,} parameters x {FORMATS[own_form].bytes} B ({own_form})"
+        others |= {"critic": (words, PPO, ()), "critic buffers": (f"critic: {BUFFERS}", PPO, ())}
     rollout = step.recipe.rollout
     if rollout is not None:
         others["engine"] = (rollout.words, ENGINE, ())

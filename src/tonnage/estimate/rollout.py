@@ -58,7 +58,8 @@ def phases(step: Step, rollout: Rollout) -> Iterator[Moment]:
     fresh = rollout.first and "gradients before" in step.held and not step.recipe.keep_gradients
     if fresh:
         step.drop("gradients before")
-    step.take("scores", "logits", SCORES, rollout.scores)
+    if not step.recipe.first_step:
+        step.take("scores", "logits", SCORES, rollout.scores)
     if rollout.sleeps:
         step.take("engine", "other:engine", "engine", engine)
     if rollout.run is not None:
@@ -71,6 +72,8 @@ def phases(step: Step, rollout: Rollout) -> Iterator[Moment]:
             step.drop("joining")
             step.drop("full cache")
             step.drop("new scores")
+            if step.recipe.first_step:
+                step.take("scores", "logits", SCORES, rollout.scores)
     elif rollout.engine:
         yield Moment("generation", step.now)
     if rollout.sleeps:

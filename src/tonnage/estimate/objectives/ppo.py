@@ -99,6 +99,7 @@ def _check(w: Train, r: Recipe) -> None:
     against = {
         "optimizer_in_backward": r.in_backward, "offload": r.offloads, "ema": r.averaged,
         "virtual_tokens": w.virtual_tokens is not None, "fp8_recipe": r.narrow is not None,
+        "kernels": r.fused is not None,
     }  # fmt: skip
     for key, said in against.items():
         if said:
