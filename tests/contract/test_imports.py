@@ -78,6 +78,7 @@ ALLOWED = frozenset(
         "tonnage.estimate.result",
         "tonnage.estimate.settle",
         "tonnage.estimate.summary",
+        "tonnage.estimate.switches",
         "tonnage.estimate.train",
         "tonnage.estimate.trained",
         "tonnage.estimate.training",

@@ -72,7 +72,7 @@ def checkpointed(run: Callable[..., Value], *xs: Value) -> Value:
     return y
 
 
-def module(f: Forward, block: Block, x: Value) -> Value:
+def module(block: Block, f: Forward, x: Value) -> Value:
     """A module of a layer under a checkpoint, which holds all that it is called with."""
     held: list[Value] = []
 

@@ -24,6 +24,7 @@ WORKLOAD: Final = together(
     text("--batch", "Sequences in one forward pass (1).", "N"),
     text("--seq", "Tokens of a sequence (2048, or the model's positions).", "N"),
     text("--target-seq", "Tokens that an encoder-decoder model's decoder is given (as --seq).", "N"),
+    text("--eval-batch", "Sequences of an evaluation step behind the optimizer's (none).", "N"),
     text("--accumulate", "Forward passes a step (1).", "N"),
     text(
         "--precision",
@@ -43,6 +44,7 @@ WORKLOAD: Final = together(
         "--loss",
         "full, fused, liger, chunked-16, cut, cut-fp32, trl (full, or the stack's or --kernels').",
     ),
+    text("--logits-to-keep", "Tokens at each sequence's end whose logits and loss are made (all).", "N"),
     text("--kernels", "none, liger, liger==0.8.5 (none)."),
     text("--objective", "sft dpo kto orpo cpo simpo reward embed distill grpo (sft)."),
     text("--reference", "Of DPO, KTO, GRPO: resident, adapter (switched off), precomputed, none.", "WHERE"),

@@ -50,6 +50,7 @@ class Recipe(Record):
         optimizer: its state and its step.
         batch, tokens, accumulate: sequences a pass, tokens a sequence, passes a step.
         targets: tokens of a sequence that a decoder writes, of a model that has an encoder too.
+        evaluates: sequences of an evaluation step behind it; None for none.
         recompute: layers are checkpointed: all, or as ``plan`` says.
         plan: which layers are, and what of them is kept all the same.
         offloads: what a checkpointed layer was given goes to the host until its backward pass.
@@ -112,6 +113,7 @@ class Recipe(Record):
     rollout: Rollout | None = None
     columns: int = 1
     targets: int | None = None
+    evaluates: int | None = None
 
     def way(self) -> Recompute | None:
         """How activations are computed again; None where they are not."""
@@ -430,12 +432,15 @@ class Step(Ledger):
         r = self.recipe
         if r.first_step:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
-        if r.in_backward:
-            return
-        transient = r.optimizer.highest(self.widths())
-        self.take("step", "optimizer_state", "the step's own", transient)
-        yield Moment("optimizer step", self.now)
-        self.drop("step")
+        if not r.in_backward:
+            transient = r.optimizer.highest(self.widths())
+            self.take("step", "optimizer_state", "the step's own", transient)
+            yield Moment("optimizer step", self.now)
+            self.drop("step")
+        if r.evaluates is not None:
+            from tonnage.estimate.evaluation import evaluated
+
+            yield from evaluated(self)
 
 
 def _key(account: Account) -> str:

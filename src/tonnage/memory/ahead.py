@@ -76,6 +76,7 @@ class Ahead:
         f = Forward(tape, kernel, tuning=tuning, fused=fused)
         B, T = ("B", batch), ("T", tokens)
         ids = tape.new("token ids", (B, T), "int64")
+        self.given = [ids.storage]
         self.stem = Account()
         ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
         make_masks(f, windows(stack, tokens), batch, tokens, tokens, self.stem.output.dtype, always=makes_mask)
