@@ -8,6 +8,8 @@ import pytest
 import test_trace_against_the_closed_form as closed
 from tracing_cases import CONFIGS
 
+SAVED_BUFFERS: Final = {"bert": 8192, "gemma2": 4}
+"""Bytes at most of what an operation saves that is a buffer of the model, and left out: positions, a number."""
 MODULES: Final = ("mlp", "attention", "attention,mlp", "core_attn")
 
 
@@ -113,3 +115,40 @@ def test_an_evaluation_step(family: str, said: dict[str, Any], monkeypatch: pyte
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_logits_of_the_last_tokens(family: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     compared(family, {"logits_to_keep": 40} | said, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("said", [{}, {"seq": 300}, {"attention": "eager"}, {"precision": "bf16-mixed"}], ids=str)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bert", "phi"])
+def test_all_that_is_saved_goes_to_the_host(family: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    import contextlib
+
+    from torch.autograd.graph import saved_tensors_hooks
+
+    from tonnage.tracing import loops, run
+
+    under, moved = loops.autocast, list[int]()
+
+    def pack(t: Any) -> Any:
+        """As ``save_on_cpu``'s, with a note of the size."""
+        moved.append(t.numel() * t.element_size())
+        return t.device, t.cpu()
+
+    def unpack(packed: Any) -> Any:
+        return packed[1].to(packed[0])
+
+    @contextlib.contextmanager
+    def hosted(job: Any) -> Any:
+        moved.clear()
+        with under(job), saved_tensors_hooks(pack, unpack):
+            yield
+
+    monkeypatch.setattr(loops, "autocast", hosted)
+    recorded = run._recorded
+    monkeypatch.setattr(run, "_recorded", lambda model, job, tell: recorded(model, {**job, "backend": "cuda"}, tell))
+    given = {"offload": "save-on-cpu", "replay": None} | said
+    compared(family, given, monkeypatch, offload=None, layers="all")
+    answer = closed.tn.train({"config": CONFIGS[family]}, suggest=False, **(closed.SHAPE | given))
+    host = sum(c.bytes for c in answer.components if c.tier == "host")
+    buffers = sum(1 << (n - 1).bit_length() for n in moved) - host
+    assert 0 <= buffers <= SAVED_BUFFERS.get(family, 0)

@@ -38,8 +38,10 @@ WORKLOAD: Final = together(
     ),
     click.option("--ema", is_flag=True, default=None, help="A copy of the model holds moving averages of its weights."),
     text("--attention", "eager, sdpa, flash, flash_attention_2 (sdpa)."),
-    text("--recompute", "none, full, every-2, first-8, selective (none)."),
-    text("--offload", "none, activations: saved ones to the host, with --recompute full (none)."),
+    text("--recompute", "none, full, every-2, first-8, selective, or modules: core_attn,mlp (none)."),
+    text(
+        "--offload", "none, activations (to the host, with --recompute full), save-on-cpu (all that is saved) (none)."
+    ),
     text(
         "--loss",
         "full, fused, liger, chunked-16, cut, cut-fp32, trl (full, or the stack's or --kernels').",

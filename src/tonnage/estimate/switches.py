@@ -36,7 +36,7 @@ def in_backward(w: Train) -> bool:
 
 def offloads(w: Train) -> bool:
     """Whether saved activations go to the host."""
-    if w.offload in (None, "none"):
+    if w.offload in (None, "none", "save-on-cpu"):
         return False
     if w.recompute != "full":
         raise UnsupportedError(
@@ -71,3 +71,36 @@ def elements(model: Model) -> int | None:
     from tonnage.estimate.paired import trained
 
     return trained(model)
+
+
+def hosts(model: Model, w: Train) -> bool:
+    """Whether everything that is saved goes to the host (``save_on_cpu``)."""
+    if w.offload != "save-on-cpu":
+        return False
+    said = {
+        "recompute": w.recompute not in (None, "none"),
+        "kernels": w.kernels not in (None, "none"),
+        "loss": w.loss not in (None, "full"),
+        "objective": w.objective not in (None, "sft"),
+        "quant": w.quant not in (None, "none"),
+        "lora_rank": w.lora_rank is not None,
+        "adapter": w.adapter is not None,
+        "precision": str(w.precision).startswith("fp8"),
+        "optimizer_in_backward": bool(w.optimizer_in_backward),
+        "alloc_conf": w.alloc_conf is not None,
+        "replay": bool(w.replay),
+        "stack": w.stack not in (None, "transformers"),
+    }
+    for key, there in said.items():
+        if there:
+            raise UnsupportedError(
+                f"offload = save-on-cpu is not modelled together with {key} = {getattr(w, key)}", key="offload",
+                value=w.offload, hint=f"leave out {key}",
+            )  # fmt: skip
+    blocks = (sub.block for layer, _ in model.decoder.distinct() for sub in layer.sublayers)
+    if any(getattr(block, "module", "") not in ("attention", "mlp") for block in blocks):
+        raise UnsupportedError(
+            f"offload = save-on-cpu is not modelled for the layers of {model.model_type}: attention and plain or gated "
+            "feed-forward blocks are", key="offload", value=w.offload, hint="--recompute full",
+        )  # fmt: skip
+    return True

@@ -26,7 +26,7 @@ from tonnage.estimate.settle import (
     tokens_within,
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
-from tonnage.estimate.switches import averaged, elements, in_backward, offloads, targets
+from tonnage.estimate.switches import averaged, elements, hosts, in_backward, offloads, targets
 from tonnage.estimate.training import Recipe, Step
 from tonnage.estimate.verdict import fit
 from tonnage.evidence import DERIVED
@@ -50,6 +50,10 @@ DEFAULT_SEQ: Final = 2048
 OFFLOADS: Final = (
     "inputs of checkpointed layers go to the host, as TRL's and torchtune's OffloadActivations copy them: those of "
     "five layers are still on the device; what stands behind the layers is answered as if it stayed"
+)
+HOSTS: Final = (
+    "every tensor that autograd saves, weights as well, goes to pinned memory of the host and comes back for each "
+    "operation that saved it, as torch.autograd.graph.save_on_cpu(pin_memory=True) copies them"
 )
 OFFLOAD: Final = (
     "https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading.py (OffloadActivations); "
@@ -136,6 +140,7 @@ def answer(
         recompute=w.recompute not in (None, "none"),
         plan=_plan(w, stack),
         offloads=offloads(w),
+        hosts=hosts(model, w),
         keep_logits="outputs" in w.retain,
         keep_gradients="grads" in w.retain,
         first_step=w.first_step,
@@ -173,7 +178,7 @@ def answer(
         caveats += aim.caveats
     step = _step(model, recipe)
     caveats += _passed_by(step)
-    caveats += [OFFLOADS] if recipe.offloads else []
+    caveats += [OFFLOADS] if recipe.offloads else [HOSTS] if recipe.hosts else []
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
     rank = _rank(step, stack, device)
     verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
@@ -284,7 +289,7 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
                 hint="leave it out",
             )
         return False
-    if not caching(device) or w.offload == "activations":
+    if not caching(device) or w.offload not in (None, "none"):
         return False
     if w.replay is None and w.alloc_conf is None:
         return verdict is None or verdict.verdict == "uncertain"

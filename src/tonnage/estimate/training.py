@@ -50,6 +50,7 @@ class Recipe(Record):
         optimizer: its state and its step.
         batch, tokens, accumulate: sequences a pass, tokens a sequence, passes a step.
         targets: tokens of a sequence that a decoder writes, of a model that has an encoder too.
+        hosts: everything that is saved goes to the host until it is asked for.
         evaluates: sequences of an evaluation step behind it; None for none.
         recompute: layers are checkpointed: all, or as ``plan`` says.
         plan: which layers are, and what of them is kept all the same.
@@ -114,6 +115,7 @@ class Recipe(Record):
     columns: int = 1
     targets: int | None = None
     evaluates: int | None = None
+    hosts: bool = False
 
     def way(self) -> Recompute | None:
         """How activations are computed again; None where they are not."""
@@ -173,6 +175,7 @@ class Step(Ledger):
             loss=recipe.loss,
             consume=self._stepped if recipe.in_backward else None,
             drops=recipe.drops,
+            hosts=recipe.hosts,
         )
 
     def _stepped(self, p: Parameter) -> Iterable[Iterable[int]]:
@@ -369,6 +372,9 @@ class Step(Ledger):
     def host(self) -> Iterator[int]:
         """Tensors that saved activations take on the host: of the layers what they were given, and of the loss."""
         p = self.passes
+        if self.recipe.hosts:
+            for a in (p.stem, *p.layers, p.tail):
+                yield from p.tape.within(a.forward.start, a.forward.stop)  # type: ignore[attr-defined]
         if self.recipe.offloads:
             yield from (below.output.nbytes for below in (p.stem, *p.layers[:-1]))
             yield from (s.nbytes for s in p.tail.saved if s.category == "loss" and s.nbytes >= OFFLOADED)

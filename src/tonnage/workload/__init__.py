@@ -28,13 +28,13 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "sharding": SHARDING,
     "precision": PRECISION,
     "retain": ("outputs", "grads"),
-    "offload": ("none", "activations"),
+    "offload": ("none", "activations", "save-on-cpu"),
     "task": ("train", "serve"),
 }
 COUNTS: Final = (
     "batch", "accumulate", "seq", "context", "concurrency", "gpus", "tp", "pp", "cp", "ep", "dp", "lora_rank",
-    "target_seq", "eval_batch", "logits_to_keep", "virtual_tokens", "encoder_hidden", "completion_length", "generations",
-    "steps_per_generation",
+    "target_seq", "eval_batch", "logits_to_keep", "virtual_tokens", "encoder_hidden", "completion_length",
+    "generations", "steps_per_generation",
 )  # fmt: skip
 SWITCHES: Final = ("first_step", "kbit_prepared", "master", "replay", "optimizer_in_backward", "ema")
 SIZES: Final = ("in_use",)
