@@ -37,7 +37,7 @@ WORKLOAD: Final = together(
         "--optimizer-in-backward", is_flag=True, default=None, help="Step each parameter as its gradient arrives."
     ),
     click.option("--ema", is_flag=True, default=None, help="A copy of the model holds moving averages of its weights."),
-    text("--attention", "eager, sdpa, flash, flash_attention_2 (sdpa)."),
+    text("--attention", "eager, sdpa, a kernel of sdpa: flash, efficient, cudnn, math; flash_attention_2 (sdpa)."),
     text("--recompute", "none, full, every-2, first-8, selective, or modules: core_attn,mlp (none)."),
     text(
         "--offload", "none, activations (to the host, with --recompute full), save-on-cpu (all that is saved) (none)."

@@ -203,7 +203,7 @@ def _common(
     """What both tasks tell the process."""
     found = capability(device)
     kernels = [k for k in OWN_KERNELS if k != "flash" or found >= FLASH_SINCE]
-    if attention in OWN_KERNELS:
+    if attention in (*OWN_KERNELS, "cudnn"):
         kernels = [attention]
     architecture = device.architecture if device is not None else ""
     return {
