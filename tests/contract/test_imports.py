@@ -75,6 +75,7 @@ ALLOWED = frozenset(
         "tonnage.estimate.moments",
         "tonnage.estimate.origins",
         "tonnage.estimate.precision",
+        "tonnage.estimate.recipe",
         "tonnage.estimate.result",
         "tonnage.estimate.settle",
         "tonnage.estimate.summary",

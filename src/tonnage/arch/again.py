@@ -53,7 +53,7 @@ def checkpointed(run: Callable[..., Value], *xs: Value) -> Value:
             if s.position >= tape.cut and not s.owners:
                 s.nbytes = 0
         # What it was given is held until the last step has asked for what it saved.
-        lowest = next(node for node in tape.nodes[floor:] if node.saved)
+        lowest = next(node for node in tape.nodes[floor:] if node.asks)
         lowest.saved = (*lowest.saved, *(x.detached() for x in again))
         again.clear()
         del lowest

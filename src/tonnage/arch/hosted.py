@@ -32,6 +32,7 @@ class HostedTape(Tape):
         custom: bool = False,
         weights_first: bool = False,
         flat: bool = False,
+        keeps_weight: bool = False,
     ) -> None:
         """As a tape's, but what is saved is copied."""
         if not self.recording or not any(needs_grad(i) for i in inputs):
@@ -48,8 +49,9 @@ class HostedTape(Tape):
             return made
 
         super().record(
-            outputs, inputs, returned if kept else back, (), custom=custom, weights_first=weights_first, flat=flat
-        )
+            outputs, inputs, returned if kept else back, (), custom=custom, weights_first=weights_first, flat=flat,
+            keeps_weight=keeps_weight,
+        )  # fmt: skip
 
     def within(self, start: int, stop: int) -> list[int]:
         """Tensors that went to the host between these events. [byte]"""

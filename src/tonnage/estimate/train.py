@@ -14,6 +14,7 @@ from tonnage.estimate.moments import instants, largest
 from tonnage.estimate.origins import origins
 from tonnage.estimate.precision import narrowed, optimized
 from tonnage.estimate.precision import settled as precision_of
+from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.result import Fit, Result
 from tonnage.estimate.settle import (
     AS_NEWEST,
@@ -27,7 +28,7 @@ from tonnage.estimate.settle import (
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
 from tonnage.estimate.switches import averaged, elements, hosts, in_backward, offloads, targets
-from tonnage.estimate.training import Recipe, Step
+from tonnage.estimate.training import Step
 from tonnage.estimate.verdict import fit
 from tonnage.evidence import DERIVED
 from tonnage.memory.optimizers import optimizer
