@@ -14,7 +14,8 @@ import pytest
 import tonnage as tn
 from tonnage import quant
 from tonnage.errors import InputError, UnsupportedError
-from tonnage.estimate.training import Recipe, Step
+from tonnage.estimate.recipe import Recipe
+from tonnage.estimate.training import Step
 from tonnage.estimate.tuning import tuned
 from tonnage.families import model_from
 from tonnage.memory.optimizers import optimizer

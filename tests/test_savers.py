@@ -18,8 +18,9 @@ from tonnage.arch.transformer_engine import TransformerEngine
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate import liger
 from tonnage.estimate.precision import PRESETS
+from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.savers import implementations
-from tonnage.estimate.training import Recipe, Step
+from tonnage.estimate.training import Step
 from tonnage.estimate.tuning import tuned
 from tonnage.families import model_from
 from tonnage.memory.optimizers import optimizer

@@ -11,7 +11,8 @@ import pytest
 import tonnage as tn
 from played import play
 from tonnage.errors import InputError
-from tonnage.estimate.training import Recipe, Step
+from tonnage.estimate.recipe import Recipe
+from tonnage.estimate.training import Step
 from tonnage.families import model_from
 from tonnage.memory.optimizers import optimizer
 

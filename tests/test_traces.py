@@ -14,8 +14,9 @@ import pytest
 import tonnage as tn
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.paired import PairedStep
+from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.serving import Run, Session
-from tonnage.estimate.training import Recipe, Step
+from tonnage.estimate.training import Step
 from tonnage.families import model_from
 from tonnage.memory.cache import states
 from tonnage.memory.optimizers import optimizer

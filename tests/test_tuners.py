@@ -14,8 +14,9 @@ import pytest
 import tonnage as tn
 from tonnage import quant
 from tonnage.errors import InputError, TonnageError, UnsupportedError
+from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.stream import replayed
-from tonnage.estimate.training import Recipe, Step
+from tonnage.estimate.training import Step
 from tonnage.estimate.tuning import tuned
 from tonnage.families import model_from
 from tonnage.memory.optimizers import optimizer

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import tonnage as tn
-from tonnage.estimate.training import Recipe, Step
+from tonnage.estimate.recipe import Recipe
+from tonnage.estimate.training import Step
 from tonnage.memory.optimizers import optimizer
 
 

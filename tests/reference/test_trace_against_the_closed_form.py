@@ -68,7 +68,7 @@ def closed_form(config: dict[str, Any], said: dict[str, Any], monkeypatch: pytes
 
     monkeypatch.setattr(Step, "moments", watched)
     try:
-        result = tn.train({"config": config}, suggest=False, replay=True, **said)
+        result = tn.train({"config": config}, suggest=False, **({"replay": True} | said))
     except UnsupportedError as e:
         pytest.skip(f"not modelled: {e}")
     return [peaks[kind] for kind in KINDS], result

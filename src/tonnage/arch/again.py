@@ -53,7 +53,7 @@ def checkpointed(run: Callable[..., Value], *xs: Value) -> Value:
             if s.position >= tape.cut and not s.owners:
                 s.nbytes = 0
         # What it was given is held until the last step has asked for what it saved.
-        lowest = next(node for node in tape.nodes[floor:] if node.saved)
+        lowest = next(node for node in tape.nodes[floor:] if node.asks)
         lowest.saved = (*lowest.saved, *(x.detached() for x in again))
         again.clear()
         del lowest
@@ -72,7 +72,7 @@ def checkpointed(run: Callable[..., Value], *xs: Value) -> Value:
     return y
 
 
-def module(f: Forward, block: Block, x: Value) -> Value:
+def module(block: Block, f: Forward, x: Value) -> Value:
     """A module of a layer under a checkpoint, which holds all that it is called with."""
     held: list[Value] = []
 

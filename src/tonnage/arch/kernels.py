@@ -48,6 +48,11 @@ def _attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         return eager(f, a, q, k, v)
     masked = f.position is not None or (_mask(f, a) is not None)
     # Falcon's one key is neither repeated nor announced as shared: only the unfused path broadcasts it.
+    if masked and f.kernel == "cudnn":
+        raise UnsupportedError(
+            "cuDNN's attention with a mask, which a window or a bias of positions brings, is not modelled",
+            key="attention", value="cudnn", hint="--attention sdpa",
+        )  # fmt: skip
     if f.position is not None and f.kernel == "math":
         raise UnsupportedError(
             "the unfused path with a learned bias of positions is not modelled", key="attention", value="math",

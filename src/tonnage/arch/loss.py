@@ -72,7 +72,8 @@ def log_likelihood(logits: Value, target: Value, *, whole: bool = True) -> Value
     """``F.cross_entropy``: one number, or one for each token; the log-softmax is kept, and so is what is asked for."""
     tape = logits.tape
     # Autocast leaves this log-softmax alone, since its format is spelt out, and casts for the likelihood.
-    scores = raised(log_softmax(logits))
+    plain = log_softmax(logits)
+    scores = raised(plain)
     axes, dtype = scores.axes, scores.dtype
     loss = tape.new("loss", (("X", 1),) if whole else axes[:-1], dtype)
     weight = tape.new("total weight", (("X", 1),), dtype)

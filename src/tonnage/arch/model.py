@@ -6,7 +6,8 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from tonnage.arch import ops
@@ -71,13 +72,13 @@ class Sublayer(Record):
     def output(self, f: Forward, x: Value) -> Value:
         """What is added to the residual."""
         if self.inline and self.before is not None:
-            x = self._block(f, self.before.forward(f, x))
+            x = self._runs(f)(f, self.before.forward(f, x))
         else:
             if self.before is not None:
                 x = self.before.forward(f, x)
             if self.holds_input:
                 f.held.append(x)
-            x = self._block(f, x)
+            x = self._runs(f)(f, x)
         if self.holds or self.rebinds:
             (f.held if self.holds else f.local).append(x)
         if self.after is not None:
@@ -89,13 +90,14 @@ class Sublayer(Record):
             f.local.append(x)
         return x
 
-    def _block(self, f: Forward, x: Value) -> Value:
+    def _runs(self, f: Forward) -> Callable[[Forward, Value], Value]:
+        """What runs the block, which alone holds what it is given."""
         if f.again and getattr(self.block, "module", "") in f.again:
             # Imported late: most passes compute no module again.
             from tonnage.arch.again import module
 
-            return module(f, self.block, x)
-        return self.block.forward(f, x)
+            return partial(module, self.block)
+        return self.block.forward
 
 
 class Layer(Record):

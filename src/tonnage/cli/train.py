@@ -24,6 +24,7 @@ WORKLOAD: Final = together(
     text("--batch", "Sequences in one forward pass (1).", "N"),
     text("--seq", "Tokens of a sequence (2048, or the model's positions).", "N"),
     text("--target-seq", "Tokens that an encoder-decoder model's decoder is given (as --seq).", "N"),
+    text("--eval-batch", "Sequences of an evaluation step behind the optimizer's (none).", "N"),
     text("--accumulate", "Forward passes a step (1).", "N"),
     text(
         "--precision",
@@ -36,13 +37,16 @@ WORKLOAD: Final = together(
         "--optimizer-in-backward", is_flag=True, default=None, help="Step each parameter as its gradient arrives."
     ),
     click.option("--ema", is_flag=True, default=None, help="A copy of the model holds moving averages of its weights."),
-    text("--attention", "eager, sdpa, flash, flash_attention_2 (sdpa)."),
-    text("--recompute", "none, full, every-2, first-8, selective (none)."),
-    text("--offload", "none, activations: saved ones to the host, with --recompute full (none)."),
+    text("--attention", "eager, sdpa, a kernel of sdpa: flash, efficient, cudnn, math; flash_attention_2 (sdpa)."),
+    text("--recompute", "none, full, every-2, first-8, selective, or modules: core_attn,mlp (none)."),
+    text(
+        "--offload", "none, activations (to the host, with --recompute full), save-on-cpu (all that is saved) (none)."
+    ),
     text(
         "--loss",
         "full, fused, liger, chunked-16, cut, cut-fp32, trl (full, or the stack's or --kernels').",
     ),
+    text("--logits-to-keep", "Tokens at each sequence's end whose logits and loss are made (all).", "N"),
     text("--kernels", "none, liger, liger==0.8.5 (none)."),
     text("--objective", "sft dpo kto orpo cpo simpo reward embed distill grpo rloo ppo (sft)."),
     text("--reference", "Of DPO, KTO, GRPO: resident, adapter (switched off), precomputed, none.", "WHERE"),

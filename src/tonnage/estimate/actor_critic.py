@@ -17,7 +17,8 @@ from typing import Final, TypeVar
 from tonnage.arch.actor_critic import Clipped, placed
 from tonnage.arch.model import Model
 from tonnage.estimate.moments import Moment
-from tonnage.estimate.training import Recipe, Step
+from tonnage.estimate.recipe import Recipe
+from tonnage.estimate.training import Step
 from tonnage.memory.accounts import Account, Span, blocks, level, stored
 from tonnage.memory.weights import bytes_of, is_buffer
 from tonnage.timeline import Level

@@ -7,7 +7,8 @@ from typing import Final
 
 from tonnage.arch.model import Model
 from tonnage.estimate.moments import Moment
-from tonnage.estimate.training import Recipe, Step
+from tonnage.estimate.recipe import Recipe
+from tonnage.estimate.training import Step
 from tonnage.memory.passes import level
 
 FIRST: Final = "first texts"

@@ -10,7 +10,8 @@ from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.moments import Moment
 from tonnage.estimate.player import Own, Player, Shared
-from tonnage.estimate.training import Recipe, Step
+from tonnage.estimate.recipe import Recipe
+from tonnage.estimate.training import Step
 from tonnage.memory.paired import Paired
 from tonnage.memory.passes import Pass, level
 from tonnage.workload.training import Train

@@ -7,6 +7,7 @@ from typing import Final
 from tonnage.arch.chunked import Chunked
 from tonnage.arch.cut import Cut
 from tonnage.arch.fused import Fused
+from tonnage.arch.last import OfLast
 from tonnage.arch.loss import Loss
 from tonnage.arch.losses import FusedLinear, InPlace
 from tonnage.arch.model import Model
@@ -129,6 +130,39 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
     words = [] if asked == "none" else [_blocks(fused, release)]
     words += [TOLD[named.partition("-")[0]]] if named != "full" else []
     return Implementations(None if asked == "none" else fused, kind, asked, named, tuple(words))
+
+
+def of_last(model: Model, w: Train, stack: Stack) -> Implementations:
+    """Settle ``logits_to_keep``.
+
+    Raises:
+        InputError: the model makes all logits, or there is no table of them.
+        UnsupportedError: together with what is not modelled.
+    """
+    n = w.logits_to_keep or 0
+    said = {
+        "loss": w.loss not in (None, "full"), "kernels": w.kernels not in (None, "none"),
+        "objective": w.objective not in (None, "sft"), "stack": bool(stack.own_losses),
+        "virtual_tokens": w.virtual_tokens is not None, "target_seq": len(model.stacks) > 1,
+    }  # fmt: skip
+    if not model.causal or model.classes is not None or model.head is None:
+        raise InputError(
+            f"logits_to_keep is of causal models, not of {model.model_type}", key="logits_to_keep", value=n,
+            hint="leave it out",
+        )  # fmt: skip
+    for key, there in said.items():
+        if there:
+            raise UnsupportedError(
+                f"logits_to_keep is not modelled with {key} = {getattr(w, key)}", key="logits_to_keep", value=n,
+                hint=f"leave out {key}",
+            )  # fmt: skip
+    if w.seq is not None and n > w.seq:
+        raise InputError(
+            f"logits_to_keep = {n:,} is more than the {w.seq:,} tokens of a sequence", key="logits_to_keep", value=n,
+            hint=f"at most --logits-to-keep {w.seq}",
+        )  # fmt: skip
+    told = f"logits of the last {n:,} tokens of each sequence alone, and the loss of their labels"
+    return Implementations(None, OfLast(tokens=n), "none", "full", (told,))
 
 
 def plan(w: Train, stack: Stack) -> Recompute | None:

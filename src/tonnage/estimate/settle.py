@@ -100,7 +100,7 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
     Args:
         model: its heads decide what a kernel accepts.
         asked: "eager", "sdpa", or the kernel that sdpa is held to: "flash", "efficient" (with the heads repeated where
-            they are grouped), "math".
+            they are grouped), "cudnn", "math".
         dtype: format in which attention is computed.
         device: None when none is named: then one with flash attention is meant.
 
@@ -123,6 +123,15 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
     blocks = attention_blocks(model)
     architecture = device.architecture if device is not None else ""
     why_not = _no_flash(blocks, dtype, architecture)
+    if asked == "cudnn":
+        odd = [b for b in blocks if (b.H if isinstance(b, GroupedQuery) else b.nope + b.rope) % 8]
+        why_not = why_not or ("heads are no multiple of eight wide" if odd else None)
+        if why_not is not None:
+            raise InputError(
+                f"cuDNN's attention refuses this: {why_not.replace('flash attention', 'it')}", key="attention",
+                value=asked, hint="--attention sdpa",
+            )  # fmt: skip
+        return "cudnn", []
     if why_not is None:
         return "flash", []
     if asked == "flash":
@@ -210,6 +219,7 @@ KERNELS: Final = {
     "flash": "flash attention",
     "flash_attention_2": "flash-attn 2.8",
     "efficient": "the memory-efficient kernel",
+    "cudnn": "cuDNN's attention",
     "math": "the unfused path",
     "eager": "transformers' own code",
 }

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device
-from tonnage.errors import InputError, UnsupportedError
+from tonnage.errors import UnsupportedError
 from tonnage.estimate.lines import lines, reserves
 from tonnage.estimate.moments import instants, largest
 from tonnage.estimate.origins import origins
 from tonnage.estimate.precision import narrowed, optimized
 from tonnage.estimate.precision import settled as precision_of
+from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.result import Fit, Result
 from tonnage.estimate.settle import (
     AS_NEWEST,
@@ -26,7 +27,8 @@ from tonnage.estimate.settle import (
     tokens_within,
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
-from tonnage.estimate.training import Recipe, Step
+from tonnage.estimate.switches import averaged, elements, hosts, in_backward, offloads, targets
+from tonnage.estimate.training import Step
 from tonnage.estimate.verdict import fit
 from tonnage.evidence import DERIVED
 from tonnage.memory.optimizers import optimizer
@@ -50,17 +52,22 @@ OFFLOADS: Final = (
     "inputs of checkpointed layers go to the host, as TRL's and torchtune's OffloadActivations copy them: those of "
     "five layers are still on the device; what stands behind the layers is answered as if it stayed"
 )
+HOSTS: Final = (
+    "every tensor that autograd saves, weights as well, goes to pinned memory of the host and comes back for each "
+    "operation that saved it, as torch.autograd.graph.save_on_cpu(pin_memory=True) copies them"
+)
 OFFLOAD: Final = (
     "https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading.py (OffloadActivations); "
     "https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/core/CachingHostAllocator.h (PowerOf2Ceil)"
 )
 COLLATED: Final = "copies of the labels and the attention mask that a data collator adds: 8 B a token each"
 LOADED: Final = "what loading the weights leaves in the allocator's cache"
+EVALUATED: Final = "evaluation steps and checkpoint saving"
 NOT_MODELLED: Final = (
     LOADED,
     "scratch of kernels other than flash attention's backward pass and sums over rows",
     COLLATED,
-    "evaluation steps and checkpoint saving",
+    EVALUATED,
 )
 
 
@@ -133,11 +140,13 @@ def answer(
         accumulate=w.accumulate or 1,
         recompute=w.recompute not in (None, "none"),
         plan=_plan(w, stack),
-        offloads=_offloads(w),
+        offloads=offloads(w),
+        hosts=hosts(model, w),
         keep_logits="outputs" in w.retain,
         keep_gradients="grads" in w.retain,
         first_step=w.first_step,
-        targets=_targets(model, w, seq),
+        targets=targets(model, w, seq),
+        evaluates=w.eval_batch,
         makes_mask=since(version, stack.makes_mask),
         workspace=cublas_workspace(architecture) if caching(device) else 0,
         tuning=fine.tuning if fine else None,
@@ -154,21 +163,28 @@ def answer(
         narrow=narrow,
         scales=scales,
         loss=built.loss if built else None,
-        in_backward=_in_backward(w),
+        in_backward=in_backward(w),
         master=precision == "bf16-master",
-        averaged=_averaged(w),
+        averaged=averaged(w),
     )
+    if w.eval_batch is not None:
+        # Imported late: most answers are of the step alone.
+        from tonnage.estimate import evaluation
+
+        evaluation.refused(model, w)
+        caveats.append(evaluation.TOLD)
     aim = _aim(model, w, recipe, beside or {}, device)
     if aim is not None:
         recipe = aim.recipe
         caveats += aim.caveats
     step = _step(model, recipe)
     caveats += _passed_by(step)
-    caveats += [OFFLOADS] if recipe.offloads else []
+    caveats += [OFFLOADS] if recipe.offloads else [HOSTS] if recipe.hosts else []
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
     rank = _rank(step, stack, device)
     verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
-    left_out = NOT_MODELLED if aim is None else tuple(n for n in NOT_MODELLED if n != COLLATED)
+    told_apart = (COLLATED if aim else "", EVALUATED if w.eval_batch else "")
+    left_out = tuple(n for n in NOT_MODELLED if n not in told_apart)
     if _replays(w, recipe, device, verdict) and not step.passes.lingering.allocated:
         # Imported late: an answer whose verdict is clear does without.
         from tonnage.estimate.loading import brought
@@ -209,7 +225,7 @@ def answer(
         **(aim.values if aim else {"objective": "sft"}),
     }
     return Result(
-        model=summary(model, trainable=fine.elements if fine else _elements(model)),
+        model=summary(model, trainable=fine.elements if fine else elements(model)),
         workload={"task": "train", "model": values["model"], **filled(w, values)},
         defaulted=model.defaulted,
         ignored=model.ignored,
@@ -263,6 +279,8 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
 
 def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | None) -> bool:
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
+    if recipe.evaluates is not None:
+        return False
     if recipe.rollout is not None or recipe.columns > 1:
         if w.replay or w.alloc_conf is not None:
             raise UnsupportedError(
@@ -272,37 +290,11 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
                 hint="leave it out",
             )
         return False
-    if not caching(device) or w.offload == "activations":
+    if not caching(device) or w.offload not in (None, "none"):
         return False
     if w.replay is None and w.alloc_conf is None:
         return verdict is None or verdict.verdict == "uncertain"
     return w.replay is not False
-
-
-def _averaged(w: Train) -> bool:
-    """Whether a copy of the model holds moving averages of its weights."""
-    if w.ema and w.lora_rank is not None:
-        raise UnsupportedError(
-            "moving averages beside adapters are not modelled", key="ema", value="true", hint="leave out ema"
-        )
-    return bool(w.ema)
-
-
-def _in_backward(w: Train) -> bool:
-    """Whether the optimizer steps in the backward pass; what it cannot be combined with is named."""
-    if not w.optimizer_in_backward:
-        return False
-    against = {
-        "accumulate": (w.accumulate or 1) > 1, "retain": "grads" in w.retain, "first_step": w.first_step,
-        "precision": w.precision == "bf16-master",
-    }  # fmt: skip
-    for key, said in against.items():
-        if said:
-            raise InputError(
-                f"optimizer_in_backward lets go of every gradient at once, which {key} = {getattr(w, key)} contradicts",
-                key="optimizer_in_backward", value="true", hint=f"leave out {key}",
-            )  # fmt: skip
-    return True
 
 
 def _plan(w: Train, stack: Stack) -> Recompute | None:
@@ -315,31 +307,14 @@ def _plan(w: Train, stack: Stack) -> Recompute | None:
     return plan(w, stack)
 
 
-def _offloads(w: Train) -> bool:
-    """Whether saved activations go to the host."""
-    if w.offload in (None, "none"):
-        return False
-    if w.recompute != "full":
-        raise UnsupportedError(
-            f"offload = {w.offload} with recompute = {w.recompute or 'none'} is not modelled: of tensors that are "
-            "saved twice one stays", key="offload", value=w.offload, hint="--recompute full",
-        )  # fmt: skip
-    if w.optimizer_in_backward or w.alloc_conf is not None:
-        raise UnsupportedError(
-            f"offload = {w.offload} is not modelled together with optimizer_in_backward or alloc_conf", key="offload",
-            value=w.offload, hint="leave the other out",
-        )  # fmt: skip
-    return True
-
-
 def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Implementations | None:
     """What computes blocks and loss; None where all is the model's own code."""
-    if w.kernels in (None, "none") and w.loss in (None, "full") and not stack.own_losses:
+    if w.logits_to_keep is None and w.kernels in (None, "none") and w.loss in (None, "full") and not stack.own_losses:
         return None
     # Imported late: most answers do without.
-    from tonnage.estimate.savers import implementations
+    from tonnage.estimate.savers import implementations, of_last
 
-    return implementations(model, w, stack, device)
+    return implementations(model, w, stack, device) if w.logits_to_keep is None else of_last(model, w, stack)
 
 
 def _step(model: Model, recipe: Recipe) -> Step:
@@ -411,28 +386,6 @@ def _passed_by(step: Step) -> list[str]:
         f"a step on token ids alone: no gradient reaches {n:,} parameters ({said}), so that the optimizer keeps no "
         f"state for them{more}"
     ]
-
-
-def _targets(model: Model, w: Train, seq: int) -> int | None:
-    """Tokens that a decoder is given; None where there is no encoder."""
-    if len(model.stacks) > 1:
-        tokens_within(model, w.target_seq or seq, "target_seq")
-        return w.target_seq or seq
-    if w.target_seq is not None:
-        raise InputError(
-            f"target_seq is of models with an encoder and a decoder, which {model.model_type} is not",
-            key="target_seq", value=w.target_seq, hint="--seq",
-        )  # fmt: skip
-    return None
-
-
-def _elements(model: Model) -> int | None:
-    """How many parameters are trained; None for all."""
-    if len(model.stacks) == 1:
-        return None
-    from tonnage.estimate.paired import trained
-
-    return trained(model)
 
 
 def _trainable(model: Model, w: Train) -> None:

@@ -6,29 +6,20 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from tonnage.arch.forward import AttentionKernel
 from tonnage.arch.model import Model
 from tonnage.arch.tape import WIDTH, Parameter, Storage
 from tonnage.estimate.moments import Ledger, Moment
+from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.trained import reached
 from tonnage.formats import FORMATS, Format
-from tonnage.memory.optimizers import Optimizer, Stored
+from tonnage.memory.optimizers import Stored
 from tonnage.memory.passes import Account, Pass, blocks, level
-from tonnage.memory.weights import Share, bytes_of, is_buffer, is_parameter, total
-from tonnage.record import Record
+from tonnage.memory.weights import bytes_of, is_buffer, is_parameter, total
 from tonnage.tensors import Tensor, size
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
-    from tonnage.arch.adapters import Tuning
-    from tonnage.arch.float8 import Narrow
-    from tonnage.arch.fused import Fused
-    from tonnage.arch.loss import Loss
-    from tonnage.estimate.beside import Beside
-    from tonnage.estimate.rollout import Rollout
     from tonnage.memory.ahead import Ahead
-    from tonnage.memory.recompute import Recompute
-    from tonnage.quant import Recipe as Packing
 
 
 COPIED: Final = 5
@@ -38,91 +29,6 @@ https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading
 """
 OFFLOADED: Final = 1024
 """Bytes below which a tensor stays (``min_offload_size``)."""
-
-
-class Recipe(Record):
-    """A training workload with nothing left open.
-
-    Args:
-        weights: format of the weights, their gradients and optimizer states.
-        autocast: format that autocast computes in, or None.
-        kernel: what computes attention.
-        optimizer: its state and its step.
-        batch, tokens, accumulate: sequences a pass, tokens a sequence, passes a step.
-        targets: tokens of a sequence that a decoder writes, of a model that has an encoder too.
-        recompute: layers are checkpointed: all, or as ``plan`` says.
-        plan: which layers are, and what of them is kept all the same.
-        offloads: what a checkpointed layer was given goes to the host until its backward pass.
-        keep_logits: the caller holds the model's output through the backward pass.
-        keep_gradients: the last step's gradients stay, and the next ones are added into them.
-        first_step: the optimizer has no state yet.
-        makes_mask: attention is handed a mask although the batch has none.
-        workspace: of one thread that multiplies matrices. [byte]
-        tuning: matrices that are packed or have adapters; None where the whole model is trained.
-        adapters: the trained tensors beside the model with how often each stands.
-        beside: what else lies beside it, and is not trained.
-        own: the model's own tensors that are trained, where others of them are not.
-        shares: the model's weights by part and format, where they are packed.
-        packing: how they are packed.
-        input_grads: the embedding's output needs a gradient though its table is frozen.
-        fused: kernels that stand for several operations of the model's code.
-        narrow: matrices of the layers that are multiplied in fp8.
-        scales: what lies beside these: bytes of a tensor, how often.
-        loss: what computes head and loss together; None for transformers' own loss of all logits.
-        in_backward: the optimizer steps a parameter as soon as its gradient is there, which then dies.
-        master: fp32 copies of the weights are stepped, by fp32 gradients into which those of a pass are added.
-        averaged: a copy of the whole model holds moving averages.
-        drops: dropout is on.
-        others: models that lie beside the one that is trained, and run when its pass pauses.
-        rollout: the model writes what it is trained on.
-        columns: passes, one after the other, whose outputs the loss compares.
-        critic: a second model that is trained beside, and its part of the step.
-    """
-
-    weights: str
-    autocast: str | None
-    kernel: AttentionKernel
-    optimizer: Optimizer
-    batch: int
-    tokens: int
-    accumulate: int
-    recompute: bool
-    keep_logits: bool
-    keep_gradients: bool
-    first_step: bool
-    workspace: int
-    makes_mask: bool = False
-    tuning: Tuning | None = None
-    adapters: tuple[tuple[Tensor, int], ...] = ()
-    beside: tuple[tuple[Tensor, int], ...] = ()
-    own: tuple[tuple[Tensor, int], ...] = ()
-    shares: tuple[Share, ...] = ()
-    packing: Packing | None = None
-    input_grads: bool = False
-    fused: Fused | None = None
-    narrow: Narrow | None = None
-    scales: tuple[tuple[int, int], ...] = ()
-    loss: Loss | None = None
-    plan: Recompute | None = None
-    offloads: bool = False
-    in_backward: bool = False
-    master: bool = False
-    averaged: bool = False
-    drops: bool = True
-    others: tuple[Beside, ...] = ()
-    rollout: Rollout | None = None
-    columns: int = 1
-    targets: int | None = None
-    critic: tuple[Model, Recipe] | None = None
-
-    def way(self) -> Recompute | None:
-        """How activations are computed again; None where they are not."""
-        if not self.recompute or self.plan is not None:
-            return self.plan
-        # Imported late: most steps compute nothing again.
-        from tonnage.memory.recompute import Recompute
-
-        return Recompute()
 
 
 class Step(Ledger):
@@ -175,6 +81,7 @@ class Step(Ledger):
             loss=recipe.loss,
             consume=self._stepped if recipe.in_backward else None,
             drops=recipe.drops,
+            hosts=recipe.hosts,
         )
 
     def _stepped(self, p: Parameter) -> Iterable[Iterable[int]]:
@@ -375,6 +282,9 @@ class Step(Ledger):
     def host(self) -> Iterator[int]:
         """Tensors that saved activations take on the host: of the layers what they were given, and of the loss."""
         p = self.passes
+        if self.recipe.hosts:
+            for a in (p.stem, *p.layers, p.tail):
+                yield from p.tape.within(a.forward.start, a.forward.stop)  # type: ignore[attr-defined]
         if self.recipe.offloads:
             yield from (below.output.nbytes for below in (p.stem, *p.layers[:-1]))
             yield from (s.nbytes for s in p.tail.saved if s.category == "loss" and s.nbytes >= OFFLOADED)
@@ -438,12 +348,15 @@ class Step(Ledger):
         r = self.recipe
         if r.first_step:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
-        if r.in_backward:
-            return
-        transient = r.optimizer.highest(self.widths())
-        self.take("step", "optimizer_state", "the step's own", transient)
-        yield Moment("optimizer step", self.now)
-        self.drop("step")
+        if not r.in_backward:
+            transient = r.optimizer.highest(self.widths())
+            self.take("step", "optimizer_state", "the step's own", transient)
+            yield Moment("optimizer step", self.now)
+            self.drop("step")
+        if r.evaluates is not None:
+            from tonnage.estimate.evaluation import evaluated
+
+            yield from evaluated(self)
 
 
 def _key(account: Account) -> str:

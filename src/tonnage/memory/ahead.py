@@ -88,6 +88,7 @@ class Ahead:
         self.hands = hands
         B, T = ("B", batch), ("T", tokens)
         ids = tape.new("token ids", (B, T), "int64")
+        self.given = [ids.storage]
         self.stem = Account()
         ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
         make_masks(f, windows(stack, tokens), batch, tokens, tokens, self.stem.output.dtype, always=makes_mask)

@@ -51,6 +51,7 @@ class Pass:
         consume: what the optimizer's step for one parameter takes for a moment, where it is made as soon as the
             gradient is there; None where gradients wait for the step.
         drops: dropout is on.
+        hosts: what is saved goes to the host, and comes back for the step that asks for it.
     """
 
     def __init__(
@@ -73,11 +74,12 @@ class Pass:
         loss: Loss | None = None,
         consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None,
         drops: bool = True,
+        hosts: bool = False,
     ) -> None:
         stack = model.decoder
         self.stack = stack
         self.loss_kind = loss
-        self.tape = tape = Tape(
+        self.tape = tape = _tape(hosts)(
             grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else _frozen
         )
         tape.accumulated, tape.consume = accumulated, consume
@@ -289,6 +291,15 @@ def windows(stack: Stack, keys: int) -> set[int | None]:
             if getattr(sub.block, "causal", True) or (window is not None and keys >= window):
                 found.add(window)
     return found
+
+
+def _tape(hosts: bool) -> type[Tape]:
+    if not hosts:
+        return Tape
+    # Imported late: most passes keep what they save.
+    from tonnage.arch.hosted import HostedTape
+
+    return HostedTape
 
 
 def _frozen(name: str) -> bool:

@@ -31,6 +31,7 @@ def ids(job: Mapping[str, Any], tokens: int, device: str) -> torch.Tensor:
 
 def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Made) -> None:
     """Optimizer steps, two of them unless the first is asked for: forward, loss, backward, step."""
+    extra: dict[str, Any] = {}
     if getattr(model, "main_input_name", "") == "input_features":
         inputs = {"input_features": _features(model, job, device)}
     else:
@@ -38,6 +39,10 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
         inputs["labels"] = inputs["input_ids"]
     if getattr(model.config, "is_encoder_decoder", False):
         inputs["labels"] = ids(job, job["targets"], device)
+    if job["logits"]:
+        # The labels of as many tokens: a part of the batch's.
+        inputs["labels"] = inputs["labels"][:, -job["logits"] :]
+        extra["logits_to_keep"] = job["logits"]
     for t in {id(t): t for t in inputs.values()}.values():
         r.there(t, INPUT, "")
     # Bound here, so that the last step's loss lives until this one's takes its place.
@@ -47,7 +52,7 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
         for _ in range(min(job["accumulate"], 2)):
             r.enter(f"step{step}.forward")
             with autocast(job):
-                out = model(**inputs)
+                out = model(**inputs, **extra)
                 loss = out.loss
                 if not job["keep_outputs"]:
                     out = None

@@ -88,7 +88,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         **tuning,
         "task": "train", "weights": weights, "autocast": autocast, "optimizer": optimizer, "batch": w.batch or 1,
         "seq": seq, "targets": w.target_seq or seq, "accumulate": w.accumulate or 1, "recompute": w.recompute == "full",
-        "modules": modules,
+        "modules": modules, "logits": w.logits_to_keep,
         "keep_outputs": "outputs" in w.retain, "keep_gradients": "grads" in w.retain,
         "steps": 1 if w.first_step else 2, "liger": liger,
     }  # fmt: skip
@@ -203,7 +203,7 @@ def _common(
     """What both tasks tell the process."""
     found = capability(device)
     kernels = [k for k in OWN_KERNELS if k != "flash" or found >= FLASH_SINCE]
-    if attention in OWN_KERNELS:
+    if attention in (*OWN_KERNELS, "cudnn"):
         kernels = [attention]
     architecture = device.architecture if device is not None else ""
     return {

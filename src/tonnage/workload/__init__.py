@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tonnage.workload.serving import Serve
     from tonnage.workload.training import Train
 
-ATTENTION: Final = ("eager", "sdpa", "flash", "efficient", "math", "flash_attention_2", "flash_attention_3")
+ATTENTION: Final = ("eager", "sdpa", "flash", "efficient", "cudnn", "math", "flash_attention_2", "flash_attention_3")
 SHARDING: Final = ("none", "ddp", "zero-1", "zero-2", "zero-3", "fsdp", "hsdp")
 PRECISION: Final = (
     "fp32", "tf32", "bf16-mixed", "fp16-mixed", "bf16-autocast", "fp16-autocast", "bf16", "fp16", "bf16-master",
@@ -28,13 +28,13 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "sharding": SHARDING,
     "precision": PRECISION,
     "retain": ("outputs", "grads"),
-    "offload": ("none", "activations"),
+    "offload": ("none", "activations", "save-on-cpu"),
     "task": ("train", "serve"),
 }
 COUNTS: Final = (
     "batch", "accumulate", "seq", "context", "concurrency", "gpus", "tp", "pp", "cp", "ep", "dp", "lora_rank",
-    "target_seq", "virtual_tokens", "encoder_hidden", "completion_length", "generations", "steps_per_generation",
-    "rollout_batch",
+    "target_seq", "eval_batch", "logits_to_keep", "virtual_tokens", "encoder_hidden", "completion_length",
+    "generations", "steps_per_generation", "rollout_batch",
 )  # fmt: skip
 SWITCHES: Final = ("first_step", "kbit_prepared", "master", "replay", "optimizer_in_backward", "ema")
 SIZES: Final = ("in_use",)

@@ -47,9 +47,11 @@ class Train:
     accumulate: int | None = None
     seq: int | None = None
     target_seq: int | None = None
+    eval_batch: int | None = None
     recompute: str | None = None
     offload: str | None = None
     loss: str | None = None
+    logits_to_keep: int | None = None
     objective: str | None = None
     reference: str | None = None
     completion_length: int | None = None

@@ -12,7 +12,7 @@ from typing import Any, Final
 from tonnage.arch.model import Model
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate.objectives._objective import Asked, Objective
-from tonnage.estimate.training import Recipe
+from tonnage.estimate.recipe import Recipe
 from tonnage.record import Record
 from tonnage.registry import names, variant
 from tonnage.workload.training import OBJECTIVE_KEYS, Train

@@ -8,8 +8,8 @@ from typing import Any
 from tonnage.arch.loss import Loss
 from tonnage.arch.model import Model
 from tonnage.estimate.beside import Beside
+from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.rollout import Rollout
-from tonnage.estimate.training import Recipe
 from tonnage.record import Record
 from tonnage.workload.training import Train
 

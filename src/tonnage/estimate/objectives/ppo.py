@@ -17,10 +17,10 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.beside import resident
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts
 from tonnage.estimate.objectives._reading import beside
+from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.rollout import Rollout
 from tonnage.estimate.serving import Run, Session
 from tonnage.estimate.settle import kernel
-from tonnage.estimate.training import Recipe
 from tonnage.formats import FORMATS
 from tonnage.memory.ahead import Ahead
 from tonnage.memory.cache import state_bytes

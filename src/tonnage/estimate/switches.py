@@ -1,0 +1,106 @@
+"""What a workload says of a step in single words, and what these cannot be combined with."""
+
+from __future__ import annotations
+
+from tonnage.arch.model import Model
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate.settle import tokens_within
+from tonnage.workload.training import Train
+
+
+def averaged(w: Train) -> bool:
+    """Whether a copy of the model holds moving averages of its weights."""
+    if w.ema and w.lora_rank is not None:
+        raise UnsupportedError(
+            "moving averages beside adapters are not modelled", key="ema", value="true", hint="leave out ema"
+        )
+    return bool(w.ema)
+
+
+def in_backward(w: Train) -> bool:
+    """Whether the optimizer steps in the backward pass; what it cannot be combined with is named."""
+    if not w.optimizer_in_backward:
+        return False
+    against = {
+        "accumulate": (w.accumulate or 1) > 1, "retain": "grads" in w.retain, "first_step": w.first_step,
+        "precision": w.precision == "bf16-master",
+    }  # fmt: skip
+    for key, said in against.items():
+        if said:
+            raise InputError(
+                f"optimizer_in_backward lets go of every gradient at once, which {key} = {getattr(w, key)} contradicts",
+                key="optimizer_in_backward", value="true", hint=f"leave out {key}",
+            )  # fmt: skip
+    return True
+
+
+def offloads(w: Train) -> bool:
+    """Whether saved activations go to the host."""
+    if w.offload in (None, "none", "save-on-cpu"):
+        return False
+    if w.recompute != "full":
+        raise UnsupportedError(
+            f"offload = {w.offload} with recompute = {w.recompute or 'none'} is not modelled: of tensors that are "
+            "saved twice one stays", key="offload", value=w.offload, hint="--recompute full",
+        )  # fmt: skip
+    if w.optimizer_in_backward or w.alloc_conf is not None:
+        raise UnsupportedError(
+            f"offload = {w.offload} is not modelled together with optimizer_in_backward or alloc_conf", key="offload",
+            value=w.offload, hint="leave the other out",
+        )  # fmt: skip
+    return True
+
+
+def targets(model: Model, w: Train, seq: int) -> int | None:
+    """Tokens that a decoder is given; None where there is no encoder."""
+    if len(model.stacks) > 1:
+        tokens_within(model, w.target_seq or seq, "target_seq")
+        return w.target_seq or seq
+    if w.target_seq is not None:
+        raise InputError(
+            f"target_seq is of models with an encoder and a decoder, which {model.model_type} is not",
+            key="target_seq", value=w.target_seq, hint="--seq",
+        )  # fmt: skip
+    return None
+
+
+def elements(model: Model) -> int | None:
+    """How many parameters are trained; None for all."""
+    if len(model.stacks) == 1:
+        return None
+    from tonnage.estimate.paired import trained
+
+    return trained(model)
+
+
+def hosts(model: Model, w: Train) -> bool:
+    """Whether everything that is saved goes to the host (``save_on_cpu``)."""
+    if w.offload != "save-on-cpu":
+        return False
+    said = {
+        "recompute": w.recompute not in (None, "none"),
+        "kernels": w.kernels not in (None, "none"),
+        "loss": w.loss not in (None, "full"),
+        "objective": w.objective not in (None, "sft"),
+        "quant": w.quant not in (None, "none"),
+        "lora_rank": w.lora_rank is not None,
+        "adapter": w.adapter is not None,
+        "precision": str(w.precision).startswith("fp8"),
+        "optimizer_in_backward": bool(w.optimizer_in_backward),
+        "alloc_conf": w.alloc_conf is not None,
+        "replay": bool(w.replay),
+        "stack": w.stack not in (None, "transformers"),
+    }
+    for key, there in said.items():
+        if there:
+            raise UnsupportedError(
+                f"offload = save-on-cpu is not modelled together with {key} = {getattr(w, key)}", key="offload",
+                value=w.offload, hint=f"leave out {key}",
+            )  # fmt: skip
+    blocks = (sub.block for layer, _ in model.decoder.distinct() for sub in layer.sublayers)
+    if any(getattr(block, "module", "") not in ("attention", "mlp") for block in blocks):
+        raise UnsupportedError(
+            f"offload = save-on-cpu is not modelled for the layers of {model.model_type}: attention and plain or gated "
+            "feed-forward blocks are", key="offload", value=w.offload, hint="--recompute full",
+        )  # fmt: skip
+    return True
