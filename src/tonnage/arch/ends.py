@@ -35,6 +35,7 @@ class Table(Record):
             on from a table's offset (its decoder), "once" and "named" the same without an offset (Blenderbot), "rows"
             once for every sequence (Whisper's decoder).
         frozen: a parameter that is not trained (Pegasus, Whisper's encoder).
+        handed: every layer is handed the indices (GPT-2).
     """
 
     name: str
@@ -48,6 +49,7 @@ class Table(Record):
     own: bool = False
     counted: Literal["", "each", "all", "once", "named", "rows"] = ""
     frozen: bool = False
+    handed: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """One tensor."""
@@ -67,6 +69,9 @@ class Table(Record):
             f.frame.append(f.tape.new("mask of ones", (ids[0], ("S", f.cached + ids[1][1])), "fp32"))
         indices = f.tape.new("positions", ids if self.batched or self.own else ids[1:], "int64")
         weight = f.tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.width)))
+        if self.handed and f.tape.grad and not weight.trained:
+            # A table that is trained keeps its indices in any case.
+            f.positions = indices.detached()
         found = ops.embedding(indices, weight, (("D", self.width),), kept=self.own or not self.buffered)
         if not self.buffered or self.named:
             f.frame += [found] if self.batched or self.offset or self.buffered else [indices, found]

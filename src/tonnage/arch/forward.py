@@ -55,6 +55,7 @@ class Forward:
     ``held`` is what the modelled layer's local variables still name when it is no longer used; a layer lets go of it
     when it returns. ``local`` is the same for a block, ``frame`` for the model, which returns when its
     layers are through.
+    ``positions`` are a table's indices that every layer is handed as well.
     ``labels`` are those of a pass that lengthens its sequences; ``around`` what code around the model names until the
     loss is there.
     ``logits`` are those that a loss of its own hands back to the caller.
@@ -83,6 +84,7 @@ class Forward:
         "mixer",
         "narrow",
         "position",
+        "positions",
         "ran",
         "rotary",
         "store",
@@ -128,6 +130,7 @@ class Forward:
         self.zeros: Value | None = None
         self.position: Value | None = None
         self.labels: Value | None = None
+        self.positions: Value | None = None
         self.around: list[Value] = []
         self.logits: list[Value] = []
         self.held: list[Value] = []

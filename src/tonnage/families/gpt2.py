@@ -69,7 +69,7 @@ def read(k: Keys) -> Model:
                     name="transformer.wte",
                     V=V,
                     D=D,
-                    tables=(Table(name="transformer.wpe", rows=P, width=D),),
+                    tables=(Table(name="transformer.wpe", rows=P, width=D, handed=True),),
                     dropout=k.want("embd_pdrop", 0.1),
                 ),
                 layers=(layer,) * L,

@@ -119,6 +119,10 @@ class Pass:
         apart = {*framed, *(v.storage for v in f.shared()), *self.around}
         self.stem.saved = [s for s in self.stem.saved if s not in apart]
         handed = position_ids(tape, stack.stem, B, T)
+        if f.positions is not None:
+            handed.append(f.positions)
+            self.stem.saved = [s for s in self.stem.saved if s is not f.positions.storage]
+            f.positions = None
         self.shared = [v.storage for v in (*f.shared(), *handed)]
         # What the model's own code names until its layers are through, and the graph does not keep.
         saved = {*self.stem.saved, *self.shared}
