@@ -80,10 +80,13 @@ class Linear4bit(nn.Linear):  # type: ignore[misc]
 
     def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """The fallback of the library's fused product: the matrix unpacked in the format of ``x``."""
-        scales = self.scales() + self.offset if self.nested else self.absmax
+        # Its frame names the scales before and after the offset until the product is there.
+        wide = self.scales()
+        scales = wide + self.offset if self.nested else wide
         matrix = torch.empty(self.out_features, self.in_features, dtype=x.dtype, device=x.device)
-        del scales
-        return functional.linear(x, matrix, bias)
+        made = functional.linear(x, matrix, bias)
+        del wide, scales
+        return made
 
     def unpacked(self) -> torch.Tensor:
         """The matrix in the format it had before it was packed."""
