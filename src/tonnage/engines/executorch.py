@@ -133,7 +133,7 @@ def _check(model: Model, s: Setting, context: int, longest: int) -> None:
             f"kv_dtype = {said['kv_dtype']}: a cache is fp32, or int8 (quantize_kv_cache)", key="kv_dtype",
             value=said["kv_dtype"], hint="--kv-dtype int8",
         )  # fmt: skip
-    if said.get("kv_dtype") == INT8 and FAMILIES[model.model_type]:
+    if said.get("kv_dtype") == INT8 and _attention(model).rotary_width is not None:
         raise UnsupportedError(
             f"an int8 cache of {model.model_type}: the steps that pack it are not modelled yet", key="kv_dtype",
             value=INT8, hint="--kv-dtype fp32",
@@ -164,9 +164,14 @@ def _check_model(model: Model) -> None:
         )  # fmt: skip
 
 
+def _attention(model: Model) -> GroupedQuery:
+    block = model.decoder.layers[0].sublayers[0].block
+    assert isinstance(block, GroupedQuery)
+    return block
+
+
 def _decoder(model: Model, tokens: int, *, packed: bool) -> Decoder:
-    attention, feed = (sub.block for sub in model.decoder.layers[0].sublayers)
-    assert isinstance(attention, GroupedQuery)
+    attention, feed = _attention(model), model.decoder.layers[0].sublayers[1].block
     assert isinstance(feed, Gated)
     return Decoder(
         tokens=tokens, width=model.width, layers=len(model.decoder.layers), heads=attention.N,

@@ -191,15 +191,25 @@ def _halves(p: _Program, q: _Tensor, k: _Tensor, v: _Tensor, cosine: _Tensor, si
     queries, keys = S * d.heads * d.head, S * d.kv_heads * d.head
     if d.head_norms:
         q_square, k_square = p.step((q, k), queries, keys)
-        p.step((v,), 1, element=UPDATED)
+        chosen = _chosen(p, v, d.kv_heads) if d.packed else None
+        if chosen is None:
+            p.step((v,), 1, element=UPDATED)
         (q_mean,) = p.step((q_square,), S * d.heads)
         (k_mean,) = p.step((k_square,), S * d.kv_heads)
+        packed = None if chosen is None else _packed(p, v, d.kv_heads, chosen)
         q, k = p.step((q, k, q_mean, k_mean), queries, keys)
+        if packed is not None:
+            _written(p, packed)
     (q,) = p.step((q,), queries)
     (k,) = p.step((k,), keys)
+    chosen = None
     if not d.head_norms:
-        p.step((v,), 1, element=UPDATED)
+        chosen = _chosen(p, v, d.kv_heads) if d.packed else None
+        if chosen is None:
+            p.step((v,), 1, element=UPDATED)
     q, k = p.step((q, k, *_split(p, q, k), cosine, sine), queries, keys)
+    if chosen is not None:
+        _written(p, _packed(p, v, d.kv_heads, chosen))
     (q,) = p.step((q,), queries)
     (k,) = p.step((k,), keys)
     return q, k
