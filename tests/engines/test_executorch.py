@@ -81,6 +81,12 @@ def test_a_tied_head_is_stored_twice() -> None:
     assert total(served("llama-3.2-1b"), "weights") == 4 * (1235814400 + 128256 * 2048)
 
 
+def test_without_a_backend_equal_constants_are_one() -> None:
+    result = served("llama-3.2-1b", backend="portable", dtype="bf16")
+    assert total(result, "weights") == 2 * 1235814400
+    assert total(result, "kv_cache") == 16 * 2 * 128 * 8 * 64 * 2
+
+
 def test_defaults_are_the_exports_own() -> None:
     result = served("llama-3.2-1b")
     assert (result.workload["context"], result.workload["max_seq_length"]) == (128, 128)
@@ -104,6 +110,7 @@ def test_defaults_are_the_exports_own() -> None:
         ({"concurrency": 2}, "one sequence on one device", 3),
         ({"gpus": 2}, "one sequence on one device", 3),
         ({"dtype": "bf16"}, "computes in fp32", 3),
+        ({"backend": "portable", "qmode": "8da4w"}, "llama in fp32 or bf16, nothing packed", 3),
         ({"kv_dtype": "fp8"}, "fp32, or int8", 2),
         ({"quant": "nf4"}, "recipes of its own", 3),
     ],

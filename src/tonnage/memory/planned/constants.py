@@ -2,7 +2,7 @@
 
 Read in pytorch/executorch 1.5.1, examples/models/llama/source_transformation/quantize.py: ``8da4w`` packs each matrix
 whose columns divide into groups to 4 bits with a scale a group in bf16, the head included; the embedding has scales in
-fp32. Whatever is not packed stays in fp32, and a tied head is stored a second time.
+fp32. Whatever is not packed stays in the program's format, and a tied head that XNNPACK takes is stored a second time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tonnage.arch.model import Model
 from tonnage.record import Record
 from tonnage.tensors import Tensor, size
 
-FP32: Final = 4
+SCALE: Final = 4
 BF16: Final = 2
 
 
@@ -21,16 +21,18 @@ class Packing(Record):
     """How weights are packed.
 
     Args:
-        mode: ``8da4w``, or None for fp32.
+        mode: ``8da4w``, or None for what is not packed.
         group: weights that share a scale.
-        bits: of the embedding's elements; None for fp32.
+        bits: of the embedding's elements; None where it is not packed.
         width: elements of the embedding that share a scale; 0 for a row.
+        element: bytes of what is not packed. [byte]
     """
 
     mode: str | None
     group: int
     bits: int | None
     width: int
+    element: int
 
 
 class Constants(Record):
@@ -40,12 +42,18 @@ class Constants(Record):
     packed: int
 
 
-def constants(model: Model, packing: Packing) -> Constants:
-    """A model's weights as the exported file has them."""
+def constants(model: Model, packing: Packing, *, lowered: bool) -> Constants:
+    """A model's weights as the exported file has them.
+
+    Args:
+        model: whose weights.
+        packing: how they are packed.
+        lowered: matrices go to XNNPACK's part of the file, and a tied head with them; else equal constants are one.
+    """
     total = packed = 0
     for times, inventory in model.groups():
         for t in inventory:
-            if t.role == "buffer":
+            if t.role == "buffer" or (t.alias_of is not None and not lowered):
                 continue
             total += times * _stored(t, packing)
             packed += times * _beside(t, packing)
@@ -70,10 +78,10 @@ def _stored(t: Tensor, p: Packing) -> int:
     if t.role == "embedding" and p.bits is not None:
         rows = size(t.axes[:1])
         groups = -(-(n // rows) // p.width) if p.width else 1
-        return n * p.bits // 8 + rows * groups * FP32
+        return n * p.bits // 8 + rows * groups * SCALE
     matrix = _matrix(t)
     if matrix is None or p.mode is None or matrix[1] % p.group:
-        return n * FP32
+        return n * p.element
     return n // 2 + n // p.group * BF16
 
 
@@ -82,4 +90,4 @@ def _beside(t: Tensor, p: Packing) -> int:
     matrix = _matrix(t)
     if matrix is None:
         return 0
-    return matrix[0] * FP32 * (1 if p.mode is None or matrix[1] % p.group else 2)
+    return matrix[0] * SCALE * (1 if p.mode is None or matrix[1] % p.group else 2)
