@@ -19,9 +19,9 @@ from tonnage.engines import Deployment, Engine, Setting
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.evidence import ASSUMED, DERIVED
 from tonnage.formats import FORMATS
-from tonnage.memory.planned.constants import Packing, constants, tied
 from tonnage.memory.planned import decoder as lowered
 from tonnage.memory.planned import portable
+from tonnage.memory.planned.constants import Packing, constants, tied
 from tonnage.memory.planned.decoder import Decoder, delegates, within
 from tonnage.memory.planned.greedy import aligned, arenas
 from tonnage.releases import Releases

@@ -1,7 +1,7 @@
 """The program of a decoder that no backend takes: every operation is a step of its own, in fp32 or bf16.
 
-Read in pytorch/executorch 1.5.1, as ``decoder``; exported with ``use_kv_cache`` and ``use_sdpa_with_kv_cache`` alone. With
-bf16, norms, rotations and the activation are computed in fp32 between two copies.
+Read in pytorch/executorch 1.5.1, as ``decoder``; exported with ``use_kv_cache`` and ``use_sdpa_with_kv_cache``
+alone. With bf16, norms, rotations and the activation are computed in fp32 between two copies.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def _attention(p: _Wide, d: Decoder, x: Tensor, cosine: Tensor, sine: Tensor) ->
         wide = p.wide(each, n)
         parts = [p.full((wide,), n // 2), p.full((wide,), n // 2)]
         halves.append((n, [p.full((part,), n // 2) for part in parts]))
-    turned = [_turned(p, n // 2, *parts, cosine, sine, S * d.turned // 2) for n, parts in halves]
+    tables = (cosine, sine, S * d.turned // 2)
+    turned = [_turned(p, n // 2, (parts[0], parts[1]), tables) for n, parts in halves]
     joined = []
     for (n, _), (real, imaginary) in zip(halves, turned, strict=True):
         joined.append(p.full((p.full((real,), n // 2), p.full((imaginary,), n // 2)), n))
@@ -91,8 +92,9 @@ def _attention(p: _Wide, d: Decoder, x: Tensor, cosine: Tensor, sine: Tensor) ->
 
 
 def _turned(
-    p: _Wide, n: int, real: Tensor, imaginary: Tensor, cosine: Tensor, sine: Tensor, table: int
+    p: _Wide, n: int, parts: tuple[Tensor, Tensor], tables: tuple[Tensor, Tensor, int]
 ) -> tuple[Tensor, Tensor]:
+    (real, imaginary), (cosine, sine, table) = parts, tables
     out = []
     for first, second in ((cosine, sine), (sine, cosine)):
         a = p.full((real, p.wide(first, table)), n)
