@@ -91,7 +91,8 @@ def exported(name: str, params: dict[str, Any], packed: str | None, longest: int
     with open(path, "w") as file:
         json.dump(params, file)
     said = [*(RECIPE[:2] if "portable" in name else RECIPE), f"base.params={path}",
-            f"export.output_name={folder}/{name}.pte", f"export.max_seq_length={longest}", f"export.max_context_length={context}"]  # fmt: skip
+            f"export.output_name={folder}/{name}.pte", f"export.max_seq_length={longest}",
+            f"export.max_context_length={context}"]  # fmt: skip
     if packed is not None:
         group, _, table = packed.partition(";")
         said += ["quantization.qmode=8da4w", f"quantization.group_size={group}",
