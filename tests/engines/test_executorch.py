@@ -81,6 +81,13 @@ def test_a_tied_head_is_stored_twice() -> None:
     assert total(served("llama-3.2-1b"), "weights") == 4 * (1235814400 + 128256 * 2048)
 
 
+def test_what_does_not_divide_into_groups_is_left() -> None:
+    # Qwen2.5-0.5B: 896 columns are 7 groups of 128 and no groups of 256, so all but 24 down projections of 4,864 stay.
+    result = served("qwen2.5-0.5b", qmode="8da4w", group_size=256)
+    assert any("145 matrices stay in fp32" in text for text in result.caveats)
+    assert not any("stay in fp32" in text for text in served("qwen2.5-0.5b", qmode="8da4w").caveats)
+
+
 def test_without_a_backend_equal_constants_are_one() -> None:
     result = served("llama-3.2-1b", backend="portable", dtype="bf16")
     assert total(result, "weights") == 2 * 1235814400
@@ -100,7 +107,7 @@ def test_defaults_are_the_exports_own() -> None:
         ({"max_seq_length": 512, "context": 256}, "max_context_length 256 must be >= max_seq_len 512", 2),
         ({"max_seq_length": 3}, "traces 3 tokens", 2),
         ({"group_size": 64}, "without a qmode", 2),
-        ({"qmode": "8da4w", "group_size": 48}, "32, 64, 128 or 256", 2),
+        ({"qmode": "8da4w", "group_size": 48}, "32, 64, 128", 2),
         ({"embedding_quantize": "3,32"}, "2, 4 or 8 bits", 2),
         ({"embedding_quantize": "4"}, "<bitwidth>,<groupsize>", 2),
         ({"embedding_quantize": "4,48"}, "rows of 2,048", 2),

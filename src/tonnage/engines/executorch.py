@@ -21,7 +21,7 @@ from tonnage.evidence import ASSUMED, DERIVED
 from tonnage.formats import FORMATS
 from tonnage.memory.planned import decoder as lowered
 from tonnage.memory.planned import portable
-from tonnage.memory.planned.constants import Packing, constants, tied
+from tonnage.memory.planned.constants import Constants, Packing, constants, tied
 from tonnage.memory.planned.decoder import Decoder, delegates, within
 from tonnage.memory.planned.greedy import aligned, arenas
 from tonnage.releases import Releases
@@ -83,7 +83,10 @@ def deploy(model: Model, s: Setting) -> Deployment:
     backend, dtype = s.said.get("backend", XNNPACK), s.said.get("dtype", "fp32")
     decoder = _decoder(model, longest - 1, FORMATS[dtype].nbytes(1), packed=s.said.get("kv_dtype") == INT8)
     packing = _packing(model, s, decoder.element)
-    found = _lines(model, decoder, packing, context, backend)
+    held = constants(model, packing, lowered=backend == XNNPACK)
+    if held.left:
+        caveats.append(f"{held.left} matrices stay in fp32: their columns do not divide into groups of {packing.group}")
+    found = _lines(model, decoder, packing, held, context, backend)
     weights = sum(c.bytes for c in found if c.name in ("weights", "other:rotary tables"))
     total = sum(c.bytes for c in found)
     instants = (Instant("the program is loaded", weights), Instant("the longest input is read", total))
@@ -213,7 +216,7 @@ def _packing(model: Model, s: Setting, element: int) -> Packing:
         )  # fmt: skip
     if group is not None and (group % 32 or group & (group - 1)):
         raise InputError(
-            f"group_size = {group}: XNNPACK's blocks of 4 bits have 32, 64, 128 or 256 weights", key="group_size",
+            f"group_size = {group}: XNNPACK's blocks of 4 bits have 32, 64, 128, ... weights", key="group_size",
             value=group,
         )  # fmt: skip
     bits, width = None, 0
@@ -244,8 +247,9 @@ def _planned(lines: tuple[Component, ...]) -> int:
     return sum(c.bytes for c in lines if c.name in ("kv_cache", "activations"))
 
 
-def _lines(model: Model, d: Decoder, packing: Packing, context: int, backend: str) -> tuple[Component, ...]:
-    held = constants(model, packing, lowered=backend == XNNPACK)
+def _lines(
+    model: Model, d: Decoder, packing: Packing, held: Constants, context: int, backend: str
+) -> tuple[Component, ...]:
     tables = 2 * context * d.turned // (1 if d.halves else 2) * d.element + SCALAR
     padding = PADDING if backend == XNNPACK else 0
     low, likely, high = (n + padding for n in arenas((lowered if padding else portable).lives(d)))

@@ -36,10 +36,17 @@ class Packing(Record):
 
 
 class Constants(Record):
-    """Bytes of the weights in the file, and what XNNPACK lays beside them once it has packed them. [byte]"""
+    """A model's weights in the file.
+
+    Args:
+        bytes: what they take. [byte]
+        packed: what XNNPACK lays beside them once it has packed them. [byte]
+        left: matrices whose columns do not divide into groups, which ``mode`` leaves as they are.
+    """
 
     bytes: int
     packed: int
+    left: int
 
 
 def constants(model: Model, packing: Packing, *, lowered: bool) -> Constants:
@@ -50,14 +57,15 @@ def constants(model: Model, packing: Packing, *, lowered: bool) -> Constants:
         packing: how they are packed.
         lowered: matrices go to XNNPACK's part of the file, and a tied head with them; else equal constants are one.
     """
-    total = packed = 0
+    total = packed = left = 0
     for times, inventory in model.groups():
         for t in inventory:
             if t.role == "buffer" or (t.alias_of is not None and not lowered):
                 continue
             total += times * _stored(t, packing)
             packed += times * _beside(t, packing)
-    return Constants(bytes=total, packed=packed)
+            left += times * _left(t, packing)
+    return Constants(bytes=total, packed=packed, left=left)
 
 
 def tied(model: Model) -> Tensor | None:
@@ -67,9 +75,9 @@ def tied(model: Model) -> Tensor | None:
 
 def _matrix(t: Tensor) -> tuple[int, int] | None:
     """Rows and columns of a linear module's weight."""
-    if t.role in ("embedding", "norm") or len(t.axes) < 2:
-        return None
     outs = (t.dims or (1,))[0]
+    if t.role in ("embedding", "norm") or len(t.axes) <= outs:
+        return None
     return size(t.axes[:outs]), size(t.axes[outs:])
 
 
@@ -83,6 +91,11 @@ def _stored(t: Tensor, p: Packing) -> int:
     if matrix is None or p.mode is None or matrix[1] % p.group:
         return n * p.element
     return n // 2 + n // p.group * BF16
+
+
+def _left(t: Tensor, p: Packing) -> bool:
+    matrix = _matrix(t)
+    return matrix is not None and p.mode is not None and bool(matrix[1] % p.group)
 
 
 def _beside(t: Tensor, p: Packing) -> int:
