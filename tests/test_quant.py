@@ -198,7 +198,7 @@ BY_HAND: dict[str, int] = {
     "bitnet": 4_194_304 + 2,
     "sparse-24-cusparselt": 33_554_432 * 9 // 16,
     "pruned-50": 33_554_432,
-    **{f"mlx-{b}bit": 16_777_216 * b // 8 + 2 * 4096 * 64 * 2 for b in (3, 4, 6, 8)},  # words, scales, biases
+    **{f"mlx-{b}bit": 16_777_216 * b // 8 + 2 * 4096 * 64 * 2 for b in (3, 4, 5, 6, 8)},  # words, scales, biases
 }
 
 

@@ -1,4 +1,4 @@
-"""ExecuTorch: a decoder exported by ``export_llm`` and lowered to XNNPACK, on the CPU of a phone or a board.
+"""ExecuTorch: a decoder exported by ``export_llm``, lowered to XNNPACK or not, on the CPU of a phone or a board.
 
 Read in pytorch/executorch 1.5.1: examples/models/llama/export_llama_lib.py and extension/llm/export (recipes),
 examples/models/llama/source_transformation/quantize.py (what is packed), exir/memory_planning.py (the arena),
@@ -9,6 +9,7 @@ process holds with runs of them (``scripts/executorch/``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from tonnage.arch.attention import GroupedQuery
@@ -17,8 +18,11 @@ from tonnage.arch.model import Model
 from tonnage.engines import Deployment, Engine, Setting
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.evidence import ASSUMED, DERIVED
-from tonnage.memory.planned.constants import Packing, constants, tied
-from tonnage.memory.planned.decoder import Decoder, delegates, lives, within
+from tonnage.formats import FORMATS
+from tonnage.memory.planned import decoder as lowered
+from tonnage.memory.planned import portable
+from tonnage.memory.planned.constants import Constants, Packing, constants, tied
+from tonnage.memory.planned.decoder import Decoder, delegates, within
 from tonnage.memory.planned.greedy import aligned, arenas
 from tonnage.releases import Releases
 from tonnage.timeline import Component, Instant, Rank, exact, ranged
@@ -35,11 +39,17 @@ SHORTEST: Final = 4
 """Least ``max_seq_length``: the example that is traced has 3 tokens, and one less than the length is exported for."""
 PADDING: Final = 64
 """What the planner adds to an arena that XNNPACK reads, which may read beyond a tensor's end. [byte]"""
-ELEMENT: Final = 4
-"""Bytes of an element of fp32. [byte]"""
+SCALAR: Final = 4
+"""The one constant beside weights and tables. [byte]"""
+XNNPACK: Final = "xnnpack"
+PORTABLE: Final = "portable"
+"""No backend: ExecuTorch's own kernels."""
+KERNELS: Final = (64 * KiB, 512 * KiB)
+"""What a run of those takes beside the arena: 0.1 MB for one token, 0.5 MB for 126 were seen. [byte]"""
 
 INT8: Final = "int8"
 """``quantize_kv_cache``: a scale in fp32 and a zero point in int8 for each token and head."""
+FORM: Final = {4: "fp32", 2: "bf16"}
 FAMILIES: Final = {"llama": False, "qwen2": True, "qwen3": True, "phi3": True}
 """Families that are modelled, and whether the export turns halves of heads or neighbouring pairs."""
 DELEGATE: Final = (6 * KiB, 10 * KiB + 512, 16 * KiB)
@@ -70,9 +80,13 @@ def deploy(model: Model, s: Setting) -> Deployment:
             f"exported for {context:,} tokens, inputs of {longest:,}: --context and --max-seq-length are the export's "
             "max_context_length and max_seq_length, 128 where nothing is said"
         )
-    decoder = _decoder(model, longest - 1, packed=s.said.get("kv_dtype") == INT8)
-    packing = _packing(model, s)
-    found = _lines(model, decoder, packing, context)
+    backend, dtype = s.said.get("backend", XNNPACK), s.said.get("dtype", "fp32")
+    decoder = _decoder(model, longest - 1, FORMATS[dtype].nbytes(1), packed=s.said.get("kv_dtype") == INT8)
+    packing = _packing(model, s, decoder.element)
+    held = constants(model, packing, lowered=backend == XNNPACK)
+    if held.left:
+        caveats.append(f"{held.left} matrices stay in fp32: their columns do not divide into groups of {packing.group}")
+    found = _lines(model, decoder, packing, held, context, backend)
     weights = sum(c.bytes for c in found if c.name in ("weights", "other:rotary tables"))
     total = sum(c.bytes for c in found)
     instants = (Instant("the program is loaded", weights), Instant("the longest input is read", total))
@@ -87,8 +101,8 @@ def deploy(model: Model, s: Setting) -> Deployment:
     return Deployment(
         ranks=(rank,),
         settled={
-            "dtype": "fp32", "kv_dtype": INT8 if decoder.packed else "fp32", "context": context,
-            "max_seq_length": longest, "backend": "xnnpack",
+            "dtype": dtype, "kv_dtype": INT8 if decoder.packed else dtype, "context": context,
+            "max_seq_length": longest, "backend": backend,
             "qmode": packing.mode, "group_size": packing.group if packing.mode else None,
             "embedding_quantize": s.said.get("embedding_quantize"),
         },
@@ -111,8 +125,8 @@ def _check(model: Model, s: Setting, context: int, longest: int) -> None:
             f"{what}: a program is exported for one sequence on one device",
             key="gpus" if s.mesh.world > 1 else "concurrency", value=s.concurrency,
         )  # fmt: skip
-    backend = said.get("backend", "xnnpack")
-    if backend != "xnnpack":
+    backend = said.get("backend", XNNPACK)
+    if backend not in (XNNPACK, PORTABLE):
         raise UnsupportedError(
             f"backend = {backend}: what it lays out is its own compiler's, and is not modelled", key="backend",
             value=backend, hint="--backend xnnpack",
@@ -123,17 +137,19 @@ def _check(model: Model, s: Setting, context: int, longest: int) -> None:
             f"{s.recipe.title}: the export packs weights by recipes of its own", key="quant", value=s.recipe.method,
             hint="--quant none --qmode 8da4w --group-size 128 --embedding-quantize 4,32",
         )  # fmt: skip
-    if said.get("dtype") not in (None, "fp32"):
+    if backend == PORTABLE:
+        _check_portable(model, said)
+    elif said.get("dtype") not in (None, "fp32"):
         raise UnsupportedError(
             f"dtype = {said['dtype']}: with XNNPACK a program computes in fp32; others are not modelled yet",
-            key="dtype", value=said["dtype"], hint="leave --dtype out; --qmode 8da4w packs the weights",
+            key="dtype", value=said["dtype"], hint="--qmode 8da4w packs the weights; --backend portable takes bf16",
         )  # fmt: skip
     if said.get("kv_dtype") not in (None, "fp32", INT8):
         raise InputError(
             f"kv_dtype = {said['kv_dtype']}: a cache is fp32, or int8 (quantize_kv_cache)", key="kv_dtype",
             value=said["kv_dtype"], hint="--kv-dtype int8",
         )  # fmt: skip
-    if said.get("kv_dtype") == INT8 and FAMILIES[model.model_type]:
+    if said.get("kv_dtype") == INT8 and _attention(model).rotary_width is not None:
         raise UnsupportedError(
             f"an int8 cache of {model.model_type}: the steps that pack it are not modelled yet", key="kv_dtype",
             value=INT8, hint="--kv-dtype fp32",
@@ -146,6 +162,16 @@ def _check(model: Model, s: Setting, context: int, longest: int) -> None:
         raise InputError(
             f"max_seq_length = {longest}: the export traces 3 tokens, which have to be fewer",
             key="max_seq_length", value=longest, hint=f"{SHORTEST} or more",
+        )  # fmt: skip
+
+
+def _check_portable(model: Model, said: Mapping[str, Any]) -> None:
+    odd = next((key for key in ("qmode", "embedding_quantize", "kv_dtype") if said.get(key) is not None), None)
+    if odd is not None or FAMILIES[model.model_type] or said.get("dtype") not in (None, "fp32", "bf16"):
+        what = odd or ("dtype" if said.get("dtype") not in (None, "fp32", "bf16") else "engine")
+        raise UnsupportedError(
+            "backend = portable is modelled for llama in fp32 or bf16, nothing packed", key=what,
+            value=said.get(what, model.model_type), hint="--backend xnnpack",
         )  # fmt: skip
 
 
@@ -164,19 +190,24 @@ def _check_model(model: Model) -> None:
         )  # fmt: skip
 
 
-def _decoder(model: Model, tokens: int, *, packed: bool) -> Decoder:
-    attention, feed = (sub.block for sub in model.decoder.layers[0].sublayers)
-    assert isinstance(attention, GroupedQuery)
+def _attention(model: Model) -> GroupedQuery:
+    block = model.decoder.layers[0].sublayers[0].block
+    assert isinstance(block, GroupedQuery)
+    return block
+
+
+def _decoder(model: Model, tokens: int, element: int, *, packed: bool) -> Decoder:
+    attention, feed = _attention(model), model.decoder.layers[0].sublayers[1].block
     assert isinstance(feed, Gated)
     return Decoder(
         tokens=tokens, width=model.width, layers=len(model.decoder.layers), heads=attention.N,
-        kv_heads=attention.K, head=attention.H, inner=feed.F, vocabulary=model.vocabulary, element=ELEMENT,
+        kv_heads=attention.K, head=attention.H, inner=feed.F, vocabulary=model.vocabulary, element=element,
         halves=FAMILIES[model.model_type], turned=attention.rotary_width or attention.H,
         head_norms=attention.q_norm is not None, packed=packed,
     )  # fmt: skip
 
 
-def _packing(model: Model, s: Setting) -> Packing:
+def _packing(model: Model, s: Setting, element: int) -> Packing:
     """What ``qmode``, ``group_size`` and ``embedding_quantize`` say."""
     mode, group, text = s.said.get("qmode"), s.said.get("group_size"), s.said.get("embedding_quantize")
     if group is not None and mode is None:
@@ -185,7 +216,7 @@ def _packing(model: Model, s: Setting) -> Packing:
         )  # fmt: skip
     if group is not None and (group % 32 or group & (group - 1)):
         raise InputError(
-            f"group_size = {group}: XNNPACK's blocks of 4 bits have 32, 64, 128 or 256 weights", key="group_size",
+            f"group_size = {group}: XNNPACK's blocks of 4 bits have 32, 64, 128, ... weights", key="group_size",
             value=group,
         )  # fmt: skip
     bits, width = None, 0
@@ -202,7 +233,7 @@ def _packing(model: Model, s: Setting) -> Packing:
                 f"embedding_quantize = {text}: rows of {model.width:,} do not divide into groups of {width}",
                 key="embedding_quantize", value=text, hint=f"{first},32; {first},0 for a scale a row",
             )  # fmt: skip
-    return Packing(mode=mode, group=group or 128, bits=bits, width=width)
+    return Packing(mode=mode, group=group or 128, bits=bits, width=width, element=element)
 
 
 def _cache(d: Decoder, context: int) -> int:
@@ -216,32 +247,44 @@ def _planned(lines: tuple[Component, ...]) -> int:
     return sum(c.bytes for c in lines if c.name in ("kv_cache", "activations"))
 
 
-def _lines(model: Model, d: Decoder, packing: Packing, context: int) -> tuple[Component, ...]:
-    held = constants(model, packing)
-    tables = 2 * context * d.turned // (1 if d.halves else 2) * d.element + ELEMENT
-    low, likely, high = arenas(lives(d))
-    what = "in fp32" if packing.mode is None else f"{packing.mode} in groups of {packing.group}"
+def _lines(
+    model: Model, d: Decoder, packing: Packing, held: Constants, context: int, backend: str
+) -> tuple[Component, ...]:
+    tables = 2 * context * d.turned // (1 if d.halves else 2) * d.element + SCALAR
+    padding = PADDING if backend == XNNPACK else 0
+    low, likely, high = (n + padding for n in arenas((lowered if padding else portable).lives(d)))
+    what = f"in {FORM[d.element]}" if packing.mode is None else f"{packing.mode} in groups of {packing.group}"
     if packing.bits is not None:
         what += f", table of {packing.bits} bit"
     words = f"{model.parameters.total:,} parameters, {what}" + (
-        "" if tied(model) is None else "; the tied head is stored again"
+        "; the tied head is stored again" if padding and tied(model) is not None else ""
     )
-    tier = within(d)
-    least, usual, most = (tier + held.packed + n * delegates(d) for n in DELEGATE)
-    most += SPARE + d.tokens * max(d.inner, d.width) * d.element
     return (
         exact("weights", held.bytes, words, RECIPES, trust=DERIVED),
         exact("other:rotary tables", tables, f"cosines and sines of {context:,} positions", RECIPES, trust=DERIVED),
         exact("kv_cache", _cache(d, context), f"{context:,} tokens, all of them reserved in the arena", PLANNER,
               trust=DERIVED),
-        ranged("activations", low + PADDING, likely + PADDING, high + PADDING,
+        ranged("activations", low, likely, high,
                f"the rest of the arena, for inputs of up to {d.tokens:,} tokens; the range: the planner's order of "
                "tensors of one size is not known", PLANNER, tier="requested", trust=DERIVED),
-        ranged("workspace", least, usual, most,
-               f"assumed: XNNPACK's own tensors ({tier:,} B), sums and biases beside packed weights "
-               f"({held.packed:,} B), 6 to 16 KiB for each of {delegates(d)} steps that it takes", RUNTIME,
-               tier="allocated", trust=ASSUMED),
+        _workspace(d, held.packed, backend),
     )  # fmt: skip
+
+
+def _workspace(d: Decoder, packed: int, backend: str) -> Component:
+    """What the runtime takes beside arena and weights."""
+    row = d.tokens * max(d.inner, d.width) * SCALAR
+    if backend != XNNPACK:
+        low, likely = KERNELS
+        words = "assumed: buffers that kernels take for a moment"
+        return ranged("workspace", low, likely, likely + SPARE + row, words, RUNTIME, tier="allocated", trust=ASSUMED)
+    inside = within(d)
+    least, usual, most = (inside + packed + n * delegates(d) for n in DELEGATE)
+    words = (
+        f"assumed: XNNPACK's own tensors ({inside:,} B), sums and biases beside packed weights ({packed:,} B), 6 to "
+        f"16 KiB for each of {delegates(d)} steps that it takes"
+    )
+    return ranged("workspace", least, usual, most + SPARE + row, words, RUNTIME, tier="allocated", trust=ASSUMED)
 
 
 ENGINE: Final = Engine(

@@ -28,6 +28,8 @@ from tonnage.timeline import Component, Instant, Rank, exact, ranged
 REFERENCE: Final = "https://github.com/ml-explore/mlx-lm/blob/v0.32.0/mlx_lm/models/cache.py"
 PAGES: Final = "https://github.com/ml-explore/mlx/blob/v0.32.4/mlx/backend/metal/allocator.cpp"
 
+LARGER: Final = ("max", "ultra")
+"""Parts of the names of chips whose command buffers are the larger ones; those where no device is named as well."""
 STEP: Final = 256
 """Tokens by which a cache grows (``KVCache.step``)."""
 PREFILL: Final = 2048
@@ -231,7 +233,7 @@ def _lines(model: Model, s: Setting, f: Flags, form: Format) -> tuple[Component,
         out.append(exact("kv_cache", full, what, REFERENCE, trust=DERIVED))
     if state:
         out.append(exact("recurrent_state", state, f"{s.concurrency} sequences", REFERENCE, trust=DERIVED))
-    low, likely, high = _activations(model, weights, f, f.prompt, s.concurrency, form)
+    low, likely, high = _activations(model, s, weights, f, f.prompt, s.concurrency, form)
     words = (
         f"assumed: a step of {min(f.step, f.prompt):,} tokens: one layer's scores where attention is no kernel, and "
         "the results that up to 11 command buffers still hold; at least what is live at once"
@@ -242,11 +244,14 @@ def _lines(model: Model, s: Setting, f: Flags, form: Format) -> tuple[Component,
     return tuple(out)
 
 
-def _activations(model: Model, weights: int, f: Flags, prompt: int, B: int, form: Format) -> tuple[int, int, int]:
+def _activations(
+    model: Model, s: Setting, weights: int, f: Flags, prompt: int, B: int, form: Format
+) -> tuple[int, int, int]:
     """What a step of a prompt takes beside weights and cache: at least, likely and at most. [byte]"""
     step = Step(
-        tokens=B * min(f.step, prompt), seen=prompt, ringed=f.rotating, packed=weights / model.parameters.stored
-    )
+        tokens=B * min(f.step, prompt), seen=prompt, ringed=f.rotating, packed=weights / model.parameters.stored,
+        larger=s.device is None or any(part in s.device.name for part in LARGER),
+    )  # fmt: skip
     return held(model, step, form, lambda layer: _layer(layer, prompt, B, f, form)[0])
 
 
@@ -257,7 +262,7 @@ def _room(model: Model, s: Setting, f: Flags, form: Format, device: Device) -> d
 
     def holds(context: int, concurrency: int) -> bool:
         prompt = min(f.prompt, context) if s.said.get("prompt") else context
-        high = _activations(model, weights, f, prompt, concurrency, form)[2]
+        high = _activations(model, s, weights, f, prompt, concurrency, form)[2]
         cache, state = _sums(model, context, concurrency, f, form)
         reading = _sums(model, prompt, concurrency, f, form, reading=True)[0]
         return max(cache, reading) + state + high <= most

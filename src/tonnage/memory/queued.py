@@ -24,10 +24,10 @@ FUSED: Final = (64, 72, 80, 96, 128)
 """Widths of heads whose attention over a prompt is one kernel on Metal; others make the scores."""
 ACTIVE: Final = 11
 """Command buffers that may be under way: ten, and the one that is being filled."""
-COMMITTED: Final = 50 * MiB
-"""Inputs of a command buffer at which it is committed, on the larger chips. [byte]"""
+COMMITTED: Final = (40 * MiB, 50 * MiB)
+"""Inputs of a command buffer at which it is committed: on the base and Pro chips, on Max and Ultra. [byte]"""
 OPERATIONS: Final = 0.5
-"""Command buffers of a layer at least: about 25 of 50 operations."""
+"""Command buffers of a layer at least: about 25 of 40 to 50 operations."""
 MASKED: Final = 1
 """Bytes of an element of the mask of attention that is no kernel. [byte]"""
 
@@ -40,12 +40,19 @@ class Step(Record):
         seen: tokens of a sequence at the end of the prompt.
         ringed: windowed layers keep a ring.
         packed: bytes of a weight. [byte]
+        larger: the chip is a Max or an Ultra.
     """
 
     tokens: int
     seen: int
     ringed: bool
     packed: float
+    larger: bool = True
+
+    @property
+    def committed(self) -> int:
+        """Inputs at which a command buffer is committed. [byte]"""
+        return COMMITTED[self.larger]
 
 
 def held(model: Model, step: Step, form: Format, cache: Callable[[Layer], int]) -> tuple[int, int, int]:
@@ -71,7 +78,7 @@ def held(model: Model, step: Step, form: Format, cache: Callable[[Layer], int]) 
         copied = max(copied, cache(layer))
     low = live + scores
     likely = max(low, scores + int(flight) + copied)
-    return low, likely, scores * 3 // 2 + 2 * int(flight) + 3 * copied + 2 * COMMITTED
+    return low, likely, scores * 3 // 2 + 2 * int(flight) + 3 * copied + 2 * step.committed
 
 
 def _committed(layer: Layer, step: Step, form: Format) -> float:
@@ -82,7 +89,7 @@ def _committed(layer: Layer, step: Step, form: Format) -> float:
         if not out:
             continue
         filled += t.numel * step.packed + form.nbytes(step.tokens * (out + t.numel // max(1, _rows(t))))
-        if filled > COMMITTED:
+        if filled > step.committed:
             count, filled = count + 1, 0.0
     return max(OPERATIONS, count)
 

@@ -77,7 +77,7 @@ NAMES: Final[dict[str, dict[str, Any]]] = {
     "quanto-fp8": {"quant_method": "quanto", "weights": "float8"},
     "eetq-int8": {"quant_method": "eetq", "weights": "int8"},
     "aqlm-2bit": {"quant_method": "aqlm", "in_group_size": 8, "num_codebooks": 1, "nbits_per_codebook": 16},
-    **{f"mlx-{bits}bit": {"group_size": 64, "bits": bits} for bits in (3, 4, 6, 8)},
+    **{f"mlx-{bits}bit": {"group_size": 64, "bits": bits} for bits in (3, 4, 5, 6, 8)},
     "bitnet": {"quant_method": "bitnet"},
     "dynamic-int8": {"quant_method": "torch-dynamic", "dtype": "qint8", "per_channel": False},
     "dynamic-int8-channel": {"quant_method": "torch-dynamic", "dtype": "qint8", "per_channel": True},

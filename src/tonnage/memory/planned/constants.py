@@ -2,7 +2,7 @@
 
 Read in pytorch/executorch 1.5.1, examples/models/llama/source_transformation/quantize.py: ``8da4w`` packs each matrix
 whose columns divide into groups to 4 bits with a scale a group in bf16, the head included; the embedding has scales in
-fp32. Whatever is not packed stays in fp32, and a tied head is stored a second time.
+fp32. Whatever is not packed stays in the program's format, and a tied head that XNNPACK takes is stored a second time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tonnage.arch.model import Model
 from tonnage.record import Record
 from tonnage.tensors import Tensor, size
 
-FP32: Final = 4
+SCALE: Final = 4
 BF16: Final = 2
 
 
@@ -21,35 +21,51 @@ class Packing(Record):
     """How weights are packed.
 
     Args:
-        mode: ``8da4w``, or None for fp32.
+        mode: ``8da4w``, or None for what is not packed.
         group: weights that share a scale.
-        bits: of the embedding's elements; None for fp32.
+        bits: of the embedding's elements; None where it is not packed.
         width: elements of the embedding that share a scale; 0 for a row.
+        element: bytes of what is not packed. [byte]
     """
 
     mode: str | None
     group: int
     bits: int | None
     width: int
+    element: int
 
 
 class Constants(Record):
-    """Bytes of the weights in the file, and what XNNPACK lays beside them once it has packed them. [byte]"""
+    """A model's weights in the file.
+
+    Args:
+        bytes: what they take. [byte]
+        packed: what XNNPACK lays beside them once it has packed them. [byte]
+        left: matrices whose columns do not divide into groups, which ``mode`` leaves as they are.
+    """
 
     bytes: int
     packed: int
+    left: int
 
 
-def constants(model: Model, packing: Packing) -> Constants:
-    """A model's weights as the exported file has them."""
-    total = packed = 0
+def constants(model: Model, packing: Packing, *, lowered: bool) -> Constants:
+    """A model's weights as the exported file has them.
+
+    Args:
+        model: whose weights.
+        packing: how they are packed.
+        lowered: matrices go to XNNPACK's part of the file, and a tied head with them; else equal constants are one.
+    """
+    total = packed = left = 0
     for times, inventory in model.groups():
         for t in inventory:
-            if t.role == "buffer":
+            if t.role == "buffer" or (t.alias_of is not None and not lowered):
                 continue
             total += times * _stored(t, packing)
             packed += times * _beside(t, packing)
-    return Constants(bytes=total, packed=packed)
+            left += times * _left(t, packing)
+    return Constants(bytes=total, packed=packed, left=left)
 
 
 def tied(model: Model) -> Tensor | None:
@@ -59,9 +75,9 @@ def tied(model: Model) -> Tensor | None:
 
 def _matrix(t: Tensor) -> tuple[int, int] | None:
     """Rows and columns of a linear module's weight."""
-    if t.role in ("embedding", "norm") or len(t.axes) < 2:
-        return None
     outs = (t.dims or (1,))[0]
+    if t.role in ("embedding", "norm") or len(t.axes) <= outs:
+        return None
     return size(t.axes[:outs]), size(t.axes[outs:])
 
 
@@ -70,11 +86,16 @@ def _stored(t: Tensor, p: Packing) -> int:
     if t.role == "embedding" and p.bits is not None:
         rows = size(t.axes[:1])
         groups = -(-(n // rows) // p.width) if p.width else 1
-        return n * p.bits // 8 + rows * groups * FP32
+        return n * p.bits // 8 + rows * groups * SCALE
     matrix = _matrix(t)
     if matrix is None or p.mode is None or matrix[1] % p.group:
-        return n * FP32
+        return n * p.element
     return n // 2 + n // p.group * BF16
+
+
+def _left(t: Tensor, p: Packing) -> bool:
+    matrix = _matrix(t)
+    return matrix is not None and p.mode is not None and bool(matrix[1] % p.group)
 
 
 def _beside(t: Tensor, p: Packing) -> int:
@@ -82,4 +103,4 @@ def _beside(t: Tensor, p: Packing) -> int:
     matrix = _matrix(t)
     if matrix is None:
         return 0
-    return matrix[0] * FP32 * (1 if p.mode is None or matrix[1] % p.group else 2)
+    return matrix[0] * SCALE * (1 if p.mode is None or matrix[1] % p.group else 2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage.memory.planned.greedy import Life
+from tonnage.memory.planned.program import Program, Tensor
 from tonnage.record import Record
 
 SCALAR: Final = 8
@@ -56,40 +57,9 @@ class Decoder(Record):
     packed: bool = False
 
 
-class _Tensor:
-    """A tensor whose death moves on as steps read it."""
-
-    __slots__ = ("born", "bytes", "dies")
-
-    def __init__(self, size: int, at: int) -> None:
-        self.bytes, self.born, self.dies = size, at, at
-
-
-class _Program:
-    """Steps in their order; each reads tensors and leaves others."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.d = decoder
-        self.at = 0
-        self.made: list[_Tensor] = []
-
-    def step(self, reads: tuple[_Tensor, ...], *elements: int, element: int | None = None) -> tuple[_Tensor, ...]:
-        """One step: what it reads lives up to it, what it leaves from it on."""
-        self.at += 1
-        for each in reads:
-            each.dies = self.at
-        out = tuple(_Tensor(n * (element or self.d.element), self.at) for n in elements)
-        self.made.extend(out)
-        return out
-
-    def lives(self) -> list[Life]:
-        """What was made, in the order of its birth."""
-        return [Life(each.bytes, each.born, each.dies) for each in self.made]
-
-
 def lives(d: Decoder) -> list[Life]:
     """Every tensor of the program but the caches."""
-    p, S, D = _Program(d), d.tokens, d.width
+    p, S, D = Program(d.element), d.tokens, d.width
     (x,) = p.step((), S * D)
     scalars = [p.step((), 1, element=SCALAR)[0] for _ in range(3 + d.layers)]
     (square,) = p.step((x,), S * D)
@@ -110,7 +80,7 @@ def lives(d: Decoder) -> list[Life]:
             x, square = p.step((x, out), S * D, S * D)
             (mean,) = p.step((square,), S)
         (normed,) = p.step((mean, x), S * D)
-        (mixed,) = _attention(p, normed, cosines[at], sines[at])
+        (mixed,) = _attention(p, d, normed, cosines[at], sines[at])
         x, square = p.step((x, mixed), S * D, S * D)
         (mean,) = p.step((square,), S)
         (normed,) = p.step((mean, x), S * D)
@@ -127,100 +97,115 @@ def lives(d: Decoder) -> list[Life]:
     return p.lives()
 
 
-def _attention(p: _Program, x: _Tensor, cosine: _Tensor, sine: _Tensor) -> tuple[_Tensor, ...]:
-    d, S = p.d, p.d.tokens
+def _attention(p: Program, d: Decoder, x: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, ...]:
+    S = d.tokens
     queries, keys = S * d.heads * d.head, S * d.kv_heads * d.head
     q, k, v = p.step((x,), queries, keys, keys)
     if d.halves:
-        q, k = (_halves if d.turned == d.head else _part)(p, q, k, v, cosine, sine)
+        q, k = (_halves if d.turned == d.head else _part)(p, d, q, k, v, cosine, sine)
     else:
-        q, k = _pairs(p, q, k, v, cosine, sine)
+        q, k = _pairs(p, d, q, k, v, cosine, sine)
     if not d.packed:
         p.step((k,), 1, element=UPDATED)
         (mixed,) = p.step((q,), queries)
         return p.step((mixed,), S * d.width)
-    chosen = [_chosen(p, each, heads) for each, heads in ((q, d.heads), (k, d.kv_heads))]
-    q_packed = _packed(p, q, d.heads, chosen[0])
-    _written(p, _packed(p, k, d.kv_heads, chosen[1]))
+    chosen = [_chosen(p, d, each, heads) for each, heads in ((q, d.heads), (k, d.kv_heads))]
+    q_packed = _packed(p, d, q, d.heads, chosen[0])
+    _written(p, _packed(p, d, k, d.kv_heads, chosen[1]))
     (mixed,) = p.step(q_packed, queries)
     return p.step((mixed,), S * d.width)
 
 
-def _chosen(p: _Program, x: _Tensor, heads: int) -> tuple[_Tensor, _Tensor]:
+def _chosen(p: Program, d: Decoder, x: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     """Scales and zero points of each token and head, as they are chosen: in float64 and int64."""
-    scale, zero = p.step((x,), p.d.tokens * heads, p.d.tokens * heads, element=WIDE)
+    scale, zero = p.step((x,), d.tokens * heads, d.tokens * heads, element=WIDE)
     return scale, zero
 
 
-def _packed(p: _Program, x: _Tensor, heads: int, chosen: tuple[_Tensor, _Tensor]) -> tuple[_Tensor, ...]:
+def _packed(p: Program, d: Decoder, x: Tensor, heads: int, chosen: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     """Values in int8 with their scales in fp32 and their zero points in int8."""
-    n = p.d.tokens * heads
+    n = d.tokens * heads
     (scale,) = p.step((chosen[0],), n, element=SCALE)
-    (values,) = p.step((x, *chosen), n * p.d.head, element=1)
+    (values,) = p.step((x, *chosen), n * d.head, element=1)
     (zero,) = p.step((chosen[1],), n, element=1)
     return scale, values, zero
 
 
-def _written(p: _Program, packed: tuple[_Tensor, ...]) -> None:
+def _written(p: Program, packed: tuple[Tensor, ...]) -> None:
     """Scales, values and zero points into the cache."""
     for each in packed:
         p.step((each,), 1, element=UPDATED)
 
 
-def _pairs(p: _Program, q: _Tensor, k: _Tensor, v: _Tensor, cosine: _Tensor, sine: _Tensor) -> tuple[_Tensor, _Tensor]:
+def _pairs(
+    p: Program, d: Decoder, q: Tensor, k: Tensor, v: Tensor, cosine: Tensor, sine: Tensor
+) -> tuple[Tensor, Tensor]:
     """Queries and keys of which neighbouring elements are turned together."""
-    d, S = p.d, p.d.tokens
+    S = d.tokens
     queries, keys = S * d.heads * d.head, S * d.kv_heads * d.head
-    chosen = _chosen(p, v, d.kv_heads) if d.packed else None
+    chosen = _chosen(p, d, v, d.kv_heads) if d.packed else None
     if chosen is None:
         p.step((v,), 1, element=UPDATED)
-    parts: list[_Tensor] = []
+    parts: list[Tensor] = []
     for each, n in ((q, queries), (q, queries), (k, keys), (k, keys)):
         parts.extend(p.step((each,), n // 2))
     parts = [p.step((each,), each.bytes // d.element)[0] for each in parts]
-    packed = None if chosen is None else _packed(p, v, d.kv_heads, chosen)
+    packed = None if chosen is None else _packed(p, d, v, d.kv_heads, chosen)
     q, k = p.step((*parts, cosine, sine), queries, keys)
     if packed is not None:
         _written(p, packed)
     return q, k
 
 
-def _halves(p: _Program, q: _Tensor, k: _Tensor, v: _Tensor, cosine: _Tensor, sine: _Tensor) -> tuple[_Tensor, _Tensor]:
+def _halves(
+    p: Program, d: Decoder, q: Tensor, k: Tensor, v: Tensor, cosine: Tensor, sine: Tensor
+) -> tuple[Tensor, Tensor]:
     """Queries and keys with their heads before their tokens, turned by halves, and back."""
-    d, S = p.d, p.d.tokens
+    S = d.tokens
     queries, keys = S * d.heads * d.head, S * d.kv_heads * d.head
     if d.head_norms:
         q_square, k_square = p.step((q, k), queries, keys)
-        p.step((v,), 1, element=UPDATED)
+        chosen = _chosen(p, d, v, d.kv_heads) if d.packed else None
+        if chosen is None:
+            p.step((v,), 1, element=UPDATED)
         (q_mean,) = p.step((q_square,), S * d.heads)
         (k_mean,) = p.step((k_square,), S * d.kv_heads)
+        packed = None if chosen is None else _packed(p, d, v, d.kv_heads, chosen)
         q, k = p.step((q, k, q_mean, k_mean), queries, keys)
+        if packed is not None:
+            _written(p, packed)
     (q,) = p.step((q,), queries)
     (k,) = p.step((k,), keys)
+    chosen = None
     if not d.head_norms:
-        p.step((v,), 1, element=UPDATED)
-    q, k = p.step((q, k, *_split(p, q, k), cosine, sine), queries, keys)
+        chosen = _chosen(p, d, v, d.kv_heads) if d.packed else None
+        if chosen is None:
+            p.step((v,), 1, element=UPDATED)
+    q, k = p.step((q, k, *_split(p, d, q, k), cosine, sine), queries, keys)
+    if chosen is not None:
+        _written(p, _packed(p, d, v, d.kv_heads, chosen))
     (q,) = p.step((q,), queries)
     (k,) = p.step((k,), keys)
     return q, k
 
 
-def _part(p: _Program, q: _Tensor, k: _Tensor, v: _Tensor, cosine: _Tensor, sine: _Tensor) -> tuple[_Tensor, _Tensor]:
+def _part(
+    p: Program, d: Decoder, q: Tensor, k: Tensor, v: Tensor, cosine: Tensor, sine: Tensor
+) -> tuple[Tensor, Tensor]:
     """Queries and keys of which a part of each head is turned and the rest passes by."""
-    d, S = p.d, p.d.tokens
+    S = d.tokens
     cut = []
     for each, heads in ((q, d.heads), (k, d.kv_heads)):
         cut.append((p.step((each,), S * heads * d.turned)[0], p.step((each,), S * heads * (d.head - d.turned))[0]))
     p.step((v,), 1, element=UPDATED)
     (q, q_rest), (k, k_rest) = cut
-    reads = (q, q_rest, k, k_rest, *_split(p, q, k), cosine, sine)
+    reads = (q, q_rest, k, k_rest, *_split(p, d, q, k), cosine, sine)
     q, k = p.step(reads, S * d.heads * d.head, S * d.kv_heads * d.head)
     return q, k
 
 
-def _split(p: _Program, q: _Tensor, k: _Tensor) -> list[_Tensor]:
+def _split(p: Program, d: Decoder, q: Tensor, k: Tensor) -> list[Tensor]:
     """Both halves of what is turned, of queries and of keys."""
-    d = p.d
     both = ((q, d.heads), (q, d.heads), (k, d.kv_heads), (k, d.kv_heads))
     return [p.step((each,), d.tokens * heads * d.turned // 2)[0] for each, heads in both]
 
