@@ -31,6 +31,9 @@ DEFAULTS: Final = Defaults(
     not_modelled=("models of its own engine for MLX; a shorter context after a load that failed",),
 )
 
+EARLY: Final = DEFAULTS.but(early=True)
+"""Until 0.30 it ran llama.cpp's library of December 2025 and before."""
+
 STARTS_SERVER: Final = (0, 30)
 """The release from which on it starts llama-server, which fits layers to what is free (``--fit``)."""
 BY_MEMORY: Final[Since[bool]] = (((0, 16), True), ((0, 0), False))
@@ -69,7 +72,7 @@ def deploy(model: Model, s: Setting) -> Deployment:
         said["fit"] = True
     else:
         caveats.append("ollama before 0.30 chooses by an estimate of its own how many layers it offloads: all here")
-    found = answer(model, s.but(context=context, said=said), DEFAULTS)
+    found = answer(model, s.but(context=context, said=said), DEFAULTS if fits else EARLY)
     settled = {key: value for key, value in found.settled.items() if key not in ("fit", "kv_dtype_v")}
     return Deployment(
         **{**vars(found), "settled": {**settled, "context": context}, "caveats": (*told, *caveats, *found.caveats)}
