@@ -26,6 +26,11 @@ TILED: Final = ("idefics3", "internvl", "resampler")
 """Types that cut a picture into tiles of one size, as LLaVA 1.6 does."""
 
 
+def left_out(model: Model) -> bool:
+    """Whether a model's encoder is not loaded beside it."""
+    return "mmproj" not in model.files and any(t.role in ENCODERS for t in model.extra)
+
+
 class Seen(Record):
     """A projector that is loaded.
 
@@ -69,7 +74,7 @@ def seen(model: Model, names: tuple[str, ...], said: Mapping[str, Any], *, cuda:
                 f"{stray} = {said[stray]}: no projector is loaded", key=stray, value=said[stray],
                 hint="--mmproj names its file, or f16 for the model's own encoder",
             )  # fmt: skip
-        if any(t.role in ENCODERS for t in model.extra):
+        if left_out(model):
             return None, ["the encoder of pictures or sound has a file of its own, which is not loaded (--mmproj)"]
         return None, []
     p = read(header, said.get("image_min_tokens"), said.get("image_max_tokens"))
