@@ -154,6 +154,24 @@ def test_fewer_tokens_of_a_picture_are_less_memory() -> None:
     assert few.peak.bytes == few.static_bytes < many.peak.bytes
 
 
+def test_a_picture_that_does_not_fit_is_told() -> None:
+    short = served("qwen2.5-vl-7b", mmproj="f16", context=2048)
+    assert "mmproj: a picture of 4,096 tokens is longer than a context of 2,048" in short.caveats
+    config = {
+        "model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "mm_tokens_per_image": 256,
+        "text_config": {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
+                        "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+                        "vocab_size": 262208, "sliding_window": 1024},
+        "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
+                          "image_size": 896, "num_attention_heads": 16, "num_hidden_layers": 27, "patch_size": 14,
+                          "vision_use_head": False},
+    }  # fmt: skip
+    gemma = tn.load({"config": config, "name": "gemma-3-4b"})
+    # src/llama-context.cpp v0.5.0: "non-causal attention requires n_ubatch >= n_tokens".
+    told = [served(gemma, mmproj="f16", ubatch_size=n).caveats for n in (128, 256)]
+    assert [any("llama.cpp stops at a picture" in text for text in caveats) for caveats in told] == [True, False]
+
+
 def test_fit_leaves_room_for_it() -> None:
     said = {"gpu": "7000MiB", "quant": "q4_k_m", "fit": True, "kv_dtype": "q8_0"}
     alone = served("qwen2.5-vl-7b", **said)
