@@ -263,6 +263,11 @@ def test_wrong_files(tmp_path: Path, keys: dict[str, Any], kind: type[TonnageErr
     assert "\n" not in str(caught.value)
 
 
+def test_a_projector_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(TonnageError, match="a projector of pictures or sound, no model"):
+        tn.load(gguf(tmp_path / "a.gguf", **{"general.architecture": "clip"}))
+
+
 def test_a_projector_of_another_model_is_refused() -> None:
     other = converted(tn.load("qwen3-vl-8b"), "f16")
     model = tn.load("qwen2.5-vl-7b").but(files={"mmproj": other})
