@@ -48,6 +48,40 @@ def test_ollamas_context_follows_from_the_devices(
     assert result.workload["context"] == context
 
 
+def test_ollama_leaves_room_for_a_projector() -> None:
+    # llm/llama_server.go v0.32.15: its tensors and 1 GiB, beside what llama-server itself keeps free; with the host
+    # where not all layers are offloaded, or a device has less than that.
+    said = {"quant": "q4_k_m", "gpu": "rtx-3060-12gb", "context": 4096}
+    model = "qwen2.5-vl-7b"
+    whole = served("ollama", model, mmproj="f16", **said)
+    part = served("ollama", model, mmproj="f16", n_gpu_layers=20, **said)
+    small = served("ollama", model, mmproj="f16", **{**said, "gpu": "2GiB"})
+    where = [
+        next(c.tier for c in r.ranks[0].components if "projector model buffer" in c.why) for r in (whole, part, small)
+    ]
+    assert where == ["requested", "host", "host"]
+
+    def text(engine: str, **more: Any) -> int:
+        result = served(engine, model, mmproj="f16", **{**said, "gpu": "8GiB", **more})
+        return sum(c.bytes for c in result.fullest.components if c.why.startswith("CUDA0 model buffer"))
+
+    assert text("ollama") == text("llamacpp", fit=True, fit_target="2316", parallel=1, batch_size=512)
+    assert text("ollama") < text("llamacpp", fit=True, parallel=1, batch_size=512)
+
+
+def test_what_loads_a_projector_by_itself_does_not_surely_fit_without() -> None:
+    for engine in ("ollama", "lmstudio"):
+        result = served(engine, "qwen2.5-vl-7b", quant="q4_k_m", gpu="h100-sxm-80gb", context=4096)
+        assert result.fit is not None
+        assert result.fit.verdict == "uncertain"
+        assert served(engine, "qwen2.5-7b", quant="q4_k_m", gpu="h100-sxm-80gb", context=4096).fit.verdict == "fits"
+
+
+def test_ollama_before_0_30_and_a_projector() -> None:
+    with pytest.raises(tn.UnsupportedError, match="an engine of its own"):
+        served("ollama", "qwen2.5-vl-7b", mmproj="f16", engine_version="0.20")
+
+
 @pytest.mark.parametrize(
     ("said", "batch"),
     [

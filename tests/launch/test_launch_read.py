@@ -46,6 +46,11 @@ READ: list[tuple[str, str, str | None, dict[str, Any]]] = [
     ("llama-server -m x.gguf -c 8192 -ngl 99 -ctk q8_0 -fa on -np 4", "llamacpp", "x.gguf",
      {"context": 2048, "concurrency": 4, "parallel": 4, "n_gpu_layers": 99, "kv_dtype": "q8_0", "flash_attn": "on",
       **FIT}),
+    ("llama-server -m x.gguf -mm p.gguf -mmdev CUDA1 --image-max-tokens 512 --image-min-tokens 0", "llamacpp", "x.gguf",
+     {"mmproj": "p.gguf", "mmproj_offload": True, "mmproj_device": 1, "image_max_tokens": 512, **FIT}),
+    ("llama-server -m x.gguf --mmproj p.gguf --no-mmproj-offload --no-mmproj", "llamacpp", "x.gguf",
+     {"mmproj": "p.gguf", "mmproj_offload": False, **FIT}),
+    ("llama-server -m x.gguf --mmproj-device none --image-max-tokens 512", "llamacpp", "x.gguf", FIT),
     ("llama-server -m x.gguf -c 8192", "llamacpp", "x.gguf", {"context": 8192, **FIT}),
     ("llama-server -m x.gguf -c 8192 -np 2 -kvu", "llamacpp", "x.gguf",
      {"context": 8192, "parallel": 2, "kv_unified": True, **FIT}),
@@ -210,6 +215,9 @@ def test_every_key_of_the_engine_has_a_flag_or_none_of_its_own(stack: Any) -> No
     module = stack.name.replace("-", "_")
     keys = {flag.key for flag in stack.flags} | {*stack.tails}
     without = {"logits", "draft_quant", "prompt"}
+    if stack.name in ("lmstudio", "ollama"):
+        # A projector comes with its model.
+        without |= {"mmproj"}
     if stack.name == "lmstudio":
         # Settings of the application.
         without |= {"kv_unified", "kv_dtype_v", "flash_attn", "batch_size", "ubatch_size", "kv_offload", "n_cpu_moe",

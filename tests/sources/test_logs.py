@@ -132,6 +132,60 @@ def test_a_second_model_is_left_out() -> None:
     assert found.notes == ("a second model is loaded, whose buffers are left out",)
 
 
+def test_what_fit_tried_first_is_no_part_of_a_load() -> None:
+    # ollama v0.32.15 llm/llama_server_test.go, "rc21 fit probe accounting".
+    found = sizes("ollama-0.32-qwen3.6-27b-two-devices.log")
+    assert found == {
+        "weights CPU": 682.03, "weights CUDA0": 8171.01, "weights CUDA1": 6618.25, "kv_cache CUDA0": 9216.0,
+        "kv_cache CUDA1": 7168.0, "recurrent_state CUDA0": 90.4, "recurrent_state CUDA1": 59.23,
+        "activations CUDA0": 9952.25, "activations CUDA1": 6276.28, "activations CUDA_Host": 8272.31,
+        "activations CUDA0 projector": 248.1, "activations CPU projector": 24.93,
+    }  # fmt: skip
+
+
+def test_ollamas_own_engine() -> None:
+    # A log of April 2026: 48 layers of which 20 are offloaded.
+    found = told("ollama-2026-04-own-engine.log")
+    assert {f"{f.name} {f.device}": round(f.bytes / GiB, 2) for f in found.figures} == {
+        "weights CUDA0": 19.9, "weights CPU": 28.3, "kv_cache CUDA0": 1.1, "kv_cache CPU": 1.5,
+        "activations CUDA0": 0.86, "activations CPU": 0.26,
+    }  # fmt: skip
+    assert found.said["context"] == 32768
+
+
+def test_an_estimate_of_ollama_is_no_figure() -> None:
+    found = told("ollama-0.20-qwen2.5-coder-7b-rtx3060.log")
+    assert {f"{f.name} {f.device}" for f in found.figures} == {"weights CPU_Mapped", "weights CUDA0"}
+
+
+def against(asked: str, name: str, **said: Any) -> dict[str, str]:
+    found = comparisons.beside_log(asked, str(LOGS / name), **said)
+    assert found is not None
+    return {f"{line.figure.name} {line.figure.device}": line.state for line in found[2].lines}
+
+
+def test_weights_of_a_7b_model_under_ollama() -> None:
+    # An RTX 3060 of 12 GiB, ollama 0.20.2, qwen2.5-coder:7b.
+    found = against(
+        "ollama run qwen2.5-coder:7b", "ollama-0.20-qwen2.5-coder-7b-rtx3060.log", model="qwen2.5-7b",
+        gpu="rtx-3060-12gb", engine_version="0.20",
+    )  # fmt: skip
+    assert found == {"weights CPU_Mapped": "equal", "weights CUDA0": "equal"}
+
+
+def test_a_32b_model_whose_output_stays_with_the_host_under_ollama() -> None:
+    # An RTX 3060 of 12 GiB, August 2026, QwQ 32B in q4_k_m: 29 of 65 layers offloaded, the output not among them.
+    found = against(
+        "OLLAMA_KV_CACHE_TYPE=q8_0 OLLAMA_CONTEXT_LENGTH=8192 OLLAMA_FLASH_ATTENTION=1 ollama run qwq:32b",
+        "ollama-2026-08-qwq-32b-rtx3060.log", model="qwen2.5-32b", gpu="rtx-3060-12gb", engine_version="0.20",
+        n_gpu_layers=29, mmap=False,
+    )  # fmt: skip
+    assert found == {
+        "weights CPU": "unpredicted", "weights CUDA0": "equal", "logits CPU": "unpredicted", "kv_cache CPU": "equal",
+        "kv_cache CUDA0": "equal", "activations CUDA0": "equal", "activations CUDA_Host": "in range",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", sorted(p.name for p in LOGS.iterdir()))
 def test_a_log_that_is_cut_off_gives_what_can_be_read(name: str) -> None:
     text = (LOGS / name).read_text()

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tonnage.arch import ops
 from tonnage.arch.ends import Head, Stem
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Norm
 from tonnage.arch.tape import Value
-from tonnage.checkpoint import Header
 from tonnage.record import Record
 from tonnage.tensors import Inventory, Tensor, numel
+
+if TYPE_CHECKING:
+    from tonnage.checkpoint import Header
 
 
 class Block(Protocol):

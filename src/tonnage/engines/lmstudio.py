@@ -16,6 +16,7 @@ from tonnage.engines import Deployment, Engine, Setting
 from tonnage.errors import InputError
 from tonnage.memory.ggml.served import Defaults
 from tonnage.memory.ggml.server import answer
+from tonnage.memory.ggml.vision.served import left_out
 from tonnage.releases import Releases
 
 REFERENCE: Final = "https://github.com/lmstudio-ai/lmstudio-js/blob/main/packages/lms-kv-config/src/schema.ts"
@@ -33,6 +34,7 @@ DEFAULTS: Final = Defaults(
 )
 """``numParallelSessions``, which share one cache (``useUnifiedKvCache``), ``evalBatchSize``, ``physicalBatchSize``."""
 
+PROJECTOR: Final = "the projector of pictures that it loads with the model is left out (--mmproj f16, or its file)"
 CONTEXT: Final = 4096
 """What "Default Context Length" is set to: lmstudio-ai/lmstudio-bug-tracker #2174, zed-industries/zed #33938."""
 
@@ -67,6 +69,7 @@ def deploy(model: Model, s: Setting) -> Deployment:
             **vars(found),
             "settled": {**found.settled, "context": said["context"], "gpu_ratio": share},
             "caveats": (*caveats, *found.caveats),
+            "doubt": (*found.doubt, *((PROJECTOR,) if left_out(model) else ())),
         }
     )
 
@@ -92,7 +95,7 @@ ENGINE: Final = Engine(
     reference=REFERENCE,
     takes=(
         "gpu_ratio", "parallel", "kv_unified", "kv_dtype_v", "flash_attn", "batch_size", "ubatch_size", "kv_offload",
-        "n_cpu_moe", "mmap", "mlock", "draft", "draft_quant", "speculative_tokens",
+        "n_cpu_moe", "mmap", "mlock", "draft", "draft_quant", "speculative_tokens", "mmproj",
     ),
     deploy=deploy,
 )  # fmt: skip

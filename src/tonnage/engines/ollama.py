@@ -12,9 +12,11 @@ from typing import Any, Final
 from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.model import Model
 from tonnage.engines import Deployment, Engine, Setting
-from tonnage.errors import InputError
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.memory.ggml.choices import text_of
 from tonnage.memory.ggml.served import Defaults
 from tonnage.memory.ggml.server import answer
+from tonnage.memory.ggml.vision.served import left_out
 from tonnage.memory.ggml.weights import file_of
 from tonnage.releases import Releases, Since, since
 from tonnage.units import GiB, MiB
@@ -31,6 +33,9 @@ DEFAULTS: Final = Defaults(
     not_modelled=("models of its own engine for MLX; a shorter context after a load that failed",),
 )
 
+EARLY: Final = DEFAULTS.but(early=True)
+"""Until 0.30 it ran llama.cpp's library of December 2025 and before."""
+
 STARTS_SERVER: Final = (0, 30)
 """The release from which on it starts llama-server, which fits layers to what is free (``--fit``)."""
 BY_MEMORY: Final[Since[bool]] = (((0, 16), True), ((0, 0), False))
@@ -38,6 +43,9 @@ BY_MEMORY: Final[Since[bool]] = (((0, 16), True), ((0, 0), False))
 TIERS: Final = ((47 * GiB, 262_144), (23 * GiB, 32_768), (0, 4096))
 """Memory of all devices, and the context from there on. server/routes.go"""
 LEAST: Final = 4
+PROJECTED: Final = GiB
+"""What it keeps free for a projector beyond its weights. [byte]"""
+PROJECTOR: Final = "the projector of pictures that it loads with the model is left out (--mmproj f16, or its file)"
 SINGLE: Final = (
     "mllama", "qwen3_vl", "qwen3_vl_moe", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "lfm2", "lfm2_moe",
     "nemotron_h", "nemotron_h_omni",
@@ -67,13 +75,41 @@ def deploy(model: Model, s: Setting) -> Deployment:
         said["split_mode"] = "none"
     if fits:
         said["fit"] = True
+        said |= _projector(model, s)
     else:
+        if "mmproj" in model.files:
+            raise UnsupportedError(
+                "ollama before 0.30 reads pictures by an engine of its own, which is not modelled", key="mmproj",
+                value=s.said.get("mmproj"), hint="--engine-version 0.32",
+            )  # fmt: skip
         caveats.append("ollama before 0.30 chooses by an estimate of its own how many layers it offloads: all here")
-    found = answer(model, s.but(context=context, said=said), DEFAULTS)
+    found = answer(model, s.but(context=context, said=said), DEFAULTS if fits else EARLY)
     settled = {key: value for key, value in found.settled.items() if key not in ("fit", "kv_dtype_v")}
+    doubt = (PROJECTOR,) if left_out(model) else ()
     return Deployment(
-        **{**vars(found), "settled": {**settled, "context": context}, "caveats": (*told, *caveats, *found.caveats)}
+        **{
+            **vars(found),
+            "settled": {**settled, "context": context},
+            "caveats": (*told, *caveats, *found.caveats),
+            "doubt": (*found.doubt, *doubt),
+        }
     )
+
+
+def _projector(model: Model, s: Setting) -> dict[str, Any]:
+    """Where it puts the projector, and what it has ``--fit`` leave free for it beside what llama-server does.
+
+    llm/llama_server.go ``shouldDisableMMProjOffload`` and ``mmprojFitTargetMiB``.
+    """
+    header = model.files.get("mmproj")
+    if header is None:
+        return {}
+    layers, needs = s.said.get("n_gpu_layers"), header.weight_bytes + PROJECTED
+    free = s.device.capacity.bytes - s.in_use if s.device is not None else needs
+    if (layers is not None and layers <= len(model.decoder.layers)) or free < needs:
+        return {"mmproj_offload": False}
+    target = s.said.get("fit_target") or "0"
+    return {"fit_target": str(int(target) + -(-needs // MiB))} if target.isdigit() else {}
 
 
 def _slots(model: Model, s: Setting) -> tuple[int, list[str]]:
@@ -135,7 +171,7 @@ def _predicted(model: Model, s: Setting, context: int) -> int:
     llm/llama_server.go ``PredictServerVRAM``.
     """
     recipe = s.recipe if s.recipe is not None and s.recipe.method == "gguf" else None
-    file, _ = file_of(model, recipe, s.dtype)
+    file, _ = file_of(text_of(model), recipe, s.dtype)
     blocks: list[Any] = [sub.block for layer, _ in model.decoder.distinct() for sub in layer.sublayers]
     grouped = [b for b in blocks if isinstance(b, GroupedQuery)]
     heads = min((b.K for b in grouped), default=1)
@@ -148,6 +184,16 @@ ENGINE: Final = Engine(
     name="ollama",
     releases=Releases("ollama", newest=(0, 32), oldest=(0, 12), last={}),
     reference=REFERENCE,
-    takes=("n_gpu_layers", "parallel", "flash_attn", "batch_size", "mmap", "main_gpu", "fit_target", "gpu_overhead"),
+    takes=(
+        "n_gpu_layers",
+        "parallel",
+        "flash_attn",
+        "batch_size",
+        "mmap",
+        "main_gpu",
+        "fit_target",
+        "gpu_overhead",
+        "mmproj",
+    ),
     deploy=deploy,
 )

@@ -19,7 +19,8 @@ EVERY: Final = 9999
 WHOLE: Final = 2**32 - 1
 """Tokens that --fit keeps at least after ``--ctx-size 0``: all of the model's."""
 CACHES: Final = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
-DRAFT: Final = "speculative decoding: the draft model, its cache and its buffers"
+HEAD: Final = "weights that are loaded beside, a context with a cache and a compute buffer of its own"
+SPECULATION: Final = f"drafts without a draft model: heads ({HEAD}); room for logits of what n-grams draft"
 POSITIONS: Final = "positions of the model"
 ADAPTERS: Final = "adapters beside the weights"
 LOADING: Final = {
@@ -272,11 +273,11 @@ LAUNCH: Final = Launch(
         Flag(("--mmproj-device",), "_projector_device", _place),
         Flag(("--image-min-tokens",), "image_min_tokens", _tokens),
         Flag(("--image-max-tokens",), "image_max_tokens", _tokens),
-        Flag(("--spec-type",), matters="speculative decoding", harmless=("none",)),
-        Flag(("--mtp",), matters="the layers that predict several tokens"),
-        Flag(("--eagle3",), matters=DRAFT),
-        Flag(("--dflash",), matters=DRAFT),
-        Flag(("--spec-default",), matters="speculative decoding"),
+        Flag(("--spec-type",), matters=SPECULATION, harmless=("none", "draft-simple")),
+        Flag(("--mtp",), matters=f"the model's own prediction layers: {HEAD}"),
+        Flag(("--eagle3",), matters=f"EAGLE-3: {HEAD}, and results of the model's layers that it reads"),
+        Flag(("--dflash",), matters=f"DFlash: {HEAD}, and results of the model's layers that it reads"),
+        Flag(("--spec-default",), matters=SPECULATION),
         Flag(("--lora",), matters=ADAPTERS),
         Flag(("--lora-scaled",), matters=ADAPTERS),
         Flag(("--control-vector",), matters="control vectors"),

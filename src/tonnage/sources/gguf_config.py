@@ -368,6 +368,11 @@ def described(header: Header) -> RawModel:
     arch = header.metadata.get("general.architecture")
     if not isinstance(arch, str) or not arch:
         raise ConfigError("the file states no general.architecture", key="general.architecture", file=header.name)
+    if arch == "clip":
+        raise ConfigError(
+            "a projector of pictures or sound, no model", key="general.architecture", value=arch, file=header.name,
+            hint="--mmproj takes it, beside the text model's file",
+        )  # fmt: skip
     row = ARCHITECTURES.get(arch)
     if row is None:
         raise UnsupportedError(

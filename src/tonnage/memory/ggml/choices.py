@@ -24,6 +24,12 @@ MOST_SLOTS: Final = 256
 WINDOWS: Final = (-1, 5450)
 """The build from which on windowed layers have a cache of their own (ggml-org/llama.cpp #13194)."""
 
+OUTPUT_FIRST: Final = (-1, 7450)
+"""The build from which on the output is offloaded before the layers: ggml-org/llama.cpp #18148 of 17 December 2025
+(b7406 is of the 15th, b7571 of the 29th)."""
+FEW_OUTPUTS: Final = (-1, 9460)
+"""The build from which on a graph has as many outputs as there are slots (#23861)."""
+
 BUFFERS: Final = {"NVIDIA": "CUDA", "AMD": "ROCm", "Apple": "MTL", "Intel": "SYCL"}
 """What buffers of a vendor's devices are called; bare sizes are taken for CUDA."""
 
@@ -95,13 +101,14 @@ def chosen(model: Model, s: Served, d: Defaults) -> tuple[Asked, tuple[str, ...]
     if said.get("ubatch_size", 0) > batch:
         caveats.append(f"ubatch_size is cut to the batch of {batch:,} tokens, as llama.cpp does")
     older = s.version < (0, 1)
-    every = said.get("logits") == "all" or (older and said.get("logits") is None)
+    early = d.early or s.version < FEW_OUTPUTS
+    every = said.get("logits") == "all" or (early and said.get("logits") is None)
     whole = bool(said.get("swa_full")) or s.version < WINDOWS
     drafted = (said.get("speculative_tokens") or DRAFTED) if model.beside.get("draft") is not None else 0
     asked = Asked(
         model=model, file=file, kept=kept, context=context, sequences=slots, unified=unified, batch=batch,
         tokens=tokens, outputs=batch if every else min(batch, slots * (1 + drafted)), flash=on, k=k, v=v,
-        placing=_placing(model, s, names), names=names, cuda=cuda, swa_full=whole,
+        placing=_placing(model, s, names, late=late(s, d)), names=names, cuda=cuda, swa_full=whole,
         host_cache=bool(names) and said.get("kv_offload") is False, mmap=said.get("mmap") is not False,
         mlock=bool(said.get("mlock")), repack=said.get("repack") is not False,
         fetch=said.get("op_offload") is not False, older=older or d.ranged or not known,
@@ -138,7 +145,8 @@ def drafts(target: Asked, draft: Model, s: Served) -> Asked:
     on = flash == "on" or (flash == "auto" and (not target.names or not target.cuda or flash_runs(draft)))
     return target.but(
         model=draft, file=file, kept=kept, k="fp16", v="fp16", flash=on, outputs=target.sequences,
-        placing=_placing(draft, own, target.names), older=target.older or draft.model_type not in COMPARED,
+        placing=_placing(draft, own, target.names, late=target.placing.late),
+        older=target.older or draft.model_type not in COMPARED,
     )  # fmt: skip
 
 
@@ -218,7 +226,12 @@ def _slots(s: Served, d: Defaults) -> tuple[int, bool]:
     return slots, (told is None and s.concurrency <= d.slots) if unified is None else unified
 
 
-def _placing(model: Model, s: Served, names: tuple[str, ...]) -> Placing:
+def late(s: Served, d: Defaults) -> bool:
+    """Whether the output is offloaded after all layers."""
+    return d.early or s.version < OUTPUT_FIRST
+
+
+def _placing(model: Model, s: Served, names: tuple[str, ...], *, late: bool) -> Placing:
     said, count = s.said, len(model.decoder.layers)
     given = list(overrides(said.get("override_tensor"), names))
     if said.get("cpu_moe"):
@@ -232,4 +245,5 @@ def _placing(model: Model, s: Served, names: tuple[str, ...]) -> Placing:
         offloaded=count + 1 if layers_asked is None else min(layers_asked, count + 1),
         shares=shares_of(said.get("tensor_split"), len(names)),
         overrides=tuple(given),
+        late=late,
     )

@@ -96,6 +96,7 @@ class Defaults(Record):
         slots: sequences that share one cache where it is not told how many.
         batch, ubatch: tokens that it takes at once, and of one pass.
         ranged: it brings builds of llama.cpp of its own, so that the compute buffer is a range.
+        early: its llama.cpp is of before 2026, which offloads the output last and makes room for logits of every token.
         not_modelled: what is left out beside what always is.
     """
 
@@ -105,4 +106,5 @@ class Defaults(Record):
     batch: int
     ubatch: int
     ranged: bool = False
+    early: bool = False
     not_modelled: tuple[str, ...] = ()

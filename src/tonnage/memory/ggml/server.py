@@ -19,7 +19,7 @@ from tonnage.memory.ggml.choices import MOST_SLOTS, at, checked, chosen, drafts
 from tonnage.memory.ggml.fitting import settled_by_fit
 from tonnage.memory.ggml.report import log, ranks
 from tonnage.memory.ggml.served import Defaults, Served
-from tonnage.memory.ggml.vision.served import Seen, seen
+from tonnage.memory.ggml.vision.served import Room, Seen, seen
 from tonnage.memory.ggml.vision.served import log as picture_log
 from tonnage.record import Record
 from tonnage.timeline import Rank
@@ -52,7 +52,8 @@ def answer(model: Model, s: Served, d: Defaults) -> Answer:
     """
     checked(model, s, d)
     a, caveats = chosen(model, s, d)
-    pictures, unseen = seen(model, a.names, s.said, cuda=a.cuda)
+    room = Room(context=a.context // (1 if a.unified else a.sequences), ubatch=a.tokens)
+    pictures, unseen = seen(model, a.names, s.said, room, cuda=a.cuda)
     fits, told = settled_by_fit(a, s, d, pictures)
     caveats += (*told, *unseen, *(pictures.caveats if pictures is not None else ()))
     found = build(fits)

@@ -132,6 +132,7 @@ class Placing(Record):
         offloaded: layers on accelerators, the output counting as one.
         shares: of each accelerator; empty for equal ones.
         overrides: expressions of tensors' names, each with the device that they name (-1: host memory).
+        late: the output goes to an accelerator after all layers, not before them.
     """
 
     layers: int
@@ -139,6 +140,7 @@ class Placing(Record):
     offloaded: int
     shares: tuple[float, ...] = ()
     overrides: tuple[tuple[str, int], ...] = ()
+    late: bool = False
 
     @property
     def host(self) -> int:
@@ -147,7 +149,7 @@ class Placing(Record):
 
     def of_layer(self, index: int) -> int:
         """The device of a layer; of the output for one beyond the last."""
-        start = max(self.layers + 1 - self.offloaded, 0)
+        start = max(self.layers + (not self.late) - self.offloaded, 0)
         there = min(self.offloaded, self.layers + 1) if self.devices else 0
         if index < start or index - start >= there:
             return self.host

@@ -1,6 +1,9 @@
 """What llama.cpp prints about its buffers, from 2024 to v0.5.0, and what its fork ik_llama.cpp does.
 
-Wordings: ggml-org/llama.cpp, src/llama-model.cpp ``load_tensors``, src/llama-kv-cache.cpp,
+Ollama prints llama.cpp's lines among its own; its own engine, until 0.30, printed a sum of each kind.
+
+Wordings: ollama/ollama v0.20.2 ml/device.go, runner/llamarunner/runner.go; ggml-org/llama.cpp,
+src/llama-model.cpp ``load_tensors``, src/llama-kv-cache.cpp,
 src/llama-memory-recurrent.cpp, src/llama-context.cpp; before 2025 the same in src/llama.cpp.
 """
 
@@ -20,6 +23,8 @@ PROJECTOR: Final = pattern(
 )
 """Lines of the projector of pictures; builds of 2023 and 2024 named no device."""
 BUFFER: Final = pattern(r"(\S+)\s+(?:(model|KV|RS|output|compute) )?buffer size\s*=\s*<size> (MiB|GiB)")
+LATER: Final = ("kv_cache", "recurrent_state", "activations")
+"""What is printed once all weights are there."""
 SELF: Final = pattern(r"KV self size\s*=\s*<size> MiB, K \((\w+)\): +<size> MiB, V \((\w+)\): +<size> MiB")
 LATENT: Final = pattern(r"KV self size\s*=\s*<size> MiB, c\^KV \((\w+)\)")
 NAMES: Final = {
@@ -33,7 +38,14 @@ OFFLOADED: Final = pattern(r"offloaded <whole>/<whole> layers to GPU")
 BUILD: Final = re.compile(r"build(?:_info)?: ?(?:b|version )?(\d{3,5})\b")
 NAME: Final = re.compile(r"general\.name\s+str\s+= (.+?)\s*$")
 FORMAT: Final = re.compile(r"file type\s+= (\S+)|model ftype\s+= (\S+)")
-AGAIN: Final = re.compile(r"llama_model_loader: loaded meta data with|: loading draft model '")
+AGAIN: Final = re.compile(
+    r"llama_model_loader: loaded meta data with \d+ key-value pairs and \d+ tensors from (.+?)(?: \(version|$)"
+    r"|: loading draft model '|llama_model_loader: loaded meta data with"
+)
+OLLAMA: Final = pattern(r'msg="(model weights|kv cache|compute graph)" device=(\S+) size="<size> (MiB|GiB)"')
+"""What Ollama's own engine laid out; before it asks its runner for anything, an estimate."""
+REQUEST: Final = re.compile(r"Operation:commit .*?Parallel:(\d+) BatchSize:(\d+) .*?KvSize:(\d+) KvCacheType:(\w*)")
+PARTS: Final = {"model weights": "weights", "kv cache": "kv_cache", "compute graph": "activations"}
 STOPPED: Final = re.compile(
     r"((?:cudaMalloc failed: out of memory|failed to allocate \S+ buffer|unable to allocate \S+ ?\S* buffer).{0,120})"
 )
@@ -45,18 +57,28 @@ def read(lines: Iterable[str]) -> Told | None:
     sums: dict[tuple[str, str], Figure] = {}
     state: dict[str, Any] = {"settings": {}}
     notes: dict[str, None] = {}
+    rough: dict[tuple[str, str], Figure] = {}
     for raw in lines:
         line = plain(raw)
-        if AGAIN.search(line):
-            if any(name == "weights" for name, _ in sums):
+        again = AGAIN.search(line)
+        if again is not None:
+            other = again.group(1) is None or again.group(1) != state.get("file")
+            if other and any(name == "weights" for name, _ in sums):
                 notes["a second model is loaded, whose buffers are left out"] = None
                 break
+            state.setdefault("file", again.group(1))
+            continue
+        own = OLLAMA.search(line)
+        if own is not None and "asked" in state:
+            part, device, number, unit = own.groups()
+            new = figure(PARTS[part], number, unit, line, device=device)
+            rough[new.key] = new
             continue
         _settings(line, state)
         picture = PROJECTOR.search(line)
         if picture is not None:
-            own = _projected(picture, line)
-            sums[own.key] = own
+            new = _projected(picture, line)
+            sums[new.key] = new
             continue
         found = BUFFER.search(line)
         if found is not None:
@@ -64,9 +86,14 @@ def read(lines: Iterable[str]) -> Told | None:
             # Before 2025 the lines of weights said no more than "buffer size".
             what = what or "model"
             new = figure(NAMES[what], number, unit, line, device=device)
+            if what == "model" and any(name in LATER for name, _ in sums):
+                # The same model again: --fit makes it without its data first, to see what it takes.
+                sums.clear()
+                state.pop("whole", None)
             old = sums.get(new.key)
-            # A compute buffer is printed again when it is laid out anew; a cache has one line for each of its kinds.
-            if old is not None and what in ("KV", "RS"):
+            # A compute buffer is printed again when it is laid out anew; a cache has one line for each of its kinds,
+            # weights one for each of their buffers.
+            if old is not None and what in ("model", "KV", "RS"):
                 new = new.but(bytes=old.bytes + new.bytes, half=old.half + new.half)
             sums[new.key] = new
         stopped = STOPPED.search(line)
@@ -75,6 +102,10 @@ def read(lines: Iterable[str]) -> Told | None:
     whole = state.get("whole")
     if whole is not None and not any(name == "kv_cache" for name, _ in sums):
         sums[whole.key] = whole
+    if not sums:
+        sums = rough
+        if sums:
+            notes["sizes as Ollama prints them, to a tenth of a GiB"] = None
     if not sums:
         return None
     build = state.get("build")
@@ -93,6 +124,9 @@ def _projected(found: re.Match[str], line: str) -> Figure:
 
 def _settings(line: str, state: dict[str, Any]) -> None:
     """Settings that a line states."""
+    asked = REQUEST.search(line)
+    if asked is not None:
+        state["asked"] = asked.groups()
     setting, layers, caches = SETTING.search(line), OFFLOADED.search(line), SELF.search(line)
     if setting is not None:
         state["settings"].setdefault(setting.group(1), setting.group(2))
@@ -119,7 +153,7 @@ def _settings(line: str, state: dict[str, Any]) -> None:
 def _said(state: dict[str, Any]) -> dict[str, Any]:
     """Keys of a workload that the log states; the length of one sequence follows from slots and cells."""
     settings = state["settings"]
-    out: dict[str, Any] = {}
+    out: dict[str, Any] = _asked(state.get("asked"))
     slots = int(settings["n_seq_max"]) if str(settings.get("n_seq_max", "")).isdigit() else None
     cells = int(settings["n_ctx"]) if str(settings.get("n_ctx", "")).isdigit() else None
     unified = settings.get("kv_unified") in ("true", "1")
@@ -141,6 +175,17 @@ def _said(state: dict[str, Any]) -> dict[str, Any]:
     if "formats" in state:
         out["kv_dtype"], out["kv_dtype_v"] = state["formats"]
     return out
+
+
+def _asked(request: tuple[str, ...] | None) -> dict[str, Any]:
+    """What Ollama asks its runner for."""
+    if request is None:
+        return {}
+    slots, batch, cells, form = request
+    out: dict[str, Any] = {"parallel": int(slots), "kv_unified": False, "batch_size": int(batch)}
+    if int(slots) and int(cells):
+        out["context"] = int(cells) // int(slots)
+    return {**out, "kv_dtype": form} if form else out
 
 
 LOG: Final = Log("llamacpp", read, "src/llama-context.cpp")

@@ -25,6 +25,14 @@ ENCODERS: Final = ("vision", "audio")
 TILED: Final = ("idefics3", "internvl", "resampler")
 """Types that cut a picture into tiles of one size, as LLaVA 1.6 does."""
 
+WHOLE: Final = ("gemma3",)
+"""Types whose tokens see all of their picture, and so are read in one pass (``mtmd_decode_use_non_causal``)."""
+
+
+def left_out(model: Model) -> bool:
+    """Whether a model's encoder is not loaded beside it."""
+    return "mmproj" not in model.files and any(t.role in ENCODERS for t in model.extra)
+
 
 class Seen(Record):
     """A projector that is loaded.
@@ -48,13 +56,23 @@ class Seen(Record):
         return self.buffers.largest[0] - self.buffers.reserved[0] if self.device == device else 0
 
 
-def seen(model: Model, names: tuple[str, ...], said: Mapping[str, Any], *, cuda: bool) -> tuple[Seen | None, list[str]]:
+class Room(Record):
+    """Tokens that a picture must fit into: of one sequence, and of one pass."""
+
+    context: int
+    ubatch: int
+
+
+def seen(
+    model: Model, names: tuple[str, ...], said: Mapping[str, Any], room: Room, *, cuda: bool
+) -> tuple[Seen | None, list[str]]:
     """The projector that is asked for, and what has to be said where none is.
 
     Args:
         model: the text model, with the header of the projector's file.
         names: of the accelerators' buffers.
         said: keys of the workload.
+        room: for a picture's tokens.
         cuda: whether the accelerators run CUDA.
 
     Raises:
@@ -69,7 +87,7 @@ def seen(model: Model, names: tuple[str, ...], said: Mapping[str, Any], *, cuda:
                 f"{stray} = {said[stray]}: no projector is loaded", key=stray, value=said[stray],
                 hint="--mmproj names its file, or f16 for the model's own encoder",
             )  # fmt: skip
-        if any(t.role in ENCODERS for t in model.extra):
+        if left_out(model):
             return None, ["the encoder of pictures or sound has a file of its own, which is not loaded (--mmproj)"]
         return None, []
     p = read(header, said.get("image_min_tokens"), said.get("image_max_tokens"))
@@ -82,7 +100,7 @@ def seen(model: Model, names: tuple[str, ...], said: Mapping[str, Any], *, cuda:
     where = Where(device=at is not None, cuda=cuda, flash=said.get("flash_attn") or "auto")
     found = loaded(p, where)
     name = names[at] if at is not None else "CPU"
-    return Seen(projector=p, buffers=found, device=at, name=name, caveats=tuple(_told(p, said))), []
+    return Seen(projector=p, buffers=found, device=at, name=name, caveats=tuple(_told(p, said, room))), []
 
 
 def _device(names: tuple[str, ...], said: Mapping[str, Any]) -> int | None:
@@ -112,8 +130,12 @@ def _device(names: tuple[str, ...], said: Mapping[str, Any]) -> int | None:
     )  # fmt: skip
 
 
-def _told(p: Projector, said: Mapping[str, Any]) -> Iterator[str]:
+def _told(p: Projector, said: Mapping[str, Any], room: Room) -> Iterator[str]:
     most = p.tokens(*p.largest)
+    if most > room.context:
+        yield f"mmproj: a picture of {most:,} tokens is longer than a context of {room.context:,}"
+    if p.kind in WHOLE and most > room.ubatch:
+        yield f"mmproj: llama.cpp stops at a picture, whose {most:,} tokens are no part of one pass (--ubatch-size)"
     if p.limits is not None:
         least = min(p.limits[0], most)
         yield f"mmproj: a picture takes {least:,} to {most:,} tokens of the context (--image-max-tokens)"
