@@ -162,7 +162,7 @@ def dated(told: Told, asked: str | None) -> tuple[Told, str | None]:
     else:
         version = tuple(int(n) for n in told.release.removeprefix("v").split(".")[:2] if n.isdigit())
         if version < releases.oldest:
-            instead = shown(releases.newest if version < (0, 2) else releases.oldest)
+            instead = shown(releases.newest)
             notes += (f"its release, {told.release}, is not modelled: answered as {instead} (--engine-version)",)
     return told.but(notes=(*told.notes, *notes)), instead
 

@@ -112,3 +112,14 @@ def test_a_list_is_sorted_and_its_releases_grow(engine: str) -> None:
         releases = [tuple(map(int, word.lstrip("-~!").split("."))) for word in row[1:]]
         assert releases == sorted(set(releases)), row
         assert row[1][0] != "-"
+
+
+@pytest.mark.parametrize("text", ["0.5.-1", "0.5.", "0.5..1", "v", "0.5.1.2.3.4"])
+def test_what_is_no_release_is_refused(text: str) -> None:
+    with pytest.raises(tn.InputError, match="not a version"):
+        answer(OLMO, engine="sglang", engine_version=text)
+
+
+def test_an_empty_class_is_no_class() -> None:
+    with pytest.raises(tn.TonnageError, match="architectures must be a list of class names"):
+        answer({**OLMO, "architectures": [""]}, engine="vllm")

@@ -79,7 +79,6 @@ def test_a_model_that_reads_does_not_write() -> None:
     [
         ("--runner pooling", "pooling"), ("--task embed", "pooling"), ("--task score", "pooling"),
         ("--convert classify", "pooling"), ("--task generate", "generate"), ("--task auto --runner auto", None),
-        ("--task embed --runner generate", "generate"),
     ],
 )  # fmt: skip
 def test_flags_of_three_generations_say_the_same(flags: str, runner: str | None) -> None:
@@ -90,11 +89,18 @@ def test_flags_of_three_generations_say_the_same(flags: str, runner: str | None)
     assert not found.unmodelled
 
 
-def test_an_unknown_task_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--task sing", "--task sing: one of auto, generate"),
+        ("--task embed --runner generate", "--runner generate and a task of the pooling runner"),
+    ],
+)
+def test_tasks_that_are_unknown_or_contradict_are_refused(flags: str, words: str) -> None:
     from tonnage.launch import read
 
-    with pytest.raises(tn.InputError, match="--task sing: one of auto, generate"):
-        read("vllm serve org/name --task sing")
+    with pytest.raises(tn.InputError, match=words):
+        read(f"vllm serve org/name {flags}")
 
 
 def test_sglang_had_no_cross_encoders_in_0_4_7() -> None:

@@ -384,7 +384,7 @@ LOADED = "INFO 04-19 11:23:55 [gpu_model_runner.py:4837] Model loading took 27.5
         ("INFO Initializing a V1 LLM engine (v0.1.dev1+gabc) with config: model='it', max_seq_len=8192\n" + LOADED,
          "its release, 0.1, is not modelled: answered as 0.33"),
         ("INFO api_server.py:495] vLLM API server version 0.5.4\n" + LOADED,
-         "its release, 0.5.4, is not modelled: answered as 0.6"),
+         "its release, 0.5.4, is not modelled: answered as 0.33"),
         ("server_args=ServerArgs(model_path='it', mem_fraction_static=0.8, tp_size=1)\n", "before it tells any size"),
         ("Load weight begin. avail mem=21.9 GB\nCUDA out of memory. Tried to allocate 2.00 GiB\n",
          "it stopped: CUDA out of memory"),
@@ -396,3 +396,11 @@ def test_what_a_cut_log_or_one_of_an_unknown_release_still_tells(tmp_path: Path,
     found = comparisons.beside_log("qwen3-14b", str(path), gpu="h100-sxm-80gb")
     assert found is not None
     assert any(note in n for n in found[2].notes), found[2].notes
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world\n", b"\x00\x01\x02"])
+def test_a_file_that_is_called_a_log_and_is_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "boot.log"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="no line about memory that an engine prints"):
+        comparisons.beside_log("qwen3-14b", str(path))

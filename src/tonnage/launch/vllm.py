@@ -101,8 +101,11 @@ def _finish(said: dict[str, Any], devices: int | None) -> tuple[dict[str, Any], 
         del said["context"]
         told.append("--max-model-len auto: the longest context that fits, if it is shorter than the model's own")
     task = said.pop("_task", None)
-    if task is not None:
-        said.setdefault("runner", task)
+    if task is not None and said.setdefault("runner", task) != task:
+        raise InputError(
+            f"--runner {said['runner']} and a task of the {task} runner", key="--runner", value=said["runner"],
+            hint="leave one of the two out",
+        )  # fmt: skip
     if said.pop("_expert_parallel", False):
         said["ep"] = said.get("tp", 1) * said.get("dp", 1)
     wanted = said.pop("_lora", False)
