@@ -38,7 +38,8 @@ class Releases(Record):
         if text is None:
             return self.newest, None
         parts = text.removeprefix("v").split(".")
-        if not 1 <= len(parts) <= 4 or not all(part.isdigit() for part in parts[:2]):
+        whole_parts = all(part.isdigit() for part in parts[:2]) and all(part[:1].isalnum() for part in parts[2:])
+        if not 1 <= len(parts) <= 5 or not whole_parts:
             raise InputError(
                 f"not a version: {text!r}", key=key, value=text, hint=f"write for example {shown(self.newest)}"
             )

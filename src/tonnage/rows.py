@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from typing import Any, Final
 
 FOLDER: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
@@ -43,3 +44,14 @@ class Rows:
         """Every row by its name."""
         rows: dict[str, dict[str, Any]] = json.loads(self._text)["rows"]
         return rows
+
+
+def listed(name: str, keys: Collection[str]) -> list[tuple[str, ...]]:
+    """The rows of a list of ``data/`` whose first word is one of the keys: text, a row a line.
+
+    Args:
+        name: of the file in its folder, without ending.
+        keys: first words.
+    """
+    with open(os.path.join(FOLDER, *name.split("/")) + ".txt", encoding="utf-8") as file:
+        return [tuple(line.split()) for line in file if line.partition(" ")[0] in keys]

@@ -14,6 +14,7 @@ from tonnage.workload.serving import Serve
 
 if TYPE_CHECKING:
     from tonnage.plan.against import Against
+    from tonnage.workload.told import Told
 
 SIZES = ("in_use", "kv_cache_memory", "kv_offloading_size", "cpu_offload")
 """Keys whose values are bytes."""
@@ -126,6 +127,8 @@ def beside_log(
     if found is None:
         return None
     asked, path, told = found
+    told, version = dated(told, said.get("engine_version"))
+    said = said if version is None else {**said, "engine_version": version}
     command = launch.read(asked) if launch.known(asked) else None
     before = _answered(asked) if command is None else {}
     name = before.pop("model", None) or asked if command is None else launch.named(command)
@@ -134,6 +137,34 @@ def beside_log(
     m = together(m, w, load)
     where, taken = place(w.gpu, w.in_use)
     return asked, path, held(m, w, where, taken, told, lambda r: logs.told("\n".join((r.capacity or {})["log"])))
+
+
+def dated(told: Told, asked: str | None) -> tuple[Told, str | None]:
+    """A log with what has to be said of its release, and the release as which it is answered.
+
+    Builds of vllm from source call themselves 0.1.dev; what they were built of is not told.
+
+    Args:
+        told: by the log.
+        asked: the release that is named beside it, which wins.
+    """
+    from tonnage.engines import Engine
+    from tonnage.registry import variant
+    from tonnage.releases import shown
+
+    notes: tuple[str, ...] = () if told.figures or told.counts else ("it ends before it tells any size",)
+    releases = variant("tonnage.engines", told.engine.replace("-", "_"), "ENGINE", Engine).releases
+    if asked is not None or releases.newest == releases.oldest:
+        return told.but(notes=(*told.notes, *notes)), asked
+    instead = told.release
+    if told.release is None:
+        notes += (f"it does not tell its release: answered as {shown(releases.newest)}",)
+    else:
+        version = tuple(int(n) for n in told.release.removeprefix("v").split(".")[:2] if n.isdigit())
+        if version < releases.oldest:
+            instead = shown(releases.newest)
+            notes += (f"its release, {told.release}, is not modelled: answered as {instead} (--engine-version)",)
+    return told.but(notes=(*told.notes, *notes)), instead
 
 
 def _answered(path: str) -> dict[str, Any]:

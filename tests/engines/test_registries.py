@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import tonnage as tn
-from tonnage.memory.pool.registries import ENGINES, FOLDER, support
+from tonnage.memory.pool.registries import ENGINES, support
+from tonnage.rows import FOLDER
 
 H100 = {"gpu": "h100-sxm-80gb", "context": 512, "suggest": False}
 T5 = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 512, "d_kv": 64, "d_ff": 2048,
@@ -103,7 +104,7 @@ def test_dimensions_alone_are_answered_with_the_word() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_list_is_sorted_and_its_releases_grow(engine: str) -> None:
-    with open(os.path.join(FOLDER, f"{engine.replace('-', '_')}.txt"), encoding="utf-8") as file:
+    with open(os.path.join(FOLDER, "served", f"{engine.replace('-', '_')}.txt"), encoding="utf-8") as file:
         rows = [line.split() for line in file if not line.startswith("#")]
     names = [row[0] for row in rows]
     assert len(set(names)) == len(names) > 30
@@ -111,3 +112,14 @@ def test_a_list_is_sorted_and_its_releases_grow(engine: str) -> None:
         releases = [tuple(map(int, word.lstrip("-~!").split("."))) for word in row[1:]]
         assert releases == sorted(set(releases)), row
         assert row[1][0] != "-"
+
+
+@pytest.mark.parametrize("text", ["0.5.-1", "0.5.", "0.5..1", "v", "0.5.1.2.3.4"])
+def test_what_is_no_release_is_refused(text: str) -> None:
+    with pytest.raises(tn.InputError, match="not a version"):
+        answer(OLMO, engine="sglang", engine_version=text)
+
+
+def test_an_empty_class_is_no_class() -> None:
+    with pytest.raises(tn.TonnageError, match="architectures must be a list of class names"):
+        answer({**OLMO, "architectures": [""]}, engine="vllm")

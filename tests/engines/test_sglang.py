@@ -171,8 +171,9 @@ def test_encoders_lower_the_static_fraction(release: str, factor: float) -> None
     said = {"engine": "sglang", "gpu": "h100-sxm-80gb", "context": 8192, "engine_version": release, "suggest": False}
     seen = tn.serve("qwen2.5-vl-7b", **said).workload["mem_fraction_static"]
     text = tn.serve("qwen2.5-vl-7b", **said, language_model_only=True).workload["mem_fraction_static"]
-    # From 0.5.6 on prompts of models with encoders have no graphs: 128 + 512 + 8,192 x 1.5 + 512 MiB of 81,559.
+    # Prompts of models with encoders have no graphs: 128 + 512 + 8,192 x 1.5 + 512 MiB of 81,559; others from 0.5.9 on.
     whole = 0.835 if release == "0.5.23" else text
+    assert text == {"0.5.5": 0.835, "0.5.23": 0.83}.get(release, text)
     assert seen == pytest.approx(whole * factor, rel=1e-9)
 
 
@@ -208,3 +209,11 @@ def test_flags_of_encoders_are_read() -> None:
     found = read("python -m sglang.launch_server --model-path org/name --language-only --enable-multimodal")
     assert (found.said["language_model_only"], found.said["enable_multimodal"]) == (True, True)
     assert not found.unmodelled
+
+
+def test_the_fraction_of_a_build_of_2026_02() -> None:
+    # server_args of the notebooks of SGLang's documentation, 2026-02-07, on an H100: mem_fraction_static=0.835.
+    found = tn.serve(
+        "qwen2.5-0.5b", engine="sglang", engine_version="0.5.8", gpu="h100-sxm-80gb", context=8192, suggest=False
+    )
+    assert found.workload["mem_fraction_static"] == 0.835

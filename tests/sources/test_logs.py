@@ -421,3 +421,40 @@ def test_tgis_blocks_lie_beside_the_prediction() -> None:
     # The tower of 0.8 GiB and the warm-up's pictures are beside the text that is predicted.
     assert predicted is not None
     assert 1.0 < predicted / printed < 1.12
+
+
+SETTINGS = (
+    "(APIServer pid=1) INFO 04-19 11:22:58 [utils.py:233] non-default args: {'model': 'Qwen/Qwen3-14B', "
+    "'max_model_len': 8192, 'gpu_memory_utilization': 0.85, 'max_num_seqs': 2}\n"
+)
+LOADED = "INFO 04-19 11:23:55 [gpu_model_runner.py:4837] Model loading took 27.52 GiB memory and 27.2 seconds\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        (SETTINGS, "it ends before it tells any size"),
+        (SETTINGS + LOADED, "it does not tell its release: answered as 0.33"),
+        ("INFO Initializing a V1 LLM engine (v0.1.dev1+gabc) with config: model='it', max_seq_len=8192\n" + LOADED,
+         "its release, 0.1, is not modelled: answered as 0.33"),
+        ("INFO api_server.py:495] vLLM API server version 0.5.4\n" + LOADED,
+         "its release, 0.5.4, is not modelled: answered as 0.33"),
+        ("server_args=ServerArgs(model_path='it', mem_fraction_static=0.8, tp_size=1)\n", "before it tells any size"),
+        ("Load weight begin. avail mem=21.9 GB\nCUDA out of memory. Tried to allocate 2.00 GiB\n",
+         "it stopped: CUDA out of memory"),
+    ],
+)  # fmt: skip
+def test_what_a_cut_log_or_one_of_an_unknown_release_still_tells(tmp_path: Path, text: str, note: str) -> None:
+    path = tmp_path / "boot.log"
+    path.write_text(text, encoding="utf-8")
+    found = comparisons.beside_log("qwen3-14b", str(path), gpu="h100-sxm-80gb")
+    assert found is not None
+    assert any(note in n for n in found[2].notes), found[2].notes
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world\n", b"\x00\x01\x02"])
+def test_a_file_that_is_called_a_log_and_is_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "boot.log"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="no line about memory that an engine prints"):
+        comparisons.beside_log("qwen3-14b", str(path))

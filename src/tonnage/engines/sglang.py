@@ -16,7 +16,7 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
 from tonnage.memory.pool import kv_formats
 from tonnage.memory.pool.kept import Kept, kept
-from tonnage.memory.pool.pictured import ENCODERS, lowered, replayed, sees
+from tonnage.memory.pool.pictured import ENCODERS, eager, lowered, sees
 from tonnage.memory.pool.pooled import MOST_TOKENS, Load, rank
 from tonnage.memory.pool.profiling import forward
 from tonnage.memory.pool.ranked import Span, absorbed, adapters, kernel_padding, rank_weights, rotary_tables
@@ -40,6 +40,9 @@ SLOTS_EACH: Final = (5, 5, 3)
 """Slots of states that a running request may hold: three, and two that track it while prefixes are cached."""
 FP32_ANGLES: Final = 4
 """The tables of angles stay in fp32 on CUDA. layers/rotary_embedding/base.py"""
+
+PREFILL_GRAPHS: Final = (0, 5, 9)
+"""Release from which on prompts run in CUDA graphs by default: 0.5.12 has them, 0.5.5 and a build of 2026-02-07 not."""
 
 STARTED: Final = Span(140 * MiB, 550 * MiB, 1100 * MiB)
 STARTED_BASIS: Final = "assumed: the process's context and its first handles, taken before anything is measured"
@@ -195,11 +198,10 @@ def _captured(chunk: int, latent: bool) -> int:
 def _static(model: Model, s: Setting, memory: float | None, chunk: int, graphs: int, latent: bool) -> float:
     """``mem_fraction_static``, less where there are encoders."""
     release, asked = release_of(s.said.get("engine_version"), s.version), s.said.get("mem_fraction_static")
-    if not sees(model, s.said, release):
-        return asked or _fraction(memory, s, chunk, graphs, _captured(chunk, latent), latent)
-    prefill = _captured(chunk, latent) if replayed(model, release) else 0
+    seen = sees(model, s.said, release)
+    prefill = _captured(chunk, latent) if release >= PREFILL_GRAPHS and not (seen and eager(model, release)) else 0
     found = asked or _fraction(memory, s, chunk, graphs, prefill, latent)
-    return lowered(found, model, asked=asked is not None, release=release)
+    return lowered(found, model, asked=asked is not None, release=release) if seen else found
 
 
 def _fraction(memory: float | None, s: Setting, chunk: int, graphs: int, prefill: int, latent: bool) -> float:

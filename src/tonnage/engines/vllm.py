@@ -17,10 +17,12 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import FORMATS
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.memory.pool import kv_formats, paging
+from tonnage.memory.pool.embedding import decoder, outputs, pooled, without_head
 from tonnage.memory.pool.kept import Kept, kept
 from tonnage.memory.pool.loaded import offloaded
 from tonnage.memory.pool.media import ENCODERS, asked, profiled, without_encoders
 from tonnage.memory.pool.pooled import MOST_TOKENS, Load, rank
+from tonnage.memory.pool.processors import GEMMA4, GEMMA4_VIDEO
 from tonnage.memory.pool.profiling import Batch, Encoded, experts, profile
 from tonnage.memory.pool.ranked import (
     Span,
@@ -65,6 +67,9 @@ V4: Final = (0, 20)
 V1, AUTO = (0, 8), (0, 10)
 """Releases of the second engine, and of formats that fall back to what the device has."""
 
+WHOLE_ITEMS: Final = (0, 22)
+"""Release from which on a step holds the largest picture or video that attends to itself both ways (Gemma 4)."""
+
 NOT_MODELLED: Final = (
     "layouts that kernels make of packed weights",
     "draft models beside the checkpoint's own prediction layer",
@@ -84,6 +89,8 @@ def deploy(model: Model, s: Setting) -> Deployment:
     s = narrowed(s, "bf16" if s.version >= AUTO else "fp16", falls_back=s.version >= AUTO, wide=wide)
     media = asked(s.said, s.version)
     model = without_encoders(model, media, s.version)
+    if pooled(model, s.said):
+        model = without_head(model, s.version)
     _check(model, s)
     layers = kept(model, cuts(s.mesh).dense, entries=s.version >= V4)
     flags = _flags(model, s, layers)
@@ -154,7 +161,7 @@ def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
         prefixes = since(s.version, PREFIXES) if state else s.version >= V1
     return Flags(
         utilization=said.get("gpu_memory_utilization") or since(s.version, UTILIZATION),
-        batch=_batch(s, pictures=any(t.role in ENCODERS for t in model.extra)),
+        batch=_batch(s, model),
         block=said.get("block_size") or preferred(kinds, s.device),
         prefixes=prefixes,
         eager=bool(said.get("enforce_eager")),
@@ -163,14 +170,17 @@ def _flags(model: Model, s: Setting, layers: Sequence[Sequence[Kept]]) -> Flags:
         dtype=s.dtype,
         ssm=said.get("mamba_ssm_cache_dtype"),
         shards=shards(model, s, kinds),
+        pooled=pooled(model, said),
     )
 
 
-def _batch(s: Setting, *, pictures: bool = False) -> Batch:
+def _batch(s: Setting, model: Model) -> Batch:
     """Tokens and requests of one step: ``get_batch_defaults`` for a server.
 
     The first engine reads prompts in chunks where they are long, unless they have pictures, of which a step holds one.
+    Models that only read take a prompt whole; so does Gemma 4 a picture or a video.
     """
+    pictures = any(t.role in ENCODERS for t in model.extra)
     total = s.device.capacity.bytes if s.device is not None else 0
     large = s.version >= V1 and total >= LARGE and not (s.device is not None and s.device.name.startswith("a100"))
     if s.version < V1:
@@ -180,6 +190,10 @@ def _batch(s: Setting, *, pictures: bool = False) -> Batch:
         tokens, rows = 16384, 1024
     else:
         tokens, rows = (8192, 1024) if large else (2048, 256)
+    if not model.causal and len(model.stacks) == 1:
+        tokens = max(tokens, s.context)
+    if pictures and (model.whole_type or model.model_type) in GEMMA4 and s.version >= WHOLE_ITEMS:
+        tokens = max(tokens, GEMMA4_VIDEO)
     rows = s.said.get("max_num_seqs") or rows
     tokens = s.said.get("max_num_batched_tokens") or (min(tokens, rows * s.context) if s.version >= (0, 9) else tokens)
     if s.said.get("max_num_seqs") and tokens < rows:
@@ -199,6 +213,7 @@ def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | No
         absorbed(model, mesh, layers) if s.recipe is not None else None,
         adapters(model, mesh, form, s.said.get("max_loras") or 0, s.said.get("max_lora_rank") or 16, layers),
         prediction(model, s) if flags.drafts and last else None,
+        decoder(model, form.bytes, s.version) if flags.pooled and last else None,
         kernel_padding(model, s.recipe, mesh, architecture, layers, kept=s.version < (0, 25)),
     ]
     most = s.said.get("cpu_offload") or 0
@@ -217,6 +232,7 @@ def _load(model: Model, s: Setting, flags: Flags, stage: int, layers: range | No
     peak = profile(
         model, mesh, batch, s.version, width=form.bytes, longest=s.context,
         compiled=not flags.eager and s.version >= V1, encoder=encoder,
+        pooler=outputs(model, batch.tokens, batch.rows, form.bytes, s.version) if flags.pooled else None,
     )  # fmt: skip
     one, several, basis = since(s.version, VLLM_OUTSIDE)
     outside.append(("other:non-torch", several if mesh.world > 1 else one, basis))
@@ -285,6 +301,7 @@ def _answer(served: Served, layers: Sequence[Sequence[Kept]]) -> Deployment:
         "dtype": s.dtype, "kv_dtype": flags.form.name,
         "gpu_memory_utilization": flags.utilization, "prefix_caching": flags.prefixes,
         "max_num_batched_tokens": flags.batch.tokens, "max_num_seqs": flags.batch.rows,
+        "runner": "pooling" if flags.pooled else "generate",
         "enforce_eager": flags.eager, "speculative_tokens": flags.drafts or None,
         "block_size": served.pages[0].block if served.pages else flags.block,
     }  # fmt: skip
@@ -361,6 +378,7 @@ ENGINE: Final = Engine(
         "prefix_caching", "enforce_eager", "speculative_tokens", "max_loras", "max_lora_rank", "mamba_ssm_cache_dtype",
         "decode_context_parallel_size", "num_gpu_blocks_override", "kv_offloading_size", "cpu_offload",
         "limit_mm_per_prompt", "max_pixels", "skip_mm_profiling", "language_model_only",
+        "runner",
     ),
     reference=REFERENCE,
     deploy=deploy,

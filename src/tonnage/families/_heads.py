@@ -96,7 +96,7 @@ def wanted(config: Mapping[str, Any], asked: str | None, *, file: str | None) ->
     classes = config.get("architectures")
     if not classes:
         return None, labels
-    if not isinstance(classes, list) or not isinstance(classes[0], str):
+    if not isinstance(classes, list) or not isinstance(classes[0], str) or not classes[0]:
         raise ConfigError("architectures must be a list of class names", key="architectures", value=classes, file=file)
     for ending, kind in SUFFIXES.items():
         if classes[0].endswith(ending):

@@ -30,6 +30,23 @@ def _length(text: str, flag: str) -> int:
     return AUTO if text.strip() in ("-1", "auto") else scaled(text, flag)
 
 
+def _runner(text: str, flag: str) -> str | None:
+    """Whether a model writes or is pooled, as three flags of different releases say it.
+
+    >>> _runner("embed", "--task"), _runner("auto", "--runner")
+    ('pooling', None)
+    """
+    if text in ("auto", "none", "draft"):
+        return None
+    known = {
+        "generate": "generate", "transcription": "generate", "pooling": "pooling", "embed": "pooling",
+        "embedding": "pooling", "classify": "pooling", "score": "pooling", "reward": "pooling",
+    }  # fmt: skip
+    if text not in known:
+        raise InputError(f"{flag} {text}: one of auto, {', '.join(known)} is meant", key=flag, value=text)
+    return known[text]
+
+
 def _limits(text: str, flag: str) -> str:
     """Items of a prompt by modality, as a workload has them.
 
@@ -83,6 +100,12 @@ def _finish(said: dict[str, Any], devices: int | None) -> tuple[dict[str, Any], 
     if said.get("context") == AUTO:
         del said["context"]
         told.append("--max-model-len auto: the longest context that fits, if it is shorter than the model's own")
+    task = said.pop("_task", None)
+    if task is not None and said.setdefault("runner", task) != task:
+        raise InputError(
+            f"--runner {said['runner']} and a task of the {task} runner", key="--runner", value=said["runner"],
+            hint="leave one of the two out",
+        )  # fmt: skip
     if said.pop("_expert_parallel", False):
         said["ep"] = said.get("tp", 1) * said.get("dp", 1)
     wanted = said.pop("_lora", False)
@@ -233,6 +256,9 @@ LAUNCH: Final = Launch(
         Flag(("--kv-transfer-config",), "_transfer", objects),
         Flag(("--skip-mm-profiling",), "skip_mm_profiling", plain=(False,)),
         Flag(("--language-model-only",), "language_model_only", plain=(False,)),
+        Flag(("--runner",), "runner", _runner),
+        Flag(("--task",), "_task", _runner),
+        Flag(("--convert",), "_task", _runner),
         Flag(("--mm-encoder-tp-mode",), matters=MEDIA, harmless=("weights",)),
         Flag(("--mm-ipc-gpu-memory-gb",), matters="memory for pictures that other processes send", harmless=("0",)),
         Flag(("--mm-encoder-only",), matters="the encoder alone"),

@@ -66,6 +66,7 @@ class Serve:
     skip_mm_profiling: bool | None = own("switch", "No encoder in vllm's profile run.")
     language_model_only: bool | None = own("switch", "Nothing but text: no encoders are loaded (vllm, sglang).")
     enable_multimodal: bool | None = own("switch", "Encoders of models that sglang runs without them by default.")
+    runner: str | None = own("choice", "generate or pooling: vllm's embedding, scoring.", ("generate", "pooling"))
     mem_fraction_static: float | None = own("share", "Part of the memory for weights and sglang's pool (by a rule).")
     chunked_prefill_size: int | None = own("count", "Tokens of a prompt read at once (by the device's memory).")
     cuda_graph_max_bs: int | None = own("count", "Largest batch with a CUDA graph (by the device's memory).")

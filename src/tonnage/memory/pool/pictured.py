@@ -56,9 +56,9 @@ def sees(model: Model, said: Mapping[str, Any], release: Release) -> bool:
     return release >= LATER or (name in EARLY and release >= EARLY[name])
 
 
-def replayed(model: Model, release: Release) -> bool:
-    """Whether the prefill of a model with encoders runs in CUDA graphs."""
-    return release < LATER or (release >= ALL_GRAPHS and model.class_name in REPLAYED)
+def eager(model: Model, release: Release) -> bool:
+    """Whether prompts of a model with encoders run without CUDA graphs."""
+    return release < ALL_GRAPHS or model.class_name not in REPLAYED
 
 
 def lowered(fraction: float, model: Model, *, asked: bool, release: Release) -> float:

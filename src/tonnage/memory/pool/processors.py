@@ -119,6 +119,7 @@ GEMMA4: Final = ("gemma4", "gemma4_unified")
 GEMMA4_IMAGE, GEMMA4_FRAME, GEMMA4_FRAMES, GEMMA4_POOLED = 280, 70, 32, 9
 GEMMA4_TOLD: Final = 8
 """Tokens that a frame counts beside its own: both ends and its time."""
+GEMMA4_VIDEO: Final = GEMMA4_FRAMES * (GEMMA4_FRAME + GEMMA4_TOLD)
 
 GEMMA4_ALONE: Final[Since[int]] = (((0, 22), 0), ((0, 0), 1))
 """Whether its pictures and frames run one by one. gemma4_mm.py ``_process_video_input``"""
@@ -192,8 +193,7 @@ def _gemma4(limits: Mapping[str, int], version: Version) -> Iterator[Item]:
         yield Item("image", GEMMA4_IMAGE, patches, GEMMA4_IMAGE, once=alone * GEMMA4_IMAGE)
     if limits.get("video"):
         made = GEMMA4_FRAMES * GEMMA4_FRAME
-        told = made + GEMMA4_FRAMES * GEMMA4_TOLD
-        yield Item("video", told, made * GEMMA4_POOLED, made, once=alone * GEMMA4_FRAME)
+        yield Item("video", GEMMA4_VIDEO, made * GEMMA4_POOLED, made, once=alone * GEMMA4_FRAME)
 
 
 def _glm(limits: Mapping[str, int], context: int, version: Version) -> Iterator[Item]:

@@ -134,6 +134,7 @@ def profile(
     compiled: bool,
     longest: int = 0,
     encoder: Encoded | None = None,
+    pooler: Span | None = None,
 ) -> Peak:
     """Memory of the profile run on one rank of the last stage.
 
@@ -145,25 +146,30 @@ def profile(
         width: bytes of an element of an activation.
         compiled: whether the layers run compiled, which frees a layer's input as soon as it is read.
         longest: tokens of the longest request, for which latents reserve room to be expanded.
-        encoder: of pictures, run before on the largest that it takes; None where there is none.
-
-    Leaves out: encoders of sound, whose largest inputs are profiled as well.
+        encoder: of pictures or sound, run before on the largest that it takes; None where there is none.
+        pooler: bytes of what it makes, in place of the sampler; None where there is a sampler.
     """
     D, T = model.width, batch.tokens
     V = -(-model.vocabulary // 64) * 64
     rows = min(batch.rows, T)
     beside = T * D * width + rows * D * width
     low, likely, high = (n * rows * V + beside for n in since(version, SAMPLER))
+    last = "sampler of the profile run"
+    if pooler is not None:
+        low, likely, high = (n + beside for n in (pooler.low, pooler.likely, pooler.high))
+        last = "pooler of the profile run"
     body = forward(model, mesh, T, width, _expanded(model, mesh, batch, version, longest, width))
     residual = T * D * width
     # Run by hand, a feed-forward's caller still holds its input beside the residual stream while the output is made.
     passes = (body + residual * 2, body + residual * (2 if compiled else 3), body + residual * 4)
     scratch = since(version, SCRATCH)
-    second = PENALTIES * rows * V // 8 if second_runner(model, version) else 0
+    second = PENALTIES * rows * V // 8 if second_runner(model, version) and pooler is None else 0
     sampling = likely >= passes[1]
     bytes_of_a_row = since(version, SAMPLER)[1]
     why = (
-        f"sampler: {rows:,} rows x {V:,} entries x {bytes_of_a_row} B, hidden states of {T:,} tokens"
+        f"pooler over {rows:,} requests, hidden states of {T:,} tokens"
+        if sampling and pooler is not None
+        else f"sampler: {rows:,} rows x {V:,} entries x {bytes_of_a_row} B, hidden states of {T:,} tokens"
         if sampling
         else f"forward pass of {T:,} tokens, widest layer"
     )
@@ -177,7 +183,7 @@ def profile(
                 likely=encoder.live.likely + scratch,
                 high=max(encoder.live.high, high, passes[2]) + 2 * scratch,
                 instant="encoder of the profile run",
-                runner_up=("sampler of the profile run" if sampling else "forward pass of the profile run", widest),
+                runner_up=(last if sampling else "forward pass of the profile run", widest),
                 resident=second,
                 why=encoder.why,
             )
@@ -186,10 +192,8 @@ def profile(
         low=max(low, passes[0]),
         likely=max(likely, passes[1]) + scratch,
         high=max(high, passes[2]) + 2 * scratch,
-        instant="sampler of the profile run" if sampling else "forward pass of the profile run",
-        runner_up=("forward pass of the profile run", passes[1])
-        if sampling
-        else ("sampler of the profile run", likely),
+        instant=last if sampling else "forward pass of the profile run",
+        runner_up=("forward pass of the profile run", passes[1]) if sampling else (last, likely),
         resident=second,
         why=why,
     )

@@ -17,7 +17,7 @@ from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
 from tonnage.memory.cache import states
 from tonnage.record import Record
-from tonnage.rows import FOLDER
+from tonnage.rows import listed
 
 Release = tuple[int, ...]
 
@@ -135,7 +135,7 @@ def support(engine: str, model: Model, release: Release) -> Support:
     if not names and engine != "tgi":
         return Support("unknown", kind)
     name = kind if engine == "tgi" else names[0]
-    spans = next(_rows(engine, {name}), None)
+    spans = next(iter(_rows(engine, {name})), None)
     how = _state(spans[1:], release) if spans else ""
     if not how and engine == "vllm" and release >= TURNED:
         turned = {base + end for base in _bases(name) for end in ENDINGS} - {name}
@@ -147,7 +147,7 @@ def support(engine: str, model: Model, release: Release) -> Support:
 
 def _classes(model: Model) -> tuple[str, ...]:
     """The class that is served, with the mark that transformers' list gives it behind; none where nothing tells."""
-    row = next(_rows("transformers", {model.whole_type or model.model_type}), ())
+    row = next(iter(_rows("transformers", {model.whole_type or model.model_type})), ())
     known = {entry.rstrip("+~"): entry[len(entry.rstrip("+~")) :] for entry in row[1:]}
     name = model.class_name if model.class_name not in ("", "Model") else ""
     if not name and known:
@@ -184,12 +184,9 @@ def _fallen(rules: Fallback, engine: str, model: Model, names: tuple[str, ...], 
     return "no pool" if engine == "tgi" and name else ""
 
 
-def _rows(engine: str, names: set[str]) -> Iterator[tuple[str, ...]]:
+def _rows(engine: str, names: set[str]) -> list[tuple[str, ...]]:
     """The rows of a list that begin with one of the names."""
-    with open(f"{FOLDER}/served/{engine.replace('-', '_')}.txt", encoding="utf-8") as file:
-        for line in file:
-            if line.partition(" ")[0] in names:
-                yield tuple(line.split())
+    return listed(f"served/{engine.replace('-', '_')}", names)
 
 
 def _bases(name: str) -> Iterator[str]:

@@ -49,6 +49,7 @@ class Flags(Record):
         dtype: of activations.
         ssm: format of recurrences, where said.
         shards: ranks that share the tokens of a sequence.
+        pooled: whether the model embeds, scores or classifies.
     """
 
     utilization: float
@@ -61,6 +62,7 @@ class Flags(Record):
     dtype: str
     ssm: str | None
     shards: int = 1
+    pooled: bool = False
 
 
 def preferred(kinds: set[str], device: Device | None) -> int:

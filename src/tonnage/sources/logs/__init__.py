@@ -17,6 +17,7 @@ from tonnage.workload.told import Told
 PACKAGE: Final = "tonnage.sources.logs"
 LARGEST: Final = 64 * 2**20
 """Bytes that are read: what an engine prints while it starts stands before what it prints while it serves."""
+NAMED: Final = (".log", ".out", ".txt")
 OTHERS: Final = (".json", ".jsonl", ".safetensors", ".gguf", ".bin", ".pt", ".pth", ".pickle", ".gz", ".toml", ".yaml")
 
 
@@ -65,7 +66,7 @@ def pair(left: str, right: str, is_command: Callable[[str], bool]) -> tuple[str,
         None where neither is a log.
 
     Raises:
-        InputError: a command stands beside a file that is no log; both are logs.
+        InputError: a command stands beside a file that is no log; a file is called a log and is none; both are logs.
         SourceError: the file beside a command is not there.
     """
     for asked, path in ((left, right), (right, left)):
@@ -76,6 +77,9 @@ def pair(left: str, right: str, is_command: Callable[[str], bool]) -> tuple[str,
         raise InputError("both are logs", key="left", value=left, hint="name the model, or the command that started it")
     if logs[0] is not None:
         return left, right, logs[0]
+    for path in (right, left) if logs[1] is None else ():
+        if path.lower().endswith(NAMED) and os.path.isfile(path):
+            needed(path)
     return None if logs[1] is None else (right, left, logs[1])
 
 

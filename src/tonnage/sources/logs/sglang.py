@@ -59,7 +59,7 @@ def read(lines: Iterable[str]) -> Told | None:
         _counts(line, counts, said)
         if stopped is not None and (figures or counts or free):
             notes[f"it stopped: {stopped.group(1).strip()}"] = None
-    if not figures and not counts:
+    if not figures and not counts and free is None and not said:
         return None
     return Told(
         engine="sglang", release=release, model=said.pop("model", None), said=said, figures=tuple(figures.values()),

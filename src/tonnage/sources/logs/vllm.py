@@ -90,7 +90,7 @@ def read(lines: Iterable[str]) -> Told | None:
         stopped = STOPPED.search(line)
         if stopped is not None:
             notes[f"it stopped: {stopped.group(1).strip()}"] = None
-    if not figures and not counts and not notes:
+    if not figures and not counts and not notes and not said:
         return None
     return Told(
         engine="vllm", release=about.get("release"), model=said.pop("model", None), said=said,
