@@ -18,6 +18,7 @@ WIDE = 1024
 MIB = 2**20
 
 SCRIPT = """
+import sys
 import torch
 from torch import nn
 
@@ -46,6 +47,38 @@ def filtered():
 
 def broken():
     return model(torch.randn(256, 77))
+
+
+def arrays():
+    return model(torch.randn(256, 1024)).detach().numpy()
+
+
+def leaves():
+    sys.exit(3)
+
+
+def asks():
+    return torch.cuda.get_device_properties(0).total_memory
+
+
+def takes(batch):
+    return model(batch)
+
+
+def yields():
+    yield model(torch.randn(256, 1024))
+
+
+async def waits():
+    return model(torch.randn(256, 1024))
+
+
+class Runner:
+    def __call__(self):
+        return model(torch.randn(256, 1024))
+
+
+instance = Runner()
 
 
 def greedy():
@@ -146,9 +179,12 @@ def test_a_function_in_a_file(script: Path) -> None:
 @pytest.mark.parametrize(
     ("function", "line", "says"),
     [
-        ("logged", 20, "a number is read out of a tensor"),
-        ("filtered", 25, "a shape depends on data"),
-        ("broken", 29, "RuntimeError"),
+        ("logged", 21, "a number is read out of a tensor"),
+        ("filtered", 26, "a shape depends on data"),
+        ("broken", 30, "RuntimeError"),
+        ("arrays", 34, "an array, a list or a file is made of a tensor that has no data"),
+        ("leaves", 38, "the code ended itself by sys.exit"),
+        ("asks", 42, "the driver is asked, and a trace has no device"),
     ],
 )
 def test_what_needs_data_stops_at_its_line(script: Path, function: str, line: int, says: str) -> None:
@@ -158,6 +194,40 @@ def test_what_needs_data_stops_at_its_line(script: Path, function: str, line: in
     assert f"mine.py:{line}" in error["message"]
     assert says in error["message"]
     assert error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("takes", "is called without arguments: missing a required argument: 'batch'"),
+        ("yields", "returns a generator, of which nothing has run"),
+        ("waits", "returns a coroutine, of which nothing has run"),
+        ("Runner", "is a class, and a trace calls a function"),
+    ],
+)
+def test_what_would_not_run_is_refused(script: Path, function: str, says: str) -> None:
+    done = tonnage("trace", f"{script}:{function}", "--json")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in json.loads(done.stdout)["error"]["message"]
+
+
+def test_an_object_that_can_be_called_runs(script: Path) -> None:
+    assert tonnage("trace", f"{script}:instance").returncode == 0
+
+
+@pytest.mark.parametrize("how", ["file", "module"])
+def test_wrong_syntax_is_told_by_its_line(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wrong.py").write_text("import torch\n\ndef step(:\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    done = tonnage("trace", "wrong.py:step" if how == "file" else "wrong:step", "--json")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "wrong.py:3: SyntaxError: invalid syntax (def step(:)" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_a_file_without_a_function_is_not_taken_for_a_config(script: Path) -> None:
+    done = tonnage("trace", str(script), "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["hint"].endswith("mine.py:step")
 
 
 def test_a_number_that_is_declared_is_read(script: Path) -> None:
