@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tonnage as tn
-from tonnage.errors import InputError
+from tonnage.errors import InputError, UnsupportedError
 
 WIDE = 1024
 MIB = 2**20
@@ -259,3 +259,61 @@ def test_what_is_not_there_is_named(script: Path, target: str) -> None:
     done = tonnage("trace", named, "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["key"] == "target"
+
+
+BITS = """
+import torch
+import bitsandbytes as bnb
+
+model = torch.nn.Linear(1024, 1024)
+optimizer = bnb.optim.AdamW8bit(model.parameters(), lr=1e-3)
+
+
+def step():
+    model(torch.empty(4, 1024)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def packed():
+    bnb.nn.Linear4bit(256, 512)
+"""
+
+
+def test_an_optimizer_of_bitsandbytes_in_code_of_ones_own(tmp_path: Path) -> None:
+    """By hand: two bytes a weight, two scales for 256 of them, a small bias in fp32, two maps of 256 values."""
+    pytest.importorskip("bitsandbytes")
+    path = tmp_path / "bits.py"
+    path.write_text(BITS)
+    done = tonnage("trace", f"{path}:step", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)["ranks"][0]["components"]
+    n = WIDE * WIDE
+    state = sum(c["bytes"] for c in found if c["name"] == "optimizer_state")
+    assert state == 2 * n + 2 * 4 * n // 256 + 2 * 4 * WIDE + 2 * 4 * 256
+    refused = tonnage("trace", f"{path}:packed", "--json")
+    assert refused.returncode == 3
+    error = json.loads(refused.stdout)["error"]
+    assert "bits.py:16: weights packed by bitsandbytes are not traced" in error["message"]
+    assert "--quant nf4" in error["hint"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_packed_weights_in_a_context_are_refused() -> None:
+    bnb = pytest.importorskip("bitsandbytes")
+    with pytest.raises(UnsupportedError, match="packed by bitsandbytes"), tn.trace():
+        bnb.nn.Linear8bitLt(256, 512, has_fp16_weights=False)
+    assert torch.ones(2).sum().item() == 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_made_after_a_step_is_no_state() -> None:
+    with tn.trace() as t:
+        model = torch.nn.Linear(64, 64)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        for _ in range(2):
+            x = torch.empty(8, 64)
+            model(x).sum().backward()
+            optimizer.step()
+    assert not [b for b in t.trace().born if b.kind == "state"]
+    del x

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tonnage.errors import InputError, TonnageError, UnsupportedError
-from tonnage.tracing.needs import HINT, SHAPE_HINT, NeedsDataError
+from tonnage.tracing.needs import HINT, PACKED_HINT, SHAPE_HINT, NeedsDataError, packed
 from tonnage.tracing.stream import Traced
 
 SHAPES: Final = ("DynamicOutputShapeException", "DynamicOutputShape", "GuardOnDataDependentSymNode")
@@ -55,8 +55,10 @@ def function_trace(job: Mapping[str, Any], tell: Callable[[Any], None] = lambda 
                 tracing.step(call)
                 _ran(function(), target, name)
             tracing.phase("end")
-    except TonnageError:
-        raise
+    except TonnageError as e:
+        # The context says what it is, and not where.
+        cause = e.__cause__
+        raise (blamed(cause, folder) if cause is not None and packed(cause) else e) from cause
     except (Exception, SystemExit, KeyboardInterrupt) as e:
         raise blamed(e, folder) from e
     return tracing.trace()
@@ -131,6 +133,9 @@ def blamed(e: BaseException, folder: str | None) -> TonnageError:
         return _as(folder, f"{at}the code ended itself by {how}{code}", "what is traced returns")
     if isinstance(e, NeedsDataError) or kind in DATA:
         return _as(folder, f"{at}a number is read out of a tensor, and a trace has no data{code}", HINT)
+    if packed(e):
+        words = f"{at}weights packed by bitsandbytes are not traced in code of one's own{code}"
+        return UnsupportedError(words, key="trace", hint=PACKED_HINT)
     if any(said in str(e) for said in ARRAYS):
         return _as(folder, f"{at}an array, a list or a file is made of a tensor that has no data{code}", LEAVE)
     if kind in SHAPES or _shape(e):
