@@ -317,3 +317,17 @@ def test_what_is_made_after_a_step_is_no_state() -> None:
             optimizer.step()
     assert not [b for b in t.trace().born if b.kind == "state"]
     del x
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_code_is_traced_uncompiled_and_said() -> None:
+    found = []
+    for compiled in (False, True):
+        with tn.trace() as t:
+            model = torch.nn.Linear(64, 64)
+            step = torch.compile(model, mode="reduce-overhead") if compiled else model
+            step(torch.empty(8, 64)).relu().sum().backward()
+            del model, step
+        found.append(([b.size for b in t.trace().born], [c for c in t.result.caveats if "torch.compile" in c]))
+    assert found[0][0] == found[1][0]
+    assert [len(said) for _, said in found] == [0, 1]

@@ -17,6 +17,10 @@ from tonnage.tracing.stream import BUFFER, GRADIENT, PARAMETER, Traced
 FORWARD: Final = "forward"
 BACKWARD: Final = "backward"
 OPTIMIZER: Final = "optimizer"
+COMPILED: Final = (
+    "torch.compile is traced as if it were not there: what its partitioner keeps for the backward pass, and what its "
+    "kernels fuse, are not known"
+)
 KERNELS: Final = ("flash", "efficient", "math")
 
 
@@ -47,6 +51,7 @@ class Tracing:
         self._seen: set[int] = set()
         self._step = 0
         self._told: dict[str, Any] = {}
+        self._compiled = False
 
     def __enter__(self) -> Tracing:
         self.place = place = Place(*self._how)
@@ -58,6 +63,7 @@ class Tracing:
             self._hooks()
             flash_attention.install(place.patches, self._how[1])
             bnb_optimizers.patched_when_used(place.patches, r)
+            place.patches.put(torch, "compile", self._uncompiled)
             self._enter(uncollected())
             self._enter(place.fake)
             self._enter(r)
@@ -176,6 +182,10 @@ class Tracing:
         prefix = f"step{self._step}." if self._step else ""
         self.recorder.enter(prefix + OPTIMIZER)
 
+    def _uncompiled(self, model: Any = None, **how: Any) -> Any:
+        self._compiled = True
+        return model if model is not None else lambda function: function
+
     def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.recorder.stepped = True
 
@@ -201,6 +211,7 @@ class Tracing:
             "dispatched": r.dispatched,
             "corrected": r.inplace.corrected,
             "resized": sorted(r.resized),
+            "caveat": COMPILED if self._compiled else None,
         }
 
 
