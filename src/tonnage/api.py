@@ -308,6 +308,8 @@ def trace(target: Any = None, *, task: str | None = None, **said: Any) -> Any:
     if target is None:
         return ask.context(**said)
     text = os.fspath(target) if isinstance(target, str | os.PathLike) else ""
+    if text.endswith(".py"):
+        raise InputError(f"{text} names no function", key="target", value=text, hint=f"tonnage trace {text}:step")
     if ask.is_function(text):
         result = ask.function(text, said, place(said.pop("gpu", None), said.pop("in_use", None)))
     else:

@@ -33,3 +33,21 @@ def test_a_type_is_traced_as_the_table_says(row: dict[str, Any], monkeypatch: py
     assert {key: value for key, value in found.items() if key != "seconds"} == {
         key: value for key, value in row.items() if key != "seconds"
     }
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["xlnet", "xlstm"])
+def test_what_is_refused_in_bf16_fails_with_data_as_well(kind: str) -> None:
+    import torch
+    import transformers
+
+    sizes = {
+        "xlnet": {"d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 64},
+        "xlstm": {"hidden_size": 128, "num_hidden_layers": 2, "num_heads": 4},
+    }[kind]
+    config = transformers.AutoConfig.for_model(kind, vocab_size=100, **sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).train()
+    ids = torch.randint(3, 90, (1, 64))
+    with pytest.raises(RuntimeError):
+        model(input_ids=ids, labels=ids).loss.backward()
+    assert not next(row for row in TABLE["rows"] if row["model_type"] == kind)["traced"]

@@ -19,6 +19,8 @@ from tonnage.tracing.patches import Patches
 
 KNOWN: Final = ("0.4", "0.5")
 """Releases whose functions are those below."""
+MAP: Final = 256
+"""Values of 8 bits."""
 STAND_IN: Final = ("bitsandbytes", "bitsandbytes.nn")
 
 
@@ -76,5 +78,21 @@ def patches(p: Patches, recorder: Any) -> None:
         return out
 
     p.put(functional, "get_paged", get_paged)
+    # Of the map of formats there is no more to know than its size.
+    p.put(functional, "create_dynamic_map", lambda *args, **how: torch.empty(MAP, dtype=torch.float32, device="cpu"))
     p.put(functional, "fill", lambda A, value, device=None, prefetch=True: None)
     p.put(functional, "prefetch_tensor", lambda A, to_cpu=False: None)
+
+
+def patched_when_used(p: Patches, recorder: Any) -> None:
+    """``patches`` once an optimizer is made: code of one's own may import the library while it is traced."""
+    before = torch.optim.Optimizer.__init__
+    done: list[bool] = []
+
+    def init(self: Any, *args: Any, **how: Any) -> None:
+        if not done and "bitsandbytes.functional" in sys.modules:
+            done.append(True)
+            patches(p, recorder)
+        before(self, *args, **how)
+
+    p.put(torch.optim.Optimizer, "__init__", init)

@@ -7,7 +7,9 @@ from typing import Any, Final
 
 import torch
 
-from tonnage.tracing import flash_attention
+from tonnage.errors import UnsupportedError
+from tonnage.tracing import bnb_optimizers, flash_attention
+from tonnage.tracing.needs import PACKED_HINT, packed
 from tonnage.tracing.recorder import Recorder
 from tonnage.tracing.run import Place, quiet, uncollected
 from tonnage.tracing.stream import BUFFER, GRADIENT, PARAMETER, Traced
@@ -15,6 +17,10 @@ from tonnage.tracing.stream import BUFFER, GRADIENT, PARAMETER, Traced
 FORWARD: Final = "forward"
 BACKWARD: Final = "backward"
 OPTIMIZER: Final = "optimizer"
+COMPILED: Final = (
+    "torch.compile is traced as if it were not there: what its partitioner keeps for the backward pass, and what its "
+    "kernels fuse, are not known"
+)
 KERNELS: Final = ("flash", "efficient", "math")
 
 
@@ -45,6 +51,7 @@ class Tracing:
         self._seen: set[int] = set()
         self._step = 0
         self._told: dict[str, Any] = {}
+        self._compiled = False
 
     def __enter__(self) -> Tracing:
         self.place = place = Place(*self._how)
@@ -55,6 +62,8 @@ class Tracing:
             self._enter(quiet())
             self._hooks()
             flash_attention.install(place.patches, self._how[1])
+            bnb_optimizers.patched_when_used(place.patches, r)
+            place.patches.put(torch, "compile", self._uncompiled)
             self._enter(uncollected())
             self._enter(place.fake)
             self._enter(r)
@@ -71,6 +80,9 @@ class Tracing:
         self._record = (list(r.born), list(r.order), list(r.marks))
         self._finish()
         self._leave()
+        if len(error) > 1 and error[1] is not None and packed(error[1]):
+            message = "weights packed by bitsandbytes are not traced in code of one's own"
+            raise UnsupportedError(message, key="trace", hint=PACKED_HINT) from error[1]
 
     def _enter(self, manager: Any) -> None:
         manager.__enter__()
@@ -128,13 +140,14 @@ class Tracing:
 
     def _hooks(self) -> None:
         from torch.nn.modules import module
-        from torch.optim.optimizer import register_optimizer_step_pre_hook
+        from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
         # What follows a step (gradients set to None) belongs to it until a model runs again.
         for hook in (
             module.register_module_forward_pre_hook(self._in),
             module.register_module_forward_hook(self._out, always_call=True),
             register_optimizer_step_pre_hook(self._stepping),
+            register_optimizer_step_post_hook(self._stepped),
         ):
             self._stack.append(hook.remove)
 
@@ -169,6 +182,13 @@ class Tracing:
         prefix = f"step{self._step}." if self._step else ""
         self.recorder.enter(prefix + OPTIMIZER)
 
+    def _uncompiled(self, model: Any = None, **how: Any) -> Any:
+        self._compiled = True
+        return model if model is not None else lambda function: function
+
+    def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.recorder.stepped = True
+
     def _gradients(self) -> None:
         for found in self._models:
             model = found()
@@ -191,6 +211,7 @@ class Tracing:
             "dispatched": r.dispatched,
             "corrected": r.inplace.corrected,
             "resized": sorted(r.resized),
+            "caveat": COMPILED if self._compiled else None,
         }
 
 

@@ -29,6 +29,7 @@ CUDA: Final = 1
 BUILT, CONTEXT = 2, 4
 """Places in the table of the hooks: whether CUDA is built, whether a context exists."""
 TABLE: Final = 96
+STREAM: Final = "_cuda_getCurrentRawStream"
 DECOMPOSED: Final = ("silu_backward", "mish_backward", "native_channel_shuffle")
 """Operations with a kernel for CPUs and a composite one: without CUDA's they would fall apart into others."""
 
@@ -151,6 +152,10 @@ def _python(p: Patches, capability: tuple[int, int]) -> None:
     # A thread for the device would be outside of the mode.
     torch.autograd.set_multithreading_enabled(False)
     p.later(lambda: torch.autograd.set_multithreading_enabled(before))
+    if not hasattr(torch._C, STREAM):
+        # Libraries look for it as they are imported, once a device is there.
+        setattr(torch._C, STREAM, lambda device=0: 0)
+        p.later(lambda: delattr(torch._C, STREAM))
     if not torch.backends.cuda.is_built():
         library = torch.library.Library("aten", "IMPL")
         for name in DECOMPOSED:

@@ -14,6 +14,16 @@ HINT: Final = (
 SHAPE_HINT: Final = "its result's size depends on data: write it with a fixed size, such as torch.where or a mask"
 
 
+PACKED: Final = ("Params4bit", "Int8Params")
+"""Of bitsandbytes: torch makes none of a tensor without data."""
+PACKED_HINT: Final = "tonnage trace MODEL --task train --quant nf4 --lora-rank 16 traces a model with them"
+
+
+def packed(e: BaseException) -> bool:
+    """Whether an error is that of a weight which cannot be packed."""
+    return "new Tensor subclass" in str(e) and any(name in str(e) for name in PACKED)
+
+
 class NeedsDataError(RuntimeError):
     """Real data is asked for."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import inspect
 import os
 import runpy
 import sys
@@ -11,11 +13,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tonnage.errors import InputError, TonnageError, UnsupportedError
-from tonnage.tracing.needs import HINT, SHAPE_HINT, NeedsDataError
+from tonnage.tracing.needs import HINT, PACKED_HINT, SHAPE_HINT, NeedsDataError, packed
 from tonnage.tracing.stream import Traced
 
 SHAPES: Final = ("DynamicOutputShapeException", "DynamicOutputShape", "GuardOnDataDependentSymNode")
 DATA: Final = ("DataDependentOutputException",)
+ARRAYS: Final = (
+    ".numpy() is not supported for tensor subclasses", "Cannot copy out of meta tensor",
+    "meta device type tensor to numpy", "Can't pickle local object 'set_up",
+)  # fmt: skip
+"""What torch says where data leaves a tensor."""
+LEAVE: Final = "leave it out of what is traced"
+NO_DEVICE: Final = "Torch not compiled with CUDA enabled"
 
 
 def function_trace(job: Mapping[str, Any], tell: Callable[[Any], None] = lambda r: None) -> Traced:
@@ -44,11 +53,13 @@ def function_trace(job: Mapping[str, Any], tell: Callable[[Any], None] = lambda 
             function = _loaded(target, name)
             for call in range(1, job["calls"] + 1):
                 tracing.step(call)
-                function()
+                _ran(function(), target, name)
             tracing.phase("end")
-    except TonnageError:
-        raise
-    except (Exception, SystemExit) as e:
+    except TonnageError as e:
+        # The context says what it is, and not where.
+        cause = e.__cause__
+        raise (blamed(cause, folder) if cause is not None and packed(cause) else e) from cause
+    except (Exception, SystemExit, KeyboardInterrupt) as e:
         raise blamed(e, folder) from e
     return tracing.trace()
 
@@ -72,7 +83,35 @@ def _loaded(target: str, name: str) -> Callable[[], Any]:
         raise InputError(
             f"{target} has no function {name!r}", key="target", value=name, hint="tonnage trace train.py:step"
         )
+    if inspect.isclass(found):
+        raise InputError(
+            f"{target}:{name} is a class, and a trace calls a function", key="target", value=name,
+            hint="def step(): makes one and runs it",
+        )  # fmt: skip
+    with contextlib.suppress(ValueError):
+        try:
+            inspect.signature(found).bind()
+        except TypeError as e:
+            raise InputError(
+                f"{target}:{name} is called without arguments: {e}", key="target", value=name,
+                hint="def step(): calls it with what it needs",
+            ) from e  # fmt: skip
     return found  # type: ignore[no-any-return]
+
+
+def _ran(returned: Any, target: str, name: str) -> None:
+    """Refuse what has not run yet.
+
+    Raises:
+        InputError: the function gives something that would.
+    """
+    kind = "generator" if inspect.isgenerator(returned) else "coroutine" if inspect.iscoroutine(returned) else None
+    if kind is not None:
+        returned.close()
+        raise InputError(
+            f"{target}:{name} returns a {kind}, of which nothing has run", key="target", value=name,
+            hint="def step(): runs it to its end",
+        )  # fmt: skip
 
 
 def blamed(e: BaseException, folder: str | None) -> TonnageError:
@@ -86,11 +125,24 @@ def blamed(e: BaseException, folder: str | None) -> TonnageError:
     where, line = _line(e, folder)
     at = f"{where}: " if where else ""
     code = f" ({line})" if line else ""
+    if isinstance(e, SyntaxError) and e.filename:
+        at = f"{os.path.relpath(e.filename)}:{e.lineno}: "
+        return _as(folder, f"{at}{kind}: {e.msg} ({(e.text or '').strip()})", "python FILE says the same")
+    if isinstance(e, SystemExit | KeyboardInterrupt):
+        how = "sys.exit" if isinstance(e, SystemExit) else "an interrupt"
+        return _as(folder, f"{at}the code ended itself by {how}{code}", "what is traced returns")
     if isinstance(e, NeedsDataError) or kind in DATA:
         return _as(folder, f"{at}a number is read out of a tensor, and a trace has no data{code}", HINT)
+    if packed(e):
+        words = f"{at}weights packed by bitsandbytes are not traced in code of one's own{code}"
+        return UnsupportedError(words, key="trace", hint=PACKED_HINT)
+    if any(said in str(e) for said in ARRAYS):
+        return _as(folder, f"{at}an array, a list or a file is made of a tensor that has no data{code}", LEAVE)
     if kind in SHAPES or _shape(e):
         return _as(folder, f"{at}a shape depends on data that a trace does not have{code}", SHAPE_HINT)
     said = " ".join(str(e).split())
+    if NO_DEVICE in said:
+        return _as(folder, f"{at}the driver is asked, and a trace has no device{code}", LEAVE)
     return _as(
         folder, f"{at}{kind}: {said}"[:400] + code, "the traced code failed by itself: run it on a device or the CPU"
     )

@@ -44,6 +44,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.order: list[int] = []
         self.marks: list[Mark] = []
         self.phase = ""
+        self.stepped = False
+        """Whether the optimizer is through, and what is made is no state of it."""
         self.layer = OUTSIDE
         self.modules: list[str] = []
         self.outside = ""
@@ -71,6 +73,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
     def enter(self, phase: str) -> None:
         """A phase begins."""
         self.phase = phase
+        self.stepped = False
         self.layer = OUTSIDE
         self.outside = ""
         self._leaving = False
@@ -242,7 +245,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
 
     def _outputs(self, out: Any, args: Sequence[Any], op: str, module: str, node: str) -> None:
         kind = GRADIENT if node == "AccumulateGrad" else OTHER
-        stepping = self.phase.endswith("optimizer")
+        stepping = self.phase.endswith("optimizer") and not self.stepped
         for i, t in enumerate(tensors(out)):
             if t.device.type in self.devices:
                 if stepping:

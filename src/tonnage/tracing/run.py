@@ -30,8 +30,11 @@ LEADS: Final = (1, 2)
 LOUD: Final = ("torch", "transformers", "peft", "liger_kernel", "bitsandbytes")
 """Libraries whose warnings are not shown; a record of one would hold on to the tensors at hand."""
 
-COPIES: Final = frozenset(("falcon", "gpt_neo", "t5"))
+COPIES: Final = frozenset(("diffllama", "falcon", "gpt_neo", "t5"))
 """Types whose code indexes with lists or makes scalars on the device: only fake CUDA shows those copies."""
+
+ASSERTING: Final = frozenset(("flaubert", "xlm"))
+"""Types whose code reads the longest sequence only to say that it is no longer than the batch: 1 is not."""
 
 
 class Place:
@@ -166,7 +169,8 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
         if place.device == "cuda":
             with place.fake:
                 models.on_device(model, "cuda")
-        r = Recorder(place.counts, job["workspace"], 1.0 if job.get("liger") is not None else None)
+        read = job.get("liger") is not None or model.config.model_type in ASSERTING
+        r = Recorder(place.counts, job["workspace"], 1.0 if read else None)
         r.inplace = place.inplace
         if job.get("liger") is not None:
             liger.install(place.patches, _base(model), job["liger"] | {"capability": job["capability"]}, r.modules)
