@@ -30,8 +30,11 @@ SIZES = {
     "usable": "usable_bytes",
     "usable_low": "usable_low_bytes",
     "usable_high": "usable_high_bytes",
+    "context": "context_bytes",
+    "context_low": "context_low_bytes",
+    "context_high": "context_high_bytes",
 }
-TEXTS = ("source", "driver_source", "usable_source", "host_share_source")
+TEXTS = ("source", "driver_source", "usable_source", "host_share_source", "context_source")
 
 
 def per_second(text: str) -> int:

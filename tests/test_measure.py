@@ -94,9 +94,41 @@ def test_the_environment_names_a_calibration_that_may_say_nothing(
     monkeypatch.setenv(calibration.VARIABLE, path)
     trust = [c.trust for c in tn.serve("gpt2", context=512, gpu="h100-sxm-80gb").components if c.name == "context"]
     assert trust == ["measured"]
-    trust = [c.trust for c in tn.serve("gpt2", context=512, gpu="t4").components if c.name == "context"]
+    trust = [c.trust for c in tn.serve("gpt2", context=512, gpu="l4").components if c.name == "context"]
     assert trust == ["assumed"]
     assert tn.serve("gpt2", context=512).fit is None
+
+
+def test_every_estimate_for_the_device_counts_with_its_calibration(tmp_path: Path) -> None:
+    path, GPU = str(tmp_path / "calibration.json"), "h100-sxm-80gb"
+    measures.calibrate(row(context_bytes=6 * GiB, fragmentation=0.0), path)
+    plain = tn.serve("llama-3.1-8b", gpu=GPU, context=8192, concurrency=16)
+    found = tn.serve("llama-3.1-8b", gpu=GPU, context=8192, concurrency=16, calibration=path)
+    assert plain.capacity is not None
+    assert found.capacity is not None
+    # A context of 6 GiB leaves room for fewer tokens; what is assumed is half a GiB, and gaps.
+    assert found.capacity["max_context"] != plain.capacity["max_context"]
+    assert found.capacity["max_concurrency"] != plain.capacity["max_concurrency"]
+    tables = [
+        tn.serve("llama-3.1-8b", gpu=GPU, context=8192, table="concurrency", calibration=c).extras["table"]["rows"]
+        for c in (None, path)
+    ]
+    first = [next(r["device_bytes"] for r in rows if r["concurrency"] == 16) for rows in tables]
+    assert first[1] - first[0] == found.fullest.tier("device") - plain.fullest.tier("device")
+
+
+def test_a_suggestion_counts_with_the_calibration(tmp_path: Path) -> None:
+    """What is said to fit does so beside the measured context, and nothing is said where it would not."""
+    said = {"gpu": "h100-sxm-80gb", "seq": 6144, "replay": False}
+    small, large = str(tmp_path / "10.json"), str(tmp_path / "30.json")
+    measures.calibrate(row(context_bytes=10 * GiB, fragmentation=0.1), small)
+    measures.calibrate(row(context_bytes=30 * GiB, fragmentation=0.3), large)
+    fits = [tn.train("llama-3.1-8b", calibration=path, **said).fit for path in (None, small, large)]
+    told = [f.suggestion.device_bytes if f is not None and f.suggestion is not None else None for f in fits]
+    assert told[0] is not None
+    assert told[1] is not None
+    assert told[1] > told[0] + 8 * GiB
+    assert told[2] is None
 
 
 def test_what_a_calibration_does_not_say_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,20 @@ def test_a_page_is_one_file_that_asks_for_nothing(tmp_path: Path, capsys: pytest
     assert found["order"] == history.order
     assert found["lives"]["size"] == [life.size for life in history.lives]
     assert found["peak"] == history.peak()
+
+
+def test_two_runs_are_drawn_on_one_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.html"
+    assert main(["compare", CHROME, RECORDING, "--html", str(path)]) == 0
+    frames = [unescape(text) for text in re.findall(r'srcdoc="([^"]*)"', path.read_text())]
+    found = [page_data(page) for page in frames]
+    sides = [profiles.read(CHROME), profiles.read(RECORDING)]
+    assert [f["order"] for f in found] == [side.order for side in sides]
+    highest = max(side.highest(tier) or 0 for side in sides for tier in (side.tier, *side.others))
+    assert [f["most"] for f in found] == [highest, highest]
+    capsys.readouterr()
+    assert main(["compare", "gpt2", CHROME, "--html", str(path)]) == 2
+    assert "no run over time" in capsys.readouterr().err
 
 
 def test_a_page_shows_text_and_never_markup() -> None:

@@ -170,8 +170,9 @@ def train(
     m = load(model if model is not None else "", head=HEADS.get(w.objective or ""))
     beside = _beside(w)
     where, held = place(w.gpu, w.in_use)
+    where = _calibrated(where, calibration)
     result = answer(m, w, where, in_use=held, beside=beside, doubt=doubt)
-    found = _answer(_calibrated(result, calibration, where, held), m, w, where, held, suggest=suggest, beside=beside)
+    found = _answer(result, m, w, where, held, suggest=suggest, beside=beside)
     return replace(found, caveats=(*found.caveats, *told)) if told else found
 
 
@@ -193,13 +194,13 @@ def _beside(w: Train) -> dict[str, Model]:
     return found
 
 
-def _calibrated(result: Result, path: str | None, where: Device | None, held: int) -> Result:
-    """The result with what was measured on its device, where a file of that is named."""
+def _calibrated(where: Device | None, path: str | None) -> Device | None:
+    """The device with what was measured on it, where a file of that is named."""
     if path is None and "TONNAGE_CALIBRATION" not in os.environ:
-        return result
+        return where
     from tonnage.sources.calibration import applied
 
-    return applied(result, path, where, held)
+    return applied(where, path)
 
 
 def serve(
@@ -243,7 +244,8 @@ def serve(
 
         m = runs.together(m, w, load)
     where, held = place(w.gpu, w.in_use)
-    result = _calibrated(answer(m, w, where, in_use=held, doubt=doubt), calibration, where, held)
+    where = _calibrated(where, calibration)
+    result = answer(m, w, where, in_use=held, doubt=doubt)
     found = _answer(result, m, w, where, held, suggest=suggest and table is None)
     extras: dict[str, Any] = dict(found.extras)
     if to is not None:

@@ -10,6 +10,7 @@ from tonnage.devices import device
 from tonnage.errors import InputError
 
 if TYPE_CHECKING:
+    from tonnage.history import History
     from tonnage.plan.against import Against
     from tonnage.reconcile import Difference
     from tonnage.sources.places import Progress
@@ -92,6 +93,25 @@ def beside(left: str, right: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]
     if a is None and b is None:
         return None
     return a or _as_asked(left, b or {}), b or _as_asked(right, a or {})
+
+
+def timelines(left: str, right: str) -> tuple[History, History]:
+    """The two runs over time, for a page that shows both.
+
+    Raises:
+        InputError: a side is no file of a run: a prediction has instants, and no time.
+    """
+    from tonnage import profiles
+    from tonnage.sources import profile
+    from tonnage.tracing.files import found
+
+    for key, side in (("left", left), ("right", right)):
+        if profile.kind(side) is None and found(side, device) is None:
+            raise InputError(
+                f"{side} holds no run over time, so that no timeline can be drawn", key=key, value=side,
+                hint="tonnage trace MODEL --out FILE writes one, torch.cuda.memory._dump_snapshot another",
+            )  # fmt: skip
+    return profiles.read(left), profiles.read(right)
 
 
 def beside_log(

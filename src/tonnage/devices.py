@@ -46,6 +46,20 @@ class Capacity(NamedTuple):
     """Where the figure comes from, for a person."""
 
 
+class Calibration(NamedTuple):
+    """What runs on a device showed."""
+
+    device: str
+    """Its name."""
+    runs: int
+    context: tuple[int, int, int]
+    """Least, median and most of what the driver tells beyond what the allocator reserves. [byte]"""
+    fragmentation: tuple[float, float, float]
+    """The same of reserved less allocated, over the allocated peak less what is resident."""
+    basis: str
+    """Releases, in words."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Device:
     """One accelerator, one slice of one, or a bare size."""
@@ -69,6 +83,12 @@ class Device:
     usable_low_bytes: int | None = None
     usable_high_bytes: int | None = None
     usable_source: str | None = None
+    context_bytes: int | None = None
+    """What one process of PyTorch holds at its peak beside its tensors, as measured. [byte]"""
+    context_low_bytes: int | None = None
+    """The same before its first kernel. [byte]"""
+    context_high_bytes: int | None = None
+    context_source: str | None = None
     memory_type: str | None = None
     bandwidth: int | None = None
     """To its own memory. [byte/s]"""
@@ -86,6 +106,8 @@ class Device:
     host_share_source: str | None = None
     slice_of: str | None = None
     note: str | None = None
+    calibration: Calibration | None = None
+    """What was measured on this very device; no row has it."""
 
     @property
     def capacity(self) -> Capacity:

@@ -19,6 +19,7 @@ from tonnage.cli.options import OUTPUT, text, waiting
 @click.option("--head", metavar="HEAD", help="Count this class: causal, masked, seq2seq, none, classify:N.")
 @click.option("--ignore-key", multiple=True, metavar="KEY", help="A config key to pass over; may be repeated.")
 @click.option("--ignore-unknown", is_flag=True, help="Pass over every config key that is not understood.")
+@text("--html", "Write both runs over time, side by side on one scale, for a browser.", "FILE")
 @click.option("--strict", is_flag=True, help="Exit 1 where tensors differ.")
 @OUTPUT
 def command(left: str, right: str, as_json: bool, strict: bool, **given: Any) -> int:
@@ -32,7 +33,7 @@ def command(left: str, right: str, as_json: bool, strict: bool, **given: Any) ->
     a MODEL is predicted to take for the same workload: line by line, to the byte. So is a profile of a run: a memory
     snapshot of PyTorch, an Nsight Systems SQLite export, a Chrome trace or memory timeline of torch.profiler, a memory
     analysis of XLA, a device memory profile of JAX (tonnage train MODEL --json > a.json; tonnage compare a.json
-    b.pickle).
+    b.pickle). --html draws two such runs side by side.
 
     The log of vLLM, SGLang or llama.cpp is laid beside what the command that started it (or a MODEL, under what the log
     states) is predicted to take: tonnage compare "vllm serve org/name -tp 2" boot.log --gpu h100-sxm-80gb. It names
@@ -42,6 +43,11 @@ def command(left: str, right: str, as_json: bool, strict: bool, **given: Any) ->
     from tonnage.cli.show import dumped
     from tonnage.report.compare import as_dict, render
 
+    if given["html"] is not None:
+        from tonnage.cli.show import written
+        from tonnage.report.timeline_html import render_pair
+
+        written(render_pair(*comparisons.timelines(left, right)), given["html"], "html")
     held = comparisons.beside_log(
         left, right, **{key: given[key] for key in ("model", "gpu", "in_use", "engine_version")}
     )

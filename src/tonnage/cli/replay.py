@@ -95,12 +95,7 @@ def _profile(path: str, as_json: bool, html: str | None, given: dict[str, Any]) 
 
 
 def _written(history: Any, path: str) -> None:
-    from tonnage.errors import SourceError
+    from tonnage.cli.show import written
     from tonnage.report.timeline_html import render
 
-    text = render(history)
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as e:
-        raise SourceError(f"cannot write {path}: {e.strerror or e}", key="html", value=path, file=path) from None
+    written(render(history), path, "html")

@@ -156,7 +156,7 @@ def _rank(model: Model, s: Session, device: Device | None, engine: Engine) -> tu
     peak, runner_up = largest(found)
     moment = next(m for m in run.moments() if m.name == peak.name)
     components = lines(moment, run.held.values(), _why(run, engine)) + reserves(
-        moment.level.allocated, run.weights.allocated, caching=caching(device)
+        moment.level.allocated, run.weights.allocated, caching=caching(device), device=device
     )
     rank = Rank(
         rank="pp0",
@@ -167,6 +167,11 @@ def _rank(model: Model, s: Session, device: Device | None, engine: Engine) -> tu
         components=tuple(components),
         instants=found,
     )
+    if device is not None and device.calibration is not None:
+        # Imported late: few devices were measured.
+        from tonnage.estimate.calibrated import calibrated
+
+        rank = calibrated(rank, device)
     ran = {name for reading in (run.prefill, run.decode) if reading is not None for name in reading.kernels}
     return rank, tuple(run.missing), ran
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from tonnage.arch.tape import WIDTH, Storage
 from tonnage.estimate.moments import Held, Moment
-from tonnage.evidence import DERIVED, EXACT
-from tonnage.memory.overhead import (
-    CONTEXT,
-    CONTEXT_BASIS,
-    CUBLAS_REFERENCE,
-    FRAGMENTATION,
-    FRAGMENTATION_BASIS,
-)
+from tonnage.evidence import ASSUMED, DERIVED, EXACT, MEASURED
+from tonnage.memory.overhead import CUBLAS_REFERENCE, FRAGMENTATION, FRAGMENTATION_BASIS, context
 from tonnage.tensors import product
 from tonnage.timeline import Component, Level, exact, ranged
+
+if TYPE_CHECKING:
+    from tonnage.devices import Device
 
 ALLOCATOR = "https://github.com/pytorch/pytorch/blob/v2.13.0/c10/cuda/CUDACachingAllocator.cpp (round_size)"
 
@@ -130,21 +128,23 @@ def _merged(found: list[Component]) -> list[Component]:
     return [*rest, exact("gradients", size, words, gradients[0].reference, terms=tuple(terms.values()))]
 
 
-def reserves(allocated: int, static: int, *, caching: bool) -> list[Component]:
+def reserves(allocated: int, static: int, *, caching: bool, device: Device | None = None) -> list[Component]:
     """What comes on top of the tensors: fragmentation of the caching allocator, and the context of the process.
 
     Args:
         allocated: at the peak. [byte]
         static: resident between steps or requests: allocated once, it leaves no gaps. [byte]
         caching: whether memory comes from a caching allocator.
+        device: where; None names none.
     """
     out = []
     if caching:
         low, value, high = (round(share * (allocated - static)) for share in FRAGMENTATION)
         words = f"{FRAGMENTATION[1]:.0%} of what comes and goes, assumed; {FRAGMENTATION_BASIS}"
         out.append(ranged("fragmentation", low, value, high, words, RESERVES, tier="reserved"))
-    low, value, high = CONTEXT
-    out.append(ranged("context", low, value, high, CONTEXT_BASIS, RESERVES, tier="device"))
+    held = context(device)
+    trust = MEASURED if held.measured else ASSUMED
+    out.append(ranged("context", *held[:3], held.basis, RESERVES, tier="device", trust=trust))
     return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tonnage.allocator.answer import Room
 from tonnage.devices import Device
-from tonnage.memory.overhead import CONTEXT
+from tonnage.memory.overhead import context
 from tonnage.units import parse_bytes
 
 
@@ -17,7 +17,7 @@ def room(device: Device | None, held: int, size: str | None) -> Room | None:
         size: memory for the allocator alone, such as "22GiB".
     """
     if device is not None:
-        have, taken = device.capacity, [c + held for c in CONTEXT]
+        have, taken = device.capacity, [c + held for c in context(device)[:3]]
         return Room(device.name, have.bytes - taken[1], have.low - taken[2], have.high - taken[0], have.bytes)
     if size is None:
         return None

@@ -76,6 +76,12 @@ def answer(
     )
     found = _deployed(model, setting, engine)
     found = found.but(doubt=(*found.doubt, *doubt)) if doubt else found
+    if device is not None and device.calibration is not None:
+        # Imported late: few devices were measured.
+        from tonnage.estimate.calibrated import calibrated, refuse_pools
+
+        refuse_pools(found.capacity, device)
+        found = found.but(ranks=tuple(calibrated(rank, device) for rank in found.ranks))
     values: dict[str, Any] = {
         "gpus": mesh.world,
         **{key: getattr(mesh, key) for key in ("tp", "pp", "cp", "ep", "dp")},

@@ -258,7 +258,7 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
     if step.recipe.scales:
         # No trace has confirmed what its kernels take.
         components = [c.but(trust=DERIVED) if c.name == "activations" else c for c in components]
-    components += reserves(moment.level.allocated, static, caching=caching(device))
+    components += reserves(moment.level.allocated, static, caching=caching(device), device=device)
     o = step.recipe.optimizer
     moved = list(step.host())
     words = f"saved activations, pinned: {len(moved)} tensors, each rounded up to a power of two"
@@ -266,7 +266,7 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
     offloaded = [exact("activations", host, words, OFFLOAD, tier="host", trust=DERIVED)] if moved else []
     held = step.paged.requested
     paged = [exact("optimizer_state", held, f"{o.name}: {o.why}", o.source, tier="host")] if held else []
-    return Rank(
+    rank = Rank(
         rank="pp0",
         multiplicity=1,
         static_bytes=static,
@@ -275,6 +275,12 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
         components=(*(components if replay is None else replay.tiers(components)), *paged, *offloaded),
         instants=found,
     )
+    if device is None or device.calibration is None:
+        return rank
+    # Imported late: few devices were measured.
+    from tonnage.estimate.calibrated import calibrated
+
+    return calibrated(rank, device)
 
 
 def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | None) -> bool:

@@ -130,6 +130,9 @@ def _row(
         keys["tp"] = None
     try:
         place = device(keys["gpu"]) if "gpu" in keys else where
+        if where is not None and place is not None and place.name == where.name:
+            # With what was measured on it.
+            place = where
         result = answer(model, replace(w, **keys), place, in_use=in_use, capacity=search)
     except (InputError, UnsupportedError) as e:
         return {**out, "refused": e.message}

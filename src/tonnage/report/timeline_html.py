@@ -27,22 +27,39 @@ PAGE: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "timeline
 REST: Final = "other:more kinds"
 
 
-def render(history: History, title: str | None = None) -> str:
+def render(history: History, title: str | None = None, most: int = 0) -> str:
     """The page.
 
     Args:
         history: to draw.
         title: of the page; the name of the file where None.
+        most: that the axis reaches at least, so that two pages have one scale. [byte]
     """
     title = title if title is not None else os.path.basename(history.file)
     with open(PAGE, encoding="utf-8") as file:
         page = file.read()
-    text = json.dumps(data(history, title), separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps({**data(history, title), "most": most}, separators=(",", ":"), ensure_ascii=False)
     # Inside a script element only these could end it or hide its end.
     text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     before, between = page.split("@TITLE@")
     head, tail = between.split("@DATA@")
     return f"{before}{escape(title)}{head}{text}{tail}"
+
+
+def render_pair(left: History, right: History) -> str:
+    """One page with two histories side by side, on one scale; each can be zoomed and asked by itself."""
+    tiers = {history.tier: history for history in (left, right)}
+    most = max(h.highest(tier) or 0 for h in (left, right) for tier in (*tiers, *h.others))
+    frames = "".join(
+        f'<iframe title="{escape(os.path.basename(h.file))}" srcdoc="{escape(render(h, most=most))}"></iframe>'
+        for h in (left, right)
+    )
+    title = " | ".join(escape(os.path.basename(h.file)) for h in (left, right))
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>'
+        "body{margin:0;display:flex;flex-wrap:wrap}iframe{border:0;flex:1 1 560px;min-width:0;height:100vh}"
+        f"</style></head><body>{frames}</body></html>\n"
+    )
 
 
 def data(history: History, title: str) -> dict[str, Any]:

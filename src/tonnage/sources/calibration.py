@@ -11,12 +11,11 @@ import os
 import statistics
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from tonnage.devices import Device
+from tonnage.devices import Calibration, Device
 from tonnage.errors import InputError, SourceError, nearest
-from tonnage.estimate.calibrated import Calibration, calibrated
-from tonnage.estimate.result import Result
 
 VARIABLE: Final = "TONNAGE_CALIBRATION"
 """The environment's name for the file."""
@@ -125,14 +124,12 @@ def added(path: str, device: str, sample: Mapping[str, Any]) -> int:
     return len(rows[device])
 
 
-def applied(result: Result, path: str | None, where: Device | None, in_use: int) -> Result:
-    """The answer with what a file says of its device; unchanged where no file is named.
+def applied(where: Device | None, path: str | None) -> Device | None:
+    """The device with what a file says of it; unchanged where no file is named.
 
     Args:
-        result: to change.
-        path: that a flag names; the environment's where None.
         where: the device that is meant.
-        in_use: what others hold on it. [byte]
+        path: that a flag names; the environment's where None.
 
     Raises:
         InputError: a flag names a file, and it says nothing of the device, or none is named.
@@ -140,16 +137,16 @@ def applied(result: Result, path: str | None, where: Device | None, in_use: int)
     """
     named = path or os.environ.get(VARIABLE)
     if not named:
-        return result
+        return where
     if where is None:
         if path is None:
-            return result
+            return None
         raise InputError(
             "a calibration is of a device, and none is named", key="calibration", value=path, hint="add --gpu"
         )
     found = read(named, where.name)
     if found is None:
         if path is None:
-            return result
+            return where
         raise lacking(named, where.name)
-    return calibrated(result, found, where, in_use)
+    return replace(where, calibration=found)

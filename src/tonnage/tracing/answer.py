@@ -104,7 +104,7 @@ def _rank(found: Levels, told: Mapping[str, Any], device: Device | None) -> Rank
         words = f"what the allocator holds at most, {found.reserved:,} B, over what is allocated at the peak"
         held = found.reserved - allocated
         lines.append(exact("fragmentation", held, words, REPLAYED, tier="reserved", trust=DERIVED))
-    lines += reserves(allocated, allocated, caching=False)
+    lines += reserves(allocated, allocated, caching=False, device=device)
     if told.get("host"):
         lines.append(exact("optimizer_state", told["host"], "in memory that host and device share", PAGED, tier="host"))
     instants = found.instants()
