@@ -175,6 +175,13 @@ def test_frozen_layers_have_no_gradients_and_keep_nothing() -> None:
         ({"train_only": "lmhead"}, InputError, "called 'lmhead'"),
         ({"train_only": "lm_head", "quant": "nf4"}, UnsupportedError, "not trained themselves"),
         ({"adapter": "ia3", "quant": "nf4"}, UnsupportedError, "attention refuses"),
+        ({"lora_rank": 8, "quant": "mxfp4"}, InputError, "Mxfp4Config(dequantize=True)"),
+        ({"lora_rank": 8, "quant": "fp8-row"}, InputError, "does not support training"),
+        ({"lora_rank": 8, "quant": "nvfp4-online"}, InputError, "does not support training"),
+        ({"lora_rank": 8, "quant": "gptq-int4"}, UnsupportedError, "peft adapts it"),
+        ({"lora_rank": 8, "quant": "hqq"}, UnsupportedError, "unpacked for each product"),
+        ({"lora_rank": 8, "quant": "int8"}, UnsupportedError, "outliers"),
+        ({"lora_rank": 16, "precision": "fp8"}, UnsupportedError, "multiple of 16"),
     ],
 )
 def test_what_cannot_be_is_named(said: dict[str, Any], error: type[TonnageError], words: str) -> None:
