@@ -33,7 +33,7 @@ WORKLOAD: Final = together(
     ),
     text(
         "--fp8-recipe",
-        "tensorwise, rowwise, rowwise-gw-hp, each with -compiled; te-delayed te-current te-mxfp8 te-block (tensorwise).",
+        "tensorwise, rowwise, rowwise-gw-hp, -compiled; te-delayed te-current te-mxfp8 te-block (tensorwise).",
     ),
     text("--optimizer", "adamw, adamw-fused, adamw-foreach, adamw-loop, sgd, sgd-momentum (adamw)."),
     click.option(

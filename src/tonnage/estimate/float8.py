@@ -78,8 +78,8 @@ def _alone(model: Model, w: Train) -> None:
     if beside["lora_rank"]:
         raise UnsupportedError(
             f"adapters (lora_rank, adapter) beside precision = {w.precision} are not modelled: accelerate converts the "
-            "frozen matrices, and those of adapters whose rank is a multiple of 16", key="lora_rank", value=str(w.lora_rank),
-            hint="--precision bf16",
+            "frozen matrices, and those of adapters whose rank is a multiple of 16", key="lora_rank",
+            value=str(w.lora_rank), hint="--precision bf16",
         )  # fmt: skip
     for key, is_said in beside.items():
         if is_said:

@@ -73,6 +73,18 @@ class Tuned(Record):
         """Trained parameters."""
         return sum(t.numel * times for t, times in (*self.trained, *self.own))
 
+    def beside_loss(self, model: Model) -> None:
+        """Refuse adapters of a head whose matrix the loss takes by itself.
+
+        Raises:
+            UnsupportedError: it has some.
+        """
+        if model.head is not None and self.tuning.adapts(model.head.name):
+            raise UnsupportedError(
+                f"adapters of {model.head.name} with a loss that takes its matrix by itself are not modelled",
+                key="lora_targets", value=model.head.name, hint="--loss full and no --kernels",
+            )  # fmt: skip
+
 
 class Own(Record):
     """Adapters of a stack that is not peft.
