@@ -94,6 +94,8 @@ def test_replay_peaks_where_the_account_does(run: dict[str, Any]) -> None:
         ("dora", {"lora_rank": 32, "lora_targets": "q_proj,v_proj"}, 9_289_728),
         ("lora-fa", {"lora_rank": 32, "lora_targets": "q_proj,v_proj"}, 3_670_016),
         ("adalora", {"lora_rank": 64, "lora_targets": "q_proj,v_proj"}, 18_353_664),
+        ("boft", {"lora_targets": "q_proj,v_proj"}, 802_816),
+        ("osf", {"lora_rank": 128}, 194_535_936),
         ("vera", {"lora_rank": 256, "lora_targets": "q_proj,v_proj"}, 129_024),
     ],
 )
@@ -154,6 +156,8 @@ def test_frozen_layers_have_no_gradients_and_keep_nothing() -> None:
         ({"adapter": "road", "adapter_options": "group_size=48"}, InputError, "divisible by group_size (48)"),
         ({"adapter": "c3a", "adapter_options": "block_size=96"}, InputError, "a factor of the"),
         ({"adapter": "osf", "adapter_options": "effective_rank=1024"}, InputError, "leaves nothing"),
+        ({"adapter": "osf", "lora_rank": 1025}, InputError, "singular values"),
+        ({"adapter": "osf", "lora_rank": 8, "adapter_options": "effective_rank=8"}, InputError, "contradict"),
         ({"adapter": "miss", "lora_rank": 5000}, InputError, "less than or equal to in_features (4096)"),
         ({"adapter": "fourierft", "adapter_options": "n_frequency=99999999"}, InputError, "is more than its"),
         ({"adapter": "waveft"}, UnsupportedError, "use_idwt=false"),
