@@ -14,6 +14,7 @@ import pytest
 import tonnage as tn
 from played import play
 from tonnage.arch.float8 import Float8
+from tonnage.arch.tape import Tape
 from tonnage.arch.transformer_engine import TransformerEngine
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate import liger
@@ -228,6 +229,39 @@ def test_transformer_engine_keeps_weights_both_ways_and_a_history_for_each_modul
         levels.append(sum(a.kept().requested for a in (*p.layers, p.tail)))
     scales = 2 * 4 * modules
     assert levels[1] - levels[0] == 512 * inputs + 2 * weights + scales - 2 * 512 * shared
+
+
+@pytest.mark.parametrize(
+    ("blocks", "copies", "scales"),
+    [
+        # Of 512 tokens, 2,048 wide, and a matrix of 8,192 x 2,048: rows x columns / 32, in a byte each way.
+        ("mxfp8", 512 * 2048 + 2 * 8192 * 2048, 512 // 32 * 2048 + 2 * 8192 * 2048 // 32),
+        # A scale in fp32 for every 128 of the input, and for every 128 x 128 of the matrix, each way.
+        ("block", 512 * 2048 + 2 * 8192 * 2048, 4 * (512 // 128 * 2048 + 2 * 8192 // 128 * 2048 // 128)),
+    ],
+)
+def test_products_scaled_by_block_keep_scales_of_their_own_each_way(blocks: Any, copies: int, scales: int) -> None:
+    """From Transformer Engine's code: the input turned, and the matrix both ways."""
+    tape = Tape(grad=True, weights="bf16")
+    x = tape.leaf("input", (("B", 1), ("T", 512), ("D", 2048)), "bf16")
+    weight = tape.parameter("up.weight", (("F", 8192), ("D", 2048)))
+    product = TransformerEngine(blocks=blocks).forward(x, weight, None, (("D", 2048),), (("F", 8192),))
+    assert sum(s.nbytes for s in tape.born if s.owners) == x.storage.nbytes + product.storage.nbytes + copies + scales
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"fp8_recipe": "te-mxfp8", "gpu": "h100-sxm-80gb"}, "needs compute capability 10.0 to 11.x"),
+        ({"fp8_recipe": "te-block", "gpu": "a100-80gb"}, "needs compute capability 9.0 or higher"),
+        ({"fp8_recipe": "te-mxfp8", "seq": 520}, "multiples of 32 tokens"),
+        ({"fp8_recipe": "te-mxfp4"}, "te-mxfp8"),
+    ],
+)
+def test_recipes_by_block_are_refused_where_they_do_not_run(said: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError) as raised:
+        tn.train("llama-3.2-1b", precision="fp8", **{"seq": 512} | said)
+    assert words in f"{raised.value} {raised.value.hint}"
 
 
 @pytest.mark.parametrize("run", RECORDED["offloaded"], ids=lambda r: r["id"])

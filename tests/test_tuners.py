@@ -94,6 +94,8 @@ def test_replay_peaks_where_the_account_does(run: dict[str, Any]) -> None:
         ("dora", {"lora_rank": 32, "lora_targets": "q_proj,v_proj"}, 9_289_728),
         ("lora-fa", {"lora_rank": 32, "lora_targets": "q_proj,v_proj"}, 3_670_016),
         ("adalora", {"lora_rank": 64, "lora_targets": "q_proj,v_proj"}, 18_353_664),
+        ("boft", {"lora_targets": "q_proj,v_proj"}, 802_816),
+        ("osf", {"lora_rank": 128}, 194_535_936),
         ("vera", {"lora_rank": 256, "lora_targets": "q_proj,v_proj"}, 129_024),
     ],
 )
@@ -154,6 +156,8 @@ def test_frozen_layers_have_no_gradients_and_keep_nothing() -> None:
         ({"adapter": "road", "adapter_options": "group_size=48"}, InputError, "divisible by group_size (48)"),
         ({"adapter": "c3a", "adapter_options": "block_size=96"}, InputError, "a factor of the"),
         ({"adapter": "osf", "adapter_options": "effective_rank=1024"}, InputError, "leaves nothing"),
+        ({"adapter": "osf", "lora_rank": 1025}, InputError, "singular values"),
+        ({"adapter": "osf", "lora_rank": 8, "adapter_options": "effective_rank=8"}, InputError, "contradict"),
         ({"adapter": "miss", "lora_rank": 5000}, InputError, "less than or equal to in_features (4096)"),
         ({"adapter": "fourierft", "adapter_options": "n_frequency=99999999"}, InputError, "is more than its"),
         ({"adapter": "waveft"}, UnsupportedError, "use_idwt=false"),
@@ -175,6 +179,13 @@ def test_frozen_layers_have_no_gradients_and_keep_nothing() -> None:
         ({"train_only": "lmhead"}, InputError, "called 'lmhead'"),
         ({"train_only": "lm_head", "quant": "nf4"}, UnsupportedError, "not trained themselves"),
         ({"adapter": "ia3", "quant": "nf4"}, UnsupportedError, "attention refuses"),
+        ({"lora_rank": 8, "quant": "mxfp4"}, InputError, "Mxfp4Config(dequantize=True)"),
+        ({"lora_rank": 8, "quant": "fp8-row"}, InputError, "does not support training"),
+        ({"lora_rank": 8, "quant": "nvfp4-online"}, InputError, "does not support training"),
+        ({"lora_rank": 8, "quant": "gptq-int4"}, UnsupportedError, "peft adapts it"),
+        ({"lora_rank": 8, "quant": "hqq"}, UnsupportedError, "unpacked for each product"),
+        ({"lora_rank": 8, "quant": "int8"}, UnsupportedError, "outliers"),
+        ({"lora_rank": 16, "precision": "fp8"}, UnsupportedError, "multiple of 16"),
     ],
 )
 def test_what_cannot_be_is_named(said: dict[str, Any], error: type[TonnageError], words: str) -> None:

@@ -30,17 +30,19 @@ class OSF(Record):
         modules: names of the adapted matrices below the layer.
         dtype: of the vectors.
         high: vectors that stay as they are; 0 for half of the shorter side.
+        low: vectors that are trained, where that is said for all matrices (a ``rank_pattern`` of all); 0 where not.
     """
 
     modules: frozenset[str]
     dtype: str
     high: int = 0
+    low: int = 0
     early: ClassVar[tuple[str, ...]] = ()
 
     def _inner(self, outs: Axes, ins: Axes) -> int:
         """How many vectors are trained."""
         short = min(size(outs), size(ins))
-        return short - (self.high or short // 2)
+        return self.low or short - (self.high or short // 2)
 
     def trained(self, name: str, outs: Axes, ins: Axes) -> tuple[Beside, ...]:
         """Values, and vectors of both sides."""

@@ -31,7 +31,10 @@ WORKLOAD: Final = together(
         "fp32 tf32 bf16-mixed fp16-mixed bf16-autocast fp16-autocast bf16 fp16 bf16-master fp8 fp8-autocast fp8-mixed "
         "(what the stack does).",
     ),
-    text("--fp8-recipe", "tensorwise, rowwise, rowwise-gw-hp, each with -compiled (tensorwise)."),
+    text(
+        "--fp8-recipe",
+        "tensorwise, rowwise, rowwise-gw-hp, -compiled; te-delayed te-current te-mxfp8 te-block (tensorwise).",
+    ),
     text("--optimizer", "adamw, adamw-fused, adamw-foreach, adamw-loop, sgd, sgd-momentum (adamw)."),
     click.option(
         "--optimizer-in-backward", is_flag=True, default=None, help="Step each parameter as its gradient arrives."
@@ -78,7 +81,11 @@ WORKLOAD: Final = together(
     text("--grad-dtype", "Format of the gradients."),
     text("--state-dtype", "Format of the optimizer's state."),
     click.option("--master/--no-master", default=None, help="Keep fp32 master weights."),
-    text("--adapter", "lora rslora lora-fa dora vera ia3 adalora prompt p-tuning layernorm (lora, given a rank)."),
+    text(
+        "--adapter",
+        "lora rslora lora-fa dora vera ia3 adalora oft boft hra osf loha lokr hira fourierft waveft randlora miss beft "
+        "road c3a prompt p-tuning layernorm (lora, given a rank).",
+    ),
     text("--adapter-options", "Settings of the adapter, by the names of peft's config: oft_block_size=64."),
     text("--lora-rank", "Rank of the adapters; turns LoRA on.", "N"),
     text("--virtual-tokens", "Trained tokens before each sequence (prompt tuning, p-tuning).", "N"),

@@ -55,6 +55,7 @@ class Adapter(Record):
         name: as users say it.
         method: what is trained beside matrices; None for nothing.
         rank: when none is said; None where it has to be said; 0 where there is none.
+        ranked: one may be said though there is none by default.
         drops: takes a dropout of its input.
         defaults: target modules by type of model.
         inputs: of these, modules whose input it changes.
@@ -72,6 +73,7 @@ class Adapter(Record):
     name: str
     method: Make | None = None
     rank: int | None = None
+    ranked: bool = False
     drops: bool = True
     defaults: Mapping[str, tuple[str, ...]] = targets.LORA
     inputs: Mapping[str, tuple[str, ...]] = {}

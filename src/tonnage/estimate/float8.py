@@ -6,16 +6,21 @@ from typing import Final
 
 from tonnage.arch.float8 import WAYS, Float8, Narrow
 from tonnage.arch.model import Model
-from tonnage.arch.transformer_engine import TransformerEngine, workspace
+from tonnage.arch.transformer_engine import EXPONENT, Blocks, TransformerEngine, workspace
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError, nearest
-from tonnage.tensors import Tensor
+from tonnage.tensors import Tensor, size
 from tonnage.workload.training import Train
 
 COMPILED: Final = "-compiled"
-ENGINE: Final = ("te-delayed", "te-current")
+ENGINE: Final = ("te-delayed", "te-current", "te-mxfp8", "te-block")
 RECIPES: Final = (*WAYS, *(way + COMPILED for way in WAYS), *ENGINE)
-"""``Float8LinearRecipeName`` of torchao, the same in compiled code, and Transformer Engine's per-tensor recipes."""
+"""``Float8LinearRecipeName`` of torchao, the same in compiled code, and Transformer Engine's: delayed and current
+scaling, ``MXFP8BlockScaling`` and ``Float8BlockScaling``."""
+
+MX: Final = "te-mxfp8"
+SINCE: Final = {MX: (10, 12), "te-block": (9, 99)}
+"""Major compute capabilities that a recipe runs on: from the first on, below the second (``check_recipe_support``)."""
 
 Settled = tuple[Narrow, tuple[tuple[int, int], ...], tuple[str, ...]]
 
@@ -40,7 +45,7 @@ def settled(model: Model, w: Train, tokens: int, device: Device | None) -> Settl
             nearest=nearest(said, RECIPES), hint=f"one of {', '.join(RECIPES)}",
         )  # fmt: skip
     _alone(model, w)
-    multiple = 8 if said in ENGINE else 1 if said.startswith(WAYS[2]) else 16
+    multiple = EXPONENT if said == MX else 8 if said in ENGINE else 1 if said.startswith(WAYS[2]) else 16
     if tokens % multiple:
         raise InputError(
             f"batch x seq = {tokens:,}: fp8 products of {said} take multiples of {multiple} tokens", key="seq",
@@ -70,6 +75,12 @@ def _alone(model: Model, w: Train) -> None:
         "optimizer_in_backward": bool(w.optimizer_in_backward),
         "kernels": w.kernels not in (None, "none"),
     }
+    if beside["lora_rank"]:
+        raise UnsupportedError(
+            f"adapters (lora_rank, adapter) beside precision = {w.precision} are not modelled: accelerate converts the "
+            "frozen matrices, and those of adapters whose rank is a multiple of 16", key="lora_rank",
+            value=str(w.lora_rank), hint="--precision bf16",
+        )  # fmt: skip
     for key, is_said in beside.items():
         if is_said:
             raise UnsupportedError(
@@ -86,14 +97,41 @@ def _alone(model: Model, w: Train) -> None:
 
 def _engine(model: Model, said: str, device: Device | None) -> Settled:
     """Transformer Engine in place of every linear module, the head's among them."""
-    found = TransformerEngine(delayed=said == ENGINE[0])
+    blocks: Blocks = "mxfp8" if said == MX else "block" if said == "te-block" else ""
+    found = TransformerEngine(delayed=said == ENGINE[0], blocks=blocks)
+    _runs(said, device)
+    if said == MX:
+        _divides(model, found)
     modules = sum(_converted(found, t) for t in model.decoder.weights())
     modules += sum(_converted(found, t) for t in (model.head.weights() if model.head is not None else ()))
     told = (
-        f"Transformer Engine ({said}) multiplies all matrices in fp8, the head's too: stated from its code for Hopper "
-        f"and before, and confirmed by no trace; norms stay the model's own"
+        f"Transformer Engine ({said}) multiplies all matrices in fp8, the head's too: stated from its code"
+        f"{'' if blocks else ' for Hopper and before'}, and confirmed by no trace; norms stay the model's own"
     )
     return found, found.beside(modules, workspace(device.architecture if device is not None else "")), (told,)
+
+
+def _runs(said: str, device: Device | None) -> None:
+    """Refuse a recipe on a device whose products do not take it."""
+    digits = "" if device is None else device.architecture.removeprefix("sm_").rstrip("abcdef")
+    first, end = SINCE.get(said, (0, 99))
+    if device is not None and digits.isdigit() and not first <= int(digits) // 10 < end:
+        only = f"{first}.0 to {end - 1}.x" if end < 99 else f"{first}.0 or higher"
+        raise InputError(
+            f"fp8_recipe = {said} needs compute capability {only}, and {device.name} has {int(digits) / 10}",
+            key="fp8_recipe", value=said, hint="--fp8-recipe te-delayed",
+        )  # fmt: skip
+
+
+def _divides(model: Model, found: TransformerEngine) -> None:
+    """Refuse MXFP8 of matrices with a side that is no multiple of a block."""
+    for t in (*model.decoder.weights(), *(model.head.weights() if model.head is not None else ())):
+        n = 1 if t.role == "head" else t.dims[0] if t.dims else 0
+        if _converted(found, t) and (size(t.axes[:n]) % EXPONENT or size(t.axes[n:]) % EXPONENT):
+            raise InputError(
+                f"{t.name}: MXFP8 takes sides that are multiples of {EXPONENT}, not {size(t.axes[:n])} x "
+                f"{size(t.axes[n:])}", key="fp8_recipe", value=MX, hint="--fp8-recipe te-delayed",
+            )  # fmt: skip
 
 
 def _converted(found: TransformerEngine, t: Tensor) -> bool:

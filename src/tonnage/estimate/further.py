@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from tonnage.arch.tuners import Method
     from tonnage.quant._stored import Matrix
 
+PERMUTED: Final = (
+    "boft's permutations, 4 B x inputs x inputs a matrix, are answered where the Trainer moves them, on the device; "
+    "peft leaves them with the host in a loop that moves nothing"
+)
 LINEAR: Final = "peft takes linear modules alone"
 DECOMPOSED: Final = "osf decomposes every adapted matrix in fp32 when it is made: before the step, and outside of it"
 
@@ -67,7 +71,7 @@ def _hira(a: Asked) -> Method:
 def _osf(a: Asked) -> Method:
     from tonnage.arch.lowrank import OSF
 
-    return OSF(a.modules, a.dtype, a.options["effective_rank"])
+    return OSF(a.modules, a.dtype, a.options["effective_rank"], a.rank)
 
 
 def _randlora(a: Asked) -> Method:
@@ -149,6 +153,12 @@ def _elements(a: Asked, outs: int, ins: int) -> str:
 
 def _singular(a: Asked, outs: int, ins: int) -> str:
     rank, short = a.options["effective_rank"], min(outs, ins)
+    if a.rank and rank:
+        return (
+            f"a rank of what is trained ({a.rank}) and effective_rank ({rank}), of what is not, contradict each other"
+        )
+    if a.rank > short:
+        return f"rank {a.rank} is more than its {short} singular values"
     return f"effective_rank ({rank}) leaves nothing of its {short} singular values to train" if rank >= short else ""
 
 
@@ -183,11 +193,11 @@ FURTHER: Final[dict[str, Adapter]] = {
     ),
     "boft": Adapter(
         "boft", _boft, rank=0, drops=False, refuses=_blocks, transposed=LINEAR,
-        options={"boft_block_size": 4, "boft_block_num": 0},
+        options={"boft_block_size": 4, "boft_block_num": 0}, told=PERMUTED,
     ),
     "hra": Adapter("hra", _hra, rank=8, drops=False, transposed=LINEAR),
     "osf": Adapter(
-        "osf", _osf, rank=0, drops=False, defaults=targets.OSF, refuses=_singular, transposed=LINEAR,
+        "osf", _osf, rank=0, ranked=True, drops=False, defaults=targets.OSF, refuses=_singular, transposed=LINEAR,
         options={"effective_rank": 0}, told=DECOMPOSED,
     ),
     "loha": Adapter("loha", _loha, rank=8, drops=False, transposed=LINEAR),

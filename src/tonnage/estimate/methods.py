@@ -146,7 +146,7 @@ def adapter(w: Train) -> Adapter:
     if found.rank is None and w.lora_rank is None:
         raise InputError(f"adapter = {said} needs a rank", key="lora_rank", hint="--lora-rank 16")
     useless = {
-        "lora_rank": found.rank == 0 and w.lora_rank is not None,
+        "lora_rank": found.rank == 0 and not found.ranked and w.lora_rank is not None,
         "lora_dropout": not found.drops and bool(w.lora_dropout),
         "lora_targets": found.virtual is not None and bool(w.lora_targets),
         "virtual_tokens": found.virtual is None and w.virtual_tokens is not None,

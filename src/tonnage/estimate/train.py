@@ -122,7 +122,7 @@ def answer(
     architecture = device.architecture if device is not None else ""
     built = _built(model, w if w.objective in (None, "sft") else replace(w, loss="full"), stack, device)
     if built is not None and built.loss is not None and fine is not None and own is None:
-        _head_adapted(model, fine, w)
+        fine.beside_loss(model)
     if built is not None and w.first_step:
         built = built.at_first()
     caveats += built.told if built else ()
@@ -369,15 +369,6 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Sta
         recipe = recipe.but(adds_default=False)
     found = tuned(model, w, recipe, weights, autocast or weights, own)
     return found.but(caveats=(*told, *found.caveats))
-
-
-def _head_adapted(model: Model, fine: Tuned, w: Train) -> None:
-    """Refuse adapters of a head whose matrix the loss takes by itself."""
-    if model.head is not None and fine.tuning.adapts(model.head.name):
-        raise UnsupportedError(
-            f"adapters of {model.head.name} with a loss that takes its matrix by itself are not modelled",
-            key="lora_targets", value=model.head.name, hint="--loss full and no --kernels",
-        )  # fmt: skip
 
 
 def _passed_by(step: Step) -> list[str]:

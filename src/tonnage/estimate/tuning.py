@@ -10,6 +10,7 @@ from tonnage.arch.adapters import FourBit, Packed, Tuning, packed
 from tonnage.arch.model import Model
 from tonnage.arch.tuners import LoRA
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate import trainable
 from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked
 from tonnage.estimate.methods import adapter, settings
 from tonnage.estimate.named import layers_of, norms, saved, trained_part
@@ -71,6 +72,18 @@ class Tuned(Record):
     def elements(self) -> int:
         """Trained parameters."""
         return sum(t.numel * times for t, times in (*self.trained, *self.own))
+
+    def beside_loss(self, model: Model) -> None:
+        """Refuse adapters of a head whose matrix the loss takes by itself.
+
+        Raises:
+            UnsupportedError: it has some.
+        """
+        if model.head is not None and self.tuning.adapts(model.head.name):
+            raise UnsupportedError(
+                f"adapters of {model.head.name} with a loss that takes its matrix by itself are not modelled",
+                key="lora_targets", value=model.head.name, hint="--loss full and no --kernels",
+            )  # fmt: skip
 
 
 class Own(Record):
@@ -248,16 +261,8 @@ def _packed(
     model: Model, w: Train, recipe: Recipe, weights: str, compute: str
 ) -> tuple[Packed, tuple[Share, ...], str]:
     """The packed matrices, all weights by part, and the format of those that stay as they are."""
-    if recipe.trains != "unpacks":
-        why = (
-            "how much its outliers take depends on the data"
-            if recipe.trains
-            else "its backward pass is not modelled yet"
-        )
-        raise UnsupportedError(
-            f"training beside weights packed by {recipe.title}: {why}", key="quant", value=w.quant,
-            hint="--quant nf4 or nf4-dq",
-        )  # fmt: skip
+    trainable.check(recipe, w.quant)
+    assert recipe.trains is not None
     if w.kbit_prepared:
         # prepare_model_for_kbit_training casts every 16-bit weight that is not packed.
         weights = "fp32"
