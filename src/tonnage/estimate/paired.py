@@ -88,7 +88,7 @@ class PairedStep(Step):
         p = self.paired
         for name, span in p.spans(p.parts):
             if name == "loss backward":
-                self.drop("loss before")
+                self.drop_all("loss before")
             yield Moment(name, self.now + span.peak, span)
         loss = [p.tail.output]
         self.take("loss itself", "loss", "the loss itself", level(loss), loss)

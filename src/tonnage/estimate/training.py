@@ -243,8 +243,8 @@ class Step(Ledger):
         for a in p.layers:
             self.drop_all(f"casts {_key(a)}")
         yield from self._others()
-        self.drop("loss before")
-        self.drop("lingering")
+        self.drop_all("loss before")
+        self.drop_all("lingering")
         for key in ("around", "first"):
             self.drop_all(key)
         if kept[-1]:

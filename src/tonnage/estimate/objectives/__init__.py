@@ -20,6 +20,14 @@ from tonnage.workload.training import OBJECTIVE_KEYS, Train
 PACKAGE: Final = "tonnage.estimate.objectives"
 PADDING: Final = "padding: sequences of one length are meant, which need no mask; with one, another kernel runs"
 LOGGED: Final = "what is logged of a step, which never reaches as high as the head"
+FOLLOWED: Final = ("transformers", "trl")
+"""Stacks whose users run TRL's trainers as they are."""
+ELSEWHERE: Final = {
+    "axolotl": "axolotl 0.18 runs TRL 1.8, whose losses take all logits",
+    "llama-factory": "its own trainers make all logits in fp32",
+    "unsloth": "it replaces parts of TRL's trainers",
+}
+"""axolotl v0.18.0 pyproject.toml; LLaMA-Factory v0.9.5 src/llamafactory/train/dpo/trainer.py (concatenated_forward)."""
 ROUTED: Final = "the router's auxiliary loss"
 
 
@@ -93,6 +101,11 @@ def _chosen(w: Train) -> Objective:
 def _check(model: Model, w: Train, objective: Objective) -> None:
     """Refuse what the objective cannot be combined with."""
     name = objective.name
+    if w.stack is not None and w.stack.lower() not in FOLLOWED:
+        why = ELSEWHERE.get(w.stack.lower(), "it has no trainer of it that is modelled")
+        raise UnsupportedError(
+            f"objective = {name} with stack = {w.stack}: {why}", key="stack", value=w.stack, hint="--stack trl"
+        )
     for key in OBJECTIVE_KEYS:
         if getattr(w, key) is not None and key not in objective.keys and (key, w.reference) != ("reference", "none"):
             raise InputError(f"objective = {name} has no {key}", key=key, value=str(getattr(w, key)))
