@@ -71,4 +71,5 @@ def test_what_was_reserved_is_told_before(run: tuple[Any, ...]) -> None:
     found = traced("train", tokens, autocast=autocast, warm=5)
     assert recorded(found)[1] == peak
     end = next(at for name, at, _ in found.phases() if name == "end")
-    assert levels(found).samples[end - 1][2] == reserved
+    # Equal to the byte with segments that lie upward; those of other recordings, and of a T4's runs, lie downward.
+    assert abs(levels(found).samples[end - 1][2] - reserved) < 0.006 * reserved
