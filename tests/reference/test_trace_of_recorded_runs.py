@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 import recorded_model
 
+from tonnage.allocator.caching import Allocator
+from tonnage.allocator.device import Device
+from tonnage.allocator.run import Player
 from tonnage.tracing.context import Tracing
-from tonnage.tracing.levels import levels
+from tonnage.tracing.levels import BETWEEN, without
 from tonnage.tracing.stream import UNREQUESTED, Traced
 
 WORKSPACE = 8_519_680
@@ -71,5 +74,7 @@ def test_what_was_reserved_is_told_before(run: tuple[Any, ...]) -> None:
     found = traced("train", tokens, autocast=autocast, warm=5)
     assert recorded(found)[1] == peak
     end = next(at for name, at, _ in found.phases() if name == "end")
-    # Equal to the byte with segments that lie upward; those of other recordings, and of a T4's runs, lie downward.
-    assert abs(levels(found).samples[end - 1][2] - reserved) < 0.006 * reserved
+    # On this machine segments lay upward: with downward ones both figures are off by half a per cent.
+    samples: list[tuple[int, int, int]] = []
+    Player(Allocator(device=Device(upward=True))).play(without(found, BETWEEN).events(), samples)
+    assert samples[end - 1][2] == reserved
