@@ -147,7 +147,8 @@ attn_implementation: flash_attention_2
 """,
         "NousResearch/Meta-Llama-3-8B",
         {"quant": "nf4-dq", "precision": "bf16-autocast", "dtype": "bf16", "lora_rank": 32, "batch": 2, "seq": 4096,
-         "lora_targets": ("all-linear",), "optimizer": "paged-adamw", "attention": "flash", "recompute": "full"},
+         "lora_targets": ("all-linear",), "optimizer": "paged-adamw", "attention": "flash_attention_2",
+         "recompute": "full"},
     ),
     # hiyouga/LLaMA-Factory v0.9.5 examples/train_lora/qwen3_lora_sft.yaml
     "LLaMA-Factory": (

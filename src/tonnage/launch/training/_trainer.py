@@ -31,9 +31,10 @@ OPTIMIZERS: Final[dict[str, str | None]] = {
 """``OptimizerNames``, as a workload has them."""
 
 ATTENTION: Final[dict[str, str | None]] = {
-    "eager": "eager", "sdpa": "sdpa", "flash_attention_2": "flash", "flash_attention_3": "flash",
-    "kernels-community/flash-attn2": "flash", "kernels-community/flash-attn3": "flash", "flex_attention": None,
-    "kernels-community/vllm-flash-attn3": "flash", "xformers": None, "sage": None, "auto": "auto",
+    "eager": "eager", "sdpa": "sdpa", "flash_attention_2": "flash_attention_2", "flash_attention_3": "flash",
+    "kernels-community/flash-attn2": "flash_attention_2", "kernels-community/flash-attn3": "flash",
+    "kernels-community/vllm-flash-attn3": "flash", "flex_attention": None, "xformers": None, "sage": None,
+    "auto": "auto",
 }  # fmt: skip
 
 KEYS: Final = (
@@ -134,7 +135,7 @@ def attention(value: Any, key: str) -> str | None:
     """``attn_implementation``; None for what the model prefers.
 
     >>> attention("flash_attention_2", "attn_implementation")
-    'flash'
+    'flash_attention_2'
     """
     found = one_of(ATTENTION)(text(value, key), key)
     return None if found == "auto" else str(found)

@@ -24,7 +24,7 @@ OWN: Final[dict[str, str | None]] = {
     )),
 }  # fmt: skip
 SWITCHES: Final = {
-    "flash_attention": "flash", "sdp_attention": "sdpa", "eager_attention": "eager", "flex_attention": None,
+    "flash_attention": "flash_attention_2", "sdp_attention": "sdpa", "eager_attention": "eager", "flex_attention": None,
     "xformers_attention": None, "sage_attention": None,
 }  # fmt: skip
 LIGER: Final = "liger_fused_linear_cross_entropy", "liger_cross_entropy"
@@ -49,7 +49,7 @@ def _finish(said: dict[str, Any]) -> Settled:
             said.pop(key, None)
     else:
         _adapted(said, four, eight)
-    if adapter is None and said.get("attention") != "flash" and compute != "fp32":
+    if adapter is None and said.get("attention") != "flash_attention_2" and compute != "fp32":
         unmodelled.append("without an adapter and flash attention, norms, embeddings and head stay in fp32: left out")
     said["dtype"] = compute
     said["precision"] = f"{compute}-autocast" if compute != "fp32" else "fp32"

@@ -18,7 +18,7 @@ LENGTH: Final = 2048
 """``cutoff_len``."""
 STAGES: Final = {"pt": "pt", "sft": "sft", "rm": "rm", "ppo": "ppo", "dpo": "dpo", "kto": "kto"}
 TYPES: Final = {"lora": "lora", "full": "full", "freeze": "freeze", "oft": None}
-ATTENTION: Final = {"auto": "sdpa", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash", "fa3": "flash"}
+ATTENTION: Final = {"auto": "sdpa", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2", "fa3": "flash"}
 
 
 def _finish(said: dict[str, Any]) -> Settled:
