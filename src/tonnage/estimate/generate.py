@@ -9,6 +9,7 @@ from tonnage.devices import Device
 from tonnage.engines import Deployment, Engine, Setting
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.lines import Terms, lines, reserves
+from tonnage.estimate.loading import held
 from tonnage.estimate.moments import instants, largest
 from tonnage.estimate.result import Fit
 from tonnage.estimate.serving import Run, Session
@@ -70,6 +71,7 @@ def deploy(model: Model, s: Setting, engine: Engine) -> Deployment:
         workspace=cublas_workspace(device.architecture if device is not None else "") if caching(device) else 0,
         shares=quantized,
         tuning=_unpacked(model, s) if quantized else None,
+        loaded=held(model, s.version, s.dtype) if s.recipe is None else 0,
     )
     rank, missing, ran = _rank(model, session, device, engine)
     doubt = (*model.ignored, *missing)
@@ -156,7 +158,7 @@ def _rank(model: Model, s: Session, device: Device | None, engine: Engine) -> tu
     peak, runner_up = largest(found)
     moment = next(m for m in run.moments() if m.name == peak.name)
     components = lines(moment, run.held.values(), _why(run, engine)) + reserves(
-        moment.level.allocated, run.weights.allocated, caching=caching(device), device=device
+        moment.level.allocated, run.weights.allocated, caching=caching(device), device=device, loaded=s.loaded
     )
     rank = Rank(
         rank="pp0",

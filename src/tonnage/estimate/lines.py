@@ -128,7 +128,9 @@ def _merged(found: list[Component]) -> list[Component]:
     return [*rest, exact("gradients", size, words, gradients[0].reference, terms=tuple(terms.values()))]
 
 
-def reserves(allocated: int, static: int, *, caching: bool, device: Device | None = None) -> list[Component]:
+def reserves(
+    allocated: int, static: int, *, caching: bool, device: Device | None = None, loaded: int = 0
+) -> list[Component]:
     """What comes on top of the tensors: fragmentation of the caching allocator, and the context of the process.
 
     Args:
@@ -136,11 +138,15 @@ def reserves(allocated: int, static: int, *, caching: bool, device: Device | Non
         static: resident between steps or requests: allocated once, it leaves no gaps. [byte]
         caching: whether memory comes from a caching allocator.
         device: where; None names none.
+        loaded: what the cache holds since the weights were loaded, if they came with a ``device_map``. [byte]
     """
     out = []
     if caching:
         low, value, high = (round(share * (allocated - static)) for share in FRAGMENTATION)
         words = f"{FRAGMENTATION[1]:.0%} of what comes and goes, assumed; {FRAGMENTATION_BASIS}"
+        if loaded > allocated + value:
+            value, high = loaded - allocated, max(high, loaded - allocated)
+            words = f"loading with a device_map first took {loaded:,} B in one piece, assumed; tied weights count twice"
         out.append(ranged("fragmentation", low, value, high, words, RESERVES, tier="reserved"))
     held = context(device)
     trust = MEASURED if held.measured else ASSUMED

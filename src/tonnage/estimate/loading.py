@@ -16,8 +16,8 @@ Left out: adapters cast on the device after they were made there; shards of a ch
 over several devices. bitsandbytes' double quantization is taken without its intermediate scales.
 
 References: huggingface/transformers src/transformers/modeling_utils.py, core_model_loading.py (convert_and_load_state_
-dict_in_model: ``has_on_the_fly_quantization`` since 5.4) and integrations/bitsandbytes.py, v4.57.6, v5.0.0, v5.4.0,
-v5.17.0, v5.23.0; bitsandbytes 0.50.2 functional.py quantize_4bit; huggingface/peft v0.19.1 and v0.20.0
+dict_in_model: ``has_on_the_fly_quantization`` since 5.4) and integrations/bitsandbytes.py, v4.51.3, v4.54.1, v4.57.6,
+v5.0.0, v5.4.0, v5.17.0, v5.23.0; bitsandbytes 0.50.2 functional.py quantize_4bit; huggingface/peft v0.19.1 and v0.20.0
 src/peft/utils/other.py prepare_model_for_kbit_training (which empties the cache since 0.20).
 """
 
@@ -36,6 +36,7 @@ from tonnage.tensors import size
 if TYPE_CHECKING:
     from tonnage.allocator.blocks import Block
     from tonnage.allocator.caching import Allocator
+    from tonnage.arch.model import Model
     from tonnage.devices import Device
     from tonnage.estimate.player import Player
     from tonnage.estimate.training import Step
@@ -60,6 +61,7 @@ class Loader(Record):
         twice: a tensor lies on the device as it was read, while the one that is packed comes from the host.
         empties: whether the peft of its time empties the cache after the casts to fp32.
         rotates: whether models make cosines and sines by a product of matrices, the first of the pass.
+        ties: whether the first block counts a tied matrix once more.
     """
 
     warms: str = ""
@@ -67,6 +69,7 @@ class Loader(Record):
     twice: bool = False
     empties: bool = False
     rotates: bool = False
+    ties: bool = False
 
 
 LOADERS: Final[Since[Loader]] = (
@@ -74,7 +77,8 @@ LOADERS: Final[Since[Loader]] = (
     ((5, 16), Loader(warms="stored", empties=True, rotates=True)),
     ((5, 4), Loader(warms="stored", rotates=True)),
     ((5, 0), Loader(warms="stored", workers=4, rotates=True)),
-    ((4, 50), Loader(warms="half", twice=True, rotates=True)),
+    ((4, 54), Loader(warms="half", twice=True, rotates=True)),
+    ((4, 50), Loader(warms="half", twice=True, rotates=True, ties=True)),
     ((0, 0), Loader(twice=True, rotates=True)),
 )
 """By release of transformers."""
@@ -230,14 +234,33 @@ def schedule(sizes: list[int], workers: int) -> Iterator[tuple[int, bool]]:
         yield i, not over
 
 
-def warmed(found: list[Item], loading: Loading) -> int:
-    """The block that is allocated first, and given back. [byte]"""
+def tied(model: Model, form: str) -> int:
+    """What a head that is the embedding's table would take on its own. [byte]"""
+    head = model.head
+    return 0 if head is None or head.alias_of is None else FORMATS[form].nbytes(head.V * head.D)
+
+
+def held(model: Model, version: Version, form: str) -> int:
+    """What the cache holds at least once weights that are not packed were loaded with a ``device_map``. [byte]"""
+    own = loader(version)
+    weights = sum(
+        times * (FORMATS[form] if t.dtype is None else FORMATS[t.dtype]).nbytes(t.numel)
+        for times, group in model.groups()
+        for t in group
+        if t.alias_of is None and not is_buffer(t)
+    )
+    return (weights + (tied(model, form) if own.ties else 0)) if own.warms else 0
+
+
+def warmed(found: list[Item], loading: Loading, again: int = 0) -> int:
+    """The block that is allocated first, and given back; ``again`` is what tied tensors add to it. [byte]"""
     stored = [i for i in found if not i.buffer]
+    again = again if loading.loader.ties else 0
     if loading.loader.warms == "half" and any(i.parts for i in stored):
-        total = sum(i.raw for i in stored) // 2
+        total = (sum(i.raw for i in stored) + again) // 2
     elif loading.loader.warms:
         # Of what is packed into 4 bit, the values alone are counted.
-        total = sum(max(i.parts, default=i.raw) for i in stored)
+        total = sum(max(i.parts, default=i.raw) for i in stored) + again
     else:
         total = 0
     if loading.total is not None:
@@ -249,7 +272,7 @@ def place(player: Player, loading: Loading) -> None:
     """Play the load of the weights, casts included."""
     allocator = player.allocator
     found = items(player.run, loading)
-    if block := warmed(found, loading):
+    if block := warmed(found, loading, tied(player.run.model, loading.form)):
         allocator.free(allocator.malloc(block))
     wanted = sorted((i for i in range(len(found)) if not found[i].buffer), key=lambda i: key(found[i].name))
     come: dict[int, list[Block]] = {}

@@ -38,6 +38,7 @@ class Session(Record):
         workspace: of matrix products. [byte]
         shares: the weights by part and format, where they are quantized; empty where all are in ``dtype``.
         tuning: the matrices that are packed, where a pass unpacks them.
+        loaded: what the cache holds since the weights came. [byte]
     """
 
     dtype: str
@@ -50,6 +51,7 @@ class Session(Record):
     workspace: int
     shares: tuple[Share, ...] = ()
     tuning: Tuning | None = None
+    loaded: int = 0
 
 
 class Reading:
