@@ -281,6 +281,8 @@ NAMED: list[tuple[str, int, int]] = [
     ("qwen3.5-122b-a10b", 125_086_497_008, 0),
     ("qwen3.5-397b-a17b", 403_397_928_944, 0),
     ("deepseek-v3.2", 685_355_329_792, 59 * 256),
+    ("deepseek-v4-flash", 290_944_616_402, 41 * 256 + 3 * 6 * 129_280),
+    ("deepseek-v4-pro", 1_598_839_674_782, 59 * 384 + 3 * 6 * 129_280),
     ("kimi-k2.5", 1_026_879_376_368, 60 * 384),
     ("kimi-k3", 2_779_931_837_184, 92 * 896),
     ("nemotron-3-nano-30b-a3b", 31_577_937_344, 0),
@@ -304,7 +306,7 @@ NAMED: list[tuple[str, int, int]] = [
     ("gemma-3-12b", 12_187_325_040, 0),
     ("gemma-3-27b", 27_432_406_640, 0),
 ]
-"""Models of the catalogue, what their repository stores, and how much of that corrects scores."""
+"""Models of the catalogue, what their repository stores, and how much of that corrects or tells what is routed."""
 
 
 @pytest.mark.parametrize(("name", "stored", "corrections"), NAMED, ids=[name for name, _, _ in NAMED])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Final
 
 from tonnage.arch.compressed import Compressed, Compressor
 from tonnage.arch.experts import Experts
-from tonnage.arch.layers import Norm, Rotary
+from tonnage.arch.layers import Linear, Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.arch.parts import Parts
 from tonnage.errors import ConfigError
@@ -31,8 +31,8 @@ def read(k: Keys) -> Model:
     D, L, V = k.need("hidden_size"), k.need("num_hidden_layers"), k.need("vocab_size")
     act, norm, M = k.want("hidden_act", "silu"), (("D", D),), k.size("hc_mult", 4)
     k.skip("hc_eps", "hc_sinkhorn_iters", "swiglu_limit", "norm_topk_prob", "scoring_func", "routed_scaling_factor")
-    # One block of multi-token prediction is stored beside the layers; how it is laid out is not published.
-    k.skip("num_nextn_predict_layers", "n_shared_experts", "attention_bias", "topk_method", "expert_dtype")
+    k.skip("n_shared_experts", "attention_bias", "topk_method", "expert_dtype")
+    further = k.optional("num_nextn_predict_layers") or 0
     E, F = k.size("n_routed_experts", 256), k.size("moe_intermediate_size", 2048)
     bias, used = k.want("mlp_bias", False), chosen(k, E, 6)
     attn, ffn = (
@@ -59,9 +59,8 @@ def read(k: Keys) -> Model:
     build, types = _attention(k, D), _types(k, L)
     kinds = words(k, "mlp_layer_types", L, ("hash_moe", "moe"))
     first = k.want("num_hash_layers", 3)
-    hashed, several = [i < first for i in range(L)] if kinds is None else [t == "hash_moe" for t in kinds], {}
-    for which in set(hashed):
-        several[which] = experts(which)
+    hashed = [i < first for i in range(L)] if kinds is None else [t == "hash_moe" for t in kinds]
+    several = {which: experts(which) for which in {*hashed, *([False] if further else [])}}
 
     @cache
     def layer(kind: str, hashed: bool) -> Layer:
@@ -85,7 +84,25 @@ def read(k: Keys) -> Model:
         positions=k.want("max_position_embeddings", 1048576),
         eager_only=True,
     )
-    return model.but(extra=streams_joined("model.hc_head", D, M), fp32=WIDE)
+    apart = tuple(t for i in range(further) for t in _ahead(layer(SLIDING, False), i, D, M))
+    return model.but(extra=streams_joined("model.hc_head", D, M), fp32=WIDE, apart=apart)
+
+
+def _ahead(layer: Layer, index: int, D: int, M: int) -> Iterator[Tensor]:
+    """A layer that predicts a further token: it sees a window, has experts, and joins its own streams.
+
+    A checkpoint stores it, transformers does not build it; embedding and head are the model's own. The stored sums of
+    both sizes are met with it to the parameter.
+    Reference: https://huggingface.co/deepseek-ai/DeepSeek-V4-Flash/blob/main/inference/model.py, ``MTPBlock``.
+    """
+    width = (("D", D),)
+    own = [t for t in layer.weights() if t.role != "buffer"]
+    for name in ("e_proj", "h_proj"):
+        own += Linear(name, width, width, "feed_forward").weights()
+    for name in ("enorm", "hnorm", "norm"):
+        own += Norm(name, width).weights()
+    for t in (*own, *streams_joined("hc_head", D, M)):
+        yield t.placed(f"mtp.{index}.", index)
 
 
 def _types(k: Keys, layers: int) -> list[str]:
