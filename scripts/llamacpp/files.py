@@ -32,6 +32,12 @@ WANTED: Mapping[str, Mapping[str, Any]] = {
     "qwen2_5_vl": {"rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]}},
 }
 
+HELD = ("e_score_correction_bias", "layer_scalar")
+"""Buffers that a checkpoint holds."""
+
+STACKED = ("gpt_oss", "qwen3_5_moe_text", "qwen3_vl_moe", "gemma4_text", "llama4_text")
+"""Types whose checkpoints stack experts."""
+
 
 def config_of(name: str) -> dict[str, Any]:
     """A model's config: of the catalogue, or transformers' default for a ``model_type``."""
@@ -49,10 +55,14 @@ def tensors(model: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes as a checkpoint has them: stacked experts one by one."""
     renamed = model.model_type in ("mixtral", "minimax_m2")
     for t in model.tensors():
-        if t.role == "buffer" or t.alias_of:
+        if (t.role == "buffer" and not t.name.endswith(HELD)) or t.alias_of:
             continue
         name, shape = t.name, t.shape
-        if ".experts." in name and len(shape) >= 3 and model.model_type != "gpt_oss":
+        if name.endswith("e_score_correction_bias") and model.model_type == "nemotron_h":
+            name = name.replace("e_score_correction_bias", "e_score_correction.bias")
+        if model.model_type == "nemotron_h" and name.startswith("model."):
+            name = name.replace("model.", "backbone.", 1)
+        if ".experts." in name and len(shape) >= 3 and model.model_type not in STACKED:
             base, leaf = name.rsplit(".", 1)
             if model.model_type == "granitemoe":
                 block = base.replace(".mlp.experts", ".block_sparse_moe").removesuffix(".experts")
@@ -61,7 +71,9 @@ def tensors(model: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
             base = base.replace(".mlp.experts", ".block_sparse_moe.experts") if renamed else base
             gate, up, down = ("w1", "w3", "w2") if renamed else ("gate_proj", "up_proj", "down_proj")
             for e in range(shape[0]):
-                if leaf == "gate_up_proj":
+                if leaf == "up_proj":
+                    yield f"{base}.{e}.{up}.weight", shape[1:]
+                elif leaf == "gate_up_proj":
                     yield f"{base}.{e}.{gate}.weight", (shape[1] // 2, shape[2])
                     yield f"{base}.{e}.{up}.weight", (shape[1] // 2, shape[2])
                 else:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery, Latent
+from tonnage.arch.delta import GatedDelta
 from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
 from tonnage.quant._stored import Entry, Matrix, entries
@@ -52,6 +53,25 @@ ARCHITECTURES: Final = {
     "granite": "granite",
     "smollm3": "smollm3",
     "glm4": "glm4",
+    "qwen3_next": "qwen3next",
+    "qwen3_5_text": "qwen35",
+    "qwen3_5_moe_text": "qwen35moe",
+    "gemma4_text": "gemma4",
+    "qwen3_vl_moe": "qwen3vlmoe",
+    "glm4_moe": "glm4moe",
+    "glm4_moe_lite": "deepseek2",
+    "nemotron_h": "nemotron_h",
+    "lfm2": "lfm2",
+    "exaone4": "exaone4",
+    "olmo3": "olmo2",
+    "ministral3": "mistral3",
+    "minimax_m2": "minimax-m2",
+    "kimi_k25": "deepseek2",
+    "llama4_text": "llama4",
+    "deepseek_v32": "deepseek32",
+    "glm_moe_dsa": "glm-dsa",
+    "mamba": "mamba",
+    "mamba2": "mamba2",
 }
 """Our types whose tensors the converter keeps one by one, and its name for them."""
 
@@ -81,8 +101,41 @@ LEAVES: Final = {
     "dense_h_to_4h": "ffn_up",
     "dense_4h_to_h": "ffn_down",
     "shared_expert_gate": "ffn_gate_inp_shexp",
+    "w1": "ffn_gate",
+    "w3": "ffn_up",
+    "w2": "ffn_down",
+    "fc1_latent_proj": "ffn_latent_down",
+    "fc2_latent_proj": "ffn_latent_up",
+    "in_proj_qkv": "attn_qkv",
+    "in_proj_z": "attn_gate",
+    "in_proj_a": "ssm_alpha",
+    "in_proj_b": "ssm_beta",
+    "in_proj_ba": "ssm_ba",
+    "x_proj": "ssm_x",
+    "dt_proj": "ssm_dt",
 }
 ATTENTION_OUT: Final = ("c_proj", "dense", "out_proj")
+
+OWNED: Final = {
+    "linear_attn.out_proj": "ssm_out",
+    "mixer.in_proj": "ssm_in",
+    "mixer.out_proj": "ssm_out",
+    "conv.in_proj": "shortconv.in_proj",
+    "conv.out_proj": "shortconv.out_proj",
+    "indexer.wq_b": "indexer.attn_q_b",
+    "indexer.wk": "indexer.attn_k",
+    "indexer.weights_proj": "indexer.proj",
+}
+"""Names that follow from a module and its owner."""
+
+BUFFERS: Final = {"e_score_correction_bias": "exp_probs_b.bias", "layer_scalar": "layer_output_scale.weight"}
+"""Buffers of ours that the file holds."""
+
+FULL: Final = ("indexer.proj",)
+"""Matrices that the converter keeps in fp32 and that are quantized all the same."""
+
+WHOLE_EXPERTS: Final = ("gemma4",)
+"""Architectures whose experts keep gate and up in one tensor."""
 
 
 class Named(Record):
@@ -95,6 +148,7 @@ class Named(Record):
         stacked: how many matrices.
         kept: in fp32, whatever the file's format.
         tensor: ours, which it is made of.
+        full: in fp32 unless the file is quantized.
     """
 
     name: str
@@ -103,6 +157,7 @@ class Named(Record):
     stacked: int
     kept: bool
     tensor: Tensor
+    full: bool = False
 
 
 def architecture(model: Model) -> str:
@@ -126,15 +181,27 @@ def named(model: Model, mla: str) -> Iterator[Named]:
     """
     latent = next((s.block for layer, _ in model.decoder.distinct() for s in layer.sublayers
                    if isinstance(s.block, Latent)), None)  # fmt: skip
+    arch = architecture(model)
     for entry in entries(model, by_layer=True):
-        yield from _of(entry, latent, mla)
+        _, t, m = entry
+        if t.name.endswith("linear_attn.in_proj_qkvz.weight"):
+            yield from _queries_and_gate(model, t)
+        elif m is not None and m.batch and arch in WHOLE_EXPERTS:
+            yield from _experts(t, m, f"blk.{t.layer}.", whole=True)
+        else:
+            yield from _of(entry, latent, mla)
 
 
 def _of(entry: Entry, latent: Latent | None, mla: str) -> Iterator[Named]:
     _, t, m = entry
-    if t.role == "buffer" or t.alias_of is not None:
-        return
     block = f"blk.{t.layer}." if t.layer is not None else ""
+    if t.role == "buffer":
+        told = BUFFERS.get(t.name.rpartition(".")[2])
+        if told is not None:
+            yield _plain(block + told, t, kept=True)
+        return
+    if t.alias_of is not None:
+        return
     if t.role == "embedding" and t.layer is None:
         # Two dimensions: the table of tokens. What else stands here is a norm or a table that stays fp32.
         yield _plain("token_embd.weight", t, kept=len(t.shape) != 2)
@@ -153,15 +220,20 @@ def _of(entry: Entry, latent: Latent | None, mla: str) -> Iterator[Named]:
             yield from _latent(t, latent, block)
             if mla == "split":
                 return
-        if m.role == "shared_expert" and not name.endswith("shexp"):
+        if m.role == "shared_expert" and not name.endswith("shexp") and "latent" not in name:
             name += "_shexp"
-        flat = (m.outs, m.ins)
-        yield Named(name=f"{block}{name}.weight", axes=flat, columns=m.columns, stacked=1, kept=m.rows == 1, tensor=t)
+        yield Named(
+            name=f"{block}{name}.weight", axes=(m.outs, m.ins), columns=m.columns, stacked=1, kept=m.rows == 1,
+            tensor=t, full=name in FULL,
+        )  # fmt: skip
 
 
 def _leaf(m: Matrix) -> str:
     """llama.cpp's name of a layer's matrix."""
     leaf = m.module.rpartition(".")[2]
+    owned = OWNED.get(".".join(m.module.split(".")[-2:]))
+    if owned is not None:
+        return owned
     if m.role == "attention" and leaf in ATTENTION_OUT:
         return "attn_output"
     if leaf == "c_proj":
@@ -176,11 +248,15 @@ def _plain(name: str, t: Tensor, *, kept: bool) -> Named:
     return Named(name=name, axes=t.axes, columns=t.axes[-1][1] if t.axes else 1, stacked=1, kept=kept, tensor=t)
 
 
-def _experts(t: Tensor, m: Matrix, block: str) -> Iterator[Named]:
-    """Stacked experts: gate and up are two tensors in the file."""
+def _experts(t: Tensor, m: Matrix, block: str, *, whole: bool = False) -> Iterator[Named]:
+    """Stacked experts: gate and up are two tensors in the file but where they are kept ``whole``."""
     halves = any(letter == "X" for letter, _ in m.batch)
     axes = (m.batch[0], m.outs, m.ins)
-    for name in ("ffn_gate_exps", "ffn_up_exps") if halves else ("ffn_down_exps",):
+    names = ("ffn_up_exps",) if m.module.endswith("up_proj") else ("ffn_down_exps",)
+    if halves:
+        names = ("ffn_gate_up_exps",) if whole else ("ffn_gate_exps", "ffn_up_exps")
+        axes = (m.batch[0], (m.outs[0], 2 * m.rows), m.ins) if whole else axes
+    for name in names:
         yield Named(
             name=f"{block}{name}.weight", axes=axes, columns=m.columns, stacked=m.batch[0][1], kept=False, tensor=t
         )
@@ -194,6 +270,18 @@ def _expert_biases(t: Tensor, block: str) -> Iterator[Named]:
         yield Named(
             name=f"{block}{name}.bias", axes=axes, columns=axes[-1][1], stacked=1, kept=True, tensor=t
         )  # fmt: skip
+
+
+def _queries_and_gate(model: Model, t: Tensor) -> Iterator[Named]:
+    """Qwen3-Next's projection of queries, keys, values and gates: the gates are a tensor of their own in the file."""
+    assert t.layer is not None
+    layer = model.decoder.layers[t.layer]
+    b = next(s.block for s in layer.sublayers if isinstance(s.block, GatedDelta))
+    for name, rows in (("attn_qkv", b.channels), ("attn_gate", b.N * b.VH)):
+        axes = (("I", rows), t.axes[-1])
+        yield Named(
+            name=f"blk.{t.layer}.{name}.weight", axes=axes, columns=axes[-1][1], stacked=1, kept=False, tensor=t
+        )
 
 
 def _latent(t: Tensor, latent: Latent, block: str) -> Iterator[Named]:

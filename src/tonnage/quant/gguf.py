@@ -92,7 +92,7 @@ class Choice:
         if t.kept:
             return "fp32"
         if FORMATS[self.start].elements == 1:
-            return self.start
+            return "fp32" if t.full else self.start
         return fallback(self._wanted(t), t.columns)
 
     def _wanted(self, t: Named) -> str:
