@@ -6,12 +6,12 @@ of one dimension, norms, routers, convolutions and position tables are fp32, exp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery, Latent
 from tonnage.arch.delta import GatedDelta
-from tonnage.arch.model import Model
+from tonnage.arch.model import Layer, Model
 from tonnage.errors import UnsupportedError
 from tonnage.quant._stored import Entry, Matrix, entries
 from tonnage.record import Record
@@ -117,7 +117,9 @@ LEAVES: Final = {
 ATTENTION_OUT: Final = ("c_proj", "dense", "out_proj")
 
 OWNED: Final = {
+    "linear_attn.norm": "ssm_norm",
     "linear_attn.out_proj": "ssm_out",
+    "mixer.norm": "ssm_norm",
     "mixer.in_proj": "ssm_in",
     "mixer.out_proj": "ssm_out",
     "conv.in_proj": "shortconv.in_proj",
@@ -133,6 +135,12 @@ BUFFERS: Final = {"e_score_correction_bias": "exp_probs_b.bias", "layer_scalar":
 
 FULL: Final = ("indexer.proj",)
 """Matrices that the converter keeps in fp32 and that are quantized all the same."""
+
+COUNTED_HEADS: Final = ("lfm2", "nemotron_h", "nemotron_h_moe")
+"""Architectures whose files tell heads by layer: the first layer's ratio counts, 0 where it has no attention."""
+
+SEVENTY: Final = ("llama", "qwen2", "olmo")
+"""Architectures that llama.cpp calls 70B at 80 layers."""
 
 WHOLE_EXPERTS: Final = ("gemma4",)
 """Architectures whose experts keep gate and up in one tensor."""
@@ -179,8 +187,7 @@ def named(model: Model, mla: str) -> Iterator[Named]:
         mla: how the second matrix of a latent is stored: "split" by keys and values, "joined" as before April 2025, or
             "both".
     """
-    latent = next((s.block for layer, _ in model.decoder.distinct() for s in layer.sublayers
-                   if isinstance(s.block, Latent)), None)  # fmt: skip
+    latent = next((b for b in _blocks(model.decoder.layers) if isinstance(b, Latent)), None)
     arch = architecture(model)
     for entry in entries(model, by_layer=True):
         _, t, m = entry
@@ -190,6 +197,14 @@ def named(model: Model, mla: str) -> Iterator[Named]:
             yield from _experts(t, m, f"blk.{t.layer}.", whole=True)
         else:
             yield from _of(entry, latent, mla)
+
+
+def _blocks(layers: Iterable[Layer]) -> Iterator[object]:
+    """What layers are made of, and the parts of that."""
+    for layer in layers:
+        for sub in layer.sublayers:
+            yield sub.block
+            yield from getattr(sub.block, "parts", ())
 
 
 def _of(entry: Entry, latent: Latent | None, mla: str) -> Iterator[Named]:
@@ -210,7 +225,11 @@ def _of(entry: Entry, latent: Latent | None, mla: str) -> Iterator[Named]:
     elif m is None and t.name.endswith(EXPERT_BIASES):
         yield from _expert_biases(t, block)
     elif m is None or t.role == "router":
-        name = "ffn_gate_inp.weight" if t.role == "router" and m is not None else ".".join(t.name.split(".")[-2:])
+        if t.role == "router" and m is not None:
+            name = "ffn_gate_inp.weight"
+        else:
+            owner, _, leaf = t.name.rpartition(".")
+            name = f"{OWNED.get('.'.join(owner.split('.')[-2:]), owner.rpartition('.')[2])}.{leaf}"
         yield _plain(block + name, t, kept=True)
     elif m.batch:
         yield from _experts(t, m, block)
@@ -311,19 +330,26 @@ class Shape(Record):
     seventy: bool
 
 
-def shape(model: Model, mla: str) -> Shape:
-    """The sizes by which llama.cpp chooses."""
+def shape(model: Model, mla: str, found: Sequence[Named]) -> Shape:
+    """The sizes by which llama.cpp chooses, of a model and the tensors of its file."""
     layers = len(model.decoder.layers)
-    blocks = [s.block for layer in model.decoder.layers for s in layer.sublayers]
-    experts = max((getattr(b, "E", 0) for b in blocks), default=0)
-    grouped = 1
-    for b in blocks:
-        if isinstance(b, GroupedQuery):
-            grouped = b.N // max(b.K, 1)
-            break
-        if isinstance(b, Latent):
-            grouped = 1 if mla == "joined" else b.N
-            break
     arch = architecture(model)
-    seventy = layers == 80 and arch in ("llama", "qwen2") and not (arch == "llama" and grouped == 1)
-    return Shape(architecture=arch, layers=layers, experts=experts, grouped=grouped, seventy=seventy)
+    experts = max((t.stacked for t in found if "_exps." in t.name), default=0)
+    return Shape(
+        architecture=arch, layers=layers, experts=experts, grouped=(grouped := _grouped(model, arch, mla, found)),
+        seventy=layers == 80 and arch in SEVENTY and not (arch == "llama" and grouped == 1),
+    )  # fmt: skip
+
+
+def _grouped(model: Model, arch: str, mla: str, found: Sequence[Named]) -> int:
+    """Query heads of a key/value head, as the file's header tells them of the first layer (``n_gqa``)."""
+    counted = arch in COUNTED_HEADS
+    for b in _blocks(model.decoder.layers[:1] if counted else model.decoder.layers):
+        if isinstance(b, GroupedQuery):
+            return b.N // max(b.K, 1)
+        if isinstance(b, Latent):
+            return 1 if mla == "joined" else b.N
+    rows = {t.name: t.axes[0][1] for t in found if t.name in ("blk.0.attn_q.weight", "blk.0.attn_k.weight")}
+    if len(rows) == 2:
+        return rows["blk.0.attn_q.weight"] // rows["blk.0.attn_k.weight"]
+    return 0 if counted else 1
