@@ -34,7 +34,7 @@ WANTED: Mapping[str, Mapping[str, Any]] = {
     "nemotron_h": {"layer_norm_epsilon": 1e-5},
     "olmo3": {"rms_norm_eps": 1e-6},
     "ministral3": {"rope_parameters": {"mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}},
-    "lfm2": {"block_auto_adjust_ff_dim": False, "block_ffn_dim_multiplier": 1.0, "block_multiple_of": 256},
+    "lfm2": {"block_auto_adjust_ff_dim": True, "block_ffn_dim_multiplier": 1.0, "block_multiple_of": 256},
     "qwen2_5_vl": {"rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]}},
 }
 
@@ -71,7 +71,8 @@ def filled(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config, and that of its text model, with what the converter wants besides."""
     out = dict(config)
     for key, value in WANTED.get(config["model_type"], {}).items():
-        out[key] = {**value, **out[key]} if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+        told = out.get(key)
+        out[key] = {**value, **told} if isinstance(value, dict) and isinstance(told, dict) else value if told is None else told
     if isinstance(out.get("text_config"), dict):
         out["text_config"] = filled(out["text_config"])
     return out

@@ -349,7 +349,10 @@ def _grouped(model: Model, arch: str, mla: str, found: Sequence[Named]) -> int:
             return b.N // max(b.K, 1)
         if isinstance(b, Latent):
             return 1 if mla == "joined" else b.N
-    rows = {t.name: t.axes[0][1] for t in found if t.name in ("blk.0.attn_q.weight", "blk.0.attn_k.weight")}
-    if len(rows) == 2:
-        return rows["blk.0.attn_q.weight"] // rows["blk.0.attn_k.weight"]
+    # Queries may be wider than the heads: what leaves attention is not.
+    outs = {t.tensor.layer: t.columns for t in found if t.name.endswith("attn_output.weight")}
+    for name in ("attn_v.weight", "attn_k.weight"):
+        for t in found:
+            if t.name.endswith(name) and t.tensor.layer in outs and not (counted and t.tensor.layer):
+                return outs[t.tensor.layer] // t.axes[0][1]
     return 0 if counted else 1
