@@ -29,8 +29,30 @@ WANTED: Mapping[str, Mapping[str, Any]] = {
     "falcon": {"num_kv_heads": 1},
     "gpt_neox": {"rotary_pct": 0.25, "rotary_emb_base": 10000, "layer_norm_eps": 1e-5, "use_parallel_residual": True},
     "cohere2": {"rotary_pct": 1.0},
+    "llama4_text": {"rms_norm_eps": 1e-5},
+    "qwen3_vl_moe_text": {"rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20]}},
+    "nemotron_h": {"layer_norm_epsilon": 1e-5},
+    "olmo3": {"rms_norm_eps": 1e-6},
+    "ministral3": {"rope_parameters": {"mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}},
+    "lfm2": {"block_auto_adjust_ff_dim": True, "block_ffn_dim_multiplier": 1.0, "block_multiple_of": 256},
     "qwen2_5_vl": {"rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]}},
 }
+
+CLASSES = {
+    "MptForCausalLM": "MPTForCausalLM",
+    "Lfm2VlForConditionalGeneration": "Lfm2ForCausalLM",
+    "KimiK25ForConditionalGeneration": "DeepseekV3ForCausalLM",
+}
+"""The converter's names of classes, or those of the language model inside."""
+
+PLAIN = ("gpt_neox", "nemotron_h")
+"""Types whose config is handed as it is: transformers adds keys, such as experts to a Nemotron-H that has none."""
+
+HELD = ("e_score_correction_bias", "layer_scalar")
+"""Buffers that a checkpoint holds."""
+
+STACKED = ("gpt_oss", "qwen3_5_moe_text", "gemma4_text", "llama4_text")
+"""Types whose checkpoints stack experts."""
 
 
 def config_of(name: str) -> dict[str, Any]:
@@ -45,14 +67,33 @@ def config_of(name: str) -> dict[str, Any]:
     return json.loads(json.dumps({**config, "architectures": [CLASSES[name]]}, default=str))
 
 
+def filled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config, and that of its text model, with what the converter wants besides."""
+    out = dict(config)
+    for key, value in WANTED.get(config["model_type"], {}).items():
+        told = out.get(key)
+        out[key] = {**value, **told} if isinstance(value, dict) and isinstance(told, dict) else value if told is None else told
+    if isinstance(out.get("text_config"), dict):
+        out["text_config"] = filled(out["text_config"])
+    return out
+
+
 def tensors(model: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes as a checkpoint has them: stacked experts one by one."""
     renamed = model.model_type in ("mixtral", "minimax_m2")
     for t in model.tensors():
-        if t.role == "buffer" or t.alias_of:
+        if (t.role == "buffer" and not t.name.endswith(HELD)) or t.alias_of:
             continue
         name, shape = t.name, t.shape
-        if ".experts." in name and len(shape) >= 3 and model.model_type != "gpt_oss":
+        if name.endswith("e_score_correction_bias") and model.model_type == "nemotron_h":
+            name = name.replace("e_score_correction_bias", "e_score_correction.bias")
+        if model.model_type == "nemotron_h" and name.startswith("model."):
+            name = name.replace("model.", "backbone.", 1)
+        if ".experts." in name and model.model_type == "qwen3_vl_moe":
+            # Its checkpoints store experts input first.
+            yield name, (shape[0], *reversed(shape[1:]))
+            continue
+        if ".experts." in name and len(shape) >= 3 and model.model_type not in STACKED:
             base, leaf = name.rsplit(".", 1)
             if model.model_type == "granitemoe":
                 block = base.replace(".mlp.experts", ".block_sparse_moe").removesuffix(".experts")
@@ -61,7 +102,9 @@ def tensors(model: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
             base = base.replace(".mlp.experts", ".block_sparse_moe.experts") if renamed else base
             gate, up, down = ("w1", "w3", "w2") if renamed else ("gate_proj", "up_proj", "down_proj")
             for e in range(shape[0]):
-                if leaf == "gate_up_proj":
+                if leaf == "up_proj":
+                    yield f"{base}.{e}.{up}.weight", shape[1:]
+                elif leaf == "gate_up_proj":
                     yield f"{base}.{e}.{gate}.weight", (shape[1] // 2, shape[2])
                     yield f"{base}.{e}.{up}.weight", (shape[1] // 2, shape[2])
                 else:
@@ -93,7 +136,7 @@ def make(source: Path, name: str, quant: str | None, folder: Path) -> Path:
     model = tn.load({"config": config, "name": name})
     there = dict(tensors(model))
     written = config["architectures"][0] if "architectures" in config else model.class_name
-    kind = get_model_class("MPTForCausalLM" if written == "MptForCausalLM" else written)
+    kind = get_model_class(CLASSES.get(written, written))
 
     def index(self: Any, remote_hf_model_id: str | None = None) -> dict[str, Any]:
         found = {}
@@ -111,12 +154,13 @@ def make(source: Path, name: str, quant: str | None, folder: Path) -> Path:
     kind.no_mtp = True
     work = folder / "config"
     work.mkdir(parents=True, exist_ok=True)
-    config = {**config, **WANTED.get(config["model_type"], {}), "architectures": [written]}
+    config = {**filled(config), "architectures": [written]}
     (work / "config.json").write_text(json.dumps(config))
-    vocabulary = {str(i): i for i in range(model.vocabulary)} if config["model_type"].startswith("gemma3") else {}
+    vocabulary = {str(i): i for i in range(model.vocabulary)} if config["model_type"].startswith(("gemma3", "gemma4")) else {}
     (work / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}, "added_tokens": []}))
-    plain = {"hparams": dict(config)} if config["model_type"] == "gpt_neox" else {}
+    plain = {"hparams": dict(config)} if config["model_type"] in PLAIN else {}
     converter = kind(work, gguf.LlamaFileType.MOSTLY_F16, out, **plain)
+    converter = getattr(converter, "impl", converter)
     writer = converter.gguf_writer
     converter.set_vocab = lambda: (writer.add_tokenizer_model("none"), writer.add_vocab_size(model.vocabulary))
     converter.prepare_tensors()

@@ -6,11 +6,12 @@ of one dimension, norms, routers, convolutions and position tables are fp32, exp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery, Latent
-from tonnage.arch.model import Model
+from tonnage.arch.delta import GatedDelta
+from tonnage.arch.model import Layer, Model
 from tonnage.errors import UnsupportedError
 from tonnage.quant._stored import Entry, Matrix, entries
 from tonnage.record import Record
@@ -52,6 +53,25 @@ ARCHITECTURES: Final = {
     "granite": "granite",
     "smollm3": "smollm3",
     "glm4": "glm4",
+    "qwen3_next": "qwen3next",
+    "qwen3_5_text": "qwen35",
+    "qwen3_5_moe_text": "qwen35moe",
+    "gemma4_text": "gemma4",
+    "qwen3_vl_moe": "qwen3vlmoe",
+    "glm4_moe": "glm4moe",
+    "glm4_moe_lite": "deepseek2",
+    "nemotron_h": "nemotron_h",
+    "lfm2": "lfm2",
+    "exaone4": "exaone4",
+    "olmo3": "olmo2",
+    "ministral3": "mistral3",
+    "minimax_m2": "minimax-m2",
+    "kimi_k25": "deepseek2",
+    "llama4_text": "llama4",
+    "deepseek_v32": "deepseek32",
+    "glm_moe_dsa": "glm-dsa",
+    "mamba": "mamba",
+    "mamba2": "mamba2",
 }
 """Our types whose tensors the converter keeps one by one, and its name for them."""
 
@@ -81,8 +101,49 @@ LEAVES: Final = {
     "dense_h_to_4h": "ffn_up",
     "dense_4h_to_h": "ffn_down",
     "shared_expert_gate": "ffn_gate_inp_shexp",
+    "w1": "ffn_gate",
+    "w3": "ffn_up",
+    "w2": "ffn_down",
+    "fc1_latent_proj": "ffn_latent_down",
+    "fc2_latent_proj": "ffn_latent_up",
+    "in_proj_qkv": "attn_qkv",
+    "in_proj_z": "attn_gate",
+    "in_proj_a": "ssm_alpha",
+    "in_proj_b": "ssm_beta",
+    "in_proj_ba": "ssm_ba",
+    "x_proj": "ssm_x",
+    "dt_proj": "ssm_dt",
 }
 ATTENTION_OUT: Final = ("c_proj", "dense", "out_proj")
+
+OWNED: Final = {
+    "linear_attn.norm": "ssm_norm",
+    "linear_attn.out_proj": "ssm_out",
+    "mixer.norm": "ssm_norm",
+    "mixer.in_proj": "ssm_in",
+    "mixer.out_proj": "ssm_out",
+    "conv.in_proj": "shortconv.in_proj",
+    "conv.out_proj": "shortconv.out_proj",
+    "indexer.wq_b": "indexer.attn_q_b",
+    "indexer.wk": "indexer.attn_k",
+    "indexer.weights_proj": "indexer.proj",
+}
+"""Names that follow from a module and its owner."""
+
+BUFFERS: Final = {"e_score_correction_bias": "exp_probs_b.bias", "layer_scalar": "layer_output_scale.weight"}
+"""Buffers of ours that the file holds."""
+
+FULL: Final = ("indexer.proj",)
+"""Matrices that the converter keeps in fp32 and that are quantized all the same."""
+
+COUNTED_HEADS: Final = ("lfm2", "nemotron_h", "nemotron_h_moe")
+"""Architectures whose files tell heads by layer: the first layer's ratio counts, 0 where it has no attention."""
+
+SEVENTY: Final = ("llama", "qwen2", "olmo")
+"""Architectures that llama.cpp calls 70B at 80 layers."""
+
+WHOLE_EXPERTS: Final = ("gemma4",)
+"""Architectures whose experts keep gate and up in one tensor."""
 
 
 class Named(Record):
@@ -95,6 +156,7 @@ class Named(Record):
         stacked: how many matrices.
         kept: in fp32, whatever the file's format.
         tensor: ours, which it is made of.
+        full: in fp32 unless the file is quantized.
     """
 
     name: str
@@ -103,6 +165,7 @@ class Named(Record):
     stacked: int
     kept: bool
     tensor: Tensor
+    full: bool = False
 
 
 def architecture(model: Model) -> str:
@@ -124,17 +187,36 @@ def named(model: Model, mla: str) -> Iterator[Named]:
         mla: how the second matrix of a latent is stored: "split" by keys and values, "joined" as before April 2025, or
             "both".
     """
-    latent = next((s.block for layer, _ in model.decoder.distinct() for s in layer.sublayers
-                   if isinstance(s.block, Latent)), None)  # fmt: skip
+    latent = next((b for b in _blocks(model.decoder.layers) if isinstance(b, Latent)), None)
+    arch = architecture(model)
     for entry in entries(model, by_layer=True):
-        yield from _of(entry, latent, mla)
+        _, t, m = entry
+        if t.name.endswith("linear_attn.in_proj_qkvz.weight"):
+            yield from _queries_and_gate(model, t)
+        elif m is not None and m.batch and arch in WHOLE_EXPERTS:
+            yield from _experts(t, m, f"blk.{t.layer}.", whole=True)
+        else:
+            yield from _of(entry, latent, mla)
+
+
+def _blocks(layers: Iterable[Layer]) -> Iterator[object]:
+    """What layers are made of, and the parts of that."""
+    for layer in layers:
+        for sub in layer.sublayers:
+            yield sub.block
+            yield from getattr(sub.block, "parts", ())
 
 
 def _of(entry: Entry, latent: Latent | None, mla: str) -> Iterator[Named]:
     _, t, m = entry
-    if t.role == "buffer" or t.alias_of is not None:
-        return
     block = f"blk.{t.layer}." if t.layer is not None else ""
+    if t.role == "buffer":
+        told = BUFFERS.get(t.name.rpartition(".")[2])
+        if told is not None:
+            yield _plain(block + told, t, kept=True)
+        return
+    if t.alias_of is not None:
+        return
     if t.role == "embedding" and t.layer is None:
         # Two dimensions: the table of tokens. What else stands here is a norm or a table that stays fp32.
         yield _plain("token_embd.weight", t, kept=len(t.shape) != 2)
@@ -143,7 +225,11 @@ def _of(entry: Entry, latent: Latent | None, mla: str) -> Iterator[Named]:
     elif m is None and t.name.endswith(EXPERT_BIASES):
         yield from _expert_biases(t, block)
     elif m is None or t.role == "router":
-        name = "ffn_gate_inp.weight" if t.role == "router" and m is not None else ".".join(t.name.split(".")[-2:])
+        if t.role == "router" and m is not None:
+            name = "ffn_gate_inp.weight"
+        else:
+            owner, _, leaf = t.name.rpartition(".")
+            name = f"{OWNED.get('.'.join(owner.split('.')[-2:]), owner.rpartition('.')[2])}.{leaf}"
         yield _plain(block + name, t, kept=True)
     elif m.batch:
         yield from _experts(t, m, block)
@@ -153,15 +239,20 @@ def _of(entry: Entry, latent: Latent | None, mla: str) -> Iterator[Named]:
             yield from _latent(t, latent, block)
             if mla == "split":
                 return
-        if m.role == "shared_expert" and not name.endswith("shexp"):
+        if m.role == "shared_expert" and not name.endswith("shexp") and "latent" not in name:
             name += "_shexp"
-        flat = (m.outs, m.ins)
-        yield Named(name=f"{block}{name}.weight", axes=flat, columns=m.columns, stacked=1, kept=m.rows == 1, tensor=t)
+        yield Named(
+            name=f"{block}{name}.weight", axes=(m.outs, m.ins), columns=m.columns, stacked=1, kept=m.rows == 1,
+            tensor=t, full=name in FULL,
+        )  # fmt: skip
 
 
 def _leaf(m: Matrix) -> str:
     """llama.cpp's name of a layer's matrix."""
     leaf = m.module.rpartition(".")[2]
+    owned = OWNED.get(".".join(m.module.split(".")[-2:]))
+    if owned is not None:
+        return owned
     if m.role == "attention" and leaf in ATTENTION_OUT:
         return "attn_output"
     if leaf == "c_proj":
@@ -176,11 +267,15 @@ def _plain(name: str, t: Tensor, *, kept: bool) -> Named:
     return Named(name=name, axes=t.axes, columns=t.axes[-1][1] if t.axes else 1, stacked=1, kept=kept, tensor=t)
 
 
-def _experts(t: Tensor, m: Matrix, block: str) -> Iterator[Named]:
-    """Stacked experts: gate and up are two tensors in the file."""
+def _experts(t: Tensor, m: Matrix, block: str, *, whole: bool = False) -> Iterator[Named]:
+    """Stacked experts: gate and up are two tensors in the file but where they are kept ``whole``."""
     halves = any(letter == "X" for letter, _ in m.batch)
     axes = (m.batch[0], m.outs, m.ins)
-    for name in ("ffn_gate_exps", "ffn_up_exps") if halves else ("ffn_down_exps",):
+    names = ("ffn_up_exps",) if m.module.endswith("up_proj") else ("ffn_down_exps",)
+    if halves:
+        names = ("ffn_gate_up_exps",) if whole else ("ffn_gate_exps", "ffn_up_exps")
+        axes = (m.batch[0], (m.outs[0], 2 * m.rows), m.ins) if whole else axes
+    for name in names:
         yield Named(
             name=f"{block}{name}.weight", axes=axes, columns=m.columns, stacked=m.batch[0][1], kept=False, tensor=t
         )
@@ -194,6 +289,18 @@ def _expert_biases(t: Tensor, block: str) -> Iterator[Named]:
         yield Named(
             name=f"{block}{name}.bias", axes=axes, columns=axes[-1][1], stacked=1, kept=True, tensor=t
         )  # fmt: skip
+
+
+def _queries_and_gate(model: Model, t: Tensor) -> Iterator[Named]:
+    """Qwen3-Next's projection of queries, keys, values and gates: the gates are a tensor of their own in the file."""
+    assert t.layer is not None
+    layer = model.decoder.layers[t.layer]
+    b = next(s.block for s in layer.sublayers if isinstance(s.block, GatedDelta))
+    for name, rows in (("attn_qkv", b.channels), ("attn_gate", b.N * b.VH)):
+        axes = (("I", rows), t.axes[-1])
+        yield Named(
+            name=f"blk.{t.layer}.{name}.weight", axes=axes, columns=axes[-1][1], stacked=1, kept=False, tensor=t
+        )
 
 
 def _latent(t: Tensor, latent: Latent, block: str) -> Iterator[Named]:
@@ -223,19 +330,29 @@ class Shape(Record):
     seventy: bool
 
 
-def shape(model: Model, mla: str) -> Shape:
-    """The sizes by which llama.cpp chooses."""
+def shape(model: Model, mla: str, found: Sequence[Named]) -> Shape:
+    """The sizes by which llama.cpp chooses, of a model and the tensors of its file."""
     layers = len(model.decoder.layers)
-    blocks = [s.block for layer in model.decoder.layers for s in layer.sublayers]
-    experts = max((getattr(b, "E", 0) for b in blocks), default=0)
-    grouped = 1
-    for b in blocks:
-        if isinstance(b, GroupedQuery):
-            grouped = b.N // max(b.K, 1)
-            break
-        if isinstance(b, Latent):
-            grouped = 1 if mla == "joined" else b.N
-            break
     arch = architecture(model)
-    seventy = layers == 80 and arch in ("llama", "qwen2") and not (arch == "llama" and grouped == 1)
-    return Shape(architecture=arch, layers=layers, experts=experts, grouped=grouped, seventy=seventy)
+    experts = max((t.stacked for t in found if "_exps." in t.name), default=0)
+    return Shape(
+        architecture=arch, layers=layers, experts=experts, grouped=(grouped := _grouped(model, arch, mla, found)),
+        seventy=layers == 80 and arch in SEVENTY and not (arch == "llama" and grouped == 1),
+    )  # fmt: skip
+
+
+def _grouped(model: Model, arch: str, mla: str, found: Sequence[Named]) -> int:
+    """Query heads of a key/value head, as the file's header tells them of the first layer (``n_gqa``)."""
+    counted = arch in COUNTED_HEADS
+    for b in _blocks(model.decoder.layers[:1] if counted else model.decoder.layers):
+        if isinstance(b, GroupedQuery):
+            return b.N // max(b.K, 1)
+        if isinstance(b, Latent):
+            return 1 if mla == "joined" else b.N
+    # Queries may be wider than the heads: what leaves attention is not.
+    outs = {t.tensor.layer: t.columns for t in found if t.name.endswith("attn_output.weight")}
+    for name in ("attn_v.weight", "attn_k.weight"):
+        for t in found:
+            if t.name.endswith(name) and t.tensor.layer in outs and not (counted and t.tensor.layer):
+                return outs[t.tensor.layer] // t.axes[0][1]
+    return 0 if counted else 1

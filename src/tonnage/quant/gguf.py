@@ -92,7 +92,7 @@ class Choice:
         if t.kept:
             return "fp32"
         if FORMATS[self.start].elements == 1:
-            return self.start
+            return "fp32" if t.full else self.start
         return fallback(self._wanted(t), t.columns)
 
     def _wanted(self, t: Named) -> str:
@@ -250,7 +250,7 @@ def plan(model: Model, recipe: str, *, importance: bool, mla: str, older: bool) 
     found = _ordered(model, mla)
     tied = not any(t.name == "output.weight" for t in found)
     values = sum(category(t.name) in ("attn_v", "attn_qkv", "attn_kv_b") for t in found)
-    choice = Choice(recipe, shape(model, mla), tied=tied, values=values, importance=importance, older=older)
+    choice = Choice(recipe, shape(model, mla, found), tied=tied, values=values, importance=importance, older=older)
     for t in found:
         form = choice.format(t)
         yield (
