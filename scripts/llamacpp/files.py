@@ -72,7 +72,9 @@ def filled(config: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(config)
     for key, value in WANTED.get(config["model_type"], {}).items():
         told = out.get(key)
-        out[key] = {**value, **told} if isinstance(value, dict) and isinstance(told, dict) else value if told is None else told
+        out[key] = (
+            {**value, **told} if isinstance(value, dict) and isinstance(told, dict) else value if told is None else told
+        )
     if isinstance(out.get("text_config"), dict):
         out["text_config"] = filled(out["text_config"])
     return out
@@ -156,7 +158,9 @@ def make(source: Path, name: str, quant: str | None, folder: Path) -> Path:
     work.mkdir(parents=True, exist_ok=True)
     config = {**filled(config), "architectures": [written]}
     (work / "config.json").write_text(json.dumps(config))
-    vocabulary = {str(i): i for i in range(model.vocabulary)} if config["model_type"].startswith(("gemma3", "gemma4")) else {}
+    vocabulary = (
+        {str(i): i for i in range(model.vocabulary)} if config["model_type"].startswith(("gemma3", "gemma4")) else {}
+    )
     (work / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}, "added_tokens": []}))
     plain = {"hparams": dict(config)} if config["model_type"] in PLAIN else {}
     converter = kind(work, gguf.LlamaFileType.MOSTLY_F16, out, **plain)

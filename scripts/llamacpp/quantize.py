@@ -107,9 +107,11 @@ def differences(model: Any, kind: str, there: dict[str, tuple[tuple[int, ...], s
     ours, other = packed(here), packed(there)
     out = [f"{n}: {ours.get(n)} here, {other.get(n)} there" for n in sorted({*ours, *other})
            if ours.get(n) != other.get(n)]  # fmt: skip
-    return out + [f"fp32 {key}: {n:+d} here" for key, n in (rest(here) - rest(there)).items()] + [
-        f"fp32 {key}: {n:+d} there" for key, n in (rest(there) - rest(here)).items()
-    ]
+    return (
+        out
+        + [f"fp32 {key}: {n:+d} here" for key, n in (rest(here) - rest(there)).items()]
+        + [f"fp32 {key}: {n:+d} there" for key, n in (rest(there) - rest(here)).items()]
+    )
 
 
 def main() -> int:
