@@ -32,6 +32,7 @@ WANTED: Mapping[str, Mapping[str, Any]] = {
     "llama4_text": {"rms_norm_eps": 1e-5},
     "qwen3_vl_moe_text": {"rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20]}},
     "nemotron_h": {"layer_norm_epsilon": 1e-5},
+    "glm4_moe_lite": {"first_k_dense_replace": 1},
     "olmo3": {"rms_norm_eps": 1e-6},
     "ministral3": {"rope_parameters": {"mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}},
     "lfm2": {"block_auto_adjust_ff_dim": True, "block_ffn_dim_multiplier": 1.0, "block_multiple_of": 256},

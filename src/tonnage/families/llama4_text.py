@@ -17,6 +17,7 @@ from tonnage.families._composite import filled, nested
 from tonnage.families._decoder import chosen, every
 from tonnage.families._hybrid import FULL, layer_kinds, whole_numbers
 from tonnage.families._towers import repeated, tower
+from tonnage.families.llama import factored
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
@@ -95,7 +96,7 @@ def _text(k: Keys, path: str) -> Model:
         width=full.H,
         positions=131072,
         path=path,
-        rotary=(Rotary(f"{path}.rotary_emb", full.H, complex=True),),
+        rotary=(Rotary(f"{path}.rotary_emb", full.H, complex=True, factored=factored(k)),),
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def attention(g: Builder, b: GroupedQuery, x: Node) -> Node:
     """Projections, positions, the cache, attention, output."""
-    if b.position_bias not in (None, "alibi") or b.chunked or b.cross or b.o_norm is not None or b.position_scaled:
+    if b.position_bias not in (None, "alibi") or b.chunked or b.cross or b.o_norm is not None:
         raise Unmodelled("attention of its own kind")
     q, k, v = projected(g, b, x)
     if b.rotary is not None or (g.model.model_type == "exaone4" and g.b.window_cells is None):
@@ -27,6 +27,8 @@ def attention(g: Builder, b: GroupedQuery, x: Node) -> Node:
         q, k = head_norm(g, b, q, b.q_norm, "attn_q_norm"), head_norm(g, b, k, b.k_norm, "attn_k_norm")
     if g.habits.scaled_queries:
         q = q.like("SCALE")
+    if b.position_scaled:
+        q = q.like("MUL", g.given("scales of positions", 1, 1, g.b.tokens))
     x = cached(g, b, q, k, v)
     return g.linear("attn_output", b.N * b.value_width, b.D, x, bias=b.o_bias)
 

@@ -67,6 +67,7 @@ HABITS: Final[Mapping[str, Habits]] = {
     "qwen2_vl": Habits(positions=4),
     "qwen2_5_vl": Habits(positions=4),
     "qwen3_vl": Habits(positions=4),
+    "qwen3_vl_moe": Habits(positions=4, normalises=True),
     "qwen3_next": Habits(rows="norm", early=True),
     "qwen3_5_text": Habits(rows="norm", early=True, positions=4),
     "qwen3_5_moe_text": Habits(rows="norm", early=True, positions=4),
@@ -79,10 +80,11 @@ HABITS: Final[Mapping[str, Habits]] = {
 COMPARED: Final = frozenset(
     (
         "arcee", "bloom", "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "exaone4", "falcon", "gemma",
-        "gemma2", "gemma3_text", "glm4", "gpt2", "gpt_neox", "gpt_oss", "granite", "granitemoe", "lfm2", "llama",
-        "mamba", "mamba2", "mistral", "mixtral", "mpt", "olmo", "olmo2", "olmo3", "olmoe", "phi", "phi3", "plain",
-        "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe",
-        "qwen3_next", "qwen3_vl", "seed_oss", "smollm3", "stablelm", "starcoder2",
+        "gemma2", "gemma3_text", "glm4", "glm4_moe", "glm4_moe_lite", "gpt2", "gpt_neox", "gpt_oss", "granite",
+        "granitemoe", "kimi_k25", "lfm2", "llama", "mamba", "mamba2", "minimax_m2", "ministral3", "mistral",
+        "mixtral", "mpt", "olmo", "olmo2", "olmo3", "olmoe", "phi", "phi3", "plain", "qwen2", "qwen2_5_vl",
+        "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_vl",
+        "qwen3_vl_moe", "seed_oss", "smollm3", "stablelm", "starcoder2",
     )
 )  # fmt: skip
 """Types whose graphs were compared with llama.cpp's own, node by node (scripts/llamacpp/)."""
