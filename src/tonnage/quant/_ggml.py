@@ -158,7 +158,7 @@ def _experts(t: Tensor, m: Matrix, block: str, *, whole: bool = False) -> Iterat
     """Stacked experts: gate and up are two tensors in the file but where they are kept ``whole``."""
     halves = any(letter == "X" for letter, _ in m.batch)
     axes = (m.batch[0], m.outs, m.ins)
-    names = ("ffn_up_exps",) if m.module.endswith("up_proj") else ("ffn_down_exps",)
+    names: tuple[str, ...] = ("ffn_up_exps",) if m.module.endswith("up_proj") else ("ffn_down_exps",)
     if halves:
         names = ("ffn_gate_up_exps",) if whole else ("ffn_gate_exps", "ffn_up_exps")
         axes = (m.batch[0], (m.outs[0], 2 * m.rows), m.ins) if whole else axes
