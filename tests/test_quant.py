@@ -11,6 +11,7 @@ import pytest
 from tonnage import api, quant
 from tonnage.errors import ConfigError, InputError, TonnageError, UnsupportedError
 from tonnage.formats import FORMATS
+from tonnage.memory.ggml.choices import text_of
 from tonnage.memory.weights import stored, total
 from tonnage.quant._stored import Matrix, expression
 from tonnage.registry import names
@@ -92,6 +93,49 @@ def test_a_real_gguf_file():
     found = list(quant.stored(api.load("smollm2-135m"), quant.recipe(quant.called("q4_1"))))
     assert len(found) == len({t.name for _, t, _ in found}) == 272
     assert size("smollm2-135m", {"quant_method": "gguf", "recipe": "q4_1"}) == 96_576_768
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "tensors", "nbytes"),
+    [
+        # llama.cpp v0.5.0: its converter on each config, and what llama_model_quantize chose with dry_run, tensor by
+        # tensor (scripts/llamacpp/quantize.py, which found the same name, shape and format for each).
+        ("qwen3.5-9b", "f16", 427, 17_909_729_280),
+        ("qwen3.5-9b", "q4_k_m", 427, 5_618_141_184),
+        ("qwen3.5-9b", "iq4_xs", 427, 5_216_929_792),
+        ("qwen3.5-35b-a3b", "q4_k_m", 733, 21_155_768_832),
+        ("qwen3.5-35b-a3b", "iq4_xs", 733, 18_928_323_072),
+        ("gemma-4-31b", "q4_k_m", 833, 18_671_229_168),
+        ("gemma-4-26b-a4b", "q4_k_m", 658, 16_780_192_888),
+        ("gemma-4-26b-a4b", "iq4_xs", 658, 14_047_985_784),
+        ("qwen3-next-80b-a3b", "q4_k_m", 843, 48_483_058_688),
+        ("glm-4.5-air", "q4_k_m", 780, 70_438_853_120),
+        ("glm-4.7-flash", "q4_k_m", 844, 18_123_246_080),
+        ("nemotron-3-nano-30b-a3b", "f16", 401, 63_173_608_704),
+        ("nemotron-3-nano-30b-a3b", "q4_k_m", 401, 24_507_234_048),
+        ("nemotron-3-super-120b-a12b", "iq4_xs", 763, 67_661_066_240),
+        ("nemotron-h-56b", "q4_k_m", 701, 33_864_189_952),
+        ("lfm2.5-vl-1.6b", "q4_k_m", 148, 728_509_440),
+        ("lfm2.5-vl-1.6b", "iq4_xs", 148, 666_233_856),
+        ("exaone-4.0-32b", "q4_k_m", 707, 19_339_595_776),
+        ("olmo-3-32b", "q4_k_m", 707, 19_478_450_544),
+        ("devstral-small-2-24b", "q4_k_m", 363, 14_326_026_240),
+        ("minimax-m2", "q4_k_m", 809, 138_334_096_384),
+        ("kimi-k2.5", "q4_k_m", 1096, 620_550_916_096),
+        ("llama-4-scout-17b-16e", "iq4_xs", 628, 58_274_921_216),
+        ("deepseek-v3", "q4_k_m", 1086, 404_488_847_360),
+        ("deepseek-v3.2", "f16", 1391, 1_344_026_790_912),
+        ("glm-5", "q4_k_m", 1782, 448_404_833_280),
+        ("qwen3-vl-30b-a3b", "q4_k_m", 579, 18_550_716_416),
+        ("mamba-130m", "q4_k_m", 242, 88_118_256),
+        ("mamba-codestral-7b", "q4_k_m", 579, 4_146_708_480),
+    ],
+)
+def test_gguf_files_of_llama_cpp_itself(model, recipe, tensors, nbytes):
+    plan = quant.recipe(quant.called("gguf-f16" if recipe == "f16" else recipe)).plan
+    found = [t for _, t, _ in plan(text_of(api.load(model)))]
+    assert len(found) == len({t.name for t in found}) == tensors
+    assert sum(FORMATS[t.dtype].nbytes(t.numel) for t in found) == nbytes
 
 
 @pytest.mark.parametrize(

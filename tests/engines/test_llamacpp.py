@@ -155,6 +155,28 @@ def test_the_graph_has_as_many_nodes_as_the_log_says(
     assert seen == [nodes]
 
 
+@pytest.mark.parametrize(
+    ("model", "said", "figures"),
+    [
+        # llama.cpp v0.5.0 (@node-llama-cpp/linux-x64 3.22.1) on a device of scripts/llamacpp/device.c, its log in MiB:
+        # weights, compute buffer of the device, compute buffer of the host.
+        ("qwen3.5-9b", {"quant": "q4_k_m", "context": 16384, "flash_attn": "off"}, ["4812.25", "588.01", "52.01"]),
+        ("lfm2.5-vl-1.6b", {"quant": "q4_k_m", "context": 16384, "flash_attn": "off"}, ["694.76", "1074.01", "42.01"]),
+        ("devstral-small-2-24b", {"quant": "q4_k_m", "context": 16384, "flash_attn": "off"},
+         ["13302.36", "1096.01", "56.01"]),
+        ("glm-4.7-flash", {"quant": "q4_k_m", "context": 16384, "flash_attn": "off"}, ["17113.54", "742.88", "40.01"]),
+        ("qwen3-vl-30b-a3b", {"quant": "q4_k_m", "context": 16384, "flash_attn": "off"},
+         ["17524.43", "1098.01", "54.01"]),
+        ("qwen3.5-35b-a3b", {"quant": "f16", "context": 8192}, ["65182.24", "76.02", "16.02"]),
+    ],
+)  # fmt: skip
+def test_buffers_of_models_of_2026(model: str, said: dict[str, Any], figures: list[str]) -> None:
+    said = {**said, "dtype": "fp16", "quant": "none"} if said["quant"] == "f16" else said
+    result = served(model, **said)
+    found = [printed(result, text)[0] for text in ("CUDA0 model", "CUDA0 compute", "CUDA_Host compute")]
+    assert [text.strip().removesuffix(" MiB") for text in found] == figures
+
+
 def test_the_smallest_block_that_holds_it_is_taken() -> None:
     blocks = Blocks(32)
     at = [blocks.take(n) for n in (100, 40, 300, 40)]
