@@ -69,6 +69,12 @@ def test_windowed_layers_have_a_cache_of_their_own() -> None:
     assert printed(older, "CUDA0 KV buffer") == [" 9216.00 MiB", " 9216.00 MiB"]
 
 
+def test_chunked_layers_keep_a_chunk() -> None:
+    # llama.cpp v0.5.0 on Llama 4 Scout cut to 4 layers, 65,536 cells: 256.00 MiB of one layer, 102.00 of three chunked.
+    result = served("llama-4-scout-17b-16e", quant="q4_k_m", context=65536, parallel=1)
+    assert printed(result, "CUDA0 KV buffer") == [" 3072.00 MiB", " 1224.00 MiB"]
+
+
 @pytest.mark.parametrize(("slots", "mib"), [(3, 448.875), (4, 598.5)])
 def test_states_are_fp32_for_every_slot(slots: int, mib: float) -> None:
     # ggml-org/llama.cpp pull request 23792 (448.88 MiB for 3) and LM Studio issue 1862 (598.50 MiB for 4).

@@ -33,7 +33,7 @@ ALIGN: Final = 128
 
 WINDOWED: Final = (
     "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "gpt_oss", "cohere2", "olmo3", "exaone4", "afmoe",
-    "granite_swa", "mellum", "mimo_v2_flash", "laguna", "cohere2_moe", "exaone_moe",
+    "granite_swa", "mellum", "mimo_v2_flash", "laguna", "cohere2_moe", "exaone_moe", "llama4_text",
 )  # fmt: skip
 """Models whose windowed layers have a cache of their own; others (Mistral, Phi-3, StarCoder2) keep every token."""
 
