@@ -58,6 +58,7 @@ def test_what_transformers_says_of_its_classes() -> None:
     from transformers.models.auto import modeling_auto as auto
 
     kinds = {**auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, **auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
+    kinds |= auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
     found = {kind: getattr(transformers, name) for kind, name in kinds.items()}
     without = {kind for kind, c in found.items() if c._supports_sdpa and not c._supports_flash_attn}
     assert without == WITHOUT_FLASH

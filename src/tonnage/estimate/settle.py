@@ -145,8 +145,9 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
 
 
 WITHOUT_FLASH: Final = frozenset((
-    "axk2", "blt", "deepseek_v32", "doge", "dots3_note", "dots3_note_text", "glm_moe_dsa", "inkling_text", "layoutlm",
-    "llama4", "llama4_text", "minimax_m3_vl_text", "mllama", "mt5", "qwen4_exp", "qwen4_exp_text", "t5",
+    "axk2", "blt", "deepseek_v32", "doge", "dots3_note", "dots3_note_text", "glm_moe_dsa", "granite_speech",
+    "granite_speech_plus", "inkling_text", "layoutlm", "llama4", "llama4_text", "minimax_m3_vl_text", "mllama", "mt5",
+    "qwen4_exp", "qwen4_exp_text", "seamless_m4t", "seamless_m4t_v2", "t5", "t5gemma2", "umt5",
 ))  # fmt: skip
 """Types whose class in transformers 5.23 says that it does not support flash-attn, though it does support sdpa."""
 OWN_FLASH: Final = frozenset(("bark", "falcon", "gpt_bigcode"))
