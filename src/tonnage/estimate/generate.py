@@ -9,7 +9,6 @@ from tonnage.devices import Device
 from tonnage.engines import Deployment, Engine, Setting
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.lines import Terms, lines, reserves
-from tonnage.estimate.loading import held
 from tonnage.estimate.moments import instants, largest
 from tonnage.estimate.result import Fit
 from tonnage.estimate.serving import Run, Session
@@ -71,7 +70,7 @@ def deploy(model: Model, s: Setting, engine: Engine) -> Deployment:
         workspace=cublas_workspace(device.architecture if device is not None else "") if caching(device) else 0,
         shares=quantized,
         tuning=_unpacked(model, s) if quantized else None,
-        loaded=held(model, s.version, s.dtype) if s.recipe is None else 0,
+        again=_again(model, s),
     )
     rank, missing, ran = _rank(model, session, device, engine)
     doubt = (*model.ignored, *missing)
@@ -110,6 +109,16 @@ def _unpacked(model: Model, s: Setting) -> Tuning | None:
         return None
     names = local_names(model, quant.packed_modules(model, recipe))
     return Tuning(packed=packed(recipe.trains, names, s.dtype, recipe.nested))
+
+
+def _again(model: Model, s: Setting) -> int:
+    """What the block that loading begins with counts twice; newer releases count everything once. [byte]"""
+    if s.recipe is not None or s.version >= (5, 0):
+        return 0
+    # Imported late: only an older release needs it.
+    from tonnage.estimate.loading import loader, tied
+
+    return tied(model, s.dtype) if loader(s.version).ties else 0
 
 
 def _same_format(s: Setting, engine: Engine) -> None:
@@ -158,7 +167,11 @@ def _rank(model: Model, s: Session, device: Device | None, engine: Engine) -> tu
     peak, runner_up = largest(found)
     moment = next(m for m in run.moments() if m.name == peak.name)
     components = lines(moment, run.held.values(), _why(run, engine)) + reserves(
-        moment.level.allocated, run.weights.allocated, caching=caching(device), device=device, loaded=s.loaded
+        moment.level.allocated,
+        run.weights.allocated,
+        caching=caching(device),
+        device=device,
+        loaded=run.weights.requested + s.again if s.again else 0,
     )
     rank = Rank(
         rank="pp0",

@@ -240,18 +240,6 @@ def tied(model: Model, form: str) -> int:
     return 0 if head is None or head.alias_of is None else FORMATS[form].nbytes(head.V * head.D)
 
 
-def held(model: Model, version: Version, form: str) -> int:
-    """What the cache holds at least once weights that are not packed were loaded with a ``device_map``. [byte]"""
-    own = loader(version)
-    weights = sum(
-        times * (FORMATS[form] if t.dtype is None else FORMATS[t.dtype]).nbytes(t.numel)
-        for times, group in model.groups()
-        for t in group
-        if t.alias_of is None and not is_buffer(t)
-    )
-    return (weights + (tied(model, form) if own.ties else 0)) if own.warms else 0
-
-
 def warmed(found: list[Item], loading: Loading, again: int = 0) -> int:
     """The block that is allocated first, and given back; ``again`` is what tied tensors add to it. [byte]"""
     stored = [i for i in found if not i.buffer]

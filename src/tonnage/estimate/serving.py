@@ -38,7 +38,7 @@ class Session(Record):
         workspace: of matrix products. [byte]
         shares: the weights by part and format, where they are quantized; empty where all are in ``dtype``.
         tuning: the matrices that are packed, where a pass unpacks them.
-        loaded: what the cache holds since the weights came. [byte]
+        again: of the weights, what loading them counted twice. [byte]
     """
 
     dtype: str
@@ -51,7 +51,7 @@ class Session(Record):
     workspace: int
     shares: tuple[Share, ...] = ()
     tuning: Tuning | None = None
-    loaded: int = 0
+    again: int = 0
 
 
 class Reading:

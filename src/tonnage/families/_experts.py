@@ -174,22 +174,31 @@ def even(width: int) -> int:
 
 
 def ahead(
-    layer: Layer, index: int, D: int, V: int, *, tables: bool = True, last: str = "shared_head.norm", path: str = ""
+    layer: Layer,
+    index: int,
+    D: int,
+    V: int,
+    *,
+    tables: bool = True,
+    names: tuple[str, str, str] = ("enorm", "hnorm", "eh_proj"),
+    last: str = "shared_head.norm",
+    path: str = "",
 ) -> Iterator[Tensor]:
     """One layer of multi-token prediction: a layer with experts, two norms, a projection of both inputs.
 
     A checkpoint stores embedding and head with it once more; a model that runs it shares the main ones. For
     DeepSeek-V3 that is 13.46 B, of which 11.61 B are its own; its authors tell 14 and 11.5. GLM-4.6 leaves both out
     (https://github.com/ggml-org/llama.cpp/pull/16359), which its config does not tell: its stored sum is 1.55 B less.
-    ``tables``: whether they are stored; ``last``: the norm behind the layer; ``path``:
-    where it stands, if not behind the model's own layers.
+    ``tables``: whether they are stored; ``names``: of the norms and the projection of the inputs; ``last``: the norm
+    behind the layer; ``path``: where it stands, if not behind the model's own layers.
     References: arXiv:2412.19437, section 2.2; README_WEIGHTS.md in https://huggingface.co/deepseek-ai/DeepSeek-V3.
     """
     width, path = (("D", D),), path or f"model.layers.{index}."
     own: list[Tensor] = [t for t in layer.weights() if t.role != "buffer"]
-    own += Norm("enorm", width).weights()
-    own += Norm("hnorm", width).weights()
-    own += Linear("eh_proj", (("X", 2), ("D", D)), width, "feed_forward").weights()
+    token, hidden, join = names
+    own += Norm(token, width).weights()
+    own += Norm(hidden, width).weights()
+    own += Linear(join, (("X", 2), ("D", D)), width, "feed_forward").weights()
     own += Norm(last, width).weights()
     if tables:
         own.append(Tensor("embed_tokens.weight", (("V", V), ("D", D)), "embedding"))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
-from tonnage.arch.layers import Linear, Norm
-from tonnage.arch.model import Layer, Model
+from tonnage.arch.model import Model
 from tonnage.families import Family, family_of
+from tonnage.families._experts import ahead
 from tonnage.keys import Keys
-from tonnage.tensors import Tensor
+
+NAMES: Final = ("token_layernorm", "hidden_layernorm", "input_proj")
+"""Norms of the two inputs of the layer that predicts a further token, and their projection."""
 
 
 def read(k: Keys) -> Model:
@@ -17,20 +18,13 @@ def read(k: Keys) -> Model:
     # Its attention has Qwen2's biases whatever this says.
     k.skip("attention_bias")
     model = family_of("qwen2").read(k)
-    last = model.decoder.layers[-1]
-    further = k.want("num_nextn_predict_layers", 0)
-    return model.but(apart=tuple(t for i in range(further) for t in _ahead(last, i, model.width)))
-
-
-def _ahead(layer: Layer, index: int, D: int) -> Iterator[Tensor]:
-    """A layer of the model's own kind behind a projection of both inputs; embedding and head are the model's own."""
-    width = (("D", D),)
-    own = [t for t in layer.weights() if t.role != "buffer"]
-    for name in ("token_layernorm", "hidden_layernorm", "final_layernorm"):
-        own += Norm(name, width).weights()
-    own += Linear("input_proj", (("X", 2), ("D", D)), width, "feed_forward").weights()
-    for t in own:
-        yield t.placed(f"model.mtp_layers.{index}.", index)
+    last, D, V = model.decoder.layers[-1], model.width, model.vocabulary
+    further = range(k.want("num_nextn_predict_layers", 0))
+    stored = (
+        ahead(last, i, D, V, tables=False, names=NAMES, last="final_layernorm", path=f"model.mtp_layers.{i}.")
+        for i in further
+    )
+    return model.but(apart=tuple(t for layer in stored for t in layer))
 
 
 FAMILY: Final = Family(
