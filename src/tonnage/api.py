@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device, device
 from tonnage.errors import InputError
 from tonnage.estimate.result import Result
+from tonnage.record import stated
 from tonnage.timeline import Component
 from tonnage.workload import workload
 
@@ -173,7 +173,7 @@ def train(
     where = _calibrated(where, calibration)
     result = answer(m, w, where, in_use=held, beside=beside, doubt=doubt)
     found = _answer(result, m, w, where, held, suggest=suggest, beside=beside)
-    return replace(found, caveats=(*found.caveats, *told)) if told else found
+    return found.but(caveats=(*found.caveats, *told)) if told else found
 
 
 HEADS: Final = {"reward": "classify:1", "embed": "none"}
@@ -254,7 +254,7 @@ def serve(
         from tonnage.plan.inverse import table as rows
 
         extras["table"] = rows(m, w, where, held, table)
-    return replace(found, caveats=(*found.caveats, *told), extras=extras)
+    return found.but(caveats=(*found.caveats, *told), extras=extras)
 
 
 def fitting(**said: Any) -> dict[str, Any]:
@@ -279,7 +279,7 @@ def _answer(
         from tonnage.plan.suggest import suggested
 
         result = suggested(result, model, w, where, held, beside)
-    return Answer(**{f.name: getattr(result, f.name) for f in fields(result)})
+    return Answer(**stated(result))
 
 
 def _may_fit(result: Result) -> bool:
@@ -322,7 +322,7 @@ def trace(target: Any = None, *, task: str | None = None, **said: Any) -> Any:
         asked = ask.taken(said)
         w = workload(kind, said)
         result = ask.model(raw.config, raw.name, w, place(w.gpu, w.in_use), _described(target, asked.head), asked)
-    return Answer(**{f.name: getattr(result, f.name) for f in fields(result)})
+    return Answer(**stated(result))
 
 
 def _described(source: ModelLike, head: str | None) -> Model | None:

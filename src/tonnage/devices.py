@@ -8,11 +8,11 @@ prints, and what a process is given. ``Device.capacity`` picks the last one that
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from tonnage import units
 from tonnage.errors import InputError, UnsupportedError, nearest
+from tonnage.record import Value
 from tonnage.rows import Rows
 
 KEPT_BACK_LOW: Final = 224 * units.MiB
@@ -60,8 +60,7 @@ class Calibration(NamedTuple):
     """Releases, in words."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Device:
+class Device(Value):
     """One accelerator, one slice of one, or a bare size."""
 
     name: str
@@ -92,9 +91,9 @@ class Device:
     memory_type: str | None = None
     bandwidth: int | None = None
     """To its own memory. [byte/s]"""
-    rates: Mapping[str, int] = field(default_factory=dict, hash=False)
+    rates: Mapping[str, int] = {}
     """Precision to dense peak, with fp32 accumulation. [FLOP/s]"""
-    links: Mapping[str, int] = field(default_factory=dict, hash=False)
+    links: Mapping[str, int] = {}
     """Kind of link to bandwidth in one direction, all links of that kind together. [byte/s]"""
     sms: int | None = None
     unified: bool = False

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Literal, get_args
+
+from tonnage.record import Value
 
 Axis = tuple[str, int]
 Axes = tuple[Axis, ...]
@@ -38,8 +39,7 @@ def size(axes: Axes) -> int:
     return math.prod([n for _, n in axes])
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(Value):
     """A named array. Everything else - parameters, bytes, shards - is derived from it.
 
     Args:

@@ -19,6 +19,7 @@ ANSWER = ("train", "llama-3.1-8b", "--gpu", "h100-sxm-80gb")
 BANNED = frozenset(
     [
         "asyncio",
+        "dataclasses",
         "difflib",
         "email",
         "http",
@@ -117,25 +118,15 @@ ALLOWED = frozenset(
 )
 """Modules of the package that this answer may import: one family, one stack, no engine, no search for a suggestion."""
 
-MOST_DATACLASSES = 9
-"""Each costs about a millisecond to create. May fall; raise it only for a class that every answer needs."""
-
 PROBE = """
 import sys
 before = set(sys.modules)
-import dataclasses
-made = []
-real = dataclasses._process_class
-def counted(cls, *args, **kwargs):
-    made.append(f"{cls.__module__}.{cls.__qualname__}")
-    return real(cls, *args, **kwargs)
-dataclasses._process_class = counted
 EXTRA
 from tonnage.cli import main
 code = main(sys.argv[1:])
 modules = sorted(set(sys.modules) - before)
 import json
-print(json.dumps({"code": code, "modules": modules, "dataclasses": made}), file=sys.stderr)
+print(json.dumps({"code": code, "modules": modules}), file=sys.stderr)
 """
 
 
@@ -178,16 +169,8 @@ def test_every_allowed_module_exists() -> None:
     assert {name for name in ALLOWED if find_spec(name) is None} == set()
 
 
-def test_an_answer_creates_few_dataclasses(plain: dict[str, Any]) -> None:
-    assert len(plain["dataclasses"]) <= MOST_DATACLASSES, sorted(plain["dataclasses"])
-
-
 def test_the_checks_can_fail(tmp_path: Path) -> None:
-    extra = (
-        "import difflib, urllib.request, tonnage.families.gemma, tonnage.plan.suggest\n"
-        "dataclasses.dataclass(type('Extra', (), {'__annotations__': {'x': int}}))"
-    )
+    extra = "import dataclasses, difflib, urllib.request, tonnage.families.gemma, tonnage.plan.suggest"
     found = probe(tmp_path, extra)
-    assert {"difflib", "urllib.request", "email"} <= heavy(found)
+    assert {"dataclasses", "difflib", "urllib.request", "email"} <= heavy(found)
     assert {"tonnage.families.gemma", "tonnage.plan.suggest"} <= strange(found)
-    assert "__main__.Extra" in found["dataclasses"]

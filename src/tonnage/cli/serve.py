@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any, Final
 
 import click
@@ -21,19 +20,19 @@ from tonnage.cli.options import (
     text,
     together,
 )
+from tonnage.record import fields
 from tonnage.workload.serving import Serve
 
 
 def _own() -> list[Callable[[Any], Any]]:
     """A flag for every key that only some engines have."""
     out: list[Callable[[Any], Any]] = []
-    for f in fields(Serve):
-        if f.metadata:
-            flag, says = f.name.replace("_", "-"), f.metadata["says"]
-            if f.metadata["kind"] == "switch":
-                out.append(click.option(f"--{flag}/--no-{flag}", f.name, default=None, help=says))
-            else:
-                out.append(text(f"--{flag}", says, "N" if f.metadata["kind"] in ("count", "number") else "TEXT"))
+    for name, key in Serve.keys.items():
+        flag = name.replace("_", "-")
+        if key.kind == "switch":
+            out.append(click.option(f"--{flag}/--no-{flag}", name, default=None, help=key.says))
+        else:
+            out.append(text(f"--{flag}", key.says, "N" if key.kind in ("count", "number") else "TEXT"))
     return out
 
 
@@ -92,7 +91,7 @@ def _models(given: dict[str, Any], *, as_json: bool) -> int:
     from tonnage.cli.show import dumped
     from tonnage.report.inverse import render
 
-    keys = {f.name for f in fields(Serve)} - {"task"}
+    keys = set(fields(Serve)) - {"task"}
     found = api.fitting(**{key: value for key, value in given.items() if key in keys})
     if as_json:
         dumped({"schema": 1, "table": found})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from tonnage.record import Record
@@ -59,8 +58,7 @@ class Fit(Record):
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Result:
+class Result(Record):
     """An answer to ``train`` or ``serve``."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -73,7 +71,7 @@ class Result:
     capacity: Mapping[str, Any] | None = None
     caveats: tuple[str, ...] = ()
     not_modelled: tuple[str, ...] = ()
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = {}
 
     @property
     def fullest(self) -> Rank:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any, Final
 
 from tonnage.arch.model import Model
@@ -22,6 +21,7 @@ from tonnage.estimate.settle import (
 from tonnage.estimate.summary import summary
 from tonnage.estimate.verdict import fit, held
 from tonnage.formats import FORMATS
+from tonnage.record import stated
 from tonnage.releases import shown
 from tonnage.workload.serving import Serve
 
@@ -71,7 +71,7 @@ def answer(
         mesh=mesh,
         device=device,
         in_use=in_use,
-        said={f.name: getattr(w, f.name) for f in fields(w) if getattr(w, f.name) is not None},
+        said={name: value for name, value in stated(w).items() if value is not None},
         search=capacity,
     )
     found = _deployed(model, setting, engine)
@@ -110,11 +110,11 @@ def answer(
 
 def _takes(engine: Engine, w: Serve) -> None:
     """Refuse keys that other engines have."""
-    for f in fields(w):
-        if f.metadata and getattr(w, f.name) is not None and f.name not in engine.takes:
+    for name in w.keys:
+        if getattr(w, name) is not None and name not in engine.takes:
             there = ", ".join(engine.takes) or "none of its own"
             raise InputError(
-                f"{f.name}: {engine.name} has no such setting", key=f.name, value=getattr(w, f.name),
+                f"{name}: {engine.name} has no such setting", key=name, value=getattr(w, name),
                 hint=f"keys of {engine.name}: {there}",
             )  # fmt: skip
 

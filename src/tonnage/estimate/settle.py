@@ -11,6 +11,7 @@ from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.formats import storage_format
+from tonnage.record import fields, stated
 
 if TYPE_CHECKING:
     from tonnage.placement.mesh import Mesh
@@ -304,10 +305,5 @@ def _capability(device: Device | None) -> tuple[int, int] | None:
 
 def filled(w: Train | Serve, values: Mapping[str, Any]) -> dict[str, Any]:
     """The workload as a result repeats it: every key, with what was settled."""
-    from dataclasses import fields
-
-    out: dict[str, Any] = {}
-    for f in fields(w):
-        value = values[f.name] if f.name in values else getattr(w, f.name)
-        out[f.name] = list(value) if isinstance(value, tuple) else value
-    return out
+    out = {**stated(w), **values}
+    return {name: list(out[name]) if isinstance(out[name], tuple) else out[name] for name in fields(w)}

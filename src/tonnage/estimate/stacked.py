@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tonnage.arch.model import Model
@@ -62,7 +61,7 @@ def as_stack(
             doubt = (f"{stack.name}'s own code of {model.model_type} is answered as transformers' operations",)
     if stack.modules and w.lora_targets:
         said["lora_targets"] = _targets(model, w.lora_targets, stack)
-    return model, replace(w, **said), _own(model, w, stack, version) if adapts else None, doubt
+    return model, w.but(**said), _own(model, w, stack, version) if adapts else None, doubt
 
 
 def _own(model: Model, w: Train, stack: Stack, version: Version) -> Callable[[str], Own]:

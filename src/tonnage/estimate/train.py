@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
@@ -120,7 +119,7 @@ def answer(
     adam = since(version, stack.optimizer)
     named = optimizer(adam if (w.optimizer or "adamw") == "adamw" else str(w.optimizer))
     architecture = device.architecture if device is not None else ""
-    built = _built(model, w if w.objective in (None, "sft") else replace(w, loss="full"), stack, device)
+    built = _built(model, w if w.objective in (None, "sft") else w.but(loss="full"), stack, device)
     if built is not None and built.loss is not None and fine is not None and own is None:
         fine.beside_loss(model)
     if built is not None and w.first_step:

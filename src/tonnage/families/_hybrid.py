@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from typing import Final
 
@@ -234,7 +233,7 @@ def wide_attention(k: Keys, path: str, D: int, K: int | None, wide: int, H: int 
 
 def again(parts: tuple[Part, ...], layer: str) -> tuple[Part, ...]:
     """The same block in a later layer: it shares the tensors of the one in ``layer`` and keeps a cache of its own."""
-    tensors = tuple(replace(t, alias_of=f"{layer}{t.name}") for part in parts for t in part.weights())
+    tensors = tuple(t.but(alias_of=f"{layer}{t.name}") for part in parts for t in part.weights())
     return (Loose(tensors=tensors), *(part for part in parts if isinstance(part, KeyValues)))
 
 

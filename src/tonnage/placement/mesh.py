@@ -8,10 +8,10 @@ Reference: https://github.com/pytorch/torchtitan/blob/0c8d0ce3419a0acaa9649f6334
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from tonnage.errors import InputError
+from tonnage.record import Value
 
 DEGREES: Final = {
     "dp": "data parallelism",
@@ -23,8 +23,7 @@ DEGREES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mesh:
+class Mesh(Value):
     """How many ranks share what.
 
     Args:
@@ -53,7 +52,8 @@ class Mesh:
     dp_replicate: int = 1
     sequence_parallel: bool = False
 
-    def __post_init__(self) -> None:
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
         for key, meaning in DEGREES.items():
             degree = getattr(self, key)
             if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -135,12 +134,12 @@ def resolve(inventory: Iterable[Tensor]) -> Inventory:
         while (above := shared.get(root)) is not None:
             root = above
         if root in shared and root != t.name:
-            out.append(replace(t, alias_of=root))
+            out.append(t.but(alias_of=root))
         elif root not in shared and root in owner:
-            out.append(replace(t, alias_of=owner[root]))
+            out.append(t.but(alias_of=owner[root]))
         else:
             owner[root] = t.name
-            out.append(replace(t, alias_of=None))
+            out.append(t.but(alias_of=None))
     return tuple(out)
 
 

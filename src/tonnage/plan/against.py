@@ -7,7 +7,6 @@ digit that was printed, and loses none that was right before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from tonnage.arch.model import Model
@@ -229,7 +228,7 @@ class _Run:
     def answered(self, change: Mapping[str, Any]) -> Result | None:
         """The answer with some keys changed; None where the change is refused."""
         try:
-            return answer(self.model, replace(self.w, **change), self.device, in_use=self.in_use, capacity=False)
+            return answer(self.model, self.w.but(**change), self.device, in_use=self.in_use, capacity=False)
         except TonnageError:
             if not change:
                 raise

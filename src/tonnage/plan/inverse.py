@@ -7,7 +7,6 @@ rows of such tables; nothing here knows a formula.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from tonnage.arch.model import Model
@@ -133,7 +132,7 @@ def _row(
         if where is not None and place is not None and place.name == where.name:
             # With what was measured on it.
             place = where
-        result = answer(model, replace(w, **keys), place, in_use=in_use, capacity=search)
+        result = answer(model, w.but(**keys), place, in_use=in_use, capacity=search)
     except (InputError, UnsupportedError) as e:
         return {**out, "refused": e.message}
     except TonnageError as e:
@@ -188,7 +187,7 @@ def models(
     rows = []
     for name in known:
         model = load(name)
-        asked = replace(w, context=min(w.context, longest(model) or w.context)) if w.context is not None else w
+        asked = w.but(context=min(w.context, longest(model) or w.context)) if w.context is not None else w
         row = _row(model, asked, where, in_use, {}, search=False)
         if row["refused"] is None:
             rows.append({"model": name, "parameters": model.parameters.total, **row})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from tonnage.arch.model import Model
@@ -43,8 +42,8 @@ def suggested(
             best = (bool(alters), again.fit.spare_bytes, found)
     assert result.fit is not None
     if best is None:
-        return replace(result, caveats=(*result.caveats, NO_CHANGE))
-    return replace(result, fit=result.fit.but(suggestion=best[2]))
+        return result.but(caveats=(*result.caveats, NO_CHANGE))
+    return result.but(fit=result.fit.but(suggestion=best[2]))
 
 
 def _estimate(
@@ -56,11 +55,11 @@ def _estimate(
     beside: Mapping[str, Model] | None,
 ) -> Result | None:
     """The answer to the changed workload; None where it is refused."""
-    changed = replace(w, **change)
+    changed = w.but(**change)
     try:
         if isinstance(changed, Train):
             # A change that surely fits needs no replay of the allocator.
-            changed = replace(changed, replay=False)
+            changed = changed.but(replay=False)
             from tonnage.estimate.train import answer as train
 
             return train(model, changed, device, in_use=in_use, beside=beside)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tonnage.errors import InputError, nearest
+from tonnage.record import Value
 from tonnage.rules import counting, sizing, storing, working
 from tonnage.rules.dimensions import TOKENS
 
@@ -27,8 +27,7 @@ CASES: Final[dict[str, str | dict[str, Any]]] = {
 """The texts' cases as models that the project can count: dimensions, or a name of the catalogue."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Rule(Value):
     """One rule of thumb.
 
     Args:
@@ -48,7 +47,7 @@ class Rule:
     statement: str
     unit: str = ""
     function: Callable[..., Number] | None = None
-    example: Mapping[str, Any] = field(default_factory=dict)
+    example: Mapping[str, Any] = {}
     case: str = "123 M"
     note: str = ""
     erratum: str = ""

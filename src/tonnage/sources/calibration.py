@@ -11,7 +11,6 @@ import os
 import statistics
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from tonnage.devices import Calibration, Device
@@ -149,4 +148,4 @@ def applied(where: Device | None, path: str | None) -> Device | None:
         if path is None:
             return where
         raise lacking(named, where.name)
-    return replace(where, calibration=found)
+    return where.but(calibration=found)

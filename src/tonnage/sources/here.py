@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 from tonnage import devices, units
@@ -83,8 +82,7 @@ def described(title: str, total: int, vendor: str) -> Device:
     if row.driver_bytes == total or row.vendor != "NVIDIA":
         return row
     # Another driver or ECC setting than the row's: its measured figure does not hold, the total does.
-    return replace(
-        row,
+    return row.but(
         driver_bytes=total,
         driver_source="this machine's driver",
         usable_bytes=None,
@@ -203,7 +201,7 @@ def _apple() -> Here | None:
     # 0 means that the system decides; a number is a limit that the owner set.
     if wired.isdigit() and int(wired) > 0:
         limit = min(int(wired) * units.MiB, found.memory_bytes)
-        found = replace(found, usable_bytes=limit, usable_source="sysctl iogpu.wired_limit_mb")
+        found = found.but(usable_bytes=limit, usable_source="sysctl iogpu.wired_limit_mb")
     return Here(found, None, 1, "sysctl hw.memsize")
 
 

@@ -6,10 +6,10 @@ A key that is None was not said; the stack or engine decides it, and a result re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from tonnage.errors import InputError, nearest
+from tonnage.record import Record, fields
 from tonnage.units import parse_bytes, parse_count
 
 if TYPE_CHECKING:
@@ -44,6 +44,33 @@ SHARES: Final = ("lora_dropout", "rollout_share")
 W = TypeVar("W", "Train", "Serve")
 
 
+class Key(Record):
+    """A key that its flag on the command line is made of.
+
+    Args:
+        kind: how its value is read: "count" (from 1), "number" (from 0), "share" (from 0 to 1), "switch", "size",
+            "choice" or "text".
+        says: what it means, in one line.
+        choices: the values of a choice.
+    """
+
+    kind: str
+    says: str
+    choices: tuple[str, ...] = ()
+
+
+class Workload(Record):
+    """Base of what is asked: a ``Key`` in the class body is a field that is None where it is not said."""
+
+    keys: ClassVar[Mapping[str, Key]] = {}
+
+    def __init_subclass__(cls) -> None:
+        cls.keys = {name: value for name, value in vars(cls).items() if isinstance(value, Key)}
+        for name in cls.keys:
+            setattr(cls, name, None)
+        super().__init_subclass__()
+
+
 def workload(kind: type[W], said: Mapping[str, Any]) -> W:
     """Check what was said and make a workload of it.
 
@@ -58,22 +85,22 @@ def workload(kind: type[W], said: Mapping[str, Any]) -> W:
     >>> workload(Train, {"seq": "2k"}).seq
     2048
     """
-    known = {f.name: f.metadata for f in fields(kind)}
+    known = fields(kind)
     values: dict[str, Any] = {}
     task = kind.__name__.lower()
     if said.get("task", task) != task:
         raise InputError(f"task = {said['task']!r} is asked of {task}", key="task", value=said["task"])
     for key, value in said.items():
         if key not in known:
-            raise InputError(f"unknown key {key!r}", key=key, value=value, nearest=nearest(key, tuple(known)))
+            raise InputError(f"unknown key {key!r}", key=key, value=value, nearest=nearest(key, known))
         if value is not None:
-            values[key] = _checked(key, value, known[key])
+            values[key] = _checked(key, value, kind.keys.get(key))
     return kind(**values)
 
 
-def _checked(key: str, value: Any, stated: Mapping[str, Any]) -> Any:
-    """A value as its kind is read: ``stated`` is the field's metadata, empty where the lists above tell."""
-    kind = stated.get("kind")
+def _checked(key: str, value: Any, own: Key | None) -> Any:
+    """A value as its kind is read; the lists above tell it where the key does not."""
+    kind = None if own is None else own.kind
     if key in LISTS:
         if not isinstance(value, str | tuple | list) or not all(isinstance(v, str) for v in value):
             raise InputError(f"{key} is a list of texts, not {value!r}", key=key, value=value)
@@ -98,14 +125,14 @@ def _checked(key: str, value: Any, stated: Mapping[str, Any]) -> Any:
         return number
     if not isinstance(value, str):
         raise InputError(f"{key} is a text, not {value!r}", key=key, value=value)
-    return _one_of(key, value, stated.get("choices"))
+    return _one_of(key, value, () if own is None else own.choices)
 
 
-def _one_of(key: str, value: str, choices: tuple[str, ...] | None = None) -> str:
-    choices = choices or CHOICES.get(key)
-    if choices is not None and value.lower() in choices:
+def _one_of(key: str, value: str, choices: tuple[str, ...] = ()) -> str:
+    choices = choices or CHOICES.get(key, ())
+    if value.lower() in choices:
         return value.lower()
-    if choices is not None and value not in choices:
+    if choices and value not in choices:
         raise InputError(
             f"{key} is one of {', '.join(choices)}, not {value!r}",
             key=key,

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tonnage.workload import ATTENTION
+from tonnage.workload import ATTENTION, Key, Workload
 
 
 def own(kind: str, says: str, choices: tuple[str, ...] = ()) -> Any:
-    """A key that only some engines have (``Engine.takes``); its flag on the command line is made of this.
-
-    Args:
-        kind: how its value is read: "count" (from 1), "number" (from 0), "share" (from 0 to 1), "switch", "size",
-            "choice" or "text".
-        says: what it means, in one line.
-        choices: the values of a choice.
-    """
-    return field(default=None, metadata={"kind": kind, "says": says, "choices": choices})
+    """A key that only some engines have (``Engine.takes``), not said by default."""
+    return Key(kind, says, choices)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
-class Serve:
+class Serve(Workload):
     """A serving workload: sequences of one length held at once."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Final
+
+from tonnage.workload import Workload
 
 OBJECTIVE_KEYS: Final = (
     "reference", "completion_length", "teacher", "generations", "steps_per_generation", "rollout", "rollout_share",
@@ -13,8 +14,7 @@ OBJECTIVE_KEYS: Final = (
 """Keys that only an objective other than the next token has."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
-class Train:
+class Train(Workload):
     """A training workload, for one optimizer step in its steady state."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
