@@ -95,6 +95,7 @@ ALLOWED = frozenset(
         "tonnage.memory",
         "tonnage.memory.accounts",
         "tonnage.memory.optimizers",
+        "tonnage.memory.optimizers.plain",
         "tonnage.memory.overhead",
         "tonnage.memory.passes",
         "tonnage.memory.steps",

@@ -10,13 +10,15 @@ from tracing_cases import CONFIGS
 
 import tonnage as tn
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.memory.optimizers import PLACES
 from tonnage.tracing.stream import STATE
 
 LIBRARIES = {
     "adamw-amsgrad": "torch", "rmsprop": "torch", "adagrad": "torch", "nadam": "torch", "adafactor-torch": "torch",
-    "muon": "torch", "adafactor": "transformers", "adamw-8bit": "bitsandbytes", "paged-adamw-8bit": "bitsandbytes",
-    "paged-adamw": "bitsandbytes", "lion-8bit": "bitsandbytes", "lion": "lion_pytorch", "came": "came_pytorch",
-    "schedule-free": "schedulefree", "galore": "galore_torch", "apollo": "apollo_torch",
+    "muon": "torch", "adafactor": "transformers", **dict.fromkeys(PLACES["eight_bit"][:-1], "bitsandbytes"),
+    "lion": "lion_pytorch", "came": "came_pytorch", "schedule-free": "schedulefree", "galore": "galore_torch",
+    "apollo": "apollo_torch", "schedule-free-sgd": "schedulefree", "lamb": "pytorch_optimizer",
+    "grokadamw": "grokadamw", "adam-mini": "adam_mini",
 }  # fmt: skip
 STATES_ONLY = {"adamw-8bit-ao": "torchao", "adamw-4bit-ao": "torchao", "adamw-fp8-ao": "torchao"}
 """Steps that are compiled on a device, and told as their plain code."""
@@ -27,6 +29,11 @@ OTHER_ORDER = {
     ("llama", "adafactor-torch", "bf16-mixed"): -576_000,
     ("gemma2", "adafactor-torch", "bf16"): -435_840,
     ("gemma2", "adafactor-torch", "bf16-mixed"): -871_680,
+    # Most is allocated where each norm is a block, and tensors take most where ratios are made of them.
+    ("llama", "lamb", "bf16"): -92,
+    ("llama", "lamb", "bf16-mixed"): -154,
+    ("gemma2", "lamb", "bf16"): -140,
+    ("gemma2", "lamb", "bf16-mixed"): -234,
 }
 
 

@@ -50,7 +50,7 @@ class ActorCritic(Step):
         self.trained = [*self.trained, *self.critic.trained]
         self.grown = self.grown + self.critic.grown
         self.state = self._state(recipe.optimizer.resident)
-        self.state += self._sum((n, 1) for n in recipe.optimizer.tables(t for t, _ in self.trained))
+        self.state += self._sum((n, 1) for n in recipe.optimizer.tables(self.widths()))
         self.paged = self._state(recipe.optimizer.outside)
 
     def static(self) -> Level:

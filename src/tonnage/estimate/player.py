@@ -335,7 +335,7 @@ class Player:
         self.begin()
         if first:
             o = run.recipe.optimizer
-            for n in o.tables(run.in_order()):
+            for n in o.tables((t, run.stepped_form(t).bytes, 1) for t in run.in_order()):
                 self.take(n)
             for t in run.in_order():
                 for _, n in run.state_of(t, o.resident):

@@ -118,6 +118,7 @@ def answer(
     caveats += told
     adam = since(version, stack.optimizer)
     named = optimizer(adam if (w.optimizer or "adamw") == "adamw" else str(w.optimizer))
+    named = named if named.fitted is None else named.fitted(model.weights())
     architecture = device.architecture if device is not None else ""
     built = _built(model, w if w.objective in (None, "sft") else w.but(loss="full"), stack, device)
     if built is not None and built.loss is not None and fine is not None and own is None:

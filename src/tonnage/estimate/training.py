@@ -57,7 +57,7 @@ class Step(Ledger):
         self.trained, self.idle = reached(model, groups, self.passes, beside)
         self.grown = self._sum((self.bytes_of(t), times) for t, times in self.trained)
         self.state = self._state(recipe.optimizer.resident)
-        self.state += self._sum((n, 1) for n in recipe.optimizer.tables(t for t, _ in self.trained))
+        self.state += self._sum((n, 1) for n in recipe.optimizer.tables(self.widths()))
         self.paged = self._state(recipe.optimizer.outside)
 
     def passed(self, model: Model, *, accumulated: bool) -> Pass:

@@ -33,7 +33,7 @@ def made(model: Any, trained: list[Any], name: str, bits: int, *, paged: bool, r
     optim = real().optim
     # One for the process: what an earlier trace has told it is forgotten.
     optim.GlobalOptimManager._instance = None
-    one = getattr(optim, name)(trained, lr=rate, optim_bits=bits, is_paged=paged)
+    one = getattr(optim, name)(trained, lr=rate, optim_bits=bits, **({"is_paged": True} if paged else {}))
     if bits == 8:
         for module in model.modules():
             if isinstance(module, torch.nn.Embedding) and module.weight.requires_grad:

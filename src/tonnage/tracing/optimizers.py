@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.memory.optimizers import PLACES
 from tonnage.record import Record
 from tonnage.tracing.patches import Patches
 
@@ -124,10 +125,22 @@ def _low_rank(
     return make
 
 
-def _schedule_free(model: Any) -> Made:
-    one = imported("schedulefree").AdamWScheduleFree(trained(model), lr=RATE, foreach=True)
-    one.train()
-    return Made((one,))
+def _schedule_free(name: str) -> Callable[[Any], Made]:
+    def make(model: Any) -> Made:
+        one = getattr(imported("schedulefree"), name)(trained(model), lr=RATE, foreach=True)
+        one.train()
+        return Made((one,))
+
+    return make
+
+
+def _adam_mini(model: Any) -> Made:
+    c = model.config.get_text_config()
+    one = imported("adam_mini").Adam_mini(
+        model.named_parameters(), lr=RATE, dim=c.hidden_size, n_heads=c.num_attention_heads,
+        n_kv_heads=c.num_key_value_heads, verbose=False,
+    )  # fmt: skip
+    return Made((one,), item=1.0)
 
 
 def imported(package: str) -> Any:
@@ -148,15 +161,17 @@ def imported(package: str) -> Any:
 
 PACKAGES: Final = {
     "lion_pytorch": "lion-pytorch", "came_pytorch": "came-pytorch", "galore_torch": "galore-torch",
-    "apollo_torch": "apollo-torch", "pytorch_optimizer": "pytorch-optimizer",
+    "apollo_torch": "apollo-torch", "pytorch_optimizer": "pytorch-optimizer", "adam_mini": "adam-mini",
 }  # fmt: skip
 """Names that pip knows, where they are others."""
 
 NEEDS: Final = {
-    "adamw-8bit": "bitsandbytes", "paged-adamw-8bit": "bitsandbytes", "paged-adamw": "bitsandbytes",
-    "lion-8bit": "bitsandbytes", "galore": "galore_torch", "apollo": "apollo_torch",
+    **dict.fromkeys(PLACES["eight_bit"], "bitsandbytes"), "galore": "galore_torch", "apollo": "apollo_torch",
 }  # fmt: skip
 """Libraries that look for a device as they are imported."""
+
+MOVED: Final = ("grokadamw",)
+"""Optimizers whose state moves between host and device, which tensors without a device cannot."""
 
 OPTIMIZERS: Final[dict[str, Callable[[Any], Made]]] = {
     "adamw-fused": _torch("AdamW", fused=True),
@@ -174,13 +189,27 @@ OPTIMIZERS: Final[dict[str, Callable[[Any], Made]]] = {
     "adamw-8bit": _bitsandbytes("AdamW", 8),
     "paged-adamw-8bit": _bitsandbytes("AdamW", 8, paged=True),
     "paged-adamw": _bitsandbytes("AdamW", 32, paged=True),
+    "adamw-bnb": _bitsandbytes("AdamW", 32),
+    "ademamix": _bitsandbytes("AdEMAMix", 32),
+    "ademamix-8bit": _bitsandbytes("AdEMAMix", 8),
+    "paged-ademamix": _bitsandbytes("AdEMAMix", 32, paged=True),
+    "paged-ademamix-8bit": _bitsandbytes("AdEMAMix", 8, paged=True),
+    "lion-bnb": _bitsandbytes("Lion", 32),
     "lion-8bit": _bitsandbytes("Lion", 8),
+    "paged-lion": _bitsandbytes("Lion", 32, paged=True),
+    "paged-lion-8bit": _bitsandbytes("Lion", 8, paged=True),
+    "rmsprop-bnb": _bitsandbytes("RMSprop", 32),
+    "rmsprop-8bit": _bitsandbytes("RMSprop", 8),
     "adamw-8bit-ao": _torchao("AdamW8bit"),
     "adamw-4bit-ao": _torchao("AdamW4bit"),
     "adamw-fp8-ao": _torchao("AdamWFp8"),
     "lion": _of("lion_pytorch", "Lion"),
     "came": _of("came_pytorch", "CAME"),
-    "schedule-free": _schedule_free,
+    "schedule-free": _schedule_free("AdamWScheduleFree"),
+    "schedule-free-sgd": _schedule_free("SGDScheduleFree"),
+    "lamb": _of("pytorch_optimizer", "Lamb"),
+    "grokadamw": _of("grokadamw", "GrokAdamW"),
+    "adam-mini": _adam_mini,
     "soap": _of("pytorch_optimizer", "SOAP"),
     "galore": _low_rank("galore_torch", "GaLoreAdamW", no_deprecation_warning=True),
     "apollo": _low_rank("apollo_torch", "APOLLOAdamW", {"proj": "random", "scale_type": "channel", "scale": 1.0}),

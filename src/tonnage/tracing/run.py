@@ -153,7 +153,12 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
     from tonnage.tracing.tuning import tuned
 
     # peft asks for autocast by the type of the device, and there is none for meta tensors.
-    shown = job["lora"] is not None or model.config.model_type in COPIES or job.get("liger") is not None
+    shown = (
+        job["lora"] is not None
+        or job.get("optimizer") in optimizers.MOVED
+        or model.config.model_type in COPIES
+        or job.get("liger") is not None
+    )
     backend = job["backend"] or ("cuda" if job["autocast"] else "auto" if shown else "meta")
     # Before anything believes in a device: peft looks for one as it is imported.
     if job["task"] == "train":

@@ -1,0 +1,142 @@
+"""Optimizer state as a map over the parameters, and what the step itself takes.
+
+A module per library or kind; ``PLACES`` says which optimizer lies where, and only that module is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from typing import Final
+
+from tonnage.errors import InputError, nearest
+from tonnage.memory.accounts import blocks
+from tonnage.memory.steps import Group, Trained
+from tonnage.record import Record
+from tonnage.tensors import Axes, Tensor, size
+from tonnage.timeline import Level
+
+TORCH: Final = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/"
+
+LEAST_8BIT: Final = 4096
+"""Tensors with fewer elements keep states in full (``min_8bit_size``; torchao's condition is the same)."""
+
+PLACES: Final = {
+    "plain": (
+        "adamw-fused", "adamw-foreach", "adamw-loop", "adamw-amsgrad", "sgd-momentum", "sgd", "rmsprop", "adagrad",
+        "nadam",
+    ),
+    "factored": ("adafactor", "adafactor-torch", "came"),
+    "eight_bit": (
+        "adamw-8bit", "paged-adamw-8bit", "adamw-bnb", "paged-adamw", "ademamix", "ademamix-8bit", "paged-ademamix",
+        "paged-ademamix-8bit", "lion-bnb", "lion-8bit", "paged-lion", "paged-lion-8bit", "rmsprop-bnb", "rmsprop-8bit",
+        "lamb-8bit",
+    ),
+    "torchao": ("adamw-8bit-ao", "adamw-4bit-ao", "adamw-fp8-ao", "adamw-offload-ao"),
+    "single": (
+        "lion", "schedule-free", "schedule-free-radam", "schedule-free-sgd", "sophia", "lamb", "stable-adamw",
+        "grokadamw", "adam-mini",
+    ),
+    "preconditioned": ("muon", "soap"),
+    "low_rank": ("galore", "apollo"),
+}  # fmt: skip
+"""Modules of this package, and the optimizers that they hold."""
+NAMES: Final = tuple(name for names in PLACES.values() for name in names)
+
+Stored = tuple[str, Axes, str | None]
+"""Name of a state, its axes, and its format; None for the format of the parameter."""
+
+
+class Optimizer(Record):
+    """What an optimizer keeps for each parameter, and what its step takes for a moment.
+
+    Args:
+        name: as the command line takes it.
+        state: tensors on the device for one parameter.
+        step: what one step holds beside them.
+        why: the state in words.
+        source: the code that is followed.
+        hosted: whether a state of a parameter lies on the host, or in memory that host and device share.
+        once: what is kept once for all parameters. [byte]
+        rough: what is left out of the step, where something is.
+        in_fp32: tensors on the device for a parameter in fp32, where they are others.
+        fitted: the same for a model, from its weights, where it is told of more than single parameters.
+    """
+
+    name: str
+    state: Callable[[Tensor], Iterator[Stored]]
+    step: Callable[[Trained], Group]
+    why: str
+    source: str = TORCH
+    hosted: Callable[[Tensor, str], bool] | None = None
+    once: Callable[[Trained], list[int]] | None = None
+    rough: str | None = None
+    in_fp32: Callable[[Tensor], Iterator[Stored]] | None = None
+    fitted: Callable[[Iterable[Tensor]], Optimizer] | None = None
+
+    def resident(self, t: Tensor, form: str) -> Iterator[Stored]:
+        """The part of the state that lies on the device, for a parameter in this format."""
+        state = self.in_fp32 if self.in_fp32 is not None and form == "fp32" else self.state
+        return (s for s in state(t) if not self._out(t, s[0]))
+
+    def outside(self, t: Tensor, form: str) -> Iterator[Stored]:
+        """The part that does not."""
+        return (s for s in self.state(t) if self._out(t, s[0]))
+
+    def _out(self, t: Tensor, name: str) -> bool:
+        return self.hosted is not None and self.hosted(t, name)
+
+    def tables(self, trained: Trained) -> list[int]:
+        """What the optimizer keeps once. [byte]"""
+        return self.once(trained) if self.once is not None else []
+
+    def highest(self, trained: Trained) -> Level:
+        """The most that a step holds for a moment."""
+        best = Level()
+        for group in self.step(trained):
+            level = Level(sum(group), sum(blocks(n) for n in group))
+            best = level if level.allocated > best.allocated else best
+        return best
+
+
+def like(*names: str, form: str | None = None) -> Callable[[Tensor], Iterator[Stored]]:
+    """A state of tensors of the parameter's own shape.
+
+    Args:
+        names: of the tensors.
+        form: their format; None for that of the parameter.
+    """
+
+    def state(t: Tensor) -> Iterator[Stored]:
+        for name in names:
+            yield name, t.axes, form
+
+    return state
+
+
+def optimizer(name: str) -> Optimizer:
+    """The optimizer of that name.
+
+    Raises:
+        InputError: not known.
+    """
+    for place, names in PLACES.items():
+        if name in names:
+            found: tuple[Optimizer, ...] = import_module(f"tonnage.memory.optimizers.{place}").OPTIMIZERS
+            return next(o for o in found if o.name == name)
+    raise InputError(
+        f"unknown optimizer {name!r}", key="optimizer", value=name, nearest=nearest(name, (*NAMES, "adamw")),
+        hint=f"one of {', '.join(NAMES)}",
+    )  # fmt: skip
+
+
+def state(o: Optimizer, parameters: Iterable[Tensor]) -> Iterator[tuple[Tensor, str | None]]:
+    """The optimizer's tensors for a list of parameters, with the format where it is not the parameter's."""
+    for t in parameters:
+        for name, axes, form in o.state(t):
+            yield Tensor(f"{t.name}.{name}", axes, "optimizer", layer=t.layer), form
+
+
+def numel(axes: Axes) -> int:
+    """Elements of a state."""
+    return size(axes)

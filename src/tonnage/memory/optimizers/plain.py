@@ -1,0 +1,59 @@
+"""The optimizers of torch.optim.
+
+Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/adamw.py, adam.py, sgd.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from tonnage.memory import steps
+from tonnage.memory.optimizers import Optimizer, Stored, like
+from tonnage.memory.steps import Bound
+from tonnage.tensors import Tensor
+
+
+def adam_fused(t: Tensor) -> Iterator[Stored]:
+    """Two moments, and a counter for each tensor."""
+    # Only the fused step counts on the device; the others keep their counters on the host.
+    yield "step", (), "fp32"
+    yield from like("exp_avg", "exp_avg_sq")(t)
+
+
+def _none(t: Tensor) -> Iterator[Stored]:
+    yield from ()
+
+
+def adamw(t: Tensor, width: int) -> Iterator[Bound]:
+    """A root, a quotient of it, and that plus epsilon, which keeps its name."""
+    n = t.numel * width
+    yield "denom", n, (n,)
+
+
+OPTIMIZERS: Final = (
+    Optimizer("adamw-fused", adam_fused, steps.nothing, "two moments in the parameters' format and a counter each"),
+    Optimizer(
+        "adamw-foreach",
+        like("exp_avg", "exp_avg_sq"),
+        steps.all_at_once(1),
+        "two moments in the parameters' format",
+    ),
+    Optimizer(
+        "adamw-loop",
+        like("exp_avg", "exp_avg_sq"),
+        steps.looped(adamw),
+        "two moments in the parameters' format",
+    ),
+    Optimizer(
+        "adamw-amsgrad",
+        like("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+        steps.all_at_once(1),
+        "two moments and the largest second one",
+    ),
+    Optimizer("sgd-momentum", like("momentum_buffer"), steps.nothing, "one momentum in the parameters' format"),
+    Optimizer("sgd", _none, steps.nothing, "no state"),
+    Optimizer("rmsprop", like("square_avg"), steps.all_at_once(1), "one second moment in the parameters' format"),
+    Optimizer("adagrad", like("sum"), steps.all_at_once(2), "one sum of squares in the parameters' format"),
+    Optimizer("nadam", like("exp_avg", "exp_avg_sq"), steps.all_at_once(1), "two moments in the parameters' format"),
+)
