@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_trace_against_the_closed_form import SHAPE, compared
+from test_trace_against_the_closed_form import SHAPE, closed_form, compared
 from tracing_cases import CONFIGS
 
 import tonnage as tn
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.memory.optimizers import PLACES
+from tonnage.tracing.levels import levels
 from tonnage.tracing.stream import STATE
 
 LIBRARIES = {
@@ -51,6 +52,25 @@ def test_an_optimizer_takes_what_its_code_does(
         CONFIGS[family], SHAPE | {"optimizer": optimizer, "precision": precision}, monkeypatch, (0, 0, over),
         exact=not over, rounded=False,
     )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-mixed"])
+@pytest.mark.parametrize(("optimizer", "scaled"), [("lomo", 0), ("adalomo", 4)])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_an_optimizer_that_steps_in_hooks(
+    family: str, optimizer: str, scaled: int, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the loss that AdaLOMO scales by a number. [byte]"""
+    pytest.importorskip("lomo_optim")
+    from tracing_cases import traced
+
+    said = SHAPE | {"optimizer": optimizer, "precision": precision}
+    (ahead, back, _), _ = closed_form(CONFIGS[family], said, monkeypatch)
+    found = levels(traced(CONFIGS[family], **said))
+    phases = {name: range(start - 1, stop) for name, start, stop in found.traced.phases()}
+    got = [max(found.requested[i] for i in phases[f"step2.{kind}"]) for kind in ("forward", "backward")]
+    assert [ahead, back + scaled] == got
 
 
 @pytest.mark.filterwarnings("ignore")

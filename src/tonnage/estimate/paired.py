@@ -73,7 +73,8 @@ class PairedStep(Step):
         found = Paired(
             model, batch=r.batch, tokens=r.tokens, targets=r.targets or r.tokens, kernel=r.kernel, weights=r.weights,
             autocast=r.autocast, recompute=r.way(), accumulated=accumulated, keep_logits=r.keep_logits,
-            makes_mask=r.makes_mask, consume=self._stepped if r.in_backward else None, drops=r.drops,
+            makes_mask=r.makes_mask, consume=self._stepped if r.in_backward else None, late=r.optimizer.late,
+            drops=r.drops,
         )  # fmt: skip
         # What a step asks of either is the same.
         return cast(Pass, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tonnage.arch.model import Model
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.settle import tokens_within
+from tonnage.memory.optimizers import Optimizer
 from tonnage.workload.training import Train
 
 
@@ -17,19 +18,21 @@ def averaged(w: Train) -> bool:
     return bool(w.ema)
 
 
-def in_backward(w: Train) -> bool:
+def in_backward(w: Train, optimizer: Optimizer) -> bool:
     """Whether the optimizer steps in the backward pass; what it cannot be combined with is named."""
-    if not w.optimizer_in_backward:
+    if not w.optimizer_in_backward and not optimizer.late:
         return False
     against = {
         "accumulate": (w.accumulate or 1) > 1, "retain": "grads" in w.retain, "first_step": w.first_step,
         "precision": w.precision == "bf16-master",
     }  # fmt: skip
-    for key, said in against.items():
-        if said:
+    said = f"optimizer = {optimizer.name}" if optimizer.late else "optimizer_in_backward"
+    for key, contradicts in against.items():
+        if contradicts:
             raise InputError(
-                f"optimizer_in_backward lets go of every gradient at once, which {key} = {getattr(w, key)} contradicts",
-                key="optimizer_in_backward", value="true", hint=f"leave out {key}",
+                f"{said} lets go of every gradient at once, which {key} = {getattr(w, key)} contradicts",
+                key="optimizer" if optimizer.late else "optimizer_in_backward",
+                value=optimizer.name if optimizer.late else "true", hint=f"leave out {key}",
             )  # fmt: skip
     return True
 

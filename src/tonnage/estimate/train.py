@@ -163,7 +163,7 @@ def answer(
         narrow=narrow,
         scales=scales,
         loss=built.loss if built else None,
-        in_backward=in_backward(w),
+        in_backward=in_backward(w, named),
         master=precision == "bf16-master",
         averaged=averaged(w),
     )

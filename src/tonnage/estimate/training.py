@@ -80,13 +80,16 @@ class Step(Ledger):
             narrow=recipe.narrow,
             loss=recipe.loss,
             consume=self._stepped if recipe.in_backward else None,
+            late=recipe.optimizer.late,
             drops=recipe.drops,
             hosts=recipe.hosts,
         )
 
     def _stepped(self, p: Parameter) -> Iterable[Iterable[int]]:
         """What the optimizer's step for one parameter takes for a moment. [byte]"""
-        return self.recipe.optimizer.step([(Tensor(p.name, p.axes, "norm"), WIDTH[p.dtype], 1)])
+        known = (t for _, inventory in self.groups for t in inventory if (t.name, t.axes) == (p.name, p.axes))
+        t = next(known, Tensor(p.name, p.axes, "norm"))
+        return self.recipe.optimizer.step([(t, WIDTH[p.dtype], 1)])
 
     def stepped_form(self, t: Tensor) -> Format:
         """The format of what the optimizer steps: a master copy's, or the tensor's own."""

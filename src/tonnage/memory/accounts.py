@@ -196,6 +196,7 @@ def back(tape: Tape, root: tuple[Node, int], hand: list[Value], floor: int, firs
     start = len(tape.events)
     account.seed = hand[0].storage
     tape.backward(root, hand.pop(), floor)
+    tape.settle()
     account.backward = Span(tape, start, len(tape.events), first)
     account.gradients = [v.storage for name, v in tape.gradients.items() if name not in others]
 

@@ -59,7 +59,7 @@ class Paired:
         accumulated: gradients of an earlier pass are there.
         keep_logits: the caller holds the model's output through the backward pass.
         makes_mask: attention is handed a mask even where its kernel could do without.
-        consume: as ``memory/passes.py`` has it.
+        consume, late: as ``memory/passes.py`` has them.
         drops: dropout is on.
     """
 
@@ -78,13 +78,14 @@ class Paired:
         keep_logits: bool = False,
         makes_mask: bool = False,
         consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None,
+        late: bool = False,
         drops: bool = True,
     ) -> None:
         assert model.head is not None
         encoder, decoder = model.stacks
         self.model, self.recompute, self.always = model, recompute, makes_mask
         self.tape = tape = Tape(grad=True, weights=weights, autocast=autocast)
-        tape.accumulated, tape.consume = accumulated, consume
+        tape.accumulated, tape.consume, tape.late = accumulated, consume, late
         # One table for both stacks, or for the head as well: its gradients wait for each other.
         tape.tied = model.head.alias_of or decoder.stem.alias_of
         tape.category = "inputs"
@@ -183,6 +184,7 @@ class Paired:
         for part in reversed(forward[:-1]):
             self._part(part.name.replace("forward", "backward") if "forward" in part.name else f"{part.name}, backward")
             tape.unwind(part.floor)
+        tape.settle()
         del seed
         self.parts[-1].stop = len(tape.events)
 

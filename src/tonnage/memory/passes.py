@@ -50,6 +50,7 @@ class Pass:
         loss: what computes head and loss together; None for transformers' own loss of all logits.
         consume: what the optimizer's step for one parameter takes for a moment, where it is made as soon as the
             gradient is there; None where gradients wait for the step.
+        late: as soon as the next one is there instead.
         drops: dropout is on.
         hosts: what is saved goes to the host, and comes back for the step that asks for it.
     """
@@ -73,6 +74,7 @@ class Pass:
         narrow: Narrow | None = None,
         loss: Loss | None = None,
         consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None,
+        late: bool = False,
         drops: bool = True,
         hosts: bool = False,
     ) -> None:
@@ -82,7 +84,7 @@ class Pass:
         self.tape = tape = _tape(hosts)(
             grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else _frozen
         )
-        tape.accumulated, tape.consume = accumulated, consume
+        tape.accumulated, tape.consume, tape.late = accumulated, consume, late
         tape.early = () if tuning is None else tuning.early
         self.head, own = model.head, None if tuning is None else tuning.own
         if own is not None and own.copied and self.head is not None:

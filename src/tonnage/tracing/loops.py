@@ -59,7 +59,12 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
             r.enter(f"step{step}.backward")
             # The gradient that the pass starts from.
             r.outside = LOSS
-            loss.backward()
+            if made.backward is not None:
+                before, r.item = r.item, made.item
+                made.backward(loss)
+                r.item = before
+            else:
+                loss.backward()
             out = None
             _grown(model, r)
             if job["lora"] is not None:

@@ -35,12 +35,16 @@ class Made(Record):
         item: what it reads out of its tensors, for those that do: it tells no size.
         plain: its step is compiled, and traced as the code that is written.
         caveat: what has to be said of its step.
+        kept: state that lies in no ``state``, and the parameter's name.
+        backward: what goes back from the loss, where it is a method of the optimizer's.
     """
 
     steppers: tuple[Any, ...]
     item: float | None = None
     plain: bool = False
     caveat: str | None = None
+    backward: Callable[[Any], None] | None = None
+    kept: tuple[tuple[torch.Tensor, str], ...] = ()
 
 
 def trained(model: Any) -> Parameters:
@@ -134,6 +138,26 @@ def _schedule_free(name: str) -> Callable[[Any], Made]:
     return make
 
 
+def _hooked(name: str) -> Callable[[Any], Made]:
+    """Optimizers that step in hooks, and have the loss go back by a method of theirs."""
+
+    def make(model: Any) -> Made:
+        like, moved = next(model.parameters()), torch.Tensor.cuda
+        # What it makes for a device lies where the model does.
+        torch.Tensor.cuda = lambda t: like.new_empty(t.shape, dtype=t.dtype)
+        try:
+            one = getattr(imported("lomo_optim"), name)(model, lr=RATE)
+        finally:
+            torch.Tensor.cuda = moved
+        kept = [held for key, held in vars(one).items() if key.startswith("exp_avg")]
+        return Made(
+            (), item=1.0, backward=lambda loss: one.fused_backward(loss, RATE),
+            kept=tuple((t, key) for held in kept for key, t in held.items()),
+        )  # fmt: skip
+
+    return make
+
+
 def _adam_mini(model: Any) -> Made:
     c = model.config.get_text_config()
     one = imported("adam_mini").Adam_mini(
@@ -162,6 +186,7 @@ def imported(package: str) -> Any:
 PACKAGES: Final = {
     "lion_pytorch": "lion-pytorch", "came_pytorch": "came-pytorch", "galore_torch": "galore-torch",
     "apollo_torch": "apollo-torch", "pytorch_optimizer": "pytorch-optimizer", "adam_mini": "adam-mini",
+    "lomo_optim": "lomo-optim",
 }  # fmt: skip
 """Names that pip knows, where they are others."""
 
@@ -210,6 +235,8 @@ OPTIMIZERS: Final[dict[str, Callable[[Any], Made]]] = {
     "lamb": _of("pytorch_optimizer", "Lamb"),
     "grokadamw": _of("grokadamw", "GrokAdamW"),
     "adam-mini": _adam_mini,
+    "lomo": _hooked("Lomo"),
+    "adalomo": _hooked("AdaLomo"),
     "soap": _of("pytorch_optimizer", "SOAP"),
     "galore": _low_rank("galore_torch", "GaLoreAdamW", no_deprecation_warning=True),
     "apollo": _low_rank("apollo_torch", "APOLLOAdamW", {"proj": "random", "scale_type": "channel", "scale": 1.0}),
@@ -262,6 +289,7 @@ def states(made: Made, names: Mapping[int, str]) -> Iterator[tuple[torch.Tensor,
         made: the optimizer.
         names: of parameters, by identity.
     """
+    yield from made.kept
     for one in made.steppers:
         for p, held in one.state.items():
             for value in held.values():

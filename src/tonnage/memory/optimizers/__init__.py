@@ -38,6 +38,7 @@ PLACES: Final = {
         "grokadamw", "adam-mini",
     ),
     "preconditioned": ("muon", "soap"),
+    "hooked": ("lomo", "adalomo"),
     "low_rank": ("galore", "apollo"),
 }  # fmt: skip
 """Modules of this package, and the optimizers that they hold."""
@@ -60,6 +61,7 @@ class Optimizer(Record):
         once: what is kept once for all parameters. [byte]
         rough: what is left out of the step, where something is.
         in_fp32: tensors on the device for a parameter in fp32, where they are others.
+        late: it steps within the backward pass, a parameter when the next one's gradient is there.
         fitted: the same for a model, from its weights, where it is told of more than single parameters.
     """
 
@@ -72,6 +74,7 @@ class Optimizer(Record):
     once: Callable[[Trained], list[int]] | None = None
     rough: str | None = None
     in_fp32: Callable[[Tensor], Iterator[Stored]] | None = None
+    late: bool = False
     fitted: Callable[[Iterable[Tensor]], Optimizer] | None = None
 
     def resident(self, t: Tensor, form: str) -> Iterator[Stored]:

@@ -18,7 +18,7 @@ from tonnage.tensors import Axes, Tensor
 HF: Final = "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/optimization.py"
 
 
-def _factors(t: Tensor, name: str, form: str | None) -> Iterator[Stored]:
+def factors(t: Tensor, name: str, form: str | None) -> Iterator[Stored]:
     """Sums over rows and over columns of a matrix; all of a vector."""
     *outer, rows, columns = (1, 1, *t.shape)
     lead: Axes = tuple(("X", n) for n in outer[2:]) if len(t.shape) > 1 else ()
@@ -30,19 +30,19 @@ def _factors(t: Tensor, name: str, form: str | None) -> Iterator[Stored]:
 
 
 def _adafactor(t: Tensor) -> Iterator[Stored]:
-    yield from _factors(t, "exp_avg_sq", "fp32")
+    yield from factors(t, "exp_avg_sq", "fp32")
     yield "RMS", (), "fp32"
 
 
 def _adafactor_torch(t: Tensor) -> Iterator[Stored]:
-    yield from _factors(t, "var", None)
+    yield from factors(t, "var", None)
 
 
 def _came(t: Tensor) -> Iterator[Stored]:
     yield "exp_avg", t.axes, "fp32"
-    yield from _factors(t, "exp_avg_sq", "fp32")
+    yield from factors(t, "exp_avg_sq", "fp32")
     if len(t.shape) > 1:
-        yield from _factors(t, "exp_avg_res", "fp32")
+        yield from factors(t, "exp_avg_res", "fp32")
     yield "RMS", (), None
 
 
