@@ -72,7 +72,7 @@ WRONG = [
     (3, "train llama-3.1-8b --sharding fsdp", "several devices"),
     (2, "train llama-3.1-8b --lora-targets q_proj", "lora_rank"),
     (3, "train llama-3.1-8b --quant nf4", "not trained themselves"),
-    (3, "train llama-3.1-8b --optimizer sophiaz", "sophia"),
+    (2, "train llama-3.1-8b --optimizer sophiaz", "sophia"),
     (2, "train llama-3.1-8b --precision fp8 --seq 77", "multiples of 16"),
     (3, "train mixtral-8x7b --precision fp8", "experts"),
     (3, "train llama-3.1-8b --precision fp8 --lora-rank 8", "lora_rank"),

@@ -19,7 +19,7 @@ LIBRARIES = {
     "muon": "torch", "adafactor": "transformers", **dict.fromkeys(PLACES["eight_bit"][:-1], "bitsandbytes"),
     "lion": "lion_pytorch", "came": "came_pytorch", "schedule-free": "schedulefree", "galore": "galore_torch",
     "apollo": "apollo_torch", "schedule-free-sgd": "schedulefree", "lamb": "pytorch_optimizer",
-    "grokadamw": "grokadamw", "adam-mini": "adam_mini",
+    "shampoo": "pytorch_optimizer", "grokadamw": "grokadamw", "adam-mini": "adam_mini",
 }  # fmt: skip
 STATES_ONLY = {"adamw-8bit-ao": "torchao", "adamw-4bit-ao": "torchao", "adamw-fp8-ao": "torchao"}
 """Steps that are compiled on a device, and told as their plain code."""
@@ -30,6 +30,10 @@ OTHER_ORDER = {
     ("llama", "adafactor-torch", "bf16-mixed"): -576_000,
     ("gemma2", "adafactor-torch", "bf16"): -435_840,
     ("gemma2", "adafactor-torch", "bf16-mixed"): -871_680,
+    # The same; and the norms of the matrix before, two numbers.
+    ("llama", "shampoo", "bf16"): -4,
+    ("llama", "shampoo", "bf16-mixed"): -1_176_584,
+    ("gemma2", "shampoo", "bf16-mixed"): -2_423_304,
     # Most is allocated where each norm is a block, and tensors take most where ratios are made of them.
     ("llama", "lamb", "bf16"): -92,
     ("llama", "lamb", "bf16-mixed"): -154,

@@ -16,11 +16,14 @@ saved tensors), torch/csrc/autograd/input_buffer.cpp (in-place accumulation).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tonnage.formats import FORMATS
 from tonnage.tensors import Axes, size
+
+if TYPE_CHECKING:
+    from tonnage.arch.stepping import Stepping
 
 WIDTH: Final = {name: f.bytes for name, f in FORMATS.items()}
 HALF: Final = ("bf16", "fp16")
@@ -186,10 +189,7 @@ class Tape:
         self.accumulated = False
         # Gradients that are added into older ones, of which there are none in the first pass of several.
         self.added: set[int] = set()
-        self.consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None
-        # Whether that is as late as the next gradient, whose hook makes it; and what waits for it.
-        self.late = False
-        self.waiting: list[Any] | None = None
+        self.stepping: Stepping | None = None
         # Ends of the names of parameters whose gradient is there before the pass: a term of the loss made it.
         self.early: tuple[str, ...] = ()
         # Weights that several steps take, and what a custom step's context holds as long as its output is there.
@@ -392,7 +392,7 @@ class Tape:
             total = self.new("sum of tied gradients", grad.axes, grad.dtype)
             del self.gradients[name], grad
             grad = total
-        elif held is not None and self.consume is not None:
+        elif held is not None and self.stepping is not None:
             grad = self.gradients.pop(name)
         elif held is not None or (self.accumulated and name != self.tied) or name.endswith(self.early):
             if self.accumulated:
@@ -402,33 +402,12 @@ class Tape:
             self.added.add(grad.storage.serial)
         grad.storage.category = "gradients"
         grad.storage.label = f"{name}.grad"
-        if self.consume is not None and (held is not None or name != self.tied):
-            # The optimizer's step for this one tensor, after which its gradient is let go of.
-            due: list[Any] | None = [parameter, grad]
+        if self.stepping is not None and (held is not None or name != self.tied):
+            due: list[Any] = [parameter, grad]
             del grad
-            if self.late:
-                due, self.waiting = self.waiting, due
-            self._step(due)
+            self.stepping.arrived(self, due)
             return
         self.gradients[name] = grad
-
-    def _step(self, due: list[Any] | None) -> None:
-        """The optimizer's step for a parameter, whose gradient is handed over, in groups of what it holds at once."""
-        if due is None or self.consume is None:
-            return
-        grad = due.pop()
-        for group in self.consume(due.pop()):
-            step = [Storage(self, "step of the optimizer", (("X", n),), "uint8", "optimizer_state") for n in group]
-            self.events += [~s.serial for s in step]
-            if self.late:
-                # The first group makes a copy, which takes the gradient's place.
-                grad = None
-        del grad
-
-    def settle(self) -> None:
-        """The step of what still waits for it."""
-        due, self.waiting = self.waiting, None
-        self._step(due)
 
 
 def _spent(*_: Value) -> Grads:

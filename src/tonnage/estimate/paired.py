@@ -73,7 +73,7 @@ class PairedStep(Step):
         found = Paired(
             model, batch=r.batch, tokens=r.tokens, targets=r.targets or r.tokens, kernel=r.kernel, weights=r.weights,
             autocast=r.autocast, recompute=r.way(), accumulated=accumulated, keep_logits=r.keep_logits,
-            makes_mask=r.makes_mask, consume=self._stepped if r.in_backward else None, late=r.optimizer.late,
+            makes_mask=r.makes_mask, stepping=self.stepping(),
             drops=r.drops,
         )  # fmt: skip
         # What a step asks of either is the same.
@@ -93,7 +93,7 @@ class PairedStep(Step):
             yield Moment(name, self.now + span.peak, span)
         loss = [p.tail.output]
         self.take("loss itself", "loss", "the loss itself", level(loss), loss)
-        left = [] if p.tape.accumulated or p.tape.consume is not None else p.grown
+        left = [] if p.tape.accumulated or p.tape.stepping is not None else p.grown
         self.take("gradients", "gradients", "parameters", level(left))
 
 

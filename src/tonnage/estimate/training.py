@@ -19,6 +19,7 @@ from tonnage.tensors import Tensor, size
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
+    from tonnage.arch.stepping import Stepping
     from tonnage.memory.ahead import Ahead
 
 
@@ -79,11 +80,19 @@ class Step(Ledger):
             fused=recipe.fused,
             narrow=recipe.narrow,
             loss=recipe.loss,
-            consume=self._stepped if recipe.in_backward else None,
-            late=recipe.optimizer.late,
+            stepping=self.stepping(),
             drops=recipe.drops,
             hosts=recipe.hosts,
         )
+
+    def stepping(self) -> Stepping | None:
+        """What steps within the backward pass; None where the step waits for its end."""
+        if not self.recipe.in_backward:
+            return None
+        # Imported late: most steps wait.
+        from tonnage.arch.stepping import Stepping
+
+        return Stepping(self._stepped, late=self.recipe.optimizer.late)
 
     def _stepped(self, p: Parameter) -> Iterable[Iterable[int]]:
         """What the optimizer's step for one parameter takes for a moment. [byte]"""

@@ -192,11 +192,12 @@ def back(tape: Tape, root: tuple[Node, int], hand: list[Value], floor: int, firs
     ``hand`` holds the gradient that it starts from, and is emptied: nobody else may keep it alive.
     """
     # The gradient of a tied weight, with which this one's is summed, is another account's where older ones stay.
-    others = set(tape.gradients) if tape.accumulated or tape.consume is not None else set[str]()
+    others = set(tape.gradients) if tape.accumulated or tape.stepping is not None else set[str]()
     start = len(tape.events)
     account.seed = hand[0].storage
     tape.backward(root, hand.pop(), floor)
-    tape.settle()
+    if tape.stepping is not None:
+        tape.stepping.settle(tape)
     account.backward = Span(tape, start, len(tape.events), first)
     account.gradients = [v.storage for name, v in tape.gradients.items() if name not in others]
 

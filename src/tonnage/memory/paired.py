@@ -12,7 +12,7 @@ Leaves out: layers that are dropped at random (``encoder_layerdrop``), counted a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,12 +23,13 @@ from tonnage.arch.loss import cross_entropy
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Layer, Model, Stack
 from tonnage.arch.sound import Sound
-from tonnage.arch.tape import Parameter, Storage, Tape, Value
+from tonnage.arch.tape import Storage, Tape, Value
 from tonnage.memory.accounts import Account, Span, blocks
 from tonnage.memory.passes import windows
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
+    from tonnage.arch.stepping import Stepping
     from tonnage.memory.recompute import Recompute
 
 
@@ -59,7 +60,7 @@ class Paired:
         accumulated: gradients of an earlier pass are there.
         keep_logits: the caller holds the model's output through the backward pass.
         makes_mask: attention is handed a mask even where its kernel could do without.
-        consume, late: as ``memory/passes.py`` has them.
+        stepping: as ``memory/passes.py`` has it.
         drops: dropout is on.
     """
 
@@ -77,15 +78,14 @@ class Paired:
         accumulated: bool = False,
         keep_logits: bool = False,
         makes_mask: bool = False,
-        consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None,
-        late: bool = False,
+        stepping: Stepping | None = None,
         drops: bool = True,
     ) -> None:
         assert model.head is not None
         encoder, decoder = model.stacks
         self.model, self.recompute, self.always = model, recompute, makes_mask
         self.tape = tape = Tape(grad=True, weights=weights, autocast=autocast)
-        tape.accumulated, tape.consume, tape.late = accumulated, consume, late
+        tape.accumulated, tape.stepping = accumulated, stepping
         # One table for both stacks, or for the head as well: its gradients wait for each other.
         tape.tied = model.head.alias_of or decoder.stem.alias_of
         tape.category = "inputs"
@@ -184,7 +184,8 @@ class Paired:
         for part in reversed(forward[:-1]):
             self._part(part.name.replace("forward", "backward") if "forward" in part.name else f"{part.name}, backward")
             tape.unwind(part.floor)
-        tape.settle()
+        if tape.stepping is not None:
+            tape.stepping.settle(tape)
         del seed
         self.parts[-1].stop = len(tape.events)
 

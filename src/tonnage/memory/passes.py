@@ -6,7 +6,7 @@ level at which it started, and what its backward pass takes are then placed wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from tonnage.arch.ends import Stem
@@ -14,7 +14,7 @@ from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.loss import Loss, cross_entropy
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Model, Stack
-from tonnage.arch.tape import Parameter, Storage, Tape, Value
+from tonnage.arch.tape import Storage, Tape, Value
 from tonnage.memory.accounts import Account, Span, ahead, back, blocks, layer_account, level, noted
 from tonnage.tensors import Axes, Axis
 from tonnage.timeline import Level
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tonnage.arch.ends import Head
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
+    from tonnage.arch.stepping import Stepping
     from tonnage.memory.recompute import Recompute
 
 __all__ = ["Account", "Pass", "Span", "blocks", "level", "position_ids", "windows"]
@@ -48,9 +49,7 @@ class Pass:
         fused: kernels that stand for several operations of the model's code.
         narrow: matrices of the layers that are multiplied in fp8.
         loss: what computes head and loss together; None for transformers' own loss of all logits.
-        consume: what the optimizer's step for one parameter takes for a moment, where it is made as soon as the
-            gradient is there; None where gradients wait for the step.
-        late: as soon as the next one is there instead.
+        stepping: what steps a parameter as soon as its gradient is there; None where gradients wait for the step.
         drops: dropout is on.
         hosts: what is saved goes to the host, and comes back for the step that asks for it.
     """
@@ -73,8 +72,7 @@ class Pass:
         fused: Fused | None = None,
         narrow: Narrow | None = None,
         loss: Loss | None = None,
-        consume: Callable[[Parameter], Iterable[Iterable[int]]] | None = None,
-        late: bool = False,
+        stepping: Stepping | None = None,
         drops: bool = True,
         hosts: bool = False,
     ) -> None:
@@ -84,7 +82,7 @@ class Pass:
         self.tape = tape = _tape(hosts)(
             grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else _frozen
         )
-        tape.accumulated, tape.consume, tape.late = accumulated, consume, late
+        tape.accumulated, tape.stepping = accumulated, stepping
         tape.early = () if tuning is None else tuning.early
         self.head, own = model.head, None if tuning is None else tuning.own
         if own is not None and own.copied and self.head is not None:

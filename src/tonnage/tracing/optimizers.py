@@ -238,6 +238,7 @@ OPTIMIZERS: Final[dict[str, Callable[[Any], Made]]] = {
     "lomo": _hooked("Lomo"),
     "adalomo": _hooked("AdaLomo"),
     "soap": _of("pytorch_optimizer", "SOAP"),
+    "shampoo": _of("pytorch_optimizer", "ScalableShampoo", start_preconditioning_step=1),
     "galore": _low_rank("galore_torch", "GaLoreAdamW", no_deprecation_warning=True),
     "apollo": _low_rank("apollo_torch", "APOLLOAdamW", {"proj": "random", "scale_type": "channel", "scale": 1.0}),
 }

@@ -18,14 +18,16 @@ OPTIMIZERS: Final[dict[str, str | None]] = {
     "adamw_bnb_8bit": "adamw-8bit", "adamw_8bit": "adamw-8bit", "paged_adamw_8bit": "paged-adamw-8bit",
     "paged_adamw_32bit": "paged-adamw", "paged_adamw": "paged-adamw", "lion_8bit": "lion-8bit",
     "adamw_torch_8bit": "adamw-8bit-ao", "adamw_torch_4bit": "adamw-4bit-ao", "schedule_free_adamw": "schedule-free",
-    "galore_adamw": "galore", "muon": "muon",
+    "galore_adamw": "galore", "muon": "muon", "ademamix": "ademamix", "ademamix_8bit": "ademamix-8bit",
+    "paged_ademamix_32bit": "paged-ademamix", "paged_ademamix_8bit": "paged-ademamix-8bit", "lion_32bit": "lion-bnb",
+    "paged_lion_32bit": "paged-lion", "paged_lion_8bit": "paged-lion-8bit", "rmsprop_bnb": "rmsprop-bnb",
+    "rmsprop_bnb_32bit": "rmsprop-bnb", "rmsprop_bnb_8bit": "rmsprop-8bit", "lomo": "lomo", "adalomo": "adalomo",
+    "grokadamw": "grokadamw", "schedule_free_radam": "schedule-free-radam", "schedule_free_sgd": "schedule-free-sgd",
+    "apollo_adamw": "apollo", "stable_adamw": "stable-adamw",
     **dict.fromkeys((
-        "adamw_torch_xla", "adamw_torch_npu_fused", "adamw_apex_fused", "adamw_anyprecision", "ademamix",
-        "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "lion_32bit", "paged_lion_32bit",
-        "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw_8bit",
+        "adamw_torch_xla", "adamw_torch_npu_fused", "adamw_apex_fused", "adamw_anyprecision", "galore_adamw_8bit",
         "galore_adafactor", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise",
-        "lomo", "adalomo", "grokadamw", "schedule_free_radam", "schedule_free_sgd", "apollo_adamw",
-        "apollo_adamw_layerwise", "stable_adamw",
+        "apollo_adamw_layerwise",
     )),
 }  # fmt: skip
 """``OptimizerNames``, as a workload has them."""

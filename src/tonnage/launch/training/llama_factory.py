@@ -55,7 +55,7 @@ def _finish(said: dict[str, Any]) -> Settled:
     said.setdefault("attention", "sdpa")
     if not said.pop("_packing", False) and stage != "pt":
         told.append(f"batches are padded to their longest sample: at most the {said['seq']:,} tokens answered for")
-    for key, name in (("_galore", "galore"), ("_muon", "muon")):
+    for key, name in (("_galore", "galore"), ("_muon", "muon"), ("_mini", "adam-mini")):
         if said.pop(key, False):
             said["optimizer"] = name
     return Settled(said, tuple(unmodelled), tuple(told))
@@ -123,7 +123,8 @@ CONFIG: Final = Config(
         Key(("use_muon",), "_muon", truth),
         Key(("use_unsloth", "use_unsloth_gc"), matters="unsloth's kernels and offloaded checkpoints"),
         Key(("upcast_layernorm", "upcast_lmhead_output"), matters="formats of norms and logits"),
-        Key(("use_apollo", "use_badam", "use_adam_mini"), matters="another optimizer: answered without it"),
+        Key(("use_adam_mini",), "_mini", truth),
+        Key(("use_apollo", "use_badam"), matters="another optimizer: answered without it"),
         Key(("use_llama_pro", "freeze_trainable_layers", "freeze_extra_modules"), matters="which layers are trained"),
         Key(("shift_attn", "mixture_of_depths", "rope_scaling"), matters="the model itself is changed"),
         Key(("pissa_init",), matters="the frozen weights become residuals"),

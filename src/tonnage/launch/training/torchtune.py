@@ -43,7 +43,8 @@ OPTIMIZERS: Final = {
     "torchao.prototype.low_bit_optim.AdamW8bit": "adamw-8bit-ao",
     "torchao.prototype.low_bit_optim.AdamW4bit": "adamw-4bit-ao",
     "torchao.prototype.low_bit_optim.AdamWFp8": "adamw-fp8-ao",
-    "torchao.optim.CPUOffloadOptimizer": None, "torchao.prototype.low_bit_optim.CPUOffloadOptimizer": None,
+    "torchao.optim.CPUOffloadOptimizer": "adamw-offload-ao",
+    "torchao.prototype.low_bit_optim.CPUOffloadOptimizer": "adamw-offload-ao",
 }  # fmt: skip
 LOSSES: Final = {
     # Of main, after release 0.6.
@@ -169,6 +170,7 @@ CONFIG: Final = Config(
         Key(("gradient_accumulation_steps",), "accumulate", count),
         Key(("optimizer._component_",), "optimizer", one_of(OPTIMIZERS)),
         Key(("optimizer.fused",), "_fused", truth),
+        Key(("optimizer.offload_gradients",), matters="gradients leave the device as they arrive", harmless=(False,)),
         Key(("optimizer_in_bwd",), "optimizer_in_backward", truth),
         Key(("loss._component_",), "loss", one_of(LOSSES)),
         Key(("dtype",), "_dtype", one_of({"bf16": "bf16", "fp32": "fp32", "fp16": "fp16"})),

@@ -37,7 +37,7 @@ PLACES: Final = {
         "lion", "schedule-free", "schedule-free-radam", "schedule-free-sgd", "sophia", "lamb", "stable-adamw",
         "grokadamw", "adam-mini",
     ),
-    "preconditioned": ("muon", "soap"),
+    "preconditioned": ("muon", "soap", "shampoo"),
     "hooked": ("lomo", "adalomo"),
     "low_rank": ("galore", "apollo"),
 }  # fmt: skip

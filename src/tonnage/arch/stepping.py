@@ -1,0 +1,45 @@
+"""The optimizer's steps within the backward pass: a parameter's gradient dies with its step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tonnage.arch.tape import Parameter, Storage, Tape
+
+
+class Stepping:
+    """What steps a parameter as its gradient is there.
+
+    Args:
+        takes: what the step for one parameter takes for a moment: groups of what it holds at once. [byte]
+        late: as soon as the next gradient is there instead, whose hook makes the step; the first group is a copy, which
+            takes the gradient's place.
+    """
+
+    def __init__(self, takes: Callable[[Parameter], Iterable[Iterable[int]]], *, late: bool) -> None:
+        self.takes = takes
+        self.late = late
+        self.waiting: list[Any] = []
+
+    def arrived(self, tape: Tape, due: list[Any]) -> None:
+        """A parameter and its gradient, which is handed over."""
+        if self.late:
+            due, self.waiting = self.waiting, due
+        self._step(tape, due)
+
+    def settle(self, tape: Tape) -> None:
+        """The step of what still waits for it."""
+        due, self.waiting = self.waiting, []
+        self._step(tape, due)
+
+    def _step(self, tape: Tape, due: list[Any]) -> None:
+        if not due:
+            return
+        grad = due.pop()
+        for group in self.takes(due.pop()):
+            step = [Storage(tape, "step of the optimizer", (("X", n),), "uint8", "optimizer_state") for n in group]
+            tape.events += [~s.serial for s in step]
+            if self.late:
+                grad = None
+        del grad
