@@ -128,6 +128,7 @@ class GroupedQuery(Record):
     buffers: tuple[Tensor, ...] = ()
     seen: int | None = None
     module: ClassVar[str] = "attention"
+    parts: ClassVar[tuple[str, ...]] = ("core_attn",)
     repeats: ClassVar[bool] = False
     """Keys and values are repeated for every query head before any kernel sees them."""
 
@@ -329,6 +330,7 @@ class Latent(Record):
     window: int | None = None
     queries: Linear | None = None
     module: ClassVar[str] = "attention"
+    parts: ClassVar[tuple[str, ...]] = ("core_attn", "mla_up_proj")
 
     @property
     def causal(self) -> bool:
@@ -374,6 +376,8 @@ class Latent(Record):
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Self-attention over ``x`` and the latents cached before it."""
+        if "mla_up_proj" in f.again:
+            return self._discarding(f, x)
         rows, N = x.axes[:2], ("N", self.N)
         q = self._projected(f, x)
         q_pass, q_rot = ops.split(q, ((*rows, N, ("H", self.nope)), (*rows, N, ("H", self.rope))))
@@ -389,6 +393,38 @@ class Latent(Record):
         )
         keys, values = self._expanded(f, latent, k_rot)
         return self._output().forward(f, attend(f, self, queries, keys, values))
+
+    def _discarding(self, f: Forward, x: Value) -> Value:
+        """The same, where what is made of the compressed tensors is let go of behind the kernel, and made again.
+
+        Queries and keys are compressed first, as Megatron-Core does.
+        """
+        # Imported late: most passes compute no module again.
+        from tonnage.arch.discarding import without_output
+
+        rows, N, *first = x.axes[:2], ("N", self.N), *self._queries()
+        last = first.pop()
+        q = x
+        for part in first:
+            q = part.forward(f, q)
+        compressed = self._compress().forward(f, x)
+        latent, k_rot = ops.split(compressed, ((*rows, ("R", self.kv_rank)), (*rows, ("K", 1), ("H", self.rope))))
+        del compressed
+        latent = self._norm().forward(f, latent)
+        tables = f.rotary[self.rotary]
+
+        def expanded(q: Value, latent: Value, k_rot: Value) -> tuple[Value, ...]:
+            q = last.forward(f, q)
+            q_pass, q_rot = ops.split(q, ((*rows, N, ("H", self.nope)), (*rows, N, ("H", self.rope))))
+            q_rot, k_rot = rotate(q_rot, k_rot, *tables, self.rope, style=self.rotary_style)
+            both: Axes = (rows[0], N, rows[1], ("H", self.nope + self.rope))
+            queries = ops.cat((ops.cast(q_pass, q_rot.dtype), q_rot), both, "queries")
+            return queries, *self._expanded(f, latent, k_rot)
+
+        (queries, keys, values), discard = without_output(expanded, q, latent, k_rot, beside=tables)
+        out = attend(f, self, queries, keys, values)
+        discard(out)
+        return self._output().forward(f, out)
 
     def _projected(self, f: Forward, x: Value) -> Value:
         for part in self._queries():

@@ -10,7 +10,7 @@ References: https://github.com/huggingface/transformers/blob/v5.23.0/src/transfo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
@@ -23,6 +23,9 @@ from tonnage.arch.untraced import untold
 from tonnage.errors import ConfigError
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
+
+if TYPE_CHECKING:
+    from tonnage.arch.discarding import Discard
 
 Routing = Literal[
     "softmax-fp32", "softmax", "softmax-input", "softmax-grouped", "sigmoid", "softmax-top", "softmax-top-fp32",
@@ -101,6 +104,11 @@ class Experts(Record):
     module: ClassVar[str] = "moe"
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """What of the block can be computed again by itself."""
+        return ("moe_act",) if self.shared is None else ("moe_act", "shared_experts")
+
+    @property
     def working_set_modelled(self) -> bool:
         """Whether the forward pass is modelled."""
         return self.routing != "own"
@@ -173,7 +181,7 @@ class Experts(Record):
             return self._mixed(f, x, chosen, weights)
         if self.shared_gate is None:
             return self._with_shared(f, x, self.shared, self.used)
-        shared = self.shared.forward(f, x)
+        shared = self._shared(f, self.shared, x)
         _, weights, chosen = self._routed(f, x, self.used)
         out = self._mixed(f, x, chosen, weights)
         gate = ops.unary(self._gate().forward(f, x), "sigmoid", saves="output")
@@ -186,14 +194,25 @@ class Experts(Record):
         if self.order == "outside":
             x = self.but(shared=None).forward(f, x)
             f.held.append(x)
-            return ops.add(x, shared.forward(f, residuals), "routed and shared")
+            return ops.add(x, self._shared(f, shared, residuals), "routed and shared")
         _, weights, chosen = self._routed(f, x, used)
         x = self._mixed(f, x, chosen, weights)
         if self.order == "wide":
-            total = ops.add(ops.cast(x, "fp32"), ops.cast(shared.forward(f, residuals), "fp32"), "routed and shared")
+            total = ops.add(
+                ops.cast(x, "fp32"), ops.cast(self._shared(f, shared, residuals), "fp32"), "routed and shared"
+            )
             return ops.cast(total, residuals.dtype)
-        x = ops.add(x, shared.forward(f, residuals), "routed and shared")
+        x = ops.add(x, self._shared(f, shared, residuals), "routed and shared")
         return x if self.after is None else self.after.forward(f, x)
+
+    @staticmethod
+    def _shared(f: Forward, shared: Gated, x: Value) -> Value:
+        if "shared_experts" not in f.again:
+            return shared.forward(f, x)
+        # Imported late: most passes compute no module again.
+        from tonnage.arch.again import module
+
+        return module(shared, f, x)
 
     def _routed(self, f: Forward, x: Value, used: int) -> tuple[Value, Value, Value]:
         """The router's logits, the chosen experts' weights and the chosen experts.
@@ -274,10 +293,11 @@ class Experts(Record):
         bias = self._bias(f, by_expert, 0)
         held = [sums[name]() if name in sums else None for name, _ in stacks[:1]]
         out = _grouped(rows, held[0] or parameters[0], offsets, (*pairs, ("F", self.F), ("X", 2)), bias)
-        out = self._gated(out)
+        out, discard = self._activated(f, out)
         bias = self._bias(f, by_expert, 1)
         held += [sums[name]() if name in sums else None for name, _ in stacks[1:]]
         out = _grouped(out, held[1] or parameters[1], offsets, (*pairs, ("D", self.D)), bias)
+        discard(out)
         weighed = ops.mul(out, scale.view((*pairs, ("X", 1))), "weighed expert output")
         inverse = tape.new("order restored", pairs, "int64")
         weighed = _taken(weighed, inverse, weighed.axes)
@@ -292,6 +312,16 @@ class Experts(Record):
         name, axes = self._biases()[which]
         return _taken(f.tape.parameter(name, axes), by_expert, (*by_expert.axes, *axes[1:]))
 
+    def _activated(self, f: Forward, both: Value) -> tuple[Value, Discard]:
+        """What goes to the second product, and what lets go of it where it is made again."""
+        if "moe_act" not in f.again:
+            return self._gated(both), _keep
+        # Imported late: most passes compute no module again.
+        from tonnage.arch.discarding import without_output
+
+        (out,), discard = without_output(lambda x: (self._gated(x),), both)
+        return out, discard
+
     def _gated(self, both: Value) -> Value:
         half: Axes = (*both.axes[:3], ("F", self.F))
         if not self.clamped:
@@ -302,6 +332,10 @@ class Experts(Record):
         up = _clamped(up)
         glu = ops.mul(gate, ops.unary(ops.scaled(gate), "sigmoid", saves="output"), "swish")
         return ops.mul(ops.shifted(up), glu, "gated")
+
+
+def _keep(hook: Value) -> None:
+    """Nothing is made again."""
 
 
 def as_loaded(model: Model) -> Model:

@@ -38,7 +38,8 @@ class Storage:
     """Bytes that live and die as one."""
 
     __slots__ = (
-        "axes", "by_heads", "category", "dtype", "label", "nbytes", "owners", "position", "serial", "tape", "viewed",
+        "axes", "borrowed", "by_heads", "category", "dtype", "emptied", "label", "nbytes", "owners", "position", "serial",
+        "tape", "viewed",
     )  # fmt: skip
 
     def __init__(self, tape: Tape, label: str, axes: Axes, dtype: str, category: str) -> None:
@@ -50,12 +51,25 @@ class Storage:
         self.nbytes = size(axes) * WIDTH[dtype]
         self.owners = 0
         self.viewed = False
+        # Its memory was let go of while tensors still share it; another's may have been put in its place.
+        self.emptied = False
+        self.borrowed: Value | None = None
         # Heads lie before tokens: whatever takes both as one axis has to lay it out anew.
         self.by_heads = False
         self.serial = len(tape.born)
         self.position = len(tape.events)
         tape.born.append(self)
         tape.events.append(self.serial)
+
+    def empty(self) -> None:
+        """``untyped_storage().resize_(0)``: its memory dies, whoever shares it."""
+        if self.owners and not self.emptied:
+            self.tape.events.append(~self.serial)
+        self.emptied = True
+
+    def borrow(self, other: Value) -> None:
+        """An emptied storage shows another's memory, and holds it as long as it is shared itself."""
+        self.borrowed = other.detached() if self.owners else None
 
     def __repr__(self) -> str:
         return f"<{self.label} {self.axes} {self.dtype} {self.nbytes} B>"
@@ -79,7 +93,10 @@ class Value:
         storage = self.storage
         storage.owners -= 1
         if not storage.owners:
-            storage.tape.events.append(~storage.serial)
+            if storage.emptied:
+                storage.borrowed = None
+            else:
+                storage.tape.events.append(~storage.serial)
 
     @property
     def tape(self) -> Tape:
@@ -114,7 +131,7 @@ Source = Value | Parameter | None
 class Node:
     """One step of the backward pass."""
 
-    __slots__ = ("asks", "back", "category", "inputs", "pending", "rank", "saved", "takes", "weights_first")
+    __slots__ = ("asks", "back", "before", "category", "inputs", "pending", "rank", "saved", "takes", "weights_first")
 
     def __init__(
         self, inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...], outputs: int, category: str = ""
@@ -127,6 +144,8 @@ class Node:
         )
         self.back = back
         self.saved = saved
+        # What runs when all of its gradient is there, before the step itself.
+        self.before: Callable[[], None] | None = None
         self.pending: list[Value | None] = [None] * outputs
         self.weights_first = False
         # Whether its step is handed the list of gradients, which it empties.
@@ -313,6 +332,9 @@ class Tape:
                 node.back = _spent
                 # What a step of the backward pass takes counts as what the forward step made.
                 self.category = node.category
+                if node.before is not None:
+                    node.before()
+                    node.before = None
                 by_heads = self._laid_out(pending, node.rank)
                 since = len(self.born)
                 given = _moved(pending)

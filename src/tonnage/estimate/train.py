@@ -139,7 +139,7 @@ def answer(
         tokens=seq,
         accumulate=w.accumulate or 1,
         recompute=w.recompute not in (None, "none"),
-        plan=_plan(w, stack),
+        plan=_plan(model, w, stack),
         offloads=offloads(w),
         hosts=hosts(model, w),
         keep_logits="outputs" in w.retain,
@@ -303,14 +303,14 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
     return w.replay is not False
 
 
-def _plan(w: Train, stack: Stack) -> Recompute | None:
+def _plan(model: Model, w: Train, stack: Stack) -> Recompute | None:
     """Which layers are computed again, where it is not all or none."""
     if w.recompute in (None, "none", "full"):
         return None
     # Imported late: most answers do without.
     from tonnage.estimate.savers import plan
 
-    return plan(w, stack)
+    return plan(model, w, stack)
 
 
 def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Implementations | None:
