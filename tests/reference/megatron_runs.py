@@ -1,10 +1,10 @@
 """Megatron-Core's own loss and checkpoints around transformers' models, traced on tensors without data.
 
 ``python tests/reference/megatron_runs.py`` writes data/megatron.json, where Megatron-Core 0.19.0 lies beside torch
-2.13.0 and transformers 5.23.0 (``megatron/core`` of https://github.com/NVIDIA/Megatron-LM at core_v0.19.0 on the path).
-Two of its files are run, tensor_parallel/cross_entropy.py and tensor_parallel/random.py. What stands in: process groups,
-of which there is one rank; states of random numbers, which a trace has none of; and the extension in C++ that lets one
-storage show another's memory, which is told to the recorder instead.
+2.13.0 and transformers 5.23.0 (``megatron/core`` of https://github.com/NVIDIA/Megatron-LM at core_v0.19.0, on the
+path). Two of its files are run, tensor_parallel/cross_entropy.py and tensor_parallel/random.py. What stands in: process
+groups, of which there is one rank; states of random numbers, which a trace has none of; and the extension in C++ that
+lets one storage show another's memory, which is told to the recorder instead.
 """
 
 from __future__ import annotations

@@ -9,10 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import megatron_runs
 import pytest
 import torch
-
-import megatron_runs
 
 RECORDED: list[dict[str, Any]] = json.loads((Path(__file__).parent.parent / "data" / "megatron.json").read_text())[
     "runs"

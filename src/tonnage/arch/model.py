@@ -75,14 +75,9 @@ class Sublayer(Record):
         """What is added to the residual."""
         if "layernorm" in f.again and self.before is not None:
             # Imported late: most passes compute no module again.
-            from tonnage.arch.discarding import without_output
+            from tonnage.arch.discarding import normed
 
-            norm = self.before
-            (y,), discard = without_output(lambda x: (norm.forward(f, x),), x)
-            if self.holds_input:
-                f.held.append(y)
-            x = self._runs(f)(f, y)
-            discard(x)
+            x = normed(f, self.before, x, self._runs(f), f.held if self.holds_input else [])
         elif self.inline and self.before is not None:
             x = self._runs(f)(f, self.before.forward(f, x))
         else:
@@ -143,15 +138,6 @@ class Layer(Record):
         """The layer's tensors, named below the layer."""
         shared = tuple(self.norm.weights()) if self.norm is not None else ()
         return shared + tuple(t for s in self.sublayers for t in s.weights())
-
-    def parts(self) -> set[str]:
-        """What of the layer can be computed again by itself: modules, parts of these, norms before them."""
-        found = {
-            name for s in self.sublayers for name in (getattr(s.block, "module", ""), *getattr(s.block, "parts", ()))
-        }
-        if not self.parallel and not self.wide and any(s.before is not None for s in self.sublayers):
-            found.add("layernorm")
-        return found - {""}
 
     def forward(self, f: Forward, x: Value) -> Value:
         """The layer's output."""

@@ -17,10 +17,13 @@ saved tensors), torch/csrc/autograd/input_buffer.cpp (in-place accumulation).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.formats import FORMATS
 from tonnage.tensors import Axes, size
+
+if TYPE_CHECKING:
+    from tonnage.arch.again import Keeper
 
 WIDTH: Final = {name: f.bytes for name, f in FORMATS.items()}
 HALF: Final = ("bf16", "fp16")
@@ -38,8 +41,8 @@ class Storage:
     """Bytes that live and die as one."""
 
     __slots__ = (
-        "axes", "borrowed", "by_heads", "category", "dtype", "emptied", "label", "nbytes", "owners", "position", "serial",
-        "tape", "viewed",
+        "axes", "borrowed", "by_heads", "category", "dtype", "emptied", "label", "nbytes", "owners", "position",
+        "serial", "tape", "viewed",
     )  # fmt: skip
 
     def __init__(self, tape: Tape, label: str, axes: Axes, dtype: str, category: str) -> None:
@@ -60,16 +63,6 @@ class Storage:
         self.position = len(tape.events)
         tape.born.append(self)
         tape.events.append(self.serial)
-
-    def empty(self) -> None:
-        """``untyped_storage().resize_(0)``: its memory dies, whoever shares it."""
-        if self.owners and not self.emptied:
-            self.tape.events.append(~self.serial)
-        self.emptied = True
-
-    def borrow(self, other: Value) -> None:
-        """An emptied storage shows another's memory, and holds it as long as it is shared itself."""
-        self.borrowed = other.detached() if self.owners else None
 
     def __repr__(self) -> str:
         return f"<{self.label} {self.axes} {self.dtype} {self.nbytes} B>"
@@ -152,14 +145,6 @@ class Node:
         self.takes = False
         self.asks = bool(saved)
         self.rank = 0
-
-
-class Keeper(Protocol):
-    """What a checkpoint keeps of the operations that it runs again."""
-
-    def results(self, op: str, make: Callable[[], tuple[Value, ...]], *, again: bool) -> tuple[Value, ...]:
-        """What an operation makes: anew, or what was kept of it."""
-        ...
 
 
 class Tape:
@@ -271,17 +256,9 @@ class Tape:
         return make() if self.keeper is None else self.keeper.results(op, make, again=self.recording)
 
     def record(
-        self,
-        outputs: tuple[Value, ...],
-        inputs: tuple[Source, ...],
-        back: Back,
-        saved: tuple[Value, ...],
-        *,
-        custom: bool = False,
-        weights_first: bool = False,
-        flat: bool = False,
-        keeps_weight: bool = False,
-    ) -> None:
+        self, outputs: tuple[Value, ...], inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...], *,
+        custom: bool = False, weights_first: bool = False, flat: bool = False, keeps_weight: bool = False,
+    ) -> None:  # fmt: skip
         """Put a node on the tape if any input needs a gradient.
 
         What is ``flat`` takes tokens as rows, whatever its output is viewed as. ``keeps_weight`` tells that a weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tonnage.arch import again
 from tonnage.arch.chunked import Chunked
 from tonnage.arch.cut import Cut
 from tonnage.arch.fused import Fused
@@ -32,8 +33,8 @@ TOLD: Final = {
     "log-softmax of all is kept",
     "cut": "the loss is Apple's cut cross entropy: no logits in memory; every label counts but each sequence's first",
     "trl": "the loss is that of TRL 1.16's SFTTrainer: tiles of logits, each made again in the backward pass",
-    "vocab-parallel": "the loss is Megatron-Core's vocab_parallel_cross_entropy, unfused, in a group of one: the softmax "
-    "is kept in fp32 and becomes the gradient in its place; the batch holds labels and a mask of the loss besides",
+    "vocab-parallel": "the loss is Megatron-Core's vocab_parallel_cross_entropy, unfused, in a group of one: the "
+    "softmax is kept in fp32 and becomes the gradient in its place; the batch holds labels and a mask of the loss",
 }
 
 
@@ -192,7 +193,7 @@ def plan(model: Model, w: Train, stack: Stack) -> Recompute | None:
             value=w.recompute,
         )  # fmt: skip
     for name in sorted(found.modules) if found is not None else ():
-        there = {part for stack in model.stacks for layer, _ in stack.distinct() for part in layer.parts()}
+        there = {part for stack in model.stacks for layer, _ in stack.distinct() for part in again.parts(layer)}
         if name not in there:
             raise InputError(
                 f"recompute = {name}: no layer of {model.model_type} has such a part", key="recompute",

@@ -64,8 +64,8 @@ class Recompute(Record):
                 "reentrance; Megatron's own holds the module's output and gradient besides, until it is through"
             )
             also = (
-                f"the output of each layer's {', '.join(freed)} is let go of when the next module has run, and made again "
-                "before its backward pass, as Megatron-Core's CheckpointWithoutOutput does"
+                f"the output of each layer's {', '.join(freed)} is let go of when the next module has run, and made "
+                "again before that one's backward pass, as by Megatron-Core's CheckpointWithoutOutput"
             )
             return "; ".join([*([told] if plain else []), *([also] if freed else [])])
         return f"{sum(map(self.again, range(layers)))} of {layers} layers are computed again in the backward pass"
