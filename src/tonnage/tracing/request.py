@@ -71,6 +71,8 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
     stack = stack_of(w.stack)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
     refuse(w, "objective", "only the next token is traced", unless=(None, "sft"), hint="trace a step of your own")
+    for key in ("experts", "expert_imbalance"):
+        refuse(w, key, "experts are traced by grouped products", unless=(None, "grouped_mm"), hint="leave it out")
     liger = _liger(config, w, device)
     modules = sorted(plan.modules) if (plan := settled(w.recompute)) is not None else []
     if not modules or not TRACED_AGAIN.issuperset(modules):
