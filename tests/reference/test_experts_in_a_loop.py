@@ -88,7 +88,7 @@ def measured(family: str, said: dict[str, Any], how: str, implementation: str) -
             # As loading leaves it.
             buffer.data = buffer.data.float()
     model.set_experts_implementation(implementation)
-    rows = chosen(said["batch"] * said["seq"], *FAMILIES[family], how)
+    rows = chosen(said["batch"] * said["seq"], *FAMILIES.get(family, (16, 4)), how)
     told(model, rows)
     if "recompute" in said:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -167,6 +167,17 @@ def test_grouped_products_take_the_same_whatever_is_chosen(
 ) -> None:
     found, result = predicted(family, SHAPES[0], monkeypatch)
     assert measured(family, SHAPES[0], how, "grouped_mm") in found
+    assert not any(c.name == "other:routing" for c in result.ranks[0].components)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("said", SHAPES, ids=lambda s: s["precision"])
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "gpt_oss"])
+def test_matrices_that_are_copied_for_every_token(
+    family: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, result = predicted(family, {"experts": "batched_mm", **said}, monkeypatch)
+    assert all(measured(family, said, how, "batched_mm") in found for how in ("even", "same"))
     assert not any(c.name == "other:routing" for c in result.ranks[0].components)
 
 

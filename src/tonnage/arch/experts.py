@@ -224,7 +224,7 @@ class Experts(Record):
         weighed = ops.mul(out, scale.view((*pairs, ("X", 1))), "weighed expert output")
         inverse = tape.new("order restored", pairs, "int64")
         weighed = taken(weighed, inverse, weighed.axes)
-        total = _added(weighed, x.axes)
+        total = added(weighed, x.axes)
         del narrow, counts, bias
         return ops.cast(total, x.dtype)
 
@@ -298,7 +298,7 @@ def _grouped(x: Value, weight: Value | Parameter, offsets: Value, axes: Axes, bi
     return out if bias is None else ops.add(out, bias, "with bias", in_place=True)
 
 
-def _added(x: Value, axes: Axes) -> Value:
+def added(x: Value, axes: Axes) -> Value:
     """``x.view(tokens, used, D).sum(1)``: the gradient is repeated for every expert."""
     tape, before, dtype = x.tape, x.axes, x.dtype
     out = tape.new("sum over experts", axes, dtype)

@@ -1,11 +1,12 @@
-"""Experts that run one after the other.
+"""Experts that run one after the other, and experts whose matrices are copied for every token.
 
 Which experts tokens go to decides what a loop takes: each expert's tensors are as long as the tokens that chose it.
 
 Leaves out: what ``nonzero`` takes for itself on a device; the sort of indices by which gradients are put together.
 
 Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/mixtral/modeling_mixtral.py
-(``MixtralExperts.forward``, which most families have alike; ``experts_implementation="eager"``)
+(``MixtralExperts.forward``, which most families have alike; ``experts_implementation="eager"``), and
+src/transformers/integrations/moe.py (``batched_mm_experts_forward``)
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
-from tonnage.arch.experts import Experts
+from tonnage.arch.experts import Experts, added
 from tonnage.arch.forward import Forward
+from tonnage.arch.inplace import onto_view
 from tonnage.arch.model import Model
 from tonnage.arch.routing import taken
 from tonnage.arch.stated import like, restated
@@ -101,6 +103,44 @@ class Looped(Experts):
         tape.often.clear()
         del mask, hit
         return out
+
+
+class Batched(Experts):
+    """Every token by matrices of its own, copies of its experts' (``experts_implementation="batched_mm"``).
+
+    Whatever the router chooses, it takes the same.
+    """
+
+    def _mixed(self, f: Forward, x: Value, chosen: Value, weights: Value) -> Value:
+        """``batched_mm_experts_forward``."""
+        tape, pairs, F, D = f.tape, chosen.axes, ("F", self.F), x.axes[2]
+        wide: Axes = (*pairs, F, ("X", 2))
+        rows = ops.copy(x, (*pairs, D), "tokens of experts")
+        stacks = [tape.parameter(name, axes) for name, axes, _ in self._fused()]
+        named = taken(stacks[0], chosen, (*pairs, *stacks[0].axes[1:]))
+        bias = self._bias(f, chosen, 0)
+        out = self._gated(self._multiplied(rows, named, wide, bias))
+        # The name passes over when the next matrices are there.
+        named = taken(stacks[1], chosen, (*pairs, *stacks[1].axes[1:]))
+        bias = self._bias(f, chosen, 1)
+        out = self._multiplied(out, named, (*pairs, D), bias)
+        weighed = ops.mul(out, weights.view((*pairs, ("X", 1))), "weighed expert output")
+        return ops.cast(added(weighed, x.axes), x.dtype)
+
+    def _multiplied(self, x: Value, matrices: Value, axes: Axes, bias: Value | None) -> Value:
+        """``bmm`` of rows and their matrices, in the order in which these are stored."""
+        factors = (x, matrices) if self.transposed else (matrices, x)
+        out = ops.matmul(*factors, axes, "expert output")
+        return out if bias is None else onto_view(out, bias)
+
+
+def batched(model: Model) -> Model:
+    """The model whose experts' matrices are copied for every token."""
+
+    def block(b: Any) -> Any:
+        return like(Batched, b) if isinstance(b, Experts) else b
+
+    return restated(model, block=block, norm=lambda n: n)
 
 
 def looped(model: Model, imbalance: float, *, late: bool = False) -> Model:

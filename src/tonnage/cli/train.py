@@ -46,7 +46,7 @@ WORKLOAD: Final = together(
         "none, full, every-2, first-8, selective, or modules: core_attn,mlp,moe,attention,shared_experts; those whose "
         "output is let go of: layernorm,moe_act,mla_up_proj (none).",
     ),
-    text("--experts", "How they run: grouped_mm, eager (one after the other) (grouped_mm).", "HOW"),
+    text("--experts", "How they run: grouped_mm, batched_mm, eager: one after the other (grouped_mm).", "HOW"),
     text("--expert-imbalance", "Tokens of the fullest expert over the mean, with --experts eager (a range).", "RATIO"),
     text(
         "--offload", "none, activations (to the host, with --recompute full), save-on-cpu (all that is saved) (none)."

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from tonnage.arch.experts import Experts
-from tonnage.arch.experts_loop import looped
+from tonnage.arch.experts_loop import batched, looped
 from tonnage.arch.model import Model
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.record import Record
@@ -29,7 +29,7 @@ OTHERWISE: Final = frozenset(
 
 
 class Runs(Record):
-    """Experts in a loop.
+    """Experts that do not run by grouped products.
 
     Args:
         model: with experts that run so, as the answer is made for.
@@ -76,6 +76,13 @@ def settled(model: Model, w: Train, stack: Stack) -> Runs | None:
             )  # fmt: skip
         return None
     _refused(model, w, stack, experts)
+    if w.experts == "batched_mm":
+        if w.expert_imbalance is not None:
+            raise InputError(
+                "expert_imbalance changes nothing where every token has matrices of its own", key="expert_imbalance",
+                value=w.expert_imbalance, hint="--experts eager, or leave it out",
+            )  # fmt: skip
+        return Runs(batched(model), (), "the matrices of a token's experts are copied for it, whatever the router does")
     most = min(b.E / (b.used or 1) for b in experts)
     ratio = w.expert_imbalance
     if ratio is not None and ratio > most:
@@ -94,19 +101,18 @@ def settled(model: Model, w: Train, stack: Stack) -> Runs | None:
 
 
 def _refused(model: Model, w: Train, stack: Stack, experts: list[Any]) -> None:
-    if w.experts == "batched_mm":
-        raise UnsupportedError(
-            "experts = batched_mm, which copies a matrix for every token, is not modelled", key="experts",
-            value=w.experts, hint="--experts grouped_mm or eager",
-        )  # fmt: skip
+    by_loop = w.experts == "eager"
     usual = all(
-        type(b) is Experts and b.working_set_modelled and not (b.transposed or b.clamped or b.bias or b.zero)
+        type(b) is Experts
+        and b.working_set_modelled
+        and not b.zero
+        and not (by_loop and (b.transposed or b.clamped or b.bias))
         for b in experts
     )
-    if not experts or not usual or model.model_type in OTHERWISE or len(model.stacks) > 1:
+    if not experts or not usual or (by_loop and model.model_type in OTHERWISE) or len(model.stacks) > 1:
         raise UnsupportedError(
-            f"the loop over the experts of {model.model_type} is not modelled", key="experts", value=w.experts,
-            hint="--experts grouped_mm",
+            f"experts = {w.experts} is not modelled for {model.model_type}, whose own code differs", key="experts",
+            value=w.experts, hint="--experts grouped_mm",
         )  # fmt: skip
     said = {
         "kernels": w.kernels not in (None, "none"), "objective": w.objective not in (None, "sft"),
@@ -117,6 +123,6 @@ def _refused(model: Model, w: Train, stack: Stack, experts: list[Any]) -> None:
     for key, there in said.items():
         if there:
             raise UnsupportedError(
-                f"experts = eager is not modelled with {key} = {getattr(w, key)}", key="experts", value=w.experts,
+                f"experts = {w.experts} is not modelled with {key} = {getattr(w, key)}", key="experts", value=w.experts,
                 hint=f"leave out {key}",
             )  # fmt: skip

@@ -221,7 +221,7 @@ def answer(
         "seq": seq,
         "target_seq": recipe.targets,
         "recompute": w.recompute or "none",
-        "experts": None if runs is None else "eager",
+        "experts": w.experts,
         "offload": w.offload or "none",
         "loss": built.named if built else "full",
         "kernels": built.kernels if built else "none",
