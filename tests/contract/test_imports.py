@@ -64,6 +64,7 @@ ALLOWED = frozenset(
         "tonnage.arch.pairs",
         "tonnage.arch.reductions",
         "tonnage.arch.rotate",
+        "tonnage.arch.storage",
         "tonnage.arch.tape",
         "tonnage.cli",
         "tonnage.cli.options",

@@ -53,6 +53,13 @@ def test_experts_that_are_computed_again(modules: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seq", [64, 300])
+@pytest.mark.parametrize("family", ["deepseek_v2", "deepseek_v3", "qwen2_moe"])
+def test_shared_experts_that_are_computed_again(family: str, seq: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared(family, {"recompute": "shared_experts", "seq": seq}, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("modules", ["mlp", "attention"])
 def test_modules_under_autocast(modules: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compared("llama", {"recompute": modules, "precision": "bf16-mixed", "seq": 128}, monkeypatch)

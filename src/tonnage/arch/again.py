@@ -13,6 +13,15 @@ from tonnage.arch.tape import Grads, Node, Value, needs_grad
 
 if TYPE_CHECKING:
     from tonnage.arch.forward import Forward
+    from tonnage.arch.model import Layer
+
+
+class Keeper(Protocol):
+    """What a checkpoint keeps of the operations that it runs again."""
+
+    def results(self, op: str, make: Callable[[], tuple[Value, ...]], *, again: bool) -> tuple[Value, ...]:
+        """What an operation makes: anew, or what was kept of it."""
+        ...
 
 
 class Block(Protocol):
@@ -90,3 +99,12 @@ def module(block: Block, f: Forward, x: Value) -> Value:
         return y
 
     return checkpointed(run, x)
+
+
+def parts(layer: Layer) -> set[str]:
+    """What of a layer can be computed again by itself: modules, parts of these, norms before them."""
+    found = {getattr(s.block, "module", "") for s in layer.sublayers}
+    found |= {name for s in layer.sublayers for name in getattr(s.block, "parts", ())}
+    if not layer.parallel and not layer.wide and any(s.before is not None for s in layer.sublayers):
+        found.add("layernorm")
+    return found - {""}

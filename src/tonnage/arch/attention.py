@@ -128,6 +128,7 @@ class GroupedQuery(Record):
     buffers: tuple[Tensor, ...] = ()
     seen: int | None = None
     module: ClassVar[str] = "attention"
+    parts: ClassVar[tuple[str, ...]] = ("core_attn",)
     repeats: ClassVar[bool] = False
     """Keys and values are repeated for every query head before any kernel sees them."""
 
@@ -329,6 +330,7 @@ class Latent(Record):
     window: int | None = None
     queries: Linear | None = None
     module: ClassVar[str] = "attention"
+    parts: ClassVar[tuple[str, ...]] = ("core_attn", "mla_up_proj")
 
     @property
     def causal(self) -> bool:
@@ -340,7 +342,7 @@ class Latent(Record):
         """The usual form."""
         return "fp32-softmax"
 
-    def _queries(self) -> tuple[Linear | Norm, ...]:
+    def makers(self) -> tuple[Linear | Norm, ...]:
         """What makes queries: one matrix, or two with a norm between them."""
         D: Axes = (("D", self.D),)
         heads: Axes = (("N", self.N), ("H", self.nope + self.rope))
@@ -353,33 +355,41 @@ class Latent(Record):
             self.queries or Linear(f"{self.name}.q_b_proj", R, heads, "attention"),
         )
 
-    def _compress(self) -> Linear:
+    def compress(self) -> Linear:
+        """What makes latent and rotary key."""
         latent: Axes = (("R", self.kv_rank + self.rope),)
         return Linear(f"{self.name}.kv_a_proj_with_mqa", (("D", self.D),), latent, "attention", self.bias)
 
-    def _norm(self) -> Norm:
+    def latent_norm(self) -> Norm:
+        """Of the latent."""
         return Norm(f"{self.name}.kv_a_layernorm", (("R", self.kv_rank),))
 
     def _expand(self) -> Linear:
         heads: Axes = (("N", self.N), ("H", self.nope + self.VH))
         return Linear(f"{self.name}.kv_b_proj", (("R", self.kv_rank),), heads, "attention")
 
-    def _output(self) -> Linear:
+    def output(self) -> Linear:
+        """The last matrix."""
         return Linear(f"{self.name}.o_proj", (("N", self.N), ("H", self.VH)), (("D", self.D),), "attention", self.bias)
 
     def weights(self) -> Iterator[Tensor]:
         """Compression, expansion, the norms between them and the output."""
-        for part in (*self._queries(), self._compress(), self._norm(), self._expand(), self._output()):
+        for part in (*self.makers(), self.compress(), self.latent_norm(), self._expand(), self.output()):
             yield from part.weights()
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Self-attention over ``x`` and the latents cached before it."""
+        if "mla_up_proj" in f.again:
+            # Imported late: most passes compute no module again.
+            from tonnage.arch.discarding import latent_attention
+
+            return latent_attention(self, f, x)
         rows, N = x.axes[:2], ("N", self.N)
         q = self._projected(f, x)
         q_pass, q_rot = ops.split(q, ((*rows, N, ("H", self.nope)), (*rows, N, ("H", self.rope))))
-        compressed = self._compress().forward(f, x)
+        compressed = self.compress().forward(f, x)
         latent, k_rot = ops.split(compressed, ((*rows, ("R", self.kv_rank)), (*rows, ("K", 1), ("H", self.rope))))
-        latent = self._norm().forward(f, latent)
+        latent = self.latent_norm().forward(f, latent)
         cosine, sine = f.rotary[self.rotary]
         q_rot, k_rot = rotate(q_rot, k_rot, cosine, sine, self.rope, style=self.rotary_style)
         if f.store is not None:
@@ -387,15 +397,15 @@ class Latent(Record):
         queries = ops.cat(
             (ops.cast(q_pass, q_rot.dtype), q_rot), (rows[0], N, rows[1], ("H", self.nope + self.rope)), "queries"
         )
-        keys, values = self._expanded(f, latent, k_rot)
-        return self._output().forward(f, attend(f, self, queries, keys, values))
+        keys, values = self.of_heads(f, latent, k_rot)
+        return self.output().forward(f, attend(f, self, queries, keys, values))
 
     def _projected(self, f: Forward, x: Value) -> Value:
-        for part in self._queries():
+        for part in self.makers():
             x = part.forward(f, x)
         return x
 
-    def _expanded(self, f: Forward, latent: Value, k_rot: Value) -> tuple[Value, Value]:
+    def of_heads(self, f: Forward, latent: Value, k_rot: Value) -> tuple[Value, Value]:
         """The heads' own keys and values: keys are filled part by part, the position's part the same for all heads."""
         up = self._expand().forward(f, latent)
         rows, N = up.axes[:2], ("N", self.N)

@@ -10,7 +10,7 @@ References: https://github.com/huggingface/transformers/blob/v5.23.0/src/transfo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
@@ -18,27 +18,15 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.model import Model
+from tonnage.arch.routing import Routing, routed, taken
 from tonnage.arch.tape import Grads, Parameter, Value, needs_grad
 from tonnage.arch.untraced import untold
 from tonnage.errors import ConfigError
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
-Routing = Literal[
-    "softmax-fp32", "softmax", "softmax-input", "softmax-grouped", "sigmoid", "softmax-top", "softmax-top-fp32",
-    "softmax-top-wide", "softmax-top-plain", "softmax-corrected", "sigmoid-narrow", "sigmoid-apart", "own",
-]  # fmt: skip
-"""How a token's experts are chosen and weighed.
-
-``softmax-fp32`` casts the logits, and the weights stay fp32 (Mixtral); ``softmax`` gives weights in the format of the
-logits (Qwen, OLMoE), ``softmax-input`` in that of the tokens (Jamba). ``sigmoid`` and ``softmax-grouped`` are
-DeepSeek's third and second: logits in fp32, experts chosen in groups, weights multiplied by a number. ``softmax-top``
-takes the softmax of the chosen logits (gpt-oss), ``softmax-top-fp32`` casts them before (Granite),
-``softmax-top-wide`` only for the softmax (Cohere), ``softmax-top-plain`` names no format (Aria).
-``softmax-corrected`` is ERNIE's, ``sigmoid-narrow`` MiniMax's with logits in the format of the tokens,
-``sigmoid-apart`` Hunyuan's, which divides into a tensor of its own. ``own`` is any
-other: its forward pass is not modelled.
-"""
+if TYPE_CHECKING:
+    from tonnage.arch.discarding import Discard
 
 SharedOrder = Literal["last", "wide", "outside"]
 """When the shared expert runs, where no matrix weighs it.
@@ -101,6 +89,11 @@ class Experts(Record):
     module: ClassVar[str] = "moe"
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """What of the block can be computed again by itself."""
+        return ("moe_act",) if self.shared is None else ("moe_act", "shared_experts")
+
+    @property
     def working_set_modelled(self) -> bool:
         """Whether the forward pass is modelled."""
         return self.routing != "own"
@@ -140,7 +133,7 @@ class Experts(Record):
 
     def weights(self) -> Iterator[Tensor]:
         """Router, routed experts, shared experts and their gate."""
-        yield from self._router().weights()
+        yield from self.scores().weights()
         if self.correction:
             yield Tensor(f"{self.name}.{self.router}.e_score_correction_bias", self._scored(), "buffer", dtype="fp32")
         if self.corrected is not None:
@@ -156,7 +149,8 @@ class Experts(Record):
     def _scored(self) -> Axes:
         return (("Er", self.scored or self.E + self.zero),)
 
-    def _router(self) -> Linear:
+    def scores(self) -> Linear:
+        """The router's matrix."""
         return Linear(f"{self.name}.{self.router}", (("D", self.D),), self._scored(), "router", self.bias)
 
     def _gate(self) -> Linear:
@@ -169,12 +163,12 @@ class Experts(Record):
         if self.used is None:
             raise ConfigError("num_experts_per_tok is missing", key="num_experts_per_tok")
         if self.shared is None:
-            _, weights, chosen = self._routed(f, x, self.used)
+            _, weights, chosen = routed(self, f, x, self.used)
             return self._mixed(f, x, chosen, weights)
         if self.shared_gate is None:
             return self._with_shared(f, x, self.shared, self.used)
-        shared = self.shared.forward(f, x)
-        _, weights, chosen = self._routed(f, x, self.used)
+        shared = self._shared(f, self.shared, x)
+        _, weights, chosen = routed(self, f, x, self.used)
         out = self._mixed(f, x, chosen, weights)
         gate = ops.unary(self._gate().forward(f, x), "sigmoid", saves="output")
         shared = ops.mul(gate, shared, "weighed shared expert")
@@ -186,77 +180,25 @@ class Experts(Record):
         if self.order == "outside":
             x = self.but(shared=None).forward(f, x)
             f.held.append(x)
-            return ops.add(x, shared.forward(f, residuals), "routed and shared")
-        _, weights, chosen = self._routed(f, x, used)
+            return ops.add(x, self._shared(f, shared, residuals), "routed and shared")
+        _, weights, chosen = routed(self, f, x, used)
         x = self._mixed(f, x, chosen, weights)
         if self.order == "wide":
-            total = ops.add(ops.cast(x, "fp32"), ops.cast(shared.forward(f, residuals), "fp32"), "routed and shared")
+            total = ops.add(
+                ops.cast(x, "fp32"), ops.cast(self._shared(f, shared, residuals), "fp32"), "routed and shared"
+            )
             return ops.cast(total, residuals.dtype)
-        x = ops.add(x, shared.forward(f, residuals), "routed and shared")
+        x = ops.add(x, self._shared(f, shared, residuals), "routed and shared")
         return x if self.after is None else self.after.forward(f, x)
 
-    def _routed(self, f: Forward, x: Value, used: int) -> tuple[Value, Value, Value]:
-        """The router's logits, the chosen experts' weights and the chosen experts.
+    @staticmethod
+    def _shared(f: Forward, shared: Gated, x: Value) -> Value:
+        if "shared_experts" not in f.again:
+            return shared.forward(f, x)
+        # Imported late: most passes compute no module again.
+        from tonnage.arch.again import module
 
-        Leaves out: the scores and masks by which DeepSeek's routers choose groups, which die before the experts run.
-        """
-        top: Axes = (*x.axes[:2], ("X", used))
-        if self.routing in ("sigmoid-narrow", "sigmoid-apart"):
-            return self._corrected(f, x, top)
-        if self.routing in ("sigmoid", "softmax-grouped"):
-            logits = self._wide_logits(f, x)
-            if self.routing == "sigmoid":
-                scores = ops.unary(logits, "sigmoid", saves="output")
-                chosen = f.tape.new("chosen experts", top, "int64")
-                weights = _taken(scores, chosen, top)
-            else:
-                scores = ops.softmax(logits, dtype="fp32", label="routing scores")
-                weights, chosen = _top(_masked(scores) if self.limited else scores, top)
-            if self.normalised:
-                weights = _normalised(weights, shift=True)
-            return logits, ops.scaled(weights, "scaled routing weights"), chosen
-        logits = self._router().forward(f, x)
-        if self.routing == "softmax-top-fp32":
-            logits = ops.cast(logits, "fp32")
-            highest, chosen = _top(logits, top)
-            return logits, ops.cast(ops.softmax(highest, label="routing weights"), x.dtype), chosen
-        if self.routing == "softmax-top-wide":
-            highest, chosen = _top(logits, top)
-            return logits, ops.cast(ops.softmax(highest, dtype="fp32", label="routing weights"), x.dtype), chosen
-        if self.routing == "softmax-top-plain":
-            highest, chosen = _top(logits, top)
-            return logits, ops.softmax(highest, label="routing weights"), chosen
-        if self.routing == "softmax-top":
-            highest, chosen = _top(logits, top)
-            return logits, ops.softmax(highest, dtype=highest.dtype, label="routing weights"), chosen
-        weights, chosen = _top(ops.softmax(logits, dtype="fp32", label="routing scores"), top)
-        if self.normalised:
-            weights = _normalised(weights)
-        if self.routing == "softmax-fp32":
-            return logits, weights, chosen
-        return logits, ops.cast(weights, x.dtype if self.routing == "softmax-input" else logits.dtype), chosen
-
-    def _corrected(self, f: Forward, x: Value, top: Axes) -> tuple[Value, Value, Value]:
-        """Scores that are corrected for the choice only."""
-        narrow = self.routing == "sigmoid-narrow"
-        logits = self._router().forward(f, x) if narrow else self._wide_logits(f, x)
-        scores = ops.unary(ops.cast(logits, "fp32") if narrow else logits, "sigmoid", saves="output")
-        chosen = f.tape.new("chosen experts", top, "int64")
-        weights = _taken(scores, chosen, top)
-        if narrow:
-            return logits, _normalised(weights), chosen
-        return logits, ops.scaled(_divided(weights), "scaled routing weights"), chosen
-
-    def _wide_logits(self, f: Forward, x: Value) -> Value:
-        """Logits of tokens and weight cast to fp32, unless autocast has its way."""
-        ins, outs = (("D", self.D),), (("Er", self.E),)
-        weight = f.tape.parameter(f"{self.name}.{self.router}.weight", outs + ins)
-        given = None if f.tuning is None else f.tuning.alone(f, f"{self.name}.{self.router}", outs, ins)
-        wide = ops.cast(x, "fp32")
-        matrix = ops.weight_in(weight, "fp32") if given is None else ops.cast(given, "fp32")
-        if isinstance(matrix, Parameter):
-            return ops.linear(wide, matrix, None, 1, outs)
-        return ops.matmul(wide, matrix, x.axes[:2] + outs, "router logits")
+        return module(shared, f, x)
 
     def _mixed(self, f: Forward, x: Value, chosen: Value, weights: Value) -> Value:
         """``grouped_mm_experts_forward``: tokens by expert, two products, weighed, back in order and added up."""
@@ -266,22 +208,23 @@ class Experts(Record):
         sums = {} if f.tuning is None else f.tuning.merged(f, stacks)
         by_expert = tape.new("experts, sorted", pairs, "int64")
         order = tape.new("order of tokens", pairs, "int64")
-        rows = _taken(x, tape.new("tokens by expert", pairs, "int64"), (*pairs, ("D", self.D)))
-        scale = _taken(weights, order, pairs)
+        rows = taken(x, tape.new("tokens by expert", pairs, "int64"), (*pairs, ("D", self.D)))
+        scale = taken(weights, order, pairs)
         narrow = tape.new("experts, sorted, int32", pairs, "int32")
         counts = tape.new("tokens of each expert", (("E", self.E),), "int32")
         offsets = tape.new("ends of groups", (("E", self.E),), "int32")
         bias = self._bias(f, by_expert, 0)
         held = [sums[name]() if name in sums else None for name, _ in stacks[:1]]
         out = _grouped(rows, held[0] or parameters[0], offsets, (*pairs, ("F", self.F), ("X", 2)), bias)
-        out = self._gated(out)
+        out, discard = self._activated(f, out)
         bias = self._bias(f, by_expert, 1)
         held += [sums[name]() if name in sums else None for name, _ in stacks[1:]]
         out = _grouped(out, held[1] or parameters[1], offsets, (*pairs, ("D", self.D)), bias)
+        discard(out)
         weighed = ops.mul(out, scale.view((*pairs, ("X", 1))), "weighed expert output")
         inverse = tape.new("order restored", pairs, "int64")
-        weighed = _taken(weighed, inverse, weighed.axes)
-        total = _added(weighed, x.axes)
+        weighed = taken(weighed, inverse, weighed.axes)
+        total = added(weighed, x.axes)
         del narrow, counts, bias
         return ops.cast(total, x.dtype)
 
@@ -290,7 +233,17 @@ class Experts(Record):
         if not self.bias:
             return None
         name, axes = self._biases()[which]
-        return _taken(f.tape.parameter(name, axes), by_expert, (*by_expert.axes, *axes[1:]))
+        return taken(f.tape.parameter(name, axes), by_expert, (*by_expert.axes, *axes[1:]))
+
+    def _activated(self, f: Forward, both: Value) -> tuple[Value, Discard]:
+        """What goes to the second product, and what lets go of it where it is made again."""
+        if "moe_act" not in f.again:
+            return self._gated(both), _keep
+        # Imported late: most passes compute no module again.
+        from tonnage.arch.discarding import without_output
+
+        (out,), discard = without_output(lambda x: (self._gated(x),), both)
+        return out, discard
 
     def _gated(self, both: Value) -> Value:
         half: Axes = (*both.axes[:3], ("F", self.F))
@@ -302,6 +255,10 @@ class Experts(Record):
         up = _clamped(up)
         glu = ops.mul(gate, ops.unary(ops.scaled(gate), "sigmoid", saves="output"), "swish")
         return ops.mul(ops.shifted(up), glu, "gated")
+
+
+def _keep(hook: Value) -> None:
+    """Nothing is made again."""
 
 
 def as_loaded(model: Model) -> Model:
@@ -325,70 +282,6 @@ def _without_rows(part: Any) -> Any:
     return part.but(**{name: _without_rows(getattr(part, name)) for name in part._fields})
 
 
-def _taken(x: Value | Parameter, indices: Value, axes: Axes) -> Value:
-    """``x[indices]`` or ``gather``: saves the indices; its gradient is as large as ``x``."""
-    tape, before, dtype = x.tape, x.axes, x.dtype
-    out = tape.new("taken", axes, dtype)
-    tape.record((out,), (x,), lambda g: (tape.new("gradient of taken", before, dtype),), (indices,))
-    return out
-
-
-def _top(x: Value, axes: Axes) -> tuple[Value, Value]:
-    """``torch.topk``: values and indices; saves the indices."""
-    tape, before, dtype = x.tape, x.axes, x.dtype
-    values = tape.new("highest", axes, dtype)
-    indices = tape.new("chosen experts", axes, "int64")
-    tape.record((values,), (x,), lambda g: (tape.new("gradient of highest", before, dtype),), (indices,))
-    return values, indices
-
-
-def _masked(x: Value) -> Value:
-    """``masked_fill``: saves the mask, a byte an element."""
-    tape, axes, dtype = x.tape, x.axes, x.dtype
-    mask = tape.new("mask of groups", axes, "bool")
-    out = tape.new("masked", axes, dtype)
-    tape.record((out,), (x,), lambda g: (tape.new("gradient of masked", axes, dtype),), (mask,))
-    return out
-
-
-def _normalised(x: Value, *, shift: bool = False) -> Value:
-    """``x /= x.sum(-1, keepdim=True)``, in place: a copy of what was there is saved beside the sum."""
-    tape, axes, dtype = x.tape, x.axes, x.dtype
-    one: Axes = (*axes[:-1], ("X", 1))
-    # Autocast sums in fp32.
-    total = tape.new("sum of weights", one, dtype if tape.autocast is None else "fp32")
-    tape.record((total,), (x,), lambda g: (g.view(axes),), ())
-    if shift:
-        total = ops.shifted(total)
-    before = tape.new("weights before", axes, dtype)
-    out = Value(x.storage, axes, dtype)
-
-    def back(g: Value) -> Grads:
-        return tape.new("gradient of quotient", axes, dtype), tape.new("gradient of divisor", one, dtype)
-
-    tape.record((out,), (x, total), back, (before, total))
-    return out
-
-
-def _divided(x: Value) -> Value:
-    """``x / (x.sum(-1, keepdim=True) + eps)``: both operands are saved."""
-    tape, axes, before = x.tape, x.axes, x.dtype
-    one: Axes = (*axes[:-1], ("X", 1))
-    # Autocast sums in fp32.
-    dtype = before if tape.autocast is None else "fp32"
-    total = tape.new("sum of weights", one, dtype)
-    tape.record((total,), (x,), lambda g: (ops.cast(g, before).view(axes),), ())
-    total = ops.shifted(total)
-    out = tape.new("weights of the chosen", axes, dtype)
-
-    def back(g: Value) -> Grads:
-        quotient = ops.fitted(tape.new("gradient of quotient", axes, dtype), axes, before)
-        return quotient, tape.new("gradient of divisor", one, dtype)
-
-    tape.record((out,), (x, total), back, (x, total))
-    return out
-
-
 def _grouped(x: Value, weight: Value | Parameter, offsets: Value, axes: Axes, bias: Value | None) -> Value:
     """``grouped_mm``: rows by their group's matrix, in the weight's format, which autocast does not touch."""
     x = ops.cast(x, weight.dtype)
@@ -405,7 +298,7 @@ def _grouped(x: Value, weight: Value | Parameter, offsets: Value, axes: Axes, bi
     return out if bias is None else ops.add(out, bias, "with bias", in_place=True)
 
 
-def _added(x: Value, axes: Axes) -> Value:
+def added(x: Value, axes: Axes) -> Value:
     """``x.view(tokens, used, D).sum(1)``: the gradient is repeated for every expert."""
     tape, before, dtype = x.tape, x.axes, x.dtype
     out = tape.new("sum over experts", axes, dtype)

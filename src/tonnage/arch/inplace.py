@@ -39,3 +39,16 @@ def filled(base: Value, part: Value, axes: Axes) -> Value:
 
     tape.record((out,), (base, part), back, ())
     return out
+
+
+def onto_view(base: Value, part: Value) -> Value:
+    """``base.view(...).add_(part)``: the backward pass copies the gradient whole, and once more as the part's."""
+    tape, axes, dtype = base.tape, base.axes, base.dtype
+    out = Value(base.storage, axes, dtype)
+
+    def back(g: Value) -> Grads:
+        whole = tape.new("gradient around the view", axes, dtype)
+        return whole, tape.new("gradient of what was added", axes, dtype)
+
+    tape.record((out,), (base, part), back, ())
+    return out

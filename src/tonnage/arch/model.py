@@ -73,7 +73,12 @@ class Sublayer(Record):
 
     def output(self, f: Forward, x: Value) -> Value:
         """What is added to the residual."""
-        if self.inline and self.before is not None:
+        if "layernorm" in f.again and self.before is not None:
+            # Imported late: most passes compute no module again.
+            from tonnage.arch.discarding import normed
+
+            x = normed(f, self.before, x, self._runs(f), f.held if self.holds_input else [])
+        elif self.inline and self.before is not None:
             x = self._runs(f)(f, self.before.forward(f, x))
         else:
             if self.before is not None:

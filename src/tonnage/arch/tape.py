@@ -17,15 +17,18 @@ saved tensors), torch/csrc/autograd/input_buffer.cpp (in-place accumulation).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-from tonnage.formats import FORMATS
-from tonnage.tensors import Axes, size
+from tonnage.arch.storage import WIDTH as WIDTH
+from tonnage.arch.storage import Parameter as Parameter
+from tonnage.arch.storage import Storage as Storage
+from tonnage.arch.storage import Value as Value
+from tonnage.tensors import Axes
 
 if TYPE_CHECKING:
+    from tonnage.arch.again import Keeper
     from tonnage.arch.stepping import Stepping
 
-WIDTH: Final = {name: f.bytes for name, f in FORMATS.items()}
 HALF: Final = ("bf16", "fp16")
 FLAT: Final = 2
 """Axes of what takes tokens as rows."""
@@ -36,88 +39,13 @@ Later = Callable[[], "Value"]
 Grads = tuple["Value | Later | None", ...]
 Back = Callable[..., Grads]
 
-
-class Storage:
-    """Bytes that live and die as one."""
-
-    __slots__ = (
-        "axes", "by_heads", "category", "dtype", "label", "nbytes", "owners", "position", "serial", "tape", "viewed",
-    )  # fmt: skip
-
-    def __init__(self, tape: Tape, label: str, axes: Axes, dtype: str, category: str) -> None:
-        self.tape = tape
-        self.label = label
-        self.axes = axes
-        self.dtype = dtype
-        self.category = category
-        self.nbytes = size(axes) * WIDTH[dtype]
-        self.owners = 0
-        self.viewed = False
-        # Heads lie before tokens: whatever takes both as one axis has to lay it out anew.
-        self.by_heads = False
-        self.serial = len(tape.born)
-        self.position = len(tape.events)
-        tape.born.append(self)
-        tape.events.append(self.serial)
-
-    def __repr__(self) -> str:
-        return f"<{self.label} {self.axes} {self.dtype} {self.nbytes} B>"
-
-
-class Value:
-    """A tensor as Python code holds it: a view of a storage, and where its gradient goes."""
-
-    __slots__ = ("axes", "dtype", "expanded", "index", "node", "storage")
-
-    def __init__(self, storage: Storage, axes: Axes, dtype: str, node: Node | None = None, index: int = 0) -> None:
-        storage.owners += 1
-        self.expanded = False
-        self.storage = storage
-        self.axes = axes
-        self.dtype = dtype
-        self.node = node
-        self.index = index
-
-    def __del__(self) -> None:
-        storage = self.storage
-        storage.owners -= 1
-        if not storage.owners:
-            storage.tape.events.append(~storage.serial)
-
-    @property
-    def tape(self) -> Tape:
-        """Where its storage was born."""
-        return self.storage.tape
-
-    def view(self, axes: Axes) -> Value:
-        """The same storage under other axes, on the same node."""
-        return Value(self.storage, axes, self.dtype, self.node, self.index)
-
-    def detached(self) -> Value:
-        """The same storage outside the graph: what a node saves."""
-        return Value(self.storage, self.axes, self.dtype)
-
-
-class Parameter:
-    """A weight: resident, so without a storage here; its gradient is one."""
-
-    __slots__ = ("axes", "dtype", "name", "tape", "trained")
-
-    def __init__(self, tape: Tape, name: str, axes: Axes, dtype: str, trained: bool) -> None:
-        self.tape = tape
-        self.name = name
-        self.axes = axes
-        self.dtype = dtype
-        self.trained = trained
-
-
 Source = Value | Parameter | None
 
 
 class Node:
     """One step of the backward pass."""
 
-    __slots__ = ("asks", "back", "category", "inputs", "pending", "rank", "saved", "takes", "weights_first")
+    __slots__ = ("asks", "back", "before", "category", "inputs", "pending", "rank", "saved", "takes", "weights_first")
 
     def __init__(
         self, inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...], outputs: int, category: str = ""
@@ -130,20 +58,14 @@ class Node:
         )
         self.back = back
         self.saved = saved
+        # What runs when all of its gradient is there, before the step itself.
+        self.before: Callable[[], None] | None = None
         self.pending: list[Value | None] = [None] * outputs
         self.weights_first = False
         # Whether its step is handed the list of gradients, which it empties.
         self.takes = False
         self.asks = bool(saved)
         self.rank = 0
-
-
-class Keeper(Protocol):
-    """What a checkpoint keeps of the operations that it runs again."""
-
-    def results(self, op: str, make: Callable[[], tuple[Value, ...]], *, again: bool) -> tuple[Value, ...]:
-        """What an operation makes: anew, or what was kept of it."""
-        ...
 
 
 class Tape:
@@ -252,17 +174,9 @@ class Tape:
         return make() if self.keeper is None else self.keeper.results(op, make, again=self.recording)
 
     def record(
-        self,
-        outputs: tuple[Value, ...],
-        inputs: tuple[Source, ...],
-        back: Back,
-        saved: tuple[Value, ...],
-        *,
-        custom: bool = False,
-        weights_first: bool = False,
-        flat: bool = False,
-        keeps_weight: bool = False,
-    ) -> None:
+        self, outputs: tuple[Value, ...], inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...], *,
+        custom: bool = False, weights_first: bool = False, flat: bool = False, keeps_weight: bool = False,
+    ) -> None:  # fmt: skip
         """Put a node on the tape if any input needs a gradient.
 
         What is ``flat`` takes tokens as rows, whatever its output is viewed as. ``keeps_weight`` tells that a weight
@@ -313,6 +227,9 @@ class Tape:
                 node.back = _spent
                 # What a step of the backward pass takes counts as what the forward step made.
                 self.category = node.category
+                if node.before is not None:
+                    node.before()
+                    node.before = None
                 by_heads = self._laid_out(pending, node.rank)
                 since = len(self.born)
                 given = _moved(pending)

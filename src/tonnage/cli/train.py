@@ -41,13 +41,19 @@ WORKLOAD: Final = together(
     ),
     click.option("--ema", is_flag=True, default=None, help="A copy of the model holds moving averages of its weights."),
     text("--attention", "eager, sdpa, a kernel of sdpa: flash, efficient, cudnn, math; flash_attention_2 (sdpa)."),
-    text("--recompute", "none, full, every-2, first-8, selective, or modules: core_attn,mlp (none)."),
+    text(
+        "--recompute",
+        "none, full, every-2, first-8, selective, or modules: core_attn,mlp,moe,attention,shared_experts; those whose "
+        "output is let go of: layernorm,moe_act,mla_up_proj (none).",
+    ),
+    text("--experts", "How they run: grouped_mm, batched_mm, eager: one after the other (grouped_mm).", "HOW"),
+    text("--expert-imbalance", "Tokens of the fullest expert over the mean, with --experts eager (a range).", "RATIO"),
     text(
         "--offload", "none, activations (to the host, with --recompute full), save-on-cpu (all that is saved) (none)."
     ),
     text(
         "--loss",
-        "full, fused, liger, chunked-16, cut, cut-fp32, trl (full, or the stack's or --kernels').",
+        "full, fused, liger, chunked-16, cut, cut-fp32, trl, vocab-parallel (full, or the stack's or --kernels').",
     ),
     text("--logits-to-keep", "Tokens at each sequence's end whose logits and loss are made (all).", "N"),
     text("--kernels", "none, liger, liger==0.8.5 (none)."),

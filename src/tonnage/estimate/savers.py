@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tonnage.arch import again
 from tonnage.arch.chunked import Chunked
 from tonnage.arch.cut import Cut
 from tonnage.arch.fused import Fused
@@ -12,17 +13,19 @@ from tonnage.arch.loss import Loss
 from tonnage.arch.losses import FusedLinear, InPlace
 from tonnage.arch.model import Model
 from tonnage.arch.tiled import Tiled
+from tonnage.arch.vocab_parallel import VocabParallel
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate import liger
-from tonnage.memory.recompute import Recompute, settled
+from tonnage.memory.recompute import OUTPUT_DISCARDED, Recompute, settled
 from tonnage.record import Record
 from tonnage.stacks import Stack
 from tonnage.workload.training import Train
 
 LOSSES: Final = ("full", "fused", "liger")
-PARTS: Final = ("chunked", "cut", "cut-fp32", "trl")
-"""Losses of the vocabulary in parts that are no kernels of Liger's."""
+PARTS: Final = ("chunked", "cut", "cut-fp32", "trl", "vocab-parallel")
+"""Losses that are no kernels of Liger's."""
+FUSED_OF_MEGATRON: Final = ("vocab-parallel-fused", "vocab-parallel-te")
 TOLD: Final = {
     "liger": "the loss is Liger's cross entropy, which writes its gradient over the logits in fp32",
     "fused": "the loss is Liger's fused linear cross entropy: logits in chunks, gradients in the forward pass",
@@ -30,6 +33,8 @@ TOLD: Final = {
     "log-softmax of all is kept",
     "cut": "the loss is Apple's cut cross entropy: no logits in memory; every label counts but each sequence's first",
     "trl": "the loss is that of TRL 1.16's SFTTrainer: tiles of logits, each made again in the backward pass",
+    "vocab-parallel": "the loss is Megatron-Core's vocab_parallel_cross_entropy, unfused, in a group of one: the "
+    "softmax is kept in fp32 and becomes the gradient in its place; the batch holds labels and a mask of the loss",
 }
 
 
@@ -43,7 +48,14 @@ def chunked(model: Model, said: str) -> Loss:
     name, _, rest = said.partition("-")
     number = int(rest) if name == "chunked" and rest.isdecimal() else 8 if said == "chunked" else 0
     found: Loss | None = Chunked(chunks=number, wide=True) if number else None
-    others: dict[str, Loss] = {"cut": Cut(), "cut-fp32": Cut(wide=True), "trl": Tiled()}
+    if said in FUSED_OF_MEGATRON:
+        raise UnsupportedError(
+            f"loss = {said}: what Megatron's --cross-entropy-loss-fusion compiles or takes from Transformer Engine is "
+            "not modelled", key="loss", value=said, hint="--loss vocab-parallel, its unfused form",
+        )  # fmt: skip
+    others: dict[str, Loss] = {
+        "cut": Cut(), "cut-fp32": Cut(wide=True), "trl": Tiled(), "vocab-parallel": VocabParallel(),
+    }  # fmt: skip
     found = others.get(said, found)
     if found is None:
         raise InputError(
@@ -53,7 +65,8 @@ def chunked(model: Model, said: str) -> Loss:
     head = model.head
     if not model.causal or model.classes is not None or head is None:
         raise InputError(f"loss = {said} is for causal models, not {model.model_type}", key="loss", value=said)
-    if name != "chunked" and (head.bias or head.scaled or head.divided or head.wide or head.project is not None):
+    whole = isinstance(found, (Chunked, VocabParallel))
+    if not whole and (head.bias or head.scaled or head.divided or head.wide or head.project is not None):
         raise UnsupportedError(
             f"loss = {said} is not modelled for the head of {model.model_type}", key="loss", value=said,
             hint="--loss chunked or full",
@@ -106,7 +119,7 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
             hint="--head causal trains the language model",
         )  # fmt: skip
     if asked == "none" and loss in (None, "full"):
-        told = () if said is None or parts is None else (TOLD[said.partition("-")[0]],)
+        told = () if said is None or parts is None else (_told(said),)
         return Implementations(None, parts, "none", said or "full", told)
     release = liger.version("liger" if asked == "none" else asked)
     found = liger.replaced(model.model_type, release, liger.multiprocessors(device))
@@ -128,7 +141,7 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
         raise InputError(f"Liger's losses are for causal models, not {model.model_type}", key="loss", value=str(loss))
     named = said or ("liger" if isinstance(kind, InPlace) else "fused")
     words = [] if asked == "none" else [_blocks(fused, release)]
-    words += [TOLD[named.partition("-")[0]]] if named != "full" else []
+    words += [_told(named)] if named != "full" else []
     return Implementations(None if asked == "none" else fused, kind, asked, named, tuple(words))
 
 
@@ -165,12 +178,12 @@ def of_last(model: Model, w: Train, stack: Stack) -> Implementations:
     return Implementations(None, OfLast(tokens=n), "none", "full", (told,))
 
 
-def plan(w: Train, stack: Stack) -> Recompute | None:
+def plan(model: Model, w: Train, stack: Stack) -> Recompute | None:
     """Which layers are computed again, and what their checkpoints keep.
 
     Raises:
-        InputError: no such way.
-        UnsupportedError: the stack has it not.
+        InputError: no such way, or no such part of the model's layers.
+        UnsupportedError: the stack has it not, or it is not modelled with something else.
     """
     found = settled(w.recompute)
     way = "modules" if found is not None and found.modules else str(w.recompute).partition("-")[0]
@@ -179,7 +192,37 @@ def plan(w: Train, stack: Stack) -> Recompute | None:
             f"recompute = {w.recompute}: {stack.name} has {', '.join(stack.recomputes)}", key="recompute",
             value=w.recompute,
         )  # fmt: skip
+    for name in sorted(found.modules) if found is not None else ():
+        there = {part for stack in model.stacks for layer, _ in stack.distinct() for part in again.parts(layer)}
+        if name not in there:
+            raise InputError(
+                f"recompute = {name}: no layer of {model.model_type} has such a part", key="recompute",
+                value=w.recompute, hint=f"of {', '.join(sorted(there))}" if there else "--recompute full",
+            )  # fmt: skip
+        if name in OUTPUT_DISCARDED:
+            _discards(w, name)
     return found
+
+
+def _discards(w: Train, name: str) -> None:
+    """What an output that is let go of is not modelled with."""
+    said = {
+        "precision": str(w.precision).endswith(("-mixed", "-autocast")) or str(w.precision).startswith("fp8"),
+        "kernels": w.kernels not in (None, "none"), "quant": w.quant not in (None, "none"),
+        "lora_rank": w.lora_rank is not None, "adapter": w.adapter is not None, "train_only": bool(w.train_only),
+        "freeze_layers": w.freeze_layers is not None, "virtual_tokens": w.virtual_tokens is not None,
+        "modules_to_save": bool(w.modules_to_save),
+    }  # fmt: skip
+    for key, there in said.items():
+        if there:
+            raise UnsupportedError(
+                f"recompute = {name}, whose output is let go of, is not modelled with {key} = {getattr(w, key)}",
+                key="recompute", value=w.recompute, hint=f"leave out {key}",
+            )  # fmt: skip
+
+
+def _told(said: str) -> str:
+    return TOLD[said if said in TOLD else said.partition("-")[0]]
 
 
 def _blocks(fused: Fused, release: tuple[int, int]) -> str:

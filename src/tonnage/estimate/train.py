@@ -39,6 +39,7 @@ from tonnage.timeline import Rank, exact
 from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
 if TYPE_CHECKING:
+    from tonnage.estimate.expert_runs import Runs
     from tonnage.estimate.objectives import Aim
     from tonnage.estimate.savers import Implementations
     from tonnage.estimate.stream import Replay
@@ -98,6 +99,8 @@ def answer(
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
     _trainable(model, w)
     doubt = (*model.ignored, *stack.left_out, *doubt)
+    runs = _runs(model, w, stack)
+    model = model if runs is None else runs.model
     own: Callable[[str], Own] | None = None
     if stack.name != "transformers":
         # Imported late: the usual stack has no defaults beside its release's.
@@ -139,7 +142,7 @@ def answer(
         tokens=seq,
         accumulate=w.accumulate or 1,
         recompute=w.recompute not in (None, "none"),
-        plan=_plan(w, stack),
+        plan=_plan(model, w, stack),
         offloads=offloads(w),
         hosts=hosts(model, w),
         keep_logits="outputs" in w.retain,
@@ -181,7 +184,11 @@ def answer(
     caveats += _passed_by(step)
     caveats += [OFFLOADS] if recipe.offloads else [HOSTS] if recipe.hosts else []
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
+    caveats += [] if runs is None else [runs.told]
     rank = _rank(step, stack, device)
+    ends = [] if runs is None else [_rank(_step(m, recipe), stack, device) for m in runs.others]
+    widened = () if runs is None else tuple(runs.lines(rank, ends))
+    rank = rank.but(components=(*rank.components, *widened))
     verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
     told_apart = (COLLATED if aim else "", EVALUATED if w.eval_batch else "")
     left_out = tuple(n for n in NOT_MODELLED if n not in told_apart)
@@ -194,6 +201,7 @@ def answer(
         caveats += loading.told
         left_out = tuple(n for n in left_out if n != LOADED or not loading.known)
         rank = _rank(step, stack, device, replayed(step, w.alloc_conf, loading))
+        rank = rank.but(components=(*rank.components, *widened))
         verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
     values: dict[str, Any] = {
         **degrees,
@@ -213,6 +221,7 @@ def answer(
         "seq": seq,
         "target_seq": recipe.targets,
         "recompute": w.recompute or "none",
+        "experts": w.experts,
         "offload": w.offload or "none",
         "loss": built.named if built else "full",
         "kernels": built.kernels if built else "none",
@@ -283,6 +292,16 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
     return calibrated(rank, device)
 
 
+def _runs(model: Model, w: Train, stack: Stack) -> Runs | None:
+    """How experts run; None where it is by grouped products, or there are none."""
+    if w.experts is None and w.expert_imbalance is None:
+        return None
+    # Imported late: most answers do without.
+    from tonnage.estimate.expert_runs import settled
+
+    return settled(model, w, stack)
+
+
 def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | None) -> bool:
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
     if recipe.evaluates is not None:
@@ -303,14 +322,14 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
     return w.replay is not False
 
 
-def _plan(w: Train, stack: Stack) -> Recompute | None:
+def _plan(model: Model, w: Train, stack: Stack) -> Recompute | None:
     """Which layers are computed again, where it is not all or none."""
     if w.recompute in (None, "none", "full"):
         return None
     # Imported late: most answers do without.
     from tonnage.estimate.savers import plan
 
-    return plan(w, stack)
+    return plan(model, w, stack)
 
 
 def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Implementations | None:

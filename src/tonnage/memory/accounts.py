@@ -171,7 +171,9 @@ def noted(tape: Tape, account: Account, first: int, y: Value, source: Storage, h
     account.keeps_input = source.owners > holders
     casts = set(only_cached(tape))
     account.saved = [
-        s for s in tape.born[first:] if s.owners and s is not y.storage and s is not source and s not in casts
+        s
+        for s in tape.born[first:]
+        if s.owners and not s.emptied and s is not y.storage and s is not source and s not in casts
     ]
     return None if y.node is None else (y.node, y.index)
 

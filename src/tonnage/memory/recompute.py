@@ -16,11 +16,17 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.record import Record
 
 PRODUCT: Final = "mm"
-MODULES: Final = ("attention", "core_attn", "mlp", "moe")
-"""Parts of a layer that can be checkpointed alone: attention with its matrices or without, feed-forward blocks."""
-OUTPUT_DISCARDED: Final = ("layernorm", "moe_act", "mla_up_proj", "shared_experts")
-"""Others of Megatron-Core's ``--recompute-modules`` (core_v0.16.0, megatron/core/transformer/transformer_config.py),
-most of which let go of an output that the next module has saved."""
+MODULES: Final = ("attention", "core_attn", "mlp", "moe", "shared_experts")
+"""Parts of a layer that can be checkpointed alone: attention with its matrices or without, feed-forward blocks, all
+experts or the shared ones."""
+OUTPUT_DISCARDED: Final = ("layernorm", "mla_up_proj", "moe_act")
+"""Parts whose output is let go of as well: the norms before a block, what multi-head latent attention makes of its
+compressed tensors, the experts' activation. With the others, Megatron-Core's ``--recompute-modules`` (core_v0.19.0,
+megatron/core/transformer/transformer_config.py)."""
+ELSEWHERE: Final = ("gdn_norm_out", "gdp_in_proj", "gdp_qkv", "mhc")
+"""The rest of that list, of layers that transformers does not have so."""
+WITHIN: Final = {"attention": ("core_attn", "mla_up_proj"), "moe": ("moe_act", "shared_experts")}
+"""Parts of parts."""
 KEPT: Final = frozenset([PRODUCT, "flash", "efficient", "cudnn"])
 """torchtitan's list, as far as the operations are those of one device."""
 
@@ -52,10 +58,16 @@ class Recompute(Record):
                 "every other matrix product without bias made, through torch's selective checkpoint contexts"
             )
         if self.modules:
-            return (
-                f"each layer's {', '.join(sorted(self.modules))} alone are computed again, through torch's checkpoint "
-                "without reentrance; Megatron's own holds the module's output and gradient besides, until it is through"
+            plain, freed = sorted(self.modules - set(OUTPUT_DISCARDED)), sorted(self.modules & set(OUTPUT_DISCARDED))
+            told = (
+                f"each layer's {', '.join(plain)} alone are computed again, through torch's checkpoint without "
+                "reentrance; Megatron's own holds the module's output and gradient besides, until it is through"
             )
+            also = (
+                f"the output of each layer's {', '.join(freed)} is let go of when the next module has run, and made "
+                "again before that one's backward pass, as by Megatron-Core's CheckpointWithoutOutput"
+            )
+            return "; ".join([*([told] if plain else []), *([also] if freed else [])])
         return f"{sum(map(self.again, range(layers)))} of {layers} layers are computed again in the backward pass"
 
     def keeper(self) -> Keeper | None:
@@ -116,33 +128,36 @@ def settled(said: str | None) -> Recompute | None:
     if said == "selective":
         return Recompute(keeps=KEPT)
     modules = [part.strip().lower().replace("-", "_") for part in str(said).split(",")]
-    if set(modules) & {*MODULES, *OUTPUT_DISCARDED}:
+    if set(modules) & {*MODULES, *OUTPUT_DISCARDED, *ELSEWHERE}:
         return _of_modules(modules, str(said))
     name, _, number = str(said).partition("-")
     if name not in ("every", "first") or not number.isdigit() or not int(number):
         raise InputError(
             f"unknown recompute {said!r}", key="recompute", value=said,
             hint="none, full, every-2 (of two layers one), first-8 (the first eight layers), selective, or modules: "
-            + ",".join(MODULES),
+            + ",".join((*MODULES, *OUTPUT_DISCARDED)),
         )  # fmt: skip
     return Recompute(every=int(number)) if name == "every" else Recompute(first=int(number))
 
 
 def _of_modules(modules: list[str], said: str) -> Recompute:
+    known = (*MODULES, *OUTPUT_DISCARDED)
     for name in modules:
-        if name in OUTPUT_DISCARDED:
+        if name in ELSEWHERE:
             raise UnsupportedError(
-                f"recompute = {name}: of Megatron's modules, {', '.join(MODULES[1:])} are modelled", key="recompute",
-                value=said, hint=f"--recompute {','.join(MODULES[1:])}",
+                f"recompute = {name}: of Megatron's modules, {', '.join(known[1:])} are modelled", key="recompute",
+                value=said, hint=f"of {', '.join(known)}",
             )  # fmt: skip
-        if name not in MODULES:
+        if name not in known:
             raise InputError(
                 f"unknown module {name!r} in recompute = {said!r}", key="recompute", value=said,
-                hint=f"of {', '.join(MODULES)}",
+                hint=f"of {', '.join(known)}",
             )  # fmt: skip
-    if {"attention", "core_attn"} <= set(modules):
-        raise InputError(
-            "recompute names attention and core_attn, which is a part of it", key="recompute", value=said,
-            hint="name one of them",
-        )  # fmt: skip
+    for whole, parts in WITHIN.items():
+        for part in parts:
+            if {whole, part} <= set(modules):
+                raise InputError(
+                    f"recompute names {whole} and {part}, which is a part of it", key="recompute", value=said,
+                    hint="name one of them",
+                )  # fmt: skip
     return Recompute(modules=frozenset(modules))

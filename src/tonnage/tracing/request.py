@@ -35,6 +35,10 @@ SERVE_ONLY: Final = ("engine", "quant", "kv_dtype")
 POSITIONS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx")
 
 
+TRACED_AGAIN: Final = frozenset(("attention", "mlp", "moe", "shared_experts"))
+"""Modules of a layer that a trace puts under checkpoints of their own."""
+
+
 class Request(Record):
     """A trace that is asked for.
 
@@ -67,9 +71,11 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
     stack = stack_of(w.stack)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
     refuse(w, "objective", "only the next token is traced", unless=(None, "sft"), hint="trace a step of your own")
+    for key in ("experts", "expert_imbalance"):
+        refuse(w, key, "experts are traced by grouped products", unless=(None, "grouped_mm"), hint="leave it out")
     liger = _liger(config, w, device)
     modules = sorted(plan.modules) if (plan := settled(w.recompute)) is not None else []
-    if not modules or "core_attn" in modules:
+    if not modules or not TRACED_AGAIN.issuperset(modules):
         refuse(w, "recompute", "layers are checkpointed whole or not", unless=(None, "none", "full"))
     stored = _stored(config, w.dtype)
     precision = w.precision or since(version, stack.precision) or stored

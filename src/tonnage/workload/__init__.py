@@ -30,6 +30,7 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "retain": ("outputs", "grads"),
     "offload": ("none", "activations", "save-on-cpu"),
     "task": ("train", "serve"),
+    "experts": ("grouped_mm", "batched_mm", "eager"),
 }
 COUNTS: Final = (
     "batch", "accumulate", "seq", "context", "concurrency", "gpus", "tp", "pp", "cp", "ep", "dp", "lora_rank",
@@ -40,6 +41,7 @@ SWITCHES: Final = ("first_step", "kbit_prepared", "master", "replay", "optimizer
 SIZES: Final = ("in_use",)
 LISTS: Final = ("retain", "lora_targets", "adapter_options", "modules_to_save", "train_only")
 SHARES: Final = ("lora_dropout", "rollout_share")
+RATIOS: Final = ("expert_imbalance",)
 
 W = TypeVar("W", "Train", "Serve")
 
@@ -122,6 +124,11 @@ def _checked(key: str, value: Any, own: Key | None) -> Any:
         number = float(value) if isinstance(value, int | float | str) and _is_number(value) else -1.0
         if not 0.0 <= number <= 1.0 or (number == 1.0 if key in SHARES else number == 0.0):
             raise InputError(f"{key} is a number from 0 to 1, not {value!r}", key=key, value=value)
+        return number
+    if key in RATIOS:
+        number = float(value) if isinstance(value, int | float | str) and _is_number(value) else 0.0
+        if not 1.0 <= number < float("inf"):
+            raise InputError(f"{key} is a number from 1 on, not {value!r}", key=key, value=value)
         return number
     if not isinstance(value, str):
         raise InputError(f"{key} is a text, not {value!r}", key=key, value=value)
