@@ -88,6 +88,6 @@ def log_likelihood(logits: Value, target: Value, *, whole: bool = True) -> Value
 def log_softmax(x: Value) -> Value:
     """``F.log_softmax(x, -1)``: keeps its result."""
     tape, axes, dtype = x.tape, x.axes, x.dtype
-    out = tape.new("log-softmax", axes, dtype)
+    (out,) = tape.results("softmax", lambda: (tape.new("log-softmax", axes, dtype),))
     tape.record((out,), (x,), lambda g: (tape.new("gradient of logits", axes, dtype),), (out,))
     return out

@@ -17,7 +17,7 @@ saved tensors), torch/csrc/autograd/input_buffer.cpp (in-place accumulation).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from tonnage.formats import FORMATS
 from tonnage.tensors import Axes, size
@@ -155,6 +155,9 @@ class Tape:
         autocast: format that autocast casts to, or None.
         trained: which parameters are trained, by name; all when None.
     """
+
+    joins_nothing: ClassVar[bool] = True
+    """Whether joining a tensor with empty ones copies it."""
 
     def __init__(
         self,

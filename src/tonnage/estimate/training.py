@@ -83,6 +83,7 @@ class Step(Ledger):
             stepping=self.stepping(),
             drops=recipe.drops,
             hosts=recipe.hosts,
+            compiled=recipe.compiled,
         )
 
     def stepping(self) -> Stepping | None:
