@@ -7,7 +7,7 @@ counts, since compiled code keeps, makes again and frees by the graph.
 Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_functorch/partitioners.py (get_default_op_list)
 
 Leaves out: views, which are one with what they show; the single steps that an operation decomposes into, but for the
-statistics of softmax.
+statistics of softmax; of what is worked out twice, all but casts and statistics of rows.
 """
 
 from __future__ import annotations
@@ -70,6 +70,9 @@ class CompiledTape(Tape):
         self._named: dict[int, str] = {}
         self._made_by: dict[Node, Kind] = {}
         self._since = 0
+        # What is worked out twice is traced once.
+        self._first: dict[tuple[object, ...], Storage] = {}
+        self._same: dict[Storage, Storage] = {}
 
     def results(self, op: str, make: Callable[[], tuple[Value, ...]]) -> tuple[Value, ...]:
         """As a tape's, and what made them is noted."""
@@ -90,9 +93,9 @@ class CompiledTape(Tape):
         keeps_weight: bool = False,
     ) -> None:
         """As a tape's, whether a gradient is wanted or not."""
-        given = _different(i.storage for i in inputs if isinstance(i, Value))
-        made = [s for s in _different(v.storage for v in outputs) if s not in given]
-        beside = [s for s in _different(v.storage for v in saved) if s.serial >= self._since]
+        given = self._different(i.storage for i in inputs if isinstance(i, Value))
+        made = [s for s in self._different(v.storage for v in outputs) if s not in given]
+        beside = [s for s in self._different(v.storage for v in saved) if s.serial >= self._since]
         beside = [s for s in beside if s not in given and s not in made]
         kind = self._kind(made, custom=custom)
         if made:
@@ -121,13 +124,28 @@ class CompiledTape(Tape):
             self.flows.append(Flow("random", [], drawn))
         rows = [s for s in beside if s not in drawn]
         if made[0].serial in self._named and self._named[made[0].serial] in STATISTICS:
-            rows += [self.new("statistics of rows", made[0].axes[:-1], "fp32").storage for _ in range(2)]
+            rows += [self.new(what, made[0].axes[:-1], "fp32").storage for what in ("most of rows", "sums of rows")]
         if kind != "fused":
             self.flows.append(Flow(kind, given, [*made, *rows]))
             return
-        if rows:
-            self.flows.append(Flow("fused", given, rows))
-        self.flows.append(Flow("fused", [*given, *beside, *(s for s in rows if s not in beside)], made))
+        casts = len(given) == 1 and not beside and made[0].label.startswith("cast to ")
+        fresh = [s for s in rows if given and self._anew(s, given[0])]
+        if fresh:
+            self.flows.append(Flow("fused", given, fresh))
+        if not casts or self._anew(made[0], given[0]):
+            reads = [*given, *drawn, *(self._same.get(s, s) for s in rows)]
+            self.flows.append(Flow("fused", reads, made))
+
+    def _anew(self, s: Storage, of: Storage) -> bool:
+        """Whether a tensor is worked out for the first time: a cast, or a statistic of rows."""
+        first = self._first.setdefault((of, s.label, s.axes, s.dtype), s)
+        if first is not s:
+            self._same[s] = first
+        return first is s
+
+    def _different(self, storages: Iterable[Storage]) -> list[Storage]:
+        """Each storage once, but for those that take nothing."""
+        return [s for s in dict.fromkeys(self._same.get(s, s) for s in storages) if s.nbytes]
 
     def unwind(self, floor: int) -> None:
         """The backward pass as a graph: nothing is added in place, and who reads what is noted."""
@@ -139,13 +157,13 @@ class CompiledTape(Tape):
                 continue
             since = len(self.born)
             self.category = node.category
-            inputs = _different(g.storage for g in pending if g is not None)
-            reads = _different(v.storage for v in node.saved)
+            inputs = self._different(g.storage for g in pending if g is not None)
+            reads = self._different(v.storage for v in node.saved)
             given = list(pending)
             made = list(node.back(given) if node.takes else node.back(*given))
             grads = [g() if callable(g) else g for g in made]
             scratch = sum(s.nbytes for s in self.born[since:] if s.category == "workspace")
-            outputs = [s for s in _different(g.storage for g in grads if g is not None) if s.serial >= since]
+            outputs = [s for s in self._different(g.storage for g in grads if g is not None) if s.serial >= since]
             if any(s.serial in self.products for s in outputs):
                 kind = "matrix"
             if outputs:
@@ -179,16 +197,10 @@ class CompiledTape(Tape):
         if first is None:
             return second
         total = self.new("sum of gradients", first.axes, first.dtype)
-        self.flows.append(
-            Flow("fused", _different((first.storage, second.storage)), [total.storage], backward=True)
-        )
+        parts = self._different((first.storage, second.storage))
+        self.flows.append(Flow("fused", parts, [total.storage], backward=True))
         return total
 
 
 def _gone(*_: Value) -> tuple[Value, ...]:
     raise AssertionError("a step of the backward pass runs once")
-
-
-def _different(storages: Iterable[Storage]) -> list[Storage]:
-    """Each storage once, but for those that take nothing."""
-    return [s for s in dict.fromkeys(storages) if s.nbytes]

@@ -139,9 +139,11 @@ class _Emitter:
                         sizes.remove(s.nbytes)
                         ends.remove(s)
                         self.dies(s)
+            # A kernel that is called takes memory itself.
+            pooled = flow.kind != "kernel"
             for s in made:
-                self.born(s, pooled=s not in stays)
-                own.add(s)
+                self.born(s, pooled=pooled and s not in stays)
+            own.update(made if pooled else ())
             if flow.scratch:
                 self.tape.scratch("scratch of kernels", flow.scratch)
             for s in (*ends, *(s for s in made if last[s] == at and s not in stays)):
