@@ -42,6 +42,9 @@ WORKLOAD: Final = together(
     click.option("--ema", is_flag=True, default=None, help="A copy of the model holds moving averages of its weights."),
     text("--attention", "eager, sdpa, a kernel of sdpa: flash, efficient, cudnn, math; flash_attention_2 (sdpa)."),
     text("--recompute", "none, full, every-2, first-8, selective, or modules: core_attn,mlp (none)."),
+    click.option(
+        "--compile/--no-compile", default=None, help="Run through torch.compile, as the stack's own switch does."
+    ),
     text(
         "--offload", "none, activations (to the host, with --recompute full), save-on-cpu (all that is saved) (none)."
     ),

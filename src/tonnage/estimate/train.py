@@ -177,6 +177,13 @@ def answer(
     if aim is not None:
         recipe = aim.recipe
         caveats += aim.caveats
+    compiling = None
+    if w.compile:
+        # Imported late: most steps are not compiled.
+        from tonnage.estimate import compiling
+
+        recipe = recipe.but(compiled=compiling.compiled(model, w, stack, recipe))
+        caveats.append(compiling.TOLD[stack.compiles])
     step = _step(model, recipe)
     caveats += _passed_by(step)
     caveats += [OFFLOADS] if recipe.offloads else [HOSTS] if recipe.hosts else []
@@ -213,6 +220,7 @@ def answer(
         "seq": seq,
         "target_seq": recipe.targets,
         "recompute": w.recompute or "none",
+        "compile": bool(w.compile),
         "offload": w.offload or "none",
         "loss": built.named if built else "full",
         "kernels": built.kernels if built else "none",
@@ -240,6 +248,7 @@ def answer(
         ),
         not_modelled=(
             *left_out,
+            *(compiling.NOT_MODELLED if compiling else ()),
             *(aim.not_modelled if aim else ()),
             *([named.rough] if named.rough else []),
         ),
@@ -258,6 +267,10 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
     if step.recipe.scales:
         # No trace has confirmed what its kernels take.
         components = [c.but(trust=DERIVED) if c.name == "activations" else c for c in components]
+    if step.recipe.compiled is not None:
+        from tonnage.estimate.compiling import widened
+
+        components = widened(components, step, lambda recipe: _step(step.model, recipe))
     components += reserves(moment.level.allocated, static, caching=caching(device), device=device)
     o = step.recipe.optimizer
     moved = list(step.host())
@@ -285,7 +298,7 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
 
 def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | None) -> bool:
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
-    if recipe.evaluates is not None:
+    if recipe.evaluates is not None or recipe.compiled is not None:
         return False
     if recipe.rollout is not None or recipe.columns > 1:
         if w.replay or w.alloc_conf is not None:

@@ -37,7 +37,8 @@ class Compiled(Record):
     """How code is compiled.
 
     Args:
-        within: layers and loss are one graph, not a graph each.
+        within: layers and loss are one graph, not a graph each. It hands out the logits, whose gradient autograd makes
+            of zeros where nobody has one.
         buffers: what is in memory beside what has to be.
     """
 
@@ -68,14 +69,12 @@ class Compiled(Record):
             What waits for the embedding's backward pass: the gradient of a tied head, or what it is made of.
         """
         assert isinstance(tape, CompiledTape)
-        held = [s for s in (account.output, account.seed) if s is not None]
         tied = tape.gradients.get(tape.tied) if tape.tied is not None else None
         waits = [] if tied is None else [tied.storage]
         if waits and self.within and self.buffers == "most":
             maker = next(f for f in tape.flows if waits[0] in f.outputs)
             waits = max(waits, [*maker.inputs, *maker.reads], key=lambda found: sum(s.nbytes for s in found))
         found = _rewritten(tape, account, tape.flows, self, ends=True, waits=waits)
-        account.saved += held
         account.waits = None
         return found
 
@@ -188,12 +187,11 @@ def _rewritten(
     emit.run(_forward(g, set() if again else set(keeps), y, how), {x, y} if again else {*keeps, x, y})
     account.forward = Span(tape, start, len(tape.events), first)
     account.keeps_input, account.keeps_output = again or x in keeps, y in keeps and not again and not ends
-    if not account.keeps_output:
+    if not account.keeps_output and not ends:
         emit.dies(y)
     if not account.keeps_input:
         emit.dies(x)
-    if not ends:
-        emit.born(seed)
+    emit.born(seed)
     account.recompute, before = None, Level()
     if again:
         # What only the layer's output needs is not made again.
@@ -201,10 +199,18 @@ def _rewritten(
         emit.run(_forward(g, set(keeps), None, how), {*keeps, x})
         account.recompute = Span(tape, start, len(tape.events), first)
         before = account.recompute.end
-    account.saved = [emit.there[s] for s in keeps if s in emit.there and s not in (x, y)]
+    # The loop holds the loss, and backward() the gradient that it starts from, until the pass is over.
+    held = [y, seed] if ends else []
+    account.saved = [emit.there[s] for s in (*(s for s in keeps if s not in (x, y)), *held) if s in emit.there]
     account.waits = [] if again else account.saved
+    results.update(held)
     steps = _backward(g, set(keeps), results, how)
     start = len(tape.events)
+    logits = next((f.outputs[0] for f in g.forward if f.kind == "matrix" and f.outputs[0].category == "logits"), None)
+    if ends and how.within and logits is not None:
+        zeros = Storage(tape, "zeros as the gradient of the logits", logits.axes, logits.dtype, "logits")
+        emit.there[zeros] = zeros
+        steps[0][2].append(zeros)
     read = {s for _, _, sources in steps for s in sources}
     for s in dict.fromkeys((*keeps, seed, x)):
         # What nothing reads after all is let go of at once.

@@ -49,6 +49,7 @@ class Train(Workload):
     target_seq: int | None = None
     eval_batch: int | None = None
     recompute: str | None = None
+    compile: bool | None = None
     offload: str | None = None
     loss: str | None = None
     logits_to_keep: int | None = None
