@@ -67,6 +67,8 @@ class CompiledTape(Tape):
     def __init__(self, **given: object) -> None:
         super().__init__(**given)  # type: ignore[arg-type]
         self.flows: list[Flow] = []
+        # Off where a stretch is not compiled: then it is a tape as any other.
+        self.tracing = False
         self._named: dict[int, str] = {}
         self._made_by: dict[Node, Kind] = {}
         self._since = 0
@@ -74,9 +76,17 @@ class CompiledTape(Tape):
         self._first: dict[tuple[object, ...], Storage] = {}
         self._same: dict[Storage, Storage] = {}
 
+    def trace(self, on: bool) -> None:
+        """A stretch begins that is compiled, or one that is not."""
+        self.tracing = on
+        self.flows.clear()
+        self._since = len(self.born)
+
     def results(self, op: str, make: Callable[[], tuple[Value, ...]]) -> tuple[Value, ...]:
         """As a tape's, and what made them is noted."""
         made = super().results(op, make)
+        if not self.tracing:
+            return made
         self._named.update((v.storage.serial, op) for v in made)
         return made
 
@@ -93,6 +103,12 @@ class CompiledTape(Tape):
         keeps_weight: bool = False,
     ) -> None:
         """As a tape's, whether a gradient is wanted or not."""
+        if not self.tracing:
+            super().record(
+                outputs, inputs, back, saved, custom=custom, weights_first=weights_first, flat=flat,
+                keeps_weight=keeps_weight,
+            )  # fmt: skip
+            return
         given = self._different(i.storage for i in inputs if isinstance(i, Value))
         made = [s for s in self._different(v.storage for v in outputs) if s not in given]
         beside = [s for s in self._different(v.storage for v in saved) if s.serial >= self._since]
@@ -149,6 +165,9 @@ class CompiledTape(Tape):
 
     def unwind(self, floor: int) -> None:
         """The backward pass as a graph: nothing is added in place, and who reads what is noted."""
+        if not self.tracing:
+            super().unwind(floor)
+            return
         while len(self.nodes) > floor:
             node = self.nodes.pop()
             pending, node.pending = node.pending, []

@@ -175,6 +175,8 @@ class Tape:
         self.recording = grad
         # Path of the layer at hand, where all of a model's are on one tape.
         self.prefix = ""
+        # Whether cast and cross entropy are one compiled graph.
+        self.fuses_loss = False
         self.born: list[Storage] = []
         self.products: set[int] = set()
         self.events: list[int] = []

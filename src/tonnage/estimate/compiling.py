@@ -20,10 +20,8 @@ from tonnage.timeline import Component
 from tonnage.workload.training import Train
 
 TOLD: Final = {
-    "model": "torch.compile: the model and its loss are one graph; what is kept for the backward pass is the min cut "
-    "of torch 2.13's partitioner",
-    "layers": "torch.compile: each layer is a graph of its own, and the loss is one; what is kept for the backward "
-    "pass is the min cut of torch 2.13's partitioner",
+    "model": "the model and its loss are one graph",
+    "layers": "each layer is a graph of its own, and the loss is one",
 }
 REFERENCE: Final = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_functorch/partitioners.py (solve_min_cut)"
 NOT_MODELLED: Final = (
@@ -33,14 +31,12 @@ NOT_MODELLED: Final = (
 HINT: Final = "leave out compile"
 
 
-def compiled(model: Model, w: Train, stack: Stack, recipe: Recipe) -> Compiled | None:
-    """How a step is compiled; None where it is not.
+def compiled(model: Model, w: Train, stack: Stack, recipe: Recipe) -> Compiled:
+    """How a step is compiled.
 
     Raises:
         UnsupportedError: together with what is not modelled.
     """
-    if not w.compile:
-        return None
     if not stack.compiles:
         raise UnsupportedError(
             f"compile is not modelled for {stack.name}", key="compile", value="true", hint="--stack transformers"
@@ -83,7 +79,22 @@ def compiled(model: Model, w: Train, stack: Stack, recipe: Recipe) -> Compiled |
             f"compile is not modelled with attention = {recipe.kernel}: inductor may put a kernel in its place",
             key="compile", value="true", hint="--attention sdpa",
         )  # fmt: skip
-    return Compiled(within=stack.compiles == "model")
+    return Compiled(within=stack.compiles == "model", loss=compiles_loss(stack, recipe))
+
+
+def compiles_loss(stack: Stack, recipe: Recipe) -> bool:
+    """Whether the loss is compiled: torchtune's full fine-tuning lets go of the compiled one, but for chunks.
+
+    https://github.com/pytorch/torchtune/blob/v0.6.1/recipes/full_finetune_single_device.py (``_setup_loss``:
+    ``training.compile_loss(self._loss_fn)``, which chunks take in place)
+    """
+    return stack.compiles != "layers" or recipe.loss is not None
+
+
+def told(stack: Stack, how: Compiled) -> str:
+    """What is compiled, in words."""
+    what = TOLD[stack.compiles] if how.loss else "each layer is a graph of its own, and the loss is not compiled"
+    return f"torch.compile: {what}; what is kept for the backward pass is the min cut of torch 2.13's partitioner"
 
 
 def widened(components: list[Component], step: Step, again: Callable[[Recipe], Step]) -> list[Component]:

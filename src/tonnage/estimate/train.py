@@ -182,8 +182,9 @@ def answer(
         # Imported late: most steps are not compiled.
         from tonnage.estimate import compiling
 
-        recipe = recipe.but(compiled=compiling.compiled(model, w, stack, recipe))
-        caveats.append(compiling.TOLD[stack.compiles])
+        how = compiling.compiled(model, w, stack, recipe)
+        recipe = recipe.but(compiled=how)
+        caveats.append(compiling.told(stack, how))
     step = _step(model, recipe)
     caveats += _passed_by(step)
     caveats += [OFFLOADS] if recipe.offloads else [HOSTS] if recipe.hosts else []

@@ -37,12 +37,14 @@ class Compiled(Record):
     """How code is compiled.
 
     Args:
-        within: layers and loss are one graph, not a graph each. It hands out the logits, whose gradient autograd makes
+        within: layers, head and loss are one graph, and not each layer one of its own. It hands out the logits, whose gradient autograd makes
             of zeros where nobody has one.
+        loss: the loss is one as well.
         buffers: what is in memory beside what has to be.
     """
 
     within: bool = False
+    loss: bool = True
     buffers: Literal["fewest", "usual", "most"] = "usual"
 
     def tape(self) -> type[Tape]:
@@ -50,16 +52,19 @@ class Compiled(Record):
         return CompiledTape
 
     def begin(self, tape: Tape) -> None:
-        """A stretch begins."""
+        """What stands behind the layers begins."""
         assert isinstance(tape, CompiledTape)
-        tape.flows.clear()
+        tape.trace(self.within)
+        tape.fuses_loss = self.loss and not self.within
 
     def layer(self, tape: Tape, run: Run, axes: Axes, dtype: str, *, again: bool, flows: bool) -> Account:
         """Account of one layer, as ``layer_account``'s; ``again`` where it is checkpointed."""
-        self.begin(tape)
+        assert isinstance(tape, CompiledTape)
+        tape.trace(True)
         account = layer_account(tape, run, axes, dtype, recompute=None, flows=flows)
-        if account.flows and isinstance(tape, CompiledTape):
+        if account.flows:
             _rewritten(tape, account, tape.flows, self, again=again)
+        tape.trace(False)
         return account
 
     def tail(self, tape: Tape, account: Account) -> list[Storage]:
@@ -71,11 +76,14 @@ class Compiled(Record):
         assert isinstance(tape, CompiledTape)
         tied = tape.gradients.get(tape.tied) if tape.tied is not None else None
         waits = [] if tied is None else [tied.storage]
+        if not self.within:
+            return waits
         if waits and self.within and self.buffers == "most":
             maker = next(f for f in tape.flows if waits[0] in f.outputs)
             waits = max(waits, [*maker.inputs, *maker.reads], key=lambda found: sum(s.nbytes for s in found))
         found = _rewritten(tape, account, tape.flows, self, ends=True, waits=waits)
         account.waits = None
+        tape.trace(False)
         return found
 
 

@@ -195,7 +195,7 @@ class Pass:
         if compiled is not None:
             compiled.begin(tape)
         self.tail = self._tail(model, f, ids, axes, keep_logits)
-        if compiled is not None:
+        if compiled is not None and compiled.within:
             self.closing = None
         self.lingering = self.lingering + level(list(dict.fromkeys(tape.lingering)))
         tape.lingering.clear()
@@ -215,8 +215,6 @@ class Pass:
             if bias is not None:
                 self.given = bias.wait(tape)
             back(tape, root, seed, 0, first, self.stem)
-            if compiled is not None and accumulated and not compiled.within:
-                self.stem.gradients = []
         joined.clear()
         reached[None] = tape.reached
 
