@@ -27,7 +27,6 @@ from tonnage.memory.accounts import Account, Run, Span, layer_account
 from tonnage.memory.partition import SMALLER, Graph, kept
 from tonnage.record import Record
 from tonnage.tensors import Axes
-from tonnage.timeline import Level
 
 APART: Final = ("matrix", "kernel")
 """What inductor calls as a kernel of its own."""
@@ -75,16 +74,17 @@ class Compiled(Record):
         """
         assert isinstance(tape, CompiledTape)
         tied = tape.gradients.get(tape.tied) if tape.tied is not None else None
-        waits = [] if tied is None else [tied.storage]
+        own = [] if tied is None else [tied.storage]
         if not self.within:
-            return waits
-        if waits and self.within and self.buffers == "most":
-            maker = next(f for f in tape.flows if waits[0] in f.outputs)
-            waits = max(waits, [*maker.inputs, *maker.reads], key=lambda found: sum(s.nbytes for s in found))
-        found = _rewritten(tape, account, tape.flows, self, ends=True, waits=waits)
+            return own
+        parts: list[Storage] = []
+        if own and self.buffers == "most":
+            maker = next(f for f in tape.flows if own[0] in f.outputs)
+            parts = max(own, [*maker.inputs, *maker.reads], key=lambda found: sum(s.nbytes for s in found))
+        found = _rewritten(tape, account, tape.flows, self, ends=True, waits=parts or own)
         account.waits = None
         tape.trace(False)
-        return found
+        return found if parts else own
 
 
 class _Emitter:
@@ -191,22 +191,22 @@ def _rewritten(
     first = len(tape.born)
     emit = _Emitter(tape, how.buffers)
     emit.born(x)
-    start = len(tape.events)
+    # What calls a layer holds its input, which is no part of it.
+    own, start = first if ends else len(tape.born), len(tape.events)
     emit.run(_forward(g, set() if again else set(keeps), y, how), {x, y} if again else {*keeps, x, y})
-    account.forward = Span(tape, start, len(tape.events), first)
+    account.forward = Span(tape, start, len(tape.events), own)
     account.keeps_input, account.keeps_output = again or x in keeps, y in keeps and not again and not ends
     if not account.keeps_output and not ends:
         emit.dies(y)
     if not account.keeps_input:
         emit.dies(x)
     emit.born(seed)
-    account.recompute, before = None, Level()
+    account.recompute = None
     if again:
         # What only the layer's output needs is not made again.
         start = len(tape.events)
         emit.run(_forward(g, set(keeps), None, how), {*keeps, x})
         account.recompute = Span(tape, start, len(tape.events), first)
-        before = account.recompute.end
     # The loop holds the loss, and backward() the gradient that it starts from, until the pass is over.
     held = [y, seed] if ends else []
     account.saved = [emit.there[s] for s in (*(s for s in keeps if s not in (x, y)), *held) if s in emit.there]
@@ -225,7 +225,7 @@ def _rewritten(
         if s not in read and s not in results:
             emit.dies(s)
     emit.run(steps, results)
-    account.backward = Span(tape, start, len(tape.events), first, before)
+    account.backward = Span(tape, start, len(tape.events), first)
     account.gradients = [emit.there[s] for s in grads if s in emit.there]
     if tape.accumulated and not how.within:
         # Added into what is there as soon as the graph has run.
@@ -234,7 +234,9 @@ def _rewritten(
         account.gradients = []
     account.handed = emit.there.get(account.handed) if account.handed is not None else None
     account.casts = []
-    return [emit.there[s] for s in waits if s in emit.there]
+    found = [emit.there[s] for s in waits if s in emit.there]
+    tape.events += [~made.serial for made in emit.there.values()]
+    return found
 
 
 def _in_memory(f: Flow, users: list[Flow], order: dict[Flow, int], flows: list[Flow], how: Compiled) -> bool:
