@@ -114,6 +114,11 @@ def answer(
     seq = w.seq or default_length(model, DEFAULT_SEQ) - (w.virtual_tokens or 0)
     caveats = [*tokens_within(model, seq + (w.virtual_tokens or 0), "seq"), *([newer] if newer else [])]
     caveats += [AS_NEWEST] if version[0] < stack.releases.newest[0] else []
+    if w.attention == "flex" and stack.restated is not None:
+        raise UnsupportedError(
+            f"flex attention is modelled as transformers calls it, not as {stack.name} does", key="attention",
+            value="flex", hint="--attention flash keeps the same but for numbers of 24 B",
+        )  # fmt: skip
     attention, told = kernel(model, w.attention or "sdpa", dtype=autocast or weights, device=device)
     caveats += told
     adam = since(version, stack.optimizer)

@@ -205,6 +205,7 @@ class Pass:
         f.frame.clear()
         f.rotary.clear()
         f.masks.clear()
+        f.blocks.clear()
         f.bias = f.labels = None
         f.around.clear()
         if root is not None:
