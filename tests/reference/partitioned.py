@@ -7,6 +7,7 @@ generated Python is read, where each buffer is taken, handed on or let go of.
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ def _attention(module: Any, query: Any, key: Any, value: Any, mask: Any = None, 
 ALL_ATTENTION_FUNCTIONS.register("one_kernel", _attention)
 
 
-class _Stop(Exception):
+class _StopError(Exception):
     pass
 
 
@@ -51,7 +52,7 @@ def _partitioned(run: Any, parameters: dict[str, Any], given: Any, *, draws: boo
             joint, inputs, num_fwd_outputs=num_fwd_outputs, static_lifetime_input_indices=weights
         ))  # fmt: skip
         found.append(num_fwd_outputs)
-        raise _Stop
+        raise _StopError
 
     def whole(weights: list[Any], *rest: Any) -> Any:
         return run(dict(zip(parameters, weights, strict=True)), *rest)
@@ -60,10 +61,8 @@ def _partitioned(run: Any, parameters: dict[str, Any], given: Any, *, draws: boo
         whole, fw_compiler=lambda g, _: g, bw_compiler=lambda g, _: g, partition_fn=partition,
         decompositions=select_decomp_table(),
     )  # fmt: skip
-    try:
+    with contextlib.suppress(_StopError):
         compiled(list(parameters.values()), *given)
-    except _Stop:
-        pass
     return found[0], found[1], found[2]
 
 
@@ -93,7 +92,9 @@ def whole(
         def run(weights: dict[str, Any], held: list[Any], ids: Any) -> Any:
             named = {**weights, **dict(zip(buffers, held, strict=True))}
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                made = torch.func.functional_call(model, named, (), {"input_ids": ids, "labels": ids, "use_cache": False})
+                made = torch.func.functional_call(
+                    model, named, (), {"input_ids": ids, "labels": ids, "use_cache": False}
+                )
             return made.loss, made.logits
 
         return _partitioned(run, dict(model.named_parameters()), (list(buffers.values()), ids), draws=draws)

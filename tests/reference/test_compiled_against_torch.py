@@ -78,9 +78,7 @@ def _kept(account: Account, *, autocast: bool = False) -> int:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_layer_within_a_whole_graph_keeps_what_the_partitioner_keeps(name: str, batch: int, tokens: int) -> None:
     config, kernel = CONFIGS[name], "eager" if name in EAGER else "flash"
-    sums = [
-        sum(kept(whole(config, _layers(config, n), batch, tokens, draws=name in DRAWS)).values()) for n in (2, 3)
-    ]
+    sums = [sum(kept(whole(config, _layers(config, n), batch, tokens, draws=name in DRAWS)).values()) for n in (2, 3)]
     ours = _account(config, kernel, batch, tokens, Compiled(within=True), autocast=False)
     assert _kept(ours) == sums[1] - sums[0]
 
@@ -107,7 +105,7 @@ def test_a_layer_that_is_a_graph_of_its_own(name: str) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2-undropped", "bloom"])
 def test_inductors_buffers_lie_within_the_range(name: str) -> None:
-    """Of both passes, from the code that inductor writes for a CPU; the logits' gradient of zeros is no buffer of it."""
+    """Of both passes, from the code that inductor writes for a CPU; the zeros for the logits are no buffer of it."""
     config, kernel, layers = CONFIGS[name], "eager" if name in EAGER else "flash", _layers(CONFIGS[name], 3)
     graphs = whole(config, layers, 2, 256)
     forward, backward = highest(written(graphs[0]), {}), highest(written(graphs[1]), kept(graphs))

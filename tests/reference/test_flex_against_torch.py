@@ -1,4 +1,4 @@
-"""Flex attention as transformers calls it, beside torch's own operation: what it keeps, and what hands gradients back."""
+"""Flex attention as transformers calls it, beside torch's own operation."""
 
 from __future__ import annotations
 

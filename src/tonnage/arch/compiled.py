@@ -21,7 +21,13 @@ Kind = Literal["fused", "matrix", "kernel", "joined", "random"]
 """Of an operation: element by element or a reduction, so that it fuses and may be made again; a product of matrices; a
 kernel that is called; a join, into which others fuse and which fuses into none; random numbers."""
 
-NAMED: Final[dict[str, Kind]] = {"mm": "matrix", "addmm": "matrix", "baddbmm": "matrix", "cat": "joined", "dropout": "random"}
+NAMED: Final[dict[str, Kind]] = {
+    "mm": "matrix",
+    "addmm": "matrix",
+    "baddbmm": "matrix",
+    "cat": "joined",
+    "dropout": "random",
+}
 """Results by the operation that the tape is told of; every other name is a kernel's, softmax apart."""
 STATISTICS: Final = ("softmax",)
 """What is decomposed into the most and the sum of each row, and the rest element by element."""

@@ -40,7 +40,9 @@ WORKLOAD: Final = together(
         "--optimizer-in-backward", is_flag=True, default=None, help="Step each parameter as its gradient arrives."
     ),
     click.option("--ema", is_flag=True, default=None, help="A copy of the model holds moving averages of its weights."),
-    text("--attention", "eager, sdpa, a kernel of sdpa: flash, efficient, cudnn, math; flash_attention_2, flex (sdpa)."),
+    text(
+        "--attention", "eager, sdpa, a kernel of sdpa: flash, efficient, cudnn, math; flash_attention_2, flex (sdpa)."
+    ),
     text("--recompute", "none, full, every-2, first-8, selective, or modules: core_attn,mlp (none)."),
     click.option(
         "--compile/--no-compile", default=None, help="Run through torch.compile, as the stack's own switch does."

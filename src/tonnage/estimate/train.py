@@ -182,7 +182,7 @@ def answer(
     if aim is not None:
         recipe = aim.recipe
         caveats += aim.caveats
-    compiling = None
+    rough: tuple[str, ...] = ()
     if w.compile:
         # Imported late: most steps are not compiled.
         from tonnage.estimate import compiling
@@ -190,6 +190,7 @@ def answer(
         how = compiling.compiled(model, w, stack, recipe)
         recipe = recipe.but(compiled=how)
         caveats.append(compiling.told(stack, how))
+        rough = compiling.NOT_MODELLED
     step = _step(model, recipe)
     caveats += _passed_by(step)
     caveats += [OFFLOADS] if recipe.offloads else [HOSTS] if recipe.hosts else []
@@ -254,7 +255,7 @@ def answer(
         ),
         not_modelled=(
             *left_out,
-            *(compiling.NOT_MODELLED if compiling else ()),
+            *rough,
             *(aim.not_modelled if aim else ()),
             *([named.rough] if named.rough else []),
         ),

@@ -24,8 +24,8 @@ OWN: Final[dict[str, str | None]] = {
     )),
 }  # fmt: skip
 SWITCHES: Final = {
-    "flash_attention": "flash_attention_2", "sdp_attention": "sdpa", "eager_attention": "eager", "flex_attention": "flex",
-    "xformers_attention": None, "sage_attention": None,
+    "flash_attention": "flash_attention_2", "sdp_attention": "sdpa", "eager_attention": "eager",
+    "flex_attention": "flex", "xformers_attention": None, "sage_attention": None,
 }  # fmt: skip
 LIGER: Final = "liger_fused_linear_cross_entropy", "liger_cross_entropy"
 
