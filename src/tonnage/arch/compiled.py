@@ -13,7 +13,7 @@ statistics of softmax; of what is worked out twice, all but casts and statistics
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import ClassVar, Final, Literal
+from typing import Final, Literal
 
 from tonnage.arch.tape import Back, Node, Parameter, Source, Storage, Tape, Value
 
@@ -68,7 +68,7 @@ class Flow:
 class CompiledTape(Tape):
     """``flows`` are the operations in the order in which they are traced."""
 
-    joins_nothing: ClassVar[bool] = False
+    joins_nothing = False
 
     def __init__(self, **given: object) -> None:
         super().__init__(**given)  # type: ignore[arg-type]

@@ -362,11 +362,8 @@ def dropout(x: Value, p: float, training: bool) -> Value:
     if not p or not training:
         return x
     tape, axes, dtype = x.tape, x.axes, x.dtype
-
-    def make() -> tuple[Value, ...]:
-        return tape.new("dropout", axes, dtype), tape.new("dropout mask", axes, "bool")
-
-    out, mask = tape.results("dropout", make)
+    made = ("dropout", dtype), ("dropout mask", "bool")
+    out, mask = tape.results("dropout", lambda: tuple(tape.new(label, axes, form) for label, form in made))
     tape.record((out,), (x,), lambda g: (tape.new("gradient of dropout", axes, dtype),), (mask,))
     return out
 

@@ -17,7 +17,7 @@ saved tensors), torch/csrc/autograd/input_buffer.cpp (in-place accumulation).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tonnage.formats import FORMATS
 from tonnage.tensors import Axes, size
@@ -156,8 +156,8 @@ class Tape:
         trained: which parameters are trained, by name; all when None.
     """
 
-    joins_nothing: ClassVar[bool] = True
-    """Whether joining a tensor with empty ones copies it."""
+    # Whether a join with empty tensors copies; whether cast and cross entropy are one compiled graph.
+    joins_nothing, fuses_loss = True, False
 
     def __init__(
         self,
@@ -175,8 +175,6 @@ class Tape:
         self.recording = grad
         # Path of the layer at hand, where all of a model's are on one tape.
         self.prefix = ""
-        # Whether cast and cross entropy are one compiled graph.
-        self.fuses_loss = False
         self.born: list[Storage] = []
         self.products: set[int] = set()
         self.events: list[int] = []
