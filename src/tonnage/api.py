@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.devices import Device, device
-from tonnage.errors import InputError
+from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.result import Result
 from tonnage.record import stated
 from tonnage.timeline import Component
@@ -162,6 +162,7 @@ def train(
 
     doubt: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
+    compiled = said.get("compile")
     if config is not None:
         from tonnage import runs
 
@@ -171,7 +172,14 @@ def train(
     beside = _beside(w)
     where, held = place(w.gpu, w.in_use)
     where = _calibrated(where, calibration)
-    result = answer(m, w, where, in_use=held, beside=beside, doubt=doubt)
+    try:
+        result = answer(m, w, where, in_use=held, beside=beside, doubt=doubt)
+    except UnsupportedError as error:
+        if error.key != "compile" or config is None or compiled is not None:
+            raise
+        # A config's switch is told as any of its keys that are not modelled; a flag is refused.
+        w, doubt = replace(w, compile=None), (*doubt, f"compiled blocks keep other tensors: {error.message}")
+        result = answer(m, w, where, in_use=held, beside=beside, doubt=doubt)
     found = _answer(result, m, w, where, held, suggest=suggest, beside=beside)
     return found.but(caveats=(*found.caveats, *told)) if told else found
 

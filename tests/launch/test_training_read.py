@@ -237,7 +237,6 @@ def test_every_stack_is_named_by_its_own_config() -> None:
         ("tiled_mlp: true", "tiled_mlp"),
         ("brand_new_switch: 3", "brand_new_switch"),
         ("gradient_checkpointing: offload", "gradient_checkpointing"),
-        ("torch_compile: true", "torch_compile"),
         ("lora_mlp_kernel: true", "lora_mlp_kernel"),
         ("micro_batchsize: 2", "did you mean micro_batch_size"),
         ("rl: dpo", "rl"),
@@ -257,6 +256,38 @@ def test_such_a_config_is_never_sure_to_fit(tmp_path: Path, capsys: pytest.Captu
         result = json.loads(capsys.readouterr().out)
         assert result["fit"]["verdict"] == verdict
         assert any("tiled_mlp" in note for note in result["caveats"]) == (verdict == "uncertain")
+
+
+COMPILED = {
+    "axolotl": "base_model: llama-3.2-1b\nflash_attention: true\ntorch_compile: auto\nsequence_len: 256\n",
+    "transformers": "model_name_or_path: llama-3.2-1b\nper_device_train_batch_size: 1\nblock_size: 4096\n"
+    "torch_compile: true\nbf16: true\n",
+    "torchtune": "model: {_component_: torchtune.models.llama3_2.llama3_2_1b}\ncompile: True\ndtype: bf16\n"
+    "batch_size: 1\ntokenizer: {max_seq_len: 256}\n",
+}
+
+
+@pytest.mark.parametrize("stack", COMPILED)
+def test_a_switch_of_torch_compile_is_answered(stack: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, "a.yml", COMPILED[stack])
+    assert main(["train", "--from", path, "--stack", stack, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["workload"]["compile"] is True
+    assert any("min cut" in note for note in result["caveats"])
+    assert main(["train", "--from", path, "--stack", stack, "--no-compile", "--json"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert result["ranks"][0]["allocated_bytes"] < other["ranks"][0]["allocated_bytes"]
+
+
+def test_a_switch_that_is_not_modelled_there_is_told_and_forbids_to_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "base_model: llama-3.2-1b\nadapter: qlora\nload_in_4bit: true\nlora_r: 8\nlora_target_linear: true\n"
+    path = written(tmp_path, "a.yml", text + "sequence_len: 128\ntorch_compile: true\n")
+    assert main(["train", "--from", path, "--gpu", "80GiB", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["fit"]["verdict"] == "uncertain"
+    assert any("compile is not modelled with quant" in note for note in result["caveats"])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tonnage.arch import ops
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear
-from tonnage.arch.loss import Loss, log_likelihood
+from tonnage.arch.loss import Loss, log_likelihood, wide_likelihood
 from tonnage.arch.tape import Tape, Value
 
 
@@ -85,9 +85,9 @@ class Chunked(Loss):
             else:
                 # The first chunk's is added to a number. No name keeps a chunk's loss until the next one is there.
                 total = (
-                    ops.shifted(log_likelihood(ops.cast(given, "fp32"), target))
+                    ops.shifted(wide_likelihood(given, target))
                     if total is None
-                    else ops.add(total, log_likelihood(ops.cast(given, "fp32"), target), in_place=True)
+                    else ops.add(total, wide_likelihood(given, target), in_place=True)
                 )
         if total is None:
             joined = ops.cat(tuple(losses), (B, T), "losses")

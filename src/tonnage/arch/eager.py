@@ -231,7 +231,8 @@ def _bloom(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
 def _baddbmm(bias: Value, q: Value, k: Value) -> Value:
     """``bias.baddbmm(q, k.transpose(1, 2), alpha=...)``: either gradient is a product and its multiple."""
     tape, dtype = q.tape, q.dtype
-    out = tape.new("scores", (*by_heads(q)[:3], ("S", named(k, "TS")[1])), dtype)
+    scores = (*by_heads(q)[:3], ("S", named(k, "TS")[1]))
+    (out,) = tape.results("baddbmm", lambda: (tape.new("scores", scores, dtype),))
     q_axes, k_axes = q.axes, k.axes
 
     def back(g: Value) -> Grads:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
 
-AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math", "flash_attention_2"]
+AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math", "flash_attention_2", "flex"]
 
 
 class Shared(dict[Any, Any]):
@@ -59,6 +59,7 @@ class Forward:
     ``labels`` are those of a pass that lengthens its sequences; ``around`` what code around the model names until the
     loss is there.
     ``logits`` are those that a loss of its own hands back to the caller.
+    ``blocks`` are masks by blocks of tokens, of flex attention.
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
     ``encoder`` is what cross attention sees, ``zeros`` the bias of its scores that layers share (T5), and ``position``
     the bias that the block at hand adds.
@@ -69,6 +70,7 @@ class Forward:
         "again",
         "around",
         "bias",
+        "blocks",
         "cached",
         "carried",
         "encoder",
@@ -124,6 +126,7 @@ class Forward:
         self.ran: set[str] = set()
         self.rotary: dict[str, tuple[Value, Value]] = Shared(self.taken)
         self.masks: dict[int | None, Value] = Shared(self.taken)
+        self.blocks: dict[int | None, tuple[Value, ...]] = Shared(self.taken)
         self.again: frozenset[str] = frozenset()
         self.bias: Value | None = None
         self.encoder: Value | None = None
@@ -142,4 +145,5 @@ class Forward:
     def shared(self) -> list[Value]:
         """What the pass makes once for all layers: rotary tables, masks, the bias of positions."""
         tables = [v for pair in self.rotary.values() for v in (pair if pair[0] is not pair[1] else pair[:1])]
-        return tables + list(self.masks.values()) + ([] if self.bias is None else [self.bias])
+        blocks = [v for found in self.blocks.values() for v in found]
+        return tables + list(self.masks.values()) + blocks + ([] if self.bias is None else [self.bias])

@@ -46,6 +46,12 @@ def _attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     if f.kernel == "eager":
         f.ran.add("eager")
         return eager(f, a, q, k, v)
+    if f.kernel == "flex":
+        # Imported late: few passes run through it.
+        from tonnage.arch.flex import flex
+
+        f.ran.add("flex")
+        return flex(f, a, q, k, v)
     masked = f.position is not None or (_mask(f, a) is not None)
     # Falcon's one key is neither repeated nor announced as shared: only the unfused path broadcasts it.
     if masked and f.kernel == "cudnn":

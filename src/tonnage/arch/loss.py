@@ -85,9 +85,28 @@ def log_likelihood(logits: Value, target: Value, *, whole: bool = True) -> Value
     return loss
 
 
+def wide_likelihood(logits: Value, target: Value) -> Value:
+    """``F.cross_entropy(logits.float(), target)``, of which compiled code keeps the logits and two numbers a row.
+
+    https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_functorch/partitioners.py: what is cast and what is made of
+    it element by element is made again.
+    """
+    tape = logits.tape
+    if not tape.fuses_loss:
+        return log_likelihood(cast(logits, "fp32"), target)
+    axes, dtype = logits.axes, logits.dtype
+    rows = tuple(tape.new(what, axes[:-1], "fp32") for what in ("most of each row", "logarithm of its sum"))
+    loss = tape.new("loss", (("X", 1),), "fp32")
+    weight = tape.new("total weight", (("X", 1),), "fp32")
+    tape.record(
+        (loss,), (logits,), lambda g: (tape.new("gradient of logits", axes, dtype),), (logits, *rows, target, weight)
+    )
+    return loss
+
+
 def log_softmax(x: Value) -> Value:
     """``F.log_softmax(x, -1)``: keeps its result."""
     tape, axes, dtype = x.tape, x.axes, x.dtype
-    out = tape.new("log-softmax", axes, dtype)
+    (out,) = tape.results("softmax", lambda: (tape.new("log-softmax", axes, dtype),))
     tape.record((out,), (x,), lambda g: (tape.new("gradient of logits", axes, dtype),), (out,))
     return out

@@ -17,6 +17,13 @@ def make_masks(
 
     ``always``: also where a kernel could do without.
     """
+    if f.kernel == "flex":
+        # Imported late: few passes run through it.
+        from tonnage.arch.flex import mask
+
+        for window in windows:
+            f.blocks[window] = mask(f.tape, batch, queries, keys)
+        return
     for window in windows:
         if window in f.masks:
             continue

@@ -309,7 +309,7 @@ def softmax(x: Value, *, dtype: str | None = None, label: str = "softmax") -> Va
         x = cast(x, dtype) if dtype is not None else raised(x)
     # CUDA's kernel reads fp16 and writes fp32 by itself (SoftMax.cpp, half_to_float); bf16 is cast before.
     tape, axes, form = x.tape, x.axes, x.dtype
-    out = tape.new(label, axes, dtype or form)
+    (out,) = tape.results("softmax", lambda: (tape.new(label, axes, dtype or form),))
     tape.record((out,), (x,), _softmax_back(tape, axes, form, out.dtype, label), (out,))
     return out
 
@@ -333,7 +333,7 @@ def safe_softmax(x: Value, label: str = "attention weights") -> Value:
     tape, axes, form = x.tape, x.axes, x.dtype
     plain = tape.new("softmax", axes, form)
     hidden = tape.new("hidden scores", axes, "bool")
-    out = tape.new(label, axes, form)
+    (out,) = tape.results("softmax", lambda: (tape.new(label, axes, form),))
     del plain, hidden
     tape.record((out,), (x,), _softmax_back(tape, axes, form, form, label), (out,))
     return out
@@ -362,8 +362,8 @@ def dropout(x: Value, p: float, training: bool) -> Value:
     if not p or not training:
         return x
     tape, axes, dtype = x.tape, x.axes, x.dtype
-    out = tape.new("dropout", axes, dtype)
-    mask = tape.new("dropout mask", axes, "bool")
+    made = ("dropout", dtype), ("dropout mask", "bool")
+    out, mask = tape.results("dropout", lambda: tuple(tape.new(label, axes, form) for label, form in made))
     tape.record((out,), (x,), lambda g: (tape.new("gradient of dropout", axes, dtype),), (mask,))
     return out
 
@@ -397,7 +397,9 @@ def narrow(x: Value, axes: Axes, *, by_heads: bool = False) -> Value:
 def cat(values: tuple[Value, ...], axes: Axes, label: str = "joined") -> Value:
     """``torch.cat``: copies; the gradients are views of one."""
     tape, dtype = values[0].tape, values[0].dtype
-    out = tape.new(label, axes, dtype)
+    if not tape.joins_nothing and sum(size(v.axes) > 0 for v in values) == 1:
+        return next(v for v in values if size(v.axes))
+    (out,) = tape.results("cat", lambda: (tape.new(label, axes, dtype),))
     shapes = tuple((v.axes, v.dtype) for v in values)
 
     def back(g: Value) -> Grads:

@@ -78,6 +78,9 @@ class Tape:
         trained: which parameters are trained, by name; all when None.
     """
 
+    # Whether a join with empty tensors copies; whether cast and cross entropy are one compiled graph.
+    joins_nothing, fuses_loss = True, False
+
     def __init__(
         self,
         *,

@@ -40,7 +40,9 @@ WORKLOAD: Final = together(
         "--optimizer-in-backward", is_flag=True, default=None, help="Step each parameter as its gradient arrives."
     ),
     click.option("--ema", is_flag=True, default=None, help="A copy of the model holds moving averages of its weights."),
-    text("--attention", "eager, sdpa, a kernel of sdpa: flash, efficient, cudnn, math; flash_attention_2 (sdpa)."),
+    text(
+        "--attention", "eager, sdpa, a kernel of sdpa: flash, efficient, cudnn, math; flash_attention_2, flex (sdpa)."
+    ),
     text(
         "--recompute",
         "none, full, every-2, first-8, selective, or modules: core_attn,mlp,moe,attention,shared_experts; those whose "
@@ -48,6 +50,9 @@ WORKLOAD: Final = together(
     ),
     text("--experts", "How they run: grouped_mm, batched_mm, eager: one after the other (grouped_mm).", "HOW"),
     text("--expert-imbalance", "Tokens of the fullest expert over the mean, with --experts eager (a range).", "RATIO"),
+    click.option(
+        "--compile/--no-compile", default=None, help="Run through torch.compile, as the stack's own switch does."
+    ),
     text(
         "--offload", "none, activations (to the host, with --recompute full), save-on-cpu (all that is saved) (none)."
     ),

@@ -53,7 +53,7 @@ def deploy(model: Model, s: Setting, engine: Engine) -> Deployment:
         raise InputError(f"prompt = {prompt:,} is longer than context = {s.context:,}", key="prompt", value=prompt)
     caveats = [AS_NEWEST] if s.version[0] < engine.releases.newest[0] else []
     quantized = _stored(model, s, caveats)
-    if said.get("attention") in ("flash_attention_2", "flash_attention_3"):
+    if said.get("attention") in ("flash_attention_2", "flash_attention_3", "flex"):
         raise UnsupportedError(
             f"attention = {said['attention']} is not modelled in serving", key="attention", value=said["attention"],
             hint="--attention flash",

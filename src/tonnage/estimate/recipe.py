@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tonnage.arch.model import Model
     from tonnage.estimate.beside import Beside
     from tonnage.estimate.rollout import Rollout
+    from tonnage.memory.compiled import Compiled
     from tonnage.memory.recompute import Recompute
     from tonnage.memory.weights import Share
     from tonnage.quant import Recipe as Packing
@@ -61,6 +62,7 @@ class Recipe(Record):
         rollout: the model writes what it is trained on.
         columns: passes, one after the other, whose outputs the loss compares.
         critic: a second model that is trained beside, and its part of the step.
+        compiled: how layers and loss are compiled; None where the model's own code runs.
     """
 
     weights: str
@@ -100,6 +102,7 @@ class Recipe(Record):
     evaluates: int | None = None
     hosts: bool = False
     critic: tuple[Model, Recipe] | None = None
+    compiled: Compiled | None = None
 
     def way(self) -> Recompute | None:
         """How activations are computed again; None where they are not."""

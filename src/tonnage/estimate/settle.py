@@ -101,7 +101,7 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
     Args:
         model: its heads decide what a kernel accepts.
         asked: "eager", "sdpa", or the kernel that sdpa is held to: "flash", "efficient" (with the heads repeated where
-            they are grouped), "cudnn", "math".
+            they are grouped), "cudnn", "math"; "flash_attention_2" and "flex" as packages call them.
         dtype: format in which attention is computed.
         device: None when none is named: then one with flash attention is meant.
 
@@ -121,6 +121,11 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
         return cast(AttentionKernel, asked), []
     if asked in ("flash_attention_2", "flash_attention_3"):
         return packaged(model, asked, dtype=dtype, device=device), []
+    if asked == "flex":
+        # Imported late: few ask for it.
+        from tonnage.estimate.flexible import flexible
+
+        return flexible(model), []
     blocks = attention_blocks(model)
     architecture = device.architecture if device is not None else ""
     why_not = _no_flash(blocks, dtype, architecture)
@@ -220,6 +225,7 @@ AS_NEWEST: Final = "the blocks' forward passes are those of transformers 5.23"
 KERNELS: Final = {
     "flash": "flash attention",
     "flash_attention_2": "flash-attn 2.8",
+    "flex": "flex attention, compiled where it is called",
     "efficient": "the memory-efficient kernel",
     "cudnn": "cuDNN's attention",
     "math": "the unfused path",

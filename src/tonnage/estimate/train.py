@@ -117,6 +117,11 @@ def answer(
     seq = w.seq or default_length(model, DEFAULT_SEQ) - (w.virtual_tokens or 0)
     caveats = [*tokens_within(model, seq + (w.virtual_tokens or 0), "seq"), *([newer] if newer else [])]
     caveats += [AS_NEWEST] if version[0] < stack.releases.newest[0] else []
+    if w.attention == "flex" and stack.restated is not None:
+        raise UnsupportedError(
+            f"flex attention is modelled as transformers calls it, not as {stack.name} does", key="attention",
+            value="flex", hint="--attention flash keeps the same but for numbers of 24 B",
+        )  # fmt: skip
     attention, told = kernel(model, w.attention or "sdpa", dtype=autocast or weights, device=device)
     caveats += told
     adam = since(version, stack.optimizer)
@@ -180,6 +185,15 @@ def answer(
     if aim is not None:
         recipe = aim.recipe
         caveats += aim.caveats
+    rough: tuple[str, ...] = ()
+    if w.compile:
+        # Imported late: most steps are not compiled.
+        from tonnage.estimate import compiling
+
+        how = compiling.compiled(model, w, stack, recipe)
+        recipe = recipe.but(compiled=how)
+        caveats.append(compiling.told(stack, how))
+        rough = compiling.NOT_MODELLED
     step = _step(model, recipe)
     caveats += _passed_by(step)
     caveats += [OFFLOADS] if recipe.offloads else [HOSTS] if recipe.hosts else []
@@ -222,6 +236,7 @@ def answer(
         "target_seq": recipe.targets,
         "recompute": w.recompute or "none",
         "experts": w.experts,
+        "compile": bool(w.compile),
         "offload": w.offload or "none",
         "loss": built.named if built else "full",
         "kernels": built.kernels if built else "none",
@@ -249,6 +264,7 @@ def answer(
         ),
         not_modelled=(
             *left_out,
+            *rough,
             *(aim.not_modelled if aim else ()),
             *([named.rough] if named.rough else []),
         ),
@@ -267,6 +283,10 @@ def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None
     if step.recipe.scales:
         # No trace has confirmed what its kernels take.
         components = [c.but(trust=DERIVED) if c.name == "activations" else c for c in components]
+    if step.recipe.compiled is not None:
+        from tonnage.estimate.compiling import widened
+
+        components = widened(components, step, lambda recipe: _step(step.model, recipe))
     components += reserves(moment.level.allocated, static, caching=caching(device), device=device)
     o = step.recipe.optimizer
     moved = list(step.host())
@@ -304,7 +324,7 @@ def _runs(model: Model, w: Train, stack: Stack) -> Runs | None:
 
 def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | None) -> bool:
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
-    if recipe.evaluates is not None:
+    if recipe.evaluates is not None or recipe.compiled is not None:
         return False
     if recipe.rollout is not None or recipe.columns > 1:
         if w.replay or w.alloc_conf is not None:

@@ -83,6 +83,7 @@ class Step(Ledger):
             stepping=self.stepping(),
             drops=recipe.drops,
             hosts=recipe.hosts,
+            compiled=recipe.compiled,
         )
 
     def stepping(self) -> Stepping | None:
@@ -353,6 +354,10 @@ class Step(Ledger):
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
         self.drop_all("outputs")
         self.drop("loss")
+        if r.compiled is not None and self.passes.tape.accumulated:
+            # One graph hands out all gradients when it is through, which are then added into what is there.
+            for key in [k for k in self.held if k.startswith("gradients ") and k != "gradients before"]:
+                self.drop_all(key)
         loss = [p.tail.output, *p.context]
         self.take("loss itself", "loss", "the loss itself", level(loss), loss)
 

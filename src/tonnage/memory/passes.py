@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
     from tonnage.arch.stepping import Stepping
+    from tonnage.memory.compiled import Compiled
     from tonnage.memory.recompute import Recompute
 
 __all__ = ["Account", "Pass", "Span", "blocks", "level", "position_ids", "windows"]
@@ -52,6 +53,7 @@ class Pass:
         stepping: what steps a parameter as soon as its gradient is there; None where gradients wait for the step.
         drops: dropout is on.
         hosts: what is saved goes to the host, and comes back for the step that asks for it.
+        compiled: how layers and loss are compiled; None where the model's own code runs.
     """
 
     def __init__(
@@ -75,11 +77,13 @@ class Pass:
         stepping: Stepping | None = None,
         drops: bool = True,
         hosts: bool = False,
+        compiled: Compiled | None = None,
     ) -> None:
         stack = model.decoder
         self.stack = stack
         self.loss_kind = loss
-        self.tape = tape = _tape(hosts)(
+        self.compiled = compiled
+        self.tape = tape = _tape(hosts, compiled)(
             grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else _frozen
         )
         tape.accumulated, tape.stepping = accumulated, stepping
@@ -127,6 +131,8 @@ class Pass:
         # What the model's own code names until its layers are through, and the graph does not keep.
         saved = {*self.stem.saved, *self.shared}
         self.frame = [v.storage for v in f.frame if v.storage not in {*saved, *self.around}]
+        if compiled is not None and compiled.within:
+            self.frame = []
         always = {v.storage for v in handed} | ({f.bias.storage} if f.bias is not None else set())
         axes = (B, T, ("D", stack.stem.D))
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
@@ -161,7 +167,10 @@ class Pass:
                     bias.wait(tape)
                 watched = _Watched(layer.forward, f, self.shared)
                 tape.lingering.clear()
-                account = layer_account(tape, watched, axes, dtype, recompute=way, flows=flows, viewed=viewed)
+                if compiled is None:
+                    account = layer_account(tape, watched, axes, dtype, recompute=way, flows=flows, viewed=viewed)
+                else:
+                    account = compiled.layer(tape, watched, axes, dtype, again=way is not None, flows=flows)
                 # A checkpoint holds all that the layer was called with; the graph, only what it saved.
                 account.shares = frozenset(f.taken | always) if way is not None else frozenset(watched.kept)
                 if "attention" in f.again:
@@ -183,7 +192,11 @@ class Pass:
         self.tied: Value | None = None
         self.waiting: list[Storage] = []
         tape.lingering.clear()
+        if compiled is not None:
+            compiled.begin(tape)
         self.tail = self._tail(model, f, ids, axes, keep_logits)
+        if compiled is not None and compiled.within:
+            self.closing = None
         self.lingering = self.lingering + level(list(dict.fromkeys(tape.lingering)))
         tape.lingering.clear()
         # What the layers shared is gone by the time the embedding's backward pass runs.
@@ -192,6 +205,7 @@ class Pass:
         f.frame.clear()
         f.rotary.clear()
         f.masks.clear()
+        f.blocks.clear()
         f.bias = f.labels = None
         f.around.clear()
         if root is not None:
@@ -261,12 +275,13 @@ class Pass:
         tape.category = "activations"
         assert root is not None
         back(tape, root, [seed.view(seed.axes)], floor, first, account)
+        waiting = None if self.compiled is None else self.compiled.tail(tape, account)
         tape.context.clear()
         if leaf is not None:
             account.handed = leaf.pending[0].storage if leaf.pending and leaf.pending[0] is not None else None
         # The gradient of a tied weight waits for the embedding's.
         self.tied = tape.gradients.get(tape.tied) if tape.tied is not None else None
-        self.waiting = [] if self.tied is None else [self.tied.storage]
+        self.waiting = ([] if self.tied is None else [self.tied.storage]) if waiting is None else waiting
         account.gradients = [s for s in account.gradients if s not in self.waiting]
         tape.gradients.clear()
         return account
@@ -297,7 +312,9 @@ def windows(stack: Stack, keys: int) -> set[int | None]:
     return found
 
 
-def _tape(hosts: bool) -> type[Tape]:
+def _tape(hosts: bool, compiled: Compiled | None) -> type[Tape]:
+    if compiled is not None:
+        return compiled.tape()
     if not hosts:
         return Tape
     # Imported late: most passes keep what they save.

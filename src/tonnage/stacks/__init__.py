@@ -50,6 +50,8 @@ class Stack(Record):
         modules: names of modules that are the stack's own, with what they are called in a model that is read.
         packs_head: the head is packed with the other matrices.
         places: it loads weights straight onto the device (``device_map``), packed or not; else the packed alone are.
+        compiles: what its switch for ``torch.compile`` compiles: the ``model`` with its loss as one graph, or its
+            ``layers`` and the loss as a graph each; empty where that is not modelled.
         left_out: what of the stack is not modelled, though it changes memory; forbids "fits".
     """
 
@@ -79,6 +81,7 @@ class Stack(Record):
     modules: Mapping[str, tuple[str, ...]] = {}
     packs_head: bool = False
     places: bool = False
+    compiles: str = ""
     left_out: tuple[str, ...] = ()
 
 

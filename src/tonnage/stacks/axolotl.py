@@ -23,5 +23,6 @@ STACK: Final = Stack(
     shards="ddp",
     recomputes=("none", "full", "every", "first"),
     places=True,
+    compiles="model",
     reference="https://github.com/axolotl-ai-cloud/axolotl/blob/v0.18.0/src/axolotl/loaders/model.py",
 )

@@ -23,5 +23,6 @@ STACK: Final = Stack(
     recomputes=("none", "full"),
     recompute=(((0, 0), "full"),),
     places=True,
+    compiles="model",
     reference="https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/src/llamafactory/model/adapter.py",
 )

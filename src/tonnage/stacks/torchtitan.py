@@ -27,5 +27,6 @@ STACK: Final = Stack(
     restated=model,
     kernels=False,
     input_grads=False,
+    compiles="layers",
     reference="https://github.com/pytorch/torchtitan/blob/v0.2.2/torchtitan/train.py",
 )

@@ -36,5 +36,6 @@ STACK: Final = Stack(
         "torchao's NF4 unpacks a matrix through tensors of up to 8 B an element, which are left out: packed matrices "
         "are answered as bitsandbytes'"
     ),
+    compiles="layers",
     reference="https://github.com/pytorch/torchtune/blob/v0.6.1/recipes/full_finetune_single_device.py",
 )

@@ -18,5 +18,6 @@ STACK: Final = Stack(
     makes_mask=(((5, 0), False), ((4, 53), True), ((0, 0), False)),
     shards="ddp",
     recomputes=("none", "full", "every", "first", "selective", "modules"),
+    compiles="model",
     reference="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/training_args.py",
 )

@@ -24,5 +24,6 @@ STACK: Final = Stack(
     recompute=(((0, 0), "full"),),
     packed_adapters="bf16",
     places=True,
+    compiles="model",
     reference="https://github.com/huggingface/trl/blob/v1.9.0/trl/trainer/sft_trainer.py",
 )

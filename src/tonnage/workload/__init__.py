@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from tonnage.workload.serving import Serve
     from tonnage.workload.training import Train
 
-ATTENTION: Final = ("eager", "sdpa", "flash", "efficient", "cudnn", "math", "flash_attention_2", "flash_attention_3")
+ATTENTION: Final = (
+    "eager", "sdpa", "flash", "efficient", "cudnn", "math", "flash_attention_2", "flash_attention_3", "flex",
+)  # fmt: skip
 SHARDING: Final = ("none", "ddp", "zero-1", "zero-2", "zero-3", "fsdp", "hsdp")
 PRECISION: Final = (
     "fp32", "tf32", "bf16-mixed", "fp16-mixed", "bf16-autocast", "fp16-autocast", "bf16", "fp16", "bf16-master",
@@ -37,7 +39,7 @@ COUNTS: Final = (
     "target_seq", "eval_batch", "logits_to_keep", "virtual_tokens", "encoder_hidden", "completion_length",
     "generations", "steps_per_generation", "rollout_batch",
 )  # fmt: skip
-SWITCHES: Final = ("first_step", "kbit_prepared", "master", "replay", "optimizer_in_backward", "ema")
+SWITCHES: Final = ("first_step", "kbit_prepared", "master", "replay", "optimizer_in_backward", "ema", "compile")
 SIZES: Final = ("in_use",)
 LISTS: Final = ("retain", "lora_targets", "adapter_options", "modules_to_save", "train_only")
 SHARES: Final = ("lora_dropout", "rollout_share")

@@ -51,6 +51,7 @@ class Train(Workload):
     recompute: str | None = None
     experts: str | None = None
     expert_imbalance: float | None = None
+    compile: bool | None = None
     offload: str | None = None
     loss: str | None = None
     logits_to_keep: int | None = None

@@ -35,7 +35,7 @@ OPTIMIZERS: Final[dict[str, str | None]] = {
 ATTENTION: Final[dict[str, str | None]] = {
     "eager": "eager", "sdpa": "sdpa", "flash_attention_2": "flash_attention_2", "flash_attention_3": "flash",
     "kernels-community/flash-attn2": "flash_attention_2", "kernels-community/flash-attn3": "flash",
-    "kernels-community/vllm-flash-attn3": "flash", "flex_attention": None, "xformers": None, "sage": None,
+    "kernels-community/vllm-flash-attn3": "flash", "flex_attention": "flex", "xformers": None, "sage": None,
     "auto": "auto",
 }  # fmt: skip
 
@@ -47,7 +47,7 @@ KEYS: Final = (
     Key(("fp16",), "_fp16", truth),
     Key(("gradient_checkpointing", "activation_checkpointing"), "_recompute", truth),
     Key(("use_liger_kernel",), "_liger", truth),
-    Key(("torch_compile",), matters="compiled blocks keep other tensors"),
+    Key(("torch_compile",), "compile", truth),
     Key(("fsdp",), "_fsdp"),
     Key(("fsdp_config", "fsdp_transformer_layer_cls_to_wrap"), "_fsdp_config"),
     Key(("deepspeed",), "_deepspeed"),

@@ -24,8 +24,8 @@ OWN: Final[dict[str, str | None]] = {
     )),
 }  # fmt: skip
 SWITCHES: Final = {
-    "flash_attention": "flash_attention_2", "sdp_attention": "sdpa", "eager_attention": "eager", "flex_attention": None,
-    "xformers_attention": None, "sage_attention": None,
+    "flash_attention": "flash_attention_2", "sdp_attention": "sdpa", "eager_attention": "eager",
+    "flex_attention": "flex", "xformers_attention": None, "sage_attention": None,
 }  # fmt: skip
 LIGER: Final = "liger_fused_linear_cross_entropy", "liger_cross_entropy"
 
@@ -74,6 +74,11 @@ def _finish(said: dict[str, Any]) -> Settled:
         if value:
             unmodelled.append(f"{key[1:]} = {value}: answered as supervised fine-tuning, without {words}")
     return Settled(said, tuple(unmodelled), tuple(told))
+
+
+def _compiles(value: Any, key: str) -> bool:
+    """``auto`` is true in every release of torch that axolotl still takes."""
+    return value == "auto" or truth(value, key)
 
 
 def _format(said: dict[str, Any]) -> str:
@@ -183,7 +188,7 @@ CONFIG: Final = Config(
         Key(("dp_shard_size", "dp_replicate_size"), matters="devices that share the model", harmless=(1,)),
         Key(("rl",), "_rl"),
         Key(("reward_model", "process_reward_model"), "_reward", truth),
-        Key(("torch_compile",), matters="compiled blocks keep other tensors"),
+        Key(("torch_compile",), "compile", _compiles),
         Key(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel"),
             matters="fused kernels of adapters, which keep fewer tensors"),
         Key(("cut_cross_entropy",), matters="a loss that makes no logits: answered with all of them"),

@@ -53,6 +53,11 @@ def _finish(said: dict[str, Any]) -> Settled:
     return Settled(said, tuple(unmodelled), tuple(told))
 
 
+def _dynamo(value: Any, key: str) -> bool:
+    """A backend; of those that are none of inductor's nothing is known but that they compile."""
+    return text(value, key).lower() != "no"
+
+
 CONFIG: Final = Config(
     stack="transformers",
     reference="transformers v5.23.0",
@@ -80,8 +85,10 @@ CONFIG: Final = Config(
         Key(("deepspeed_config.deepspeed_config_file",), matters="a file of settings of DeepSpeed"),
         Key(("fsdp_config.fsdp_offload_params",), matters="weights on the host"),
         Key(("fsdp_config.fsdp_activation_checkpointing",), "_recompute", truth),
-        Key(("dynamo_config.dynamo_backend", "dynamo_backend"), matters="compiled blocks keep other tensors",
-            harmless=("NO", "no")),
+        Key(("dynamo_config.dynamo_backend", "dynamo_backend"), "compile", _dynamo),
+        Key(("dynamo_config.use_regional_compilation",), matters="each layer is compiled by itself", harmless=(False,)),
+        Key(("dynamo_config.dynamo_mode", "torch_compile_mode"), matters="graphs and templates of the compiler",
+            harmless=("default",)),
         *KEYS,
     ),
     inert=(

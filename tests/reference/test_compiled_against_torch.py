@@ -1,0 +1,133 @@
+"""What compiled code keeps and takes, beside AOTAutograd's partitioner and inductor themselves."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+from partitioned import highest, kept, one_layer, whole, written
+
+import tonnage as tn
+from tonnage.estimate.moments import instants
+from tonnage.estimate.recipe import Recipe
+from tonnage.estimate.training import Step
+from tonnage.memory.compiled import Compiled
+from tonnage.memory.optimizers import optimizer
+from tonnage.memory.passes import Account, Pass
+
+ROTARY: Final = {
+    "hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8, "num_key_value_heads": 4,
+    "vocab_size": 1000, "max_position_embeddings": 1024,
+}  # fmt: skip
+GPT: Final = {"n_embd": 256, "n_head": 8, "vocab_size": 1000, "n_positions": 1024}
+UNDROPPED: Final = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+OPT: Final = {
+    "model_type": "opt", "hidden_size": 256, "ffn_dim": 1024, "num_attention_heads": 8, "vocab_size": 1000,
+    "max_position_embeddings": 1024, "word_embed_proj_dim": 256,
+}  # fmt: skip
+HEADS: Final = {**ROTARY, "head_dim": 64}
+CONFIGS: Final[dict[str, dict[str, Any]]] = {
+    "llama": {"model_type": "llama", **ROTARY},
+    "llama-wide": {"model_type": "llama", **ROTARY, "hidden_size": 512, "intermediate_size": 1376},
+    "qwen2": {"model_type": "qwen2", **ROTARY},
+    "qwen3": {"model_type": "qwen3", **HEADS},
+    "gemma": {"model_type": "gemma", **HEADS},
+    "gemma2": {"model_type": "gemma2", "sliding_window": 1024, **HEADS},
+    "gemma3": {"model_type": "gemma3_text", "sliding_window": 1024, **HEADS},
+    "olmo2": {"model_type": "olmo2", **ROTARY},
+    "granite": {"model_type": "granite", **ROTARY},
+    "cohere": {"model_type": "cohere", "pad_token_id": 0, **ROTARY},
+    "smollm3": {"model_type": "smollm3", "pad_token_id": 0, **ROTARY},
+    "gpt2": {"model_type": "gpt2", **GPT},
+    "gpt2-undropped": {"model_type": "gpt2", **GPT, **UNDROPPED},
+    "gpt_neox": {"model_type": "gpt_neox", **{k: v for k, v in ROTARY.items() if k != "num_key_value_heads"}},
+    "stablelm": {"model_type": "stablelm", **ROTARY},
+    "starcoder2": {"model_type": "starcoder2", "sliding_window": None, **ROTARY},
+    "opt": OPT,
+    "bloom": {"model_type": "bloom", "hidden_size": 256, "n_head": 8, "vocab_size": 1000},
+}
+DRAWS: Final = ("gpt2", "opt")
+EAGER: Final = ("bloom",)
+
+
+def _layers(config: dict[str, Any], n: int) -> dict[str, int]:
+    return {"n_layer" if "n_head" in config else "num_hidden_layers": n}
+
+
+def _account(config: dict[str, Any], kernel: Any, batch: int, tokens: int, how: Compiled, *, autocast: bool) -> Account:
+    model = tn.load({"config": {**config, **_layers(config, 3)}})
+    weights, cast = ("fp32", "bf16") if autocast else ("bf16", None)
+    found = Pass(
+        model, batch=batch, tokens=tokens, kernel=kernel, weights=weights, autocast=cast, recompute=None, compiled=how
+    )
+    return found.layers[1]
+
+
+def _kept(account: Account, *, autocast: bool = False) -> int:
+    """Bytes that a layer keeps, its input with them.
+
+    A CPU's layer norm gives mean and deviation in the format of what it is given, a GPU's in fp32.
+    """
+    saved = account.kept().requested + account.input.nbytes * account.keeps_input
+    rows = [s.nbytes for s in account.saved if s.label in ("layer norm mean", "layer norm rstd")]
+    return saved - sum(rows) // 2
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("batch", "tokens"), [(2, 256), (1, 600)])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_layer_within_a_whole_graph_keeps_what_the_partitioner_keeps(name: str, batch: int, tokens: int) -> None:
+    config, kernel = CONFIGS[name], "eager" if name in EAGER else "flash"
+    sums = [sum(kept(whole(config, _layers(config, n), batch, tokens, draws=name in DRAWS)).values()) for n in (2, 3)]
+    ours = _account(config, kernel, batch, tokens, Compiled(within=True), autocast=False)
+    assert _kept(ours) == sums[1] - sums[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "gpt2-undropped"])
+def test_under_autocast_copies_of_weights_are_kept_too(name: str) -> None:
+    config = CONFIGS[name]
+    sums = [sum(kept(whole(config, _layers(config, n), 2, 256, autocast=True)).values()) for n in (2, 3)]
+    ours = _account(config, "flash", 2, 256, Compiled(within=True), autocast=True)
+    assert _kept(ours, autocast=True) == sums[1] - sums[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "gemma3", "olmo2"])
+def test_a_layer_that_is_a_graph_of_its_own(name: str) -> None:
+    config = CONFIGS[name]
+    graphs = one_layer(config, _layers(config, 1), 2, 256)
+    x = len([n for n in graphs[0].graph.nodes if n.op == "placeholder"]) - 2
+    theirs = sum(kept(graphs, inputs=(f"primals_{x}",)).values())
+    assert _kept(_account(config, "flash", 2, 256, Compiled(), autocast=False)) == theirs
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2-undropped", "bloom"])
+def test_inductors_buffers_lie_within_the_range(name: str) -> None:
+    """Of both passes, from the code that inductor writes for a CPU; the zeros for the logits are no buffer of it."""
+    config, kernel, layers = CONFIGS[name], "eager" if name in EAGER else "flash", _layers(CONFIGS[name], 3)
+    graphs = whole(config, layers, 2, 256)
+    forward, backward = highest(written(graphs[0]), {}), highest(written(graphs[1]), kept(graphs))
+    model = tn.load({"config": {**config, **layers}})
+    zeros = 2 * 256 * config["vocab_size"] * 2
+    ahead, back = [], []
+    for buffers in ("fewest", "usual", "most"):
+        step = Step(model, _recipe(kernel, Compiled(within=True, buffers=buffers)))  # type: ignore[arg-type]
+        resident = step.static().requested
+        levels = {m.name: m.level.requested - resident for m in step.moments()}
+        levels["loss backward"] -= zeros
+        ahead.append(levels["loss"])
+        back.append(max(n for name, n in levels.items() if "backward" in name))
+        assert {i.name for i in instants(step.moments())} >= {"loss", "loss backward"}
+    # The token ids, the tables of angles or the mask that layers share, and what an embedding of positions is made of.
+    beside = 2 * 256 * (8 + 2 * 256) + (2 * 256 * 256 * 2 if kernel == "eager" else 0)
+    assert min(ahead) - beside <= forward <= max(ahead) + beside
+    assert min(back) - beside <= backward <= max(back) + beside
+
+
+def _recipe(kernel: Any, how: Compiled) -> Recipe:
+    return Recipe(
+        weights="bf16", autocast=None, kernel=kernel, optimizer=optimizer("sgd"), batch=2, tokens=256, accumulate=1,
+        recompute=False, keep_logits=False, keep_gradients=False, first_step=True, workspace=0, compiled=how,
+    )  # fmt: skip
