@@ -178,7 +178,7 @@ def train(
         if error.key != "compile" or config is None or compiled is not None:
             raise
         # A config's switch is told as any of its keys that are not modelled; a flag is refused.
-        w, doubt = replace(w, compile=None), (*doubt, f"compiled blocks keep other tensors: {error.message}")
+        w, doubt = w.but(compile=None), (*doubt, f"compiled blocks keep other tensors: {error.message}")
         result = answer(m, w, where, in_use=held, beside=beside, doubt=doubt)
     found = _answer(result, m, w, where, held, suggest=suggest, beside=beside)
     return found.but(caveats=(*found.caveats, *told)) if told else found

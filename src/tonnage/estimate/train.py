@@ -27,6 +27,7 @@ from tonnage.estimate.settle import (
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
 from tonnage.estimate.switches import averaged, elements, hosts, in_backward, offloads, targets
+from tonnage.estimate.trained import passed_by, trainable
 from tonnage.estimate.training import Step
 from tonnage.estimate.verdict import fit
 from tonnage.evidence import DERIVED
@@ -97,7 +98,7 @@ def answer(
     degrees = one_device(w)
     stack = stack_of(w.stack)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
-    _trainable(model, w)
+    trainable(model, w)
     doubt = (*model.ignored, *stack.left_out, *doubt)
     runs = _runs(model, w, stack)
     model = model if runs is None else runs.model
@@ -195,7 +196,7 @@ def answer(
         caveats.append(compiling.told(stack, how))
         rough = compiling.NOT_MODELLED
     step = _step(model, recipe)
-    caveats += _passed_by(step)
+    caveats += passed_by(step.idle)
     caveats += [OFFLOADS] if recipe.offloads else [HOSTS] if recipe.hosts else []
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
     caveats += [] if runs is None else [runs.told]
@@ -408,45 +409,3 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Sta
         recipe = recipe.but(adds_default=False)
     found = tuned(model, w, recipe, weights, autocast or weights, own)
     return found.but(caveats=(*told, *found.caveats))
-
-
-def _passed_by(step: Step) -> list[str]:
-    """What is said of parameters that a step on token ids leaves without a gradient."""
-    if not step.idle:
-        return []
-    n = sum(t.numel * times for t, times in step.idle)
-    roles = dict.fromkeys(t.role for t, _ in step.idle)
-    said = ", ".join(role.replace("_", " ") for role in roles)
-    more = "; images and sound would add activations of their own" if {"vision", "audio"} & set(roles) else ""
-    return [
-        f"a step on token ids alone: no gradient reaches {n:,} parameters ({said}), so that the optimizer keeps no "
-        f"state for them{more}"
-    ]
-
-
-def _trainable(model: Model, w: Train) -> None:
-    if len(model.stacks) > 1:
-        if model.pair is None or model.classes is not None:
-            what = "classifiers on encoder-decoder models" if model.classes is not None else "encoder-decoder models"
-            raise UnsupportedError(
-                f"training memory of {what} ({model.model_type}) is not modelled yet", key="model",
-                value=model.model_type, hint="tonnage params and tonnage serve answer for it",
-            )  # fmt: skip
-        # Imported late: most models have one stack.
-        from tonnage.estimate.paired import refused
-
-        refused(model, w)
-    judges = w.objective == "reward" and model.head is not None and bool(model.head.pooled)
-    classifies = model.classes is not None and model.head is not None and not judges
-    if classifies and model.head is not None and (not model.head.pooled or model.classes == 1):
-        why = "with one label, a regression," if model.head.pooled else f"of {model.model_type}"
-        raise UnsupportedError(
-            f"training a classifier {why} is not modelled yet", key="head", value="classify",
-            hint="--head causal or --head masked trains the language model"
-            + ("" if w.objective == "reward" else "; --objective reward a judge of answers"),
-        )  # fmt: skip
-    if model.head is None and w.objective != "embed":
-        raise UnsupportedError(
-            f"{model.class_name or model.model_type} has no head, so there is no loss to train on", key="model",
-            value=model.model_type, hint="--head causal or --head masked adds one; --objective embed trains without",
-        )  # fmt: skip
