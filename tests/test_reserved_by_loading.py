@@ -197,3 +197,32 @@ def test_a_model_that_is_moved_is_highest_at_the_end_of_its_load() -> None:
     """Weights and buffers, without optimizer state and workspace; measured, two blocks of 512 B more."""
     found = tn.train(tn.load({"config": TINYLLAMA}), suggest=False, seq=512, replay=True, **LORA)
     assert found.ranks[0].instants[0].bytes == 2134.552734375 * MiB - 1024
+
+
+@pytest.mark.parametrize(
+    ("quant", "attention", "measured"),
+    [
+        ({}, "eager", 3936.47412109375), ({}, "efficient", 3936.47412109375),
+        ({"quant": "nf4", "kbit_prepared": True}, "eager", 2336.74755859375),
+    ],
+    ids=["fp16", "fp16 efficient", "nf4"],
+)  # fmt: skip
+def test_an_output_that_the_loop_holds_is_there_at_the_step(quant: Any, attention: str, measured: float) -> None:
+    """``peak_optimizer_mib``: the logits, the embedding's output and its gradient, by the output's graph."""
+    said = {**LORA, **quant, "attention": attention, "batch": 4, "seq": 1024, "replay": True}
+    found = tn.train(tn.load({"config": SMOLLM2}), suggest=False, **said)
+    step = next(i for i in found.ranks[0].instants if i.name == "optimizer step")
+    assert step.bytes == measured * MiB
+
+
+def test_what_a_plain_loop_holds_is_there_in_the_next_forward_pass() -> None:
+    """Logits of both steps at the loss: 2 B of 49,152 words at 4 x 1,024 tokens."""
+    said = {**LORA, "batch": 4, "seq": 1024, "replay": False}
+    step, loop = (
+        {i.name: i.bytes for i in tn.train(tn.load({"config": SMOLLM2}), suggest=False, **said | r).ranks[0].instants}
+        for r in ({"retain": ("outputs",)}, {"retain": ("last-outputs",)})
+    )
+    held = 2 * 4 * 1024 * (49152 + 2 * 2048)
+    apart = {name: loop[name] - step[name] for name in step}
+    assert apart["loss"] == apart["forward layer 3"] == held
+    assert apart["loss backward"] == apart["optimizer step"] == apart["load"] == 0
