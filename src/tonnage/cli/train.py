@@ -78,7 +78,7 @@ WORKLOAD: Final = together(
     click.option(
         "--retain",
         multiple=True,
-        help="What the loop still holds: outputs (through the step), last-outputs (through the next forward pass), grads.",
+        help="What the loop still holds: outputs, last-outputs (in the next forward pass too), grads.",
     ),
     text("--stack", "transformers trl torchtune torchtitan litgpt axolotl llama-factory unsloth (transformers)."),
     text("--stack-version", "Its release (newest known)."),
