@@ -51,6 +51,33 @@ def test_every_line_of_a_result_explains_itself(verb: str, capsys: pytest.Captur
         assert ("lines" in found) == (len(same) > 1)
 
 
+@pytest.mark.parametrize("replay", [[], ["--replay"]])
+def test_instants_are_told_in_order(replay: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    found = answered(capsys, "train", "gpt2", "--seq", "128", "--line", "instants", *replay)
+    names = [i["name"] for i in found["instants"]]
+    passes = ["forward embedding", *(f"forward layer {i}" for i in range(12)), "last norm", "loss"]
+    back = ["loss backward", *(f"backward layer {i}" for i in reversed(range(12))), "backward embedding"]
+    assert names == ["load", *passes, *back, "optimizer step"]
+    most = sorted(found["instants"], key=lambda i: -i["bytes"])[:2]
+    assert [found["peak"]["instant"], found["peak"]["runner_up"]["instant"]] == [i["name"] for i in most]
+    _, out = asked(capsys, "train", "gpt2", "--seq", "128", "--line", "instants", *replay)
+    marked = {line.split("  ")[0]: line.split()[-1] for line in out.splitlines() if line.endswith(("peak", "next"))}
+    assert marked == {most[0]["name"]: "peak", most[1]["name"]: "next"}
+
+
+def test_what_follows_a_step_and_the_first_step_are_instants_too(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answered(capsys, "train", "gpt2", "--seq", "128", "--eval-batch", "1", "--line", "instants")
+    assert [i["name"] for i in found["instants"][-3:]] == ["optimizer step", "evaluation step", "checkpoint save"]
+    first = answered(capsys, "train", "gpt2", "--seq", "128", "--first-step", "--no-replay", "--line", "instants")
+    sizes = [{i["name"]: i["bytes"] for i in f["instants"]} for f in (found, first)]
+    state = answered(capsys, "train", "gpt2", "--seq", "128", "--no-replay", "--line", "optimizer_state")["bytes"]
+    apart = sizes[0]["forward layer 0"] - sizes[1]["forward layer 0"]
+    # Beside the state, the loss of the last step; all in blocks of 512 B.
+    assert 0 <= apart - state - 4 < 512 * (3 * 148 + 1)
+    assert sizes[0]["load"] == sizes[1]["load"]
+    assert sizes[0]["optimizer step"] == sizes[1]["optimizer step"]
+
+
 def test_several_lines_of_one_name_are_told_with_their_sum(capsys: pytest.CaptureFixture[str]) -> None:
     found = answered(capsys, "serve", "gpt2", "--context", "128", "--line", "kv-cache")
     assert list(found) == ["schema", *KEYS, "lines"]

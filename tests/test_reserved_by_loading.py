@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import tonnage as tn
+from played import Plain
 from tonnage.allocator.caching import Allocator
 from tonnage.estimate import train as answers
 from tonnage.estimate.loading import Loader, Loading, items, key, schedule, warmed
@@ -152,3 +153,76 @@ def test_a_stack_of_its_own_code_has_no_such_load() -> None:
     """torchtune reads a checkpoint by itself."""
     found = tn.train("llama-3.2-1b", stack="torchtune", replay=True, suggest=False, gpu="a100-40gb")
     assert answers.LOADED in found.not_modelled
+
+
+def test_the_load_is_an_instant_which_may_be_the_largest() -> None:
+    """By hand, of releases before 5.0: half of the model in 16 bit in one piece, a tied head counted once more."""
+    said = {**QLORA, "kbit_prepared": None, "retain": (), "stack_version": "4.51.3", "seq": 8,
+            "gpu": None, "lora_rank": 4}  # fmt: skip
+    matrices = 30 * (2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576)
+    halved = matrices + 2 * 49152 * 576 + (2 * 30 + 1) * 576
+    quick, played = (tn.train(tn.load({"config": SMALL}), suggest=False, replay=r, **said) for r in (False, True))
+    for found in (quick, played):
+        rank = found.ranks[0]
+        assert [i.name for i in rank.instants[:2]] == ["load", "forward embedding"]
+        assert rank.peak.name == "load"
+        assert rank.runner_up is not None
+        assert rank.runner_up.name != "load"
+        assert [c.bytes for c in rank.components if c.name == "other:loading"] == [halved // 2 * 2]
+        assert rank.tier("reserved") >= rank.tier("allocated") >= halved
+    assert quick.ranks[0].peak.bytes == -(-halved // 512) * 512
+
+
+@pytest.mark.parametrize("version", ["4.51.3", "4.57.6", "5.2", "5.23"])
+@pytest.mark.parametrize("kbit", [True, False])
+def test_the_load_at_its_highest_is_what_an_allocator_sees(version: str, kbit: bool) -> None:
+    """Played to one that hands out whole blocks of 512 B."""
+    said = {**QLORA, "kbit_prepared": kbit, "retain": (), "stack_version": version, "seq": 8, "replay": False}
+    seen: list[tuple[Step, Loading]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = answers.moments
+
+        def keep(step: Step, loading: Loading) -> Any:
+            seen.append((step, loading))
+            return real(step, loading)
+
+        patch.setattr(answers, "moments", keep)
+        found = tn.train(tn.load({"config": TINYLLAMA}), suggest=False, **said)
+    plain = Plain()
+    Player(seen[0][0], plain, seen[0][1]).load()  # type: ignore[arg-type]
+    assert found.ranks[0].instants[0].bytes == plain.peak_allocated
+
+
+def test_a_model_that_is_moved_is_highest_at_the_end_of_its_load() -> None:
+    """Weights and buffers, without optimizer state and workspace; measured, two blocks of 512 B more."""
+    found = tn.train(tn.load({"config": TINYLLAMA}), suggest=False, seq=512, replay=True, **LORA)
+    assert found.ranks[0].instants[0].bytes == 2134.552734375 * MiB - 1024
+
+
+@pytest.mark.parametrize(
+    ("quant", "attention", "measured"),
+    [
+        ({}, "eager", 3936.47412109375), ({}, "efficient", 3936.47412109375),
+        ({"quant": "nf4", "kbit_prepared": True}, "eager", 2336.74755859375),
+    ],
+    ids=["fp16", "fp16 efficient", "nf4"],
+)  # fmt: skip
+def test_an_output_that_the_loop_holds_is_there_at_the_step(quant: Any, attention: str, measured: float) -> None:
+    """``peak_optimizer_mib``: the logits, the embedding's output and its gradient, by the output's graph."""
+    said = {**LORA, **quant, "attention": attention, "batch": 4, "seq": 1024, "replay": True}
+    found = tn.train(tn.load({"config": SMOLLM2}), suggest=False, **said)
+    step = next(i for i in found.ranks[0].instants if i.name == "optimizer step")
+    assert step.bytes == measured * MiB
+
+
+def test_what_a_plain_loop_holds_is_there_in_the_next_forward_pass() -> None:
+    """Logits of both steps at the loss: 2 B of 49,152 words at 4 x 1,024 tokens."""
+    said = {**LORA, "batch": 4, "seq": 1024, "replay": False}
+    step, loop = (
+        {i.name: i.bytes for i in tn.train(tn.load({"config": SMOLLM2}), suggest=False, **said | r).ranks[0].instants}
+        for r in ({"retain": ("outputs",)}, {"retain": ("last-outputs",)})
+    )
+    held = 2 * 4 * 1024 * (49152 + 2 * 2048)
+    apart = {name: loop[name] - step[name] for name in step}
+    assert apart["loss"] == apart["forward layer 3"] == held
+    assert apart["loss backward"] == apart["optimizer step"] == apart["load"] == 0

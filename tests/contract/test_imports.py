@@ -74,6 +74,7 @@ ALLOWED = frozenset(
         "tonnage.errors",
         "tonnage.estimate",
         "tonnage.estimate.lines",
+        "tonnage.estimate.loaded",
         "tonnage.estimate.moments",
         "tonnage.estimate.origins",
         "tonnage.estimate.precision",

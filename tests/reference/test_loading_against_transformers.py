@@ -50,7 +50,7 @@ def test_the_first_block_and_the_order(monkeypatch: pytest.MonkeyPatch, name: st
     monkeypatch.setattr(stream, "replayed", lambda *a: seen.append(a) or own(*a))
     said: dict[str, Any] = {"lora_rank": 8, "precision": "bf16", "dtype": "bf16", "stack_version": "5.23"}
     said |= {"quant": "nf4", "kbit_prepared": True} if packs else {"stack": "unsloth", "stack_version": None}
-    tn.train(tn.load({"config": CONFIGS[name]}), seq=64, replay=True, suggest=False, **said)
+    answer = tn.train(tn.load({"config": CONFIGS[name]}), seq=64, replay=True, suggest=False, **said)
     step, _, loading = seen[-1]
     assert (loading.placed, loading.packs) == (True, packs)
     found = items(step, loading)
@@ -60,6 +60,9 @@ def test_the_first_block_and_the_order(monkeypatch: pytest.MonkeyPatch, name: st
     device = torch.device("cuda")
     counted = get_total_byte_count(model, dict.fromkeys(names, device), quantizer)
     assert warmed(found, loading) == int(counted[device])
+    load = answer.ranks[0].instants[0]
+    assert load.name == "load"
+    assert load.bytes >= int(counted[device])
 
     tied = set(model.all_tied_weights_keys)
     ours = sorted((i.name for i in found if not i.buffer), key=key)

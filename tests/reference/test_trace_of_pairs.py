@@ -21,6 +21,7 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "mixed": {"precision": "bf16-mixed"},
     "one sequence": {"batch": 1, "seq": 77},
     "outputs": {"retain": ["outputs"]},
+    "last outputs": {"retain": ["last-outputs"]},
     "accumulated": {"accumulate": 4},
     "first step": {"first_step": True},
     "recomputed": {"recompute": "full", "seq": 128},

@@ -123,6 +123,8 @@ class Tape:
         self.tied: str | None = None
         # Where other models run before the pass goes on: events, and what is alive there.
         self.pauses: list[tuple[int, list[Storage]]] = []
+        # What autograd accumulates into although it is no parameter: the graph holds it, and its gradient.
+        self.collects: Storage | None = None
 
     def pause(self) -> None:
         """Other models run here."""
@@ -151,6 +153,7 @@ class Tape:
         """
         if value.node is None:
             value.node = Node((), lambda _: (), (value.detached(),) if held else (), 1)
+            self.collects = value.storage if held else self.collects
 
     def parameter(self, name: str, axes: Axes) -> Parameter:
         """The weight of that name."""

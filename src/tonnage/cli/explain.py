@@ -24,7 +24,7 @@ from tonnage.cli.options import (
 from tonnage.cli.serve import WORKLOAD as SERVE
 from tonnage.cli.train import WORKLOAD as TRAIN
 
-LINE: Final = text("--line", "Name of the line: weights, activations, kv_cache, ...", "NAME")
+LINE: Final = text("--line", "Name of the line: weights, activations, kv_cache, ...; or instants.", "NAME")
 
 
 @click.group(short_help="A line of an answer down to its formula; the rules of thumb.")
@@ -74,6 +74,7 @@ def _line(verb: str, given: dict[str, Any]) -> int:
     from tonnage import api
     from tonnage.cli.show import dumped
     from tonnage.errors import InputError
+    from tonnage.report import instants
 
     as_json, name = given.pop("as_json"), given.pop("line")
     given.pop("strict")
@@ -83,7 +84,14 @@ def _line(verb: str, given: dict[str, Any]) -> int:
     result = (api.train if verb == "train" else api.serve)(model, suggest=False, **given)
     there = list(dict.fromkeys(c.name for c in result.components))
     if name is None:
-        raise InputError("no line is named", key="line", hint=f"--line NAME, one of {', '.join(there)}")
+        raise InputError("no line is named", key="line", hint=f"--line NAME, one of {', '.join(there)}, instants")
+    if name == instants.ASKED:
+        timeline = instants.told(result)
+        if as_json:
+            dumped(timeline)
+        else:
+            print(instants.render(timeline))
+        return 0
     # The table prints "kv cache", the JSON "kv_cache".
     known = name in there or f"other:{name}" in there
     found = explained(api.line(result, name if known else name.strip().replace("-", "_").replace(" ", "_")))

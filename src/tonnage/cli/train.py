@@ -75,7 +75,11 @@ WORKLOAD: Final = together(
     text("--rollout-batch", "Sequences that PPO writes and scores at once (64).", "N"),
     text("--critic", "The model whose values PPO trains beside (that of --reward-model).", "MODEL"),
     text("--reward-model", "A model that judges completions on this device.", "MODEL"),
-    click.option("--retain", multiple=True, help="What the loop still holds: outputs, grads."),
+    click.option(
+        "--retain",
+        multiple=True,
+        help="What the loop still holds: outputs, last-outputs (in the next forward pass too), grads.",
+    ),
     text("--stack", "transformers trl torchtune torchtitan litgpt axolotl llama-factory unsloth (transformers)."),
     text("--stack-version", "Its release (newest known)."),
     click.option("--first-step", is_flag=True, help="The first step instead of the steady state."),

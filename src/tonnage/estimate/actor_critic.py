@@ -92,6 +92,7 @@ class ActorCritic(Step):
         stages, H = yield from self._acting()
         self.hands = False
         yield from self._back(stages, H)
+        self.drop_all("outputs")
         self.take(f"{HANDED} outputs", "logits", "handed out by the actor", level(self.passes.outputs))
         self.held["loss of both"] = self.held.pop("loss itself")
         with self._criticized():

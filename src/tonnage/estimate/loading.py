@@ -24,6 +24,7 @@ src/peft/utils/other.py prepare_model_for_kbit_training (which empties the cache
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -32,10 +33,10 @@ from tonnage.memory.weights import is_buffer
 from tonnage.record import Record
 from tonnage.releases import Since, Version, since
 from tonnage.tensors import size
+from tonnage.timeline import Allocate, Free
 
 if TYPE_CHECKING:
     from tonnage.allocator.blocks import Block
-    from tonnage.allocator.caching import Allocator
     from tonnage.arch.model import Model
     from tonnage.devices import Device
     from tonnage.estimate.player import Player
@@ -49,6 +50,8 @@ WIDTH: Final = 2
 """Bytes of an element of the block that warms up, which is counted in fp16."""
 ROTARY: Final = "inv_freq"
 BIAS: Final = ".bias"
+WARMS: Final = "one block of the model's size, given back at once"
+RAW: Final = "as it came, until it is packed"
 
 
 class Loader(Record):
@@ -256,41 +259,58 @@ def warmed(found: list[Item], loading: Loading, again: int = 0) -> int:
     return total // WIDTH * WIDTH
 
 
-def place(player: Player, loading: Loading) -> None:
-    """Play the load of the weights, casts included."""
-    allocator = player.allocator
-    found = items(player.run, loading)
-    if block := warmed(found, loading, tied(player.run.model, loading.form)):
-        allocator.free(allocator.malloc(block))
+def events(found: list[Item], loading: Loading, again: int = 0) -> Iterator[Allocate | Free]:
+    """Allocations and frees of a load in order, casts included.
+
+    Args:
+        found: the model's tensors in the order of its modules.
+        loading: how they come.
+        again: what tied tensors add to the first block. [byte]
+
+    Yields:
+        What stays has ``op`` empty; what does not, the words for it.
+    """
+    ids = itertools.count()
+
+    def born(size: int, op: str = "") -> Allocate:
+        return Allocate(next(ids), size, op=op, phase="load")
+
+    if block := warmed(found, loading, again):
+        first = born(block, WARMS)
+        yield first
+        yield Free(first.id)
     wanted = sorted((i for i in range(len(found)) if not found[i].buffer), key=lambda i: key(found[i].name))
-    come: dict[int, list[Block]] = {}
-    held: dict[int, Block] = {}
+    come: dict[int, list[Allocate]] = {}
+    held: dict[int, Allocate] = {}
     sizes = [found[i].raw for i in wanted]
     for n, comes in schedule(sizes, loading.loader.workers if loading.packs else 0):
         item = found[wanted[n]]
         if comes:
-            come[n] = _come(item, loading, allocator)
+            copies = 1 if not item.parts else 0 if not loading.packs else 2 if loading.loader.twice else 1
+            come[n] = [born(item.raw, RAW if item.parts else "") for _ in range(copies)]
+            yield from come[n]
             continue
-        for nbytes in item.parts:
-            allocator.malloc(nbytes)
+        yield from (born(nbytes) for nbytes in item.parts)
         if item.parts:
-            player.free(come.pop(n))
+            yield from (Free(a.id) for a in come.pop(n))
         else:
             held[wanted[n]] = come.pop(n)[0]
-    for item in found:
-        if item.buffer and item.raw:
-            allocator.malloc(item.raw)
+    yield from (born(item.raw) for item in found if item.buffer and item.raw)
     for i, item in enumerate(found):
         if item.cast:
-            allocator.malloc(item.cast)
-            allocator.free(held[i])
+            yield born(item.cast)
+            yield Free(held[i].id)
+
+
+def place(player: Player, loading: Loading) -> None:
+    """Play the load of the weights."""
+    allocator = player.allocator
+    found = items(player.run, loading)
+    there: dict[int, Block] = {}
+    for event in events(found, loading, tied(player.run.model, loading.form)):
+        if isinstance(event, Free):
+            allocator.free(there.pop(event.id))
+        else:
+            there[event.id] = allocator.malloc(event.size)
     if loading.loader.empties and any(item.cast for item in found):
         allocator.empty_cache()
-
-
-def _come(item: Item, loading: Loading, allocator: Allocator) -> list[Block]:
-    """What a tensor takes before it is packed, or for good."""
-    if not item.parts:
-        return [allocator.malloc(item.raw)]
-    copies = 0 if not loading.packs else 2 if loading.loader.twice else 1
-    return [allocator.malloc(item.raw) for _ in range(copies)]

@@ -11,7 +11,7 @@ from tonnage.errors import UnsupportedError
 from tonnage.estimate.moments import Moment
 from tonnage.estimate.player import Own, Player, Shared
 from tonnage.estimate.recipe import Recipe
-from tonnage.estimate.training import Step
+from tonnage.estimate.training import BEFORE, Step
 from tonnage.memory.paired import Paired
 from tonnage.memory.passes import Pass, level
 from tonnage.workload.training import Train
@@ -90,11 +90,13 @@ class PairedStep(Step):
         for name, span in p.spans(p.parts):
             if name == "loss backward":
                 self.drop_all("loss before")
+                self.drop_all(BEFORE)
             yield Moment(name, self.now + span.peak, span)
         loss = [p.tail.output]
         self.take("loss itself", "loss", "the loss itself", level(loss), loss)
         left = [] if p.tape.accumulated or p.tape.stepping is not None else p.grown
         self.take("gradients", "gradients", "parameters", level(left))
+        self.hold()
 
 
 class PairedPlayer(Player):
@@ -110,8 +112,9 @@ class PairedPlayer(Player):
             self.play(part.start, part.stop, self.own, {})
             self.end(part.name)
         self.workspace()
-        self.free(self.loss)
+        self.free([*self.loss, *self.outputs])
         self.loss: list[Block] = []
+        self.outputs: list[Block] = []
         return [], []
 
     def backward(self, left: list[Any], streams: list[Shared]) -> None:
@@ -124,6 +127,7 @@ class PairedPlayer(Player):
             self.end(part.name)
         self.workspace()
         self.loss = [self.own.pop(p.tail.output.serial)]
+        self.outputs = [self.own.pop(s.serial) for s in p.outputs]
         stays = p.tape.added if self.fresh else {s.serial for s in p.grown}
         self.grads += [self.own.pop(n) for n in list(self.own) if n in stays]
         self.free(self.own.values())

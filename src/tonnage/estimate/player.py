@@ -66,6 +66,8 @@ class Player:
         self.fresh = False
         # The loop's variable holds a step's loss until the next one's is there.
         self.loss: list[Block] = []
+        # So does what the caller holds of a pass.
+        self.outputs: list[Block] = []
         self.instants: list[Instant] = []
 
     def thread(self, number: int) -> None:
@@ -227,7 +229,8 @@ class Player:
                 else:
                     self.drop(streams[i - 1])
         self.workspace()
-        self.free([*casts, *self.loss])
+        self.free([*casts, *self.loss, *self.outputs])
+        self.outputs = []
         self.loss = [left[last][0].pop(s.serial) for s in self.passes.loss[:1] if s.serial in left[last][0]]
         for held in around:
             self.drop(held)
@@ -282,7 +285,6 @@ class Player:
         if self.fresh or not self.passes.tape.accumulated:
             early = self.passes.tape.early
             self.grads += [self.take(self.run.bytes_of(t)) for t in self.run.in_order() if t.name.endswith(early)]
-        waiting: list[Block] = []
         tied: Own = {}
         summed: list[Block] = []
         self.thread(1)
@@ -312,7 +314,7 @@ class Player:
                 summed = [own.pop(s.serial) for s in p.summed]
             if i == last:
                 tied = {s.serial: own.pop(s.serial) for s in p.waiting if s.serial in own}
-                waiting = [own.pop(s.serial) for s in p.outputs if s.serial in own]
+                self.outputs = [own.pop(s.serial) for s in p.outputs if s.serial in own]
                 began = [own.pop(s.serial) for s in p.loss[1:2] if s.serial in own]
                 # The graph of the loss holds some of its own for as long.
                 self.loss += [own.pop(s.serial) for s in p.context if s.serial in own]
@@ -326,8 +328,11 @@ class Player:
                 [self.shared.pop(s.serial) for s in a.shares if s.serial not in below and s.serial in self.shared]
             )
         self.workspace()
-        self.free([*waiting, *began, *([gradient] if gradient is not None else [])])
+        self.free([*began, *([gradient] if gradient is not None else [])])
         self.grads += tied.values()
+        if self.run.recipe.keep_logits:
+            # They are what the pass has just let go of.
+            self.outputs += [self.take(s.nbytes) for s in p.graph]
 
     def optimize(self, *, first: bool) -> None:
         """The step's own tensors, its state where there is none yet, and the end of the gradients."""
@@ -345,6 +350,9 @@ class Player:
             for group in run.recipe.optimizer.step((t, run.stepped_form(t).bytes, 1) for t in run.in_order()):
                 self.free([self.take(n) for n in group if n])
             self.end("optimizer step")
+        if not run.recipe.keep_last:
+            self.free(self.outputs)
+            self.outputs = []
         if not run.recipe.keep_gradients:
             self.free(self.grads)
             self.grads.clear()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from tonnage.allocator.caching import Allocator
 from tonnage.allocator.settings import parse
 from tonnage.estimate.lines import ALLOCATOR
+from tonnage.estimate.loaded import LOAD
 from tonnage.estimate.player import Player
 from tonnage.estimate.training import Step
 from tonnage.evidence import DERIVED
@@ -32,7 +33,7 @@ class Replay(Record):
 
     Args:
         static: between the steps. [byte]
-        instants: the most that was allocated at each.
+        instants: the most that was allocated at each, and before them while the weights came.
         reserved: at most, from the device. [byte]
     """
 
@@ -79,11 +80,17 @@ def replayed(step: Step, conf: str | None = None, loading: Loading | None = None
     """
     allocator = Allocator(parse(conf) if conf else None)
     player = _player(step, allocator, loading)
+    player.begin()
     player.load()
+    player.end(LOAD)
+    loaded, brought = player.instants.pop(), allocator.peak_reserved
     if not step.recipe.first_step:
         player.step(first=True)
         player.instants.clear()
     static = allocator.allocated
     allocator.peak_reserved = allocator.reserved
     player.step(first=step.recipe.first_step)
-    return Replay(static=static, instants=tuple(player.instants), reserved=allocator.peak_reserved)
+    reserved = allocator.peak_reserved
+    if loaded.bytes > max(i.bytes for i in player.instants):
+        reserved = max(reserved, brought)
+    return Replay(static=static, instants=(loaded, *player.instants), reserved=reserved)

@@ -9,6 +9,7 @@ from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.lines import lines, reserves
+from tonnage.estimate.loaded import moments
 from tonnage.estimate.moments import instants, largest
 from tonnage.estimate.origins import origins
 from tonnage.estimate.precision import narrowed, optimized
@@ -41,6 +42,7 @@ from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
 if TYPE_CHECKING:
     from tonnage.estimate.expert_runs import Runs
+    from tonnage.estimate.loading import Loading
     from tonnage.estimate.objectives import Aim
     from tonnage.estimate.savers import Implementations
     from tonnage.estimate.stream import Replay
@@ -151,7 +153,8 @@ def answer(
         plan=_plan(model, w, stack),
         offloads=offloads(w),
         hosts=hosts(model, w),
-        keep_logits="outputs" in w.retain,
+        keep_logits="outputs" in w.retain or "last-outputs" in w.retain,
+        keep_last="last-outputs" in w.retain,
         keep_gradients="grads" in w.retain,
         first_step=w.first_step,
         targets=targets(model, w, seq),
@@ -200,8 +203,14 @@ def answer(
     caveats += [OFFLOADS] if recipe.offloads else [HOSTS] if recipe.hosts else []
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
     caveats += [] if runs is None else [runs.told]
-    rank = _rank(step, stack, device)
-    ends = [] if runs is None else [_rank(_step(m, recipe), stack, device) for m in runs.others]
+    loading = None
+    if stack.places or recipe.packing is not None:
+        # Imported late: most models are moved as a whole.
+        from tonnage.estimate.loading import brought
+
+        loading = brought(step, w, stack, version, loaded, device)
+    rank = _rank(step, stack, device, loading)
+    ends = [] if runs is None else [_rank(_step(m, recipe), stack, device, loading) for m in runs.others]
     widened = () if runs is None else tuple(runs.lines(rank, ends))
     rank = rank.but(components=(*rank.components, *widened))
     verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
@@ -212,10 +221,10 @@ def answer(
         from tonnage.estimate.loading import brought
         from tonnage.estimate.stream import replayed
 
-        loading = brought(step, w, stack, version, loaded, device)
+        loading = loading or brought(step, w, stack, version, loaded, device)
         caveats += loading.told
         left_out = tuple(n for n in left_out if n != LOADED or not loading.known)
-        rank = _rank(step, stack, device, replayed(step, w.alloc_conf, loading))
+        rank = _rank(step, stack, device, loading, replayed(step, w.alloc_conf, loading))
         rank = rank.but(components=(*rank.components, *widened))
         verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
     values: dict[str, Any] = {
@@ -273,13 +282,15 @@ def answer(
     )
 
 
-def _rank(step: Step, stack: Stack, device: Device | None, replay: Replay | None = None) -> Rank:
+def _rank(
+    step: Step, stack: Stack, device: Device | None, loading: Loading | None, replay: Replay | None = None
+) -> Rank:
     """What the rank holds at its peak, and its instants: by the replay through the allocator where there is one."""
     static = step.static().allocated if replay is None else replay.static
-    found = instants(step.moments()) if replay is None else replay.instants
+    found = instants(moments(step, loading)) if replay is None else replay.instants
     peak, runner_up = largest(found)
     # The walk is made once more, up to the largest instant, to see what is alive there.
-    moment = next(m for m in step.moments() if m.name == peak.name)
+    moment = next(m for m in moments(step, loading) if m.name == peak.name)
     components = lines(moment, step.held.values(), origins(step, stack))
     if step.recipe.scales:
         # No trace has confirmed what its kernels take.

@@ -28,6 +28,9 @@ COPIED: Final = 5
 
 https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading.py
 """
+GRAPH: Final = " graph"
+BEFORE: Final = "outputs before"
+"""Keys of what hangs on an output, and of the output of the pass before, where the loop still has it."""
 OFFLOADED: Final = 1024
 """Bytes below which a tensor stays (``min_offload_size``)."""
 
@@ -196,6 +199,9 @@ class Step(Ledger):
         if not r.first_step:
             self.take("loss before", "loss", "of the last pass", level(loss), loss)
             self.take("lingering", "activations", "inputs that the last pass's packed products hold", p.lingering)
+        # So does one that holds outputs: within a step that of the pass before, or the last step's.
+        if (r.keep_logits and r.critic is None and r.accumulate > 1) or (r.keep_last and not r.first_step):
+            self.hold(BEFORE)
         if r.rollout is not None:
             from tonnage.estimate.rollout import phases
 
@@ -258,7 +264,7 @@ class Step(Ledger):
         yield from self._others()
         self.drop_all("loss before")
         self.drop_all("lingering")
-        for key in ("around", "first"):
+        for key in (BEFORE, BEFORE + GRAPH, "around", "first"):
             self.drop_all(key)
         if kept[-1]:
             self.take(f"stream {stages[-2].output.dtype}", "activations", "layer inputs", H[-1], [stages[-2].output])
@@ -267,6 +273,13 @@ class Step(Ledger):
             grown = self._sum((self.bytes_of(t), n) for t, n in early)
             self.take("gradients early", "gradients", "of a term of the loss", grown)
         return stages, H
+
+    def hold(self, key: str = "outputs") -> None:
+        """The caller's output of a pass that is over, and what hangs on its graph."""
+        p = self.passes
+        self.take(key, "logits", "held by the caller", level(p.outputs), p.outputs)
+        self.take(key + GRAPH, "activations", "embedding and its gradient, by the output's graph", level(p.graph),
+                  p.graph)  # fmt: skip
 
     def _others(self) -> Iterator[Moment]:
         """Other models run while the pass pauses: all that it saved is there."""
@@ -353,6 +366,8 @@ class Step(Ledger):
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
         self.drop_all("outputs")
+        if r.keep_logits:
+            self.hold()
         self.drop("loss")
         if r.compiled is not None and self.passes.tape.accumulated:
             # One graph hands out all gradients when it is through, which are then added into what is there.
@@ -370,6 +385,8 @@ class Step(Ledger):
             self.take("step", "optimizer_state", "the step's own", transient)
             yield Moment("optimizer step", self.now)
             self.drop("step")
+        for key in ("outputs", "outputs" + GRAPH):
+            self.drop_all(key)
         if r.evaluates is not None:
             from tonnage.estimate.evaluation import evaluated
 

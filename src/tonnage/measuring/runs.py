@@ -163,10 +163,11 @@ def train(model: Any, job: Mapping[str, Any], phase: Phase, device: str) -> None
                     out = None
             with phase(f"step{step}.backward"):
                 loss.backward()
-                out = None
                 loss = loss.detach()
         with phase(f"step{step}.optimizer"):
             optimizer.step()
+            if not job["keep_last"]:
+                out = None
             if not job["keep_gradients"]:
                 optimizer.zero_grad(set_to_none=True)
 

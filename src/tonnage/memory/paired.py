@@ -58,7 +58,7 @@ class Paired:
         autocast: format that autocast casts to, or None.
         recompute: layers are checkpointed: all of them, or none where it is None.
         accumulated: gradients of an earlier pass are there.
-        keep_logits: the caller holds the model's output through the backward pass.
+        keep_logits: the caller holds the model's output through the backward pass and the step.
         makes_mask: attention is handed a mask even where its kernel could do without.
         stepping: as ``memory/passes.py`` has it.
         drops: dropout is on.
@@ -104,6 +104,8 @@ class Paired:
         self.turn = len(self.parts)
         if not keep_logits:
             logits.clear()
+        self.outputs = [v.storage for v in logits]
+        self.graph: list[Storage] = []
         tape.casts.clear()
         assert loss.node is not None
         self._backward(loss)

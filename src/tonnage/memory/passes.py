@@ -43,7 +43,7 @@ class Pass:
         autocast: format that autocast casts to, or None.
         recompute: which layers are checkpointed, and what of them is kept; None for none.
         accumulated: gradients of an earlier pass are there, so that new ones are added into them.
-        keep_logits: the caller holds the model's output through the backward pass.
+        keep_logits: the caller holds the model's output through the backward pass and the step.
         makes_mask: attention is handed a mask even where its kernel could do without.
         tuning: matrices that are packed or have adapters, and what of the model itself is trained beside them.
         input_grads: the embedding's output needs a gradient although nothing before it is trained.
@@ -218,6 +218,11 @@ class Pass:
             back(tape, root, seed, 0, first, self.stem)
         joined.clear()
         reached[None] = tape.reached
+
+    @property
+    def graph(self) -> list[Storage]:
+        """What the output's graph holds when the backward pass is over: a leaf that is no parameter, its gradient."""
+        return [] if self.tape.collects is None else [self.tape.collects, self.tape.collects]
 
     def _tail(self, model: Model, f: Forward, ids: Value, axes: Axes, keep_logits: bool) -> Account:
         tape, account, held, loss = self.tape, Account(), list[Value](), list[Value]()

@@ -65,7 +65,6 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
                 r.item = before
             else:
                 loss.backward()
-            out = None
             _grown(model, r)
             if job["lora"] is not None:
                 # Without its graph, whose leaf would hold the embedding's output.
@@ -75,6 +74,8 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
         for o in made.steppers:
             o.step()
         r.item = before
+        if not job["keep_last"]:
+            out = None
         if not job["keep_gradients"]:
             model.zero_grad()
     r.enter("end")

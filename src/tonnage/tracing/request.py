@@ -95,7 +95,8 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         "task": "train", "weights": weights, "autocast": autocast, "optimizer": optimizer, "batch": w.batch or 1,
         "seq": seq, "targets": w.target_seq or seq, "accumulate": w.accumulate or 1, "recompute": w.recompute == "full",
         "modules": modules, "logits": w.logits_to_keep,
-        "keep_outputs": "outputs" in w.retain, "keep_gradients": "grads" in w.retain,
+        "keep_outputs": "outputs" in w.retain or "last-outputs" in w.retain,
+        "keep_last": "last-outputs" in w.retain, "keep_gradients": "grads" in w.retain,
         "steps": 1 if w.first_step else 2, "liger": liger,
     }  # fmt: skip
     # prepare_model_for_kbit_training casts what is not packed.

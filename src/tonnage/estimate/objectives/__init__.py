@@ -114,8 +114,11 @@ def _check(model: Model, w: Train, objective: Objective) -> None:
             f"loss = {w.loss}: objective = {name} goes through the head in one way", key="loss", value=w.loss,
             hint=f"--loss {objective.named}",
         )  # fmt: skip
-    if "outputs" in w.retain:
-        raise UnsupportedError(f"retain = outputs with objective = {name}", key="retain", value="outputs")
+    if held := next((kept for kept in w.retain if "outputs" in kept), None):
+        raise UnsupportedError(
+            f"retain = {held} with objective = {name}: TRL's trainers hold no output", key="retain", value=held,
+            hint=f"leave out {held}",
+        )  # fmt: skip
     if w.virtual_tokens is not None:
         raise UnsupportedError(
             f"virtual tokens with objective = {name} are not modelled", key="virtual_tokens",
