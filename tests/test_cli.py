@@ -73,6 +73,8 @@ WRONG = [
     (2, "train llama-3.1-8b --lora-targets q_proj", "lora_rank"),
     (3, "train llama-3.1-8b --quant nf4", "not trained themselves"),
     (2, "train llama-3.1-8b --optimizer sophiaz", "sophia"),
+    (3, "train llama-3.1-8b --optimizer q-galore", "int8"),
+    (2, "train llama-3.1-8b --optimizer lomo --accumulate 2", "accumulate"),
     (2, "train llama-3.1-8b --precision fp8 --seq 77", "multiples of 16"),
     (3, "train mixtral-8x7b --precision fp8", "experts"),
     (3, "train llama-3.1-8b --precision fp8 --lora-rank 8", "lora_rank"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Final
 
-from tonnage.errors import InputError, nearest
+from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.memory.accounts import blocks
 from tonnage.memory.steps import Group, Trained
 from tonnage.record import Record
@@ -42,6 +42,11 @@ PLACES: Final = {
     "low_rank": ("galore", "apollo"),
 }  # fmt: skip
 """Modules of this package, and the optimizers that they hold."""
+REFUSED: Final = {
+    "q-galore": "its matrices lie in int8, and each is unpacked for its own step and packed again",
+    "galore-8bit": "a gradient gives way to its projection while the step runs",
+}
+"""Optimizers that are known and not modelled, and why."""
 NAMES: Final = tuple(name for names in PLACES.values() for name in names)
 
 Stored = tuple[str, Axes, str | None]
@@ -121,14 +126,20 @@ def optimizer(name: str) -> Optimizer:
     """The optimizer of that name.
 
     Raises:
+        UnsupportedError: known, and not modelled.
         InputError: not known.
     """
     for place, names in PLACES.items():
         if name in names:
             found: tuple[Optimizer, ...] = import_module(f"tonnage.memory.optimizers.{place}").OPTIMIZERS
             return next(o for o in found if o.name == name)
+    if name in REFUSED:
+        raise UnsupportedError(
+            f"the optimizer {name} is not modelled: {REFUSED[name]}", key="optimizer", value=name,
+            hint="--optimizer galore",
+        )  # fmt: skip
     raise InputError(
-        f"unknown optimizer {name!r}", key="optimizer", value=name, nearest=nearest(name, (*NAMES, "adamw")),
+        f"unknown optimizer {name!r}", key="optimizer", value=name, nearest=nearest(name, (*NAMES, *REFUSED, "adamw")),
         hint=f"one of {', '.join(NAMES)}",
     )  # fmt: skip
 
