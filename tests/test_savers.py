@@ -302,3 +302,13 @@ def test_offloaded_activations_stand_on_the_host() -> None:
     less = {i.name: saved[i.name] - i.bytes for i in moved.ranks[0].instants}
     assert (less["loss"], less["backward layer 31"]) == (32 * 16384 * 4096 * 2, 31 * 16384 * 4096 * 2)
     assert less["backward layer 0"] == less["optimizer step"] == 0
+
+
+def test_a_first_step_takes_the_second_workspace_where_its_backward_pass_multiplies() -> None:
+    """A loss is the peak of a step that trains little: the thread that goes back has not multiplied yet."""
+    said = {"lora_rank": 4, "seq": 128, "replay": True}
+    first, later = (tn.train("smollm2-135m", first_step=on, **said) for on in (True, None))
+    kept = [sum(c.bytes for c in r.components if c.name == "workspace") for r in (first, later)]
+    assert first.peak.name == later.peak.name == "loss backward"
+    assert 2 * kept[0] == kept[1]
+    assert all(c.bytes >= 0 for c in first.components)

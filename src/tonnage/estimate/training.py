@@ -184,8 +184,13 @@ class Step(Ledger):
         if not r.first_step:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
         # Each thread that multiplies matrices keeps its workspace: the program's own and the backward pass's.
-        self.take("workspace", "workspace", "matrix products", Level(0, 2 * blocks(r.workspace)))
+        self._workspace()
+        if not r.first_step:
+            self._workspace()
         return self.now
+
+    def _workspace(self) -> None:
+        self.take("workspace", "workspace", "matrix products", Level(0, blocks(self.recipe.workspace)))
 
     def moments(self) -> Iterator[Moment]:
         """Every instant in order."""
@@ -331,7 +336,12 @@ class Step(Ledger):
                     self.drop(f"stream {stages[i - 1].output.dtype}")
                 here = here + H[i - 1]
             if i == len(stages) - 1:
+                waits = r.first_step and a.backward.before_products(blocks(r.workspace))
+                if r.first_step and not waits:
+                    self._workspace()
                 yield Moment("loss backward", self.now + here + a.backward.peak, a.backward)
+                if waits:
+                    self._workspace()
                 self.take("outputs", "logits", "held by the caller", level(p.outputs), p.outputs)
                 self.take("tied", "gradients", "of the tied head", level(p.waiting), p.waiting)
                 self.take("loss", "loss", "the loss and where its gradient starts", level(p.loss), p.loss)

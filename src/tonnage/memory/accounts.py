@@ -88,6 +88,15 @@ class Span:
         self.highest = highest
         self.end = Level(requested, allocated)
 
+    def before_products(self, workspace: int) -> bool:
+        """Whether the peak lies before the first product of matrices, for which so much is taken and kept. [byte]"""
+        tape, positions = self._tape, range(self.start, self.stop)
+        first = next((i for i in positions if tape.events[i] in tape.products), self.stop)
+        start = Span(tape, self.start, first, self._first).end
+        return self._at <= first and (
+            Span(tape, first, self.stop, self._first, start).peak.allocated + workspace <= self.peak.allocated
+        )
+
     def alive(self) -> list[Storage]:
         """What was born on this tape since the span's ``first`` and is alive at the peak."""
         born = self._tape.born
