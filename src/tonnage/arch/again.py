@@ -104,7 +104,8 @@ def module(block: Block, f: Forward, x: Value) -> Value:
 def parts(layer: Layer) -> set[str]:
     """What of a layer can be computed again by itself: modules, parts of these, norms before them."""
     found = {getattr(s.block, "module", "") for s in layer.sublayers}
-    found |= {name for s in layer.sublayers for name in getattr(s.block, "parts", ())}
+    # Other blocks have parts of their own: matrices.
+    found |= {name for s in layer.sublayers for name in getattr(s.block, "parts", ()) if isinstance(name, str)}
     if not layer.parallel and not layer.wide and any(s.before is not None for s in layer.sublayers):
         found.add("layernorm")
     return found - {""}
