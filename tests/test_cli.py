@@ -76,6 +76,7 @@ WRONG = [
     (3, "train llama-3.1-8b --optimizer q-galore", "int8"),
     (2, "train qwen3.5-35b-a3b --recompute core_attn", "no layer of"),
     (2, "train llama-3.1-8b --optimizer lomo --accumulate 2", "accumulate"),
+    (2, "train llama-3.1-8b --optimizer lomo --clip-grad-norm", "clip_grad_norm"),
     (2, "train llama-3.1-8b --precision fp8 --seq 77", "multiples of 16"),
     (3, "train mixtral-8x7b --precision fp8", "experts"),
     (3, "train llama-3.1-8b --precision fp8 --lora-rank 8", "lora_rank"),

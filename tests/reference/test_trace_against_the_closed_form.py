@@ -18,6 +18,8 @@ SHAPE: dict[str, Any] = {"precision": "bf16", "batch": 2, "seq": 64}
 SETTINGS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},
     "mixed": {"precision": "bf16-mixed"},
+    "clipped": {"clip_grad_norm": True},
+    "clipped in fp32": {"clip_grad_norm": True, "precision": "fp32", "optimizer": "sgd"},
     "autocast": {"precision": "bf16-autocast"},
     "eager": {"attention": "eager"},
     "math": {"attention": "math"},
@@ -70,7 +72,13 @@ def closed_form(config: dict[str, Any], said: dict[str, Any], monkeypatch: pytes
 
     def watched(self: Step) -> Any:
         for m in moments(self):
-            kind = "optimizer" if m.name == "optimizer step" else "backward" if "backward" in m.name else "forward"
+            kind = (
+                "optimizer"
+                if m.name in ("optimizer step", "gradient clipping")
+                else "backward"
+                if "backward" in m.name
+                else "forward"
+            )
             peaks[kind] = max(peaks[kind], m.highest)
             yield m
 

@@ -39,6 +39,7 @@ WORKLOAD: Final = together(
     click.option(
         "--optimizer-in-backward", is_flag=True, default=None, help="Step each parameter as its gradient arrives."
     ),
+    click.option("--clip-grad-norm", is_flag=True, default=None, help="Gradients are clipped by their norm."),
     click.option("--ema", is_flag=True, default=None, help="A copy of the model holds moving averages of its weights."),
     text(
         "--attention", "eager, sdpa, a kernel of sdpa: flash, efficient, cudnn, math; flash_attention_2, flex (sdpa)."

@@ -15,6 +15,7 @@ from tonnage.estimate.beside import tensor_sizes
 from tonnage.estimate.training import Step
 from tonnage.formats import FORMATS
 from tonnage.memory.passes import Account
+from tonnage.memory.steps import clipped
 from tonnage.timeline import Instant
 
 if TYPE_CHECKING:
@@ -337,6 +338,11 @@ class Player:
     def optimize(self, *, first: bool) -> None:
         """The step's own tensors, its state where there is none yet, and the end of the gradients."""
         run = self.run
+        if run.recipe.clips:
+            self.begin()
+            for group in clipped((t, run.stepped_form(t).bytes, 1) for t in run.in_order()):
+                self.free([self.take(n) for n in group])
+            self.end("gradient clipping")
         self.begin()
         if first:
             o = run.recipe.optimizer

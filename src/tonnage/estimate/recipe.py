@@ -57,6 +57,7 @@ class Recipe(Record):
         loss: what computes head and loss together; None for transformers' own loss of all logits.
         in_backward: the optimizer steps a parameter as soon as its gradient is there, which then dies.
         master: fp32 copies of the weights are stepped, by fp32 gradients into which those of a pass are added.
+        clips: gradients are scaled down by their norm before the step.
         averaged: a copy of the whole model holds moving averages.
         drops: dropout is on.
         others: models that lie beside the one that is trained, and run when its pass pauses.
@@ -95,6 +96,7 @@ class Recipe(Record):
     in_backward: bool = False
     master: bool = False
     keep_last: bool = False
+    clips: bool = False
     averaged: bool = False
     drops: bool = True
     others: tuple[Beside, ...] = ()

@@ -18,6 +18,16 @@ def averaged(w: Train) -> bool:
     return bool(w.ema)
 
 
+def clips(w: Train, optimizer: Optimizer) -> bool:
+    """Whether gradients are clipped by their norm, for which all of them have to be there."""
+    if w.clip_grad_norm and (w.optimizer_in_backward or optimizer.late):
+        raise InputError(
+            "clip_grad_norm takes the norm of all gradients, of which a step in the backward pass leaves none",
+            key="clip_grad_norm", value="true", hint="leave out clip_grad_norm",
+        )  # fmt: skip
+    return bool(w.clip_grad_norm)
+
+
 def in_backward(w: Train, optimizer: Optimizer) -> bool:
     """Whether the optimizer steps in the backward pass; what it cannot be combined with is named."""
     if not w.optimizer_in_backward and not optimizer.late:

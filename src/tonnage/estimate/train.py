@@ -27,7 +27,7 @@ from tonnage.estimate.settle import (
     tokens_within,
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
-from tonnage.estimate.switches import averaged, elements, hosts, in_backward, offloads, targets
+from tonnage.estimate.switches import averaged, clips, elements, hosts, in_backward, offloads, targets
 from tonnage.estimate.trained import passed_by, trainable
 from tonnage.estimate.training import Step
 from tonnage.estimate.verdict import fit
@@ -178,6 +178,7 @@ def answer(
         in_backward=in_backward(w, named),
         master=precision == "bf16-master",
         averaged=averaged(w),
+        clips=clips(w, named),
     )
     if w.eval_batch is not None:
         # Imported late: most answers are of the step alone.

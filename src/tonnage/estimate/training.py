@@ -12,8 +12,9 @@ from tonnage.estimate.moments import Ledger, Moment
 from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.trained import reached
 from tonnage.formats import FORMATS, Format
-from tonnage.memory.optimizers import Stored
+from tonnage.memory.optimizers import Stored, highest
 from tonnage.memory.passes import Account, Pass, blocks, level
+from tonnage.memory.steps import clipped
 from tonnage.memory.weights import bytes_of, is_buffer, is_parameter, total
 from tonnage.tensors import Tensor, size
 from tonnage.timeline import Level
@@ -388,6 +389,10 @@ class Step(Ledger):
 
     def _stepping(self) -> Iterator[Moment]:
         r = self.recipe
+        if r.clips:
+            self.take("norms", "gradients", "their norms", highest(clipped(self.widths())))
+            yield Moment("gradient clipping", self.now)
+            self.drop("norms")
         if r.first_step:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
         if not r.in_backward:

@@ -36,6 +36,16 @@ def is_linear(t: Tensor) -> bool:
     return is_matrix(t) and t.role != "router"
 
 
+def clipped(trained: Trained) -> Group:
+    """``clip_grad_norm_``: the norm of each gradient, all in a row, and that of the row.
+
+    Reference: torch v2.13.0 torch/nn/utils/clip_grad.py (``_get_total_norm``, with foreach).
+    """
+    norms = [width for _, width, times in trained for _ in range(times)]
+    if norms:
+        yield [*norms, sum(norms), max(norms)]
+
+
 def nothing(trained: Trained) -> Group:
     """All in place."""
     yield from ()

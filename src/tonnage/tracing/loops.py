@@ -70,6 +70,8 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
                 # Without its graph, whose leaf would hold the embedding's output.
                 loss = loss.detach()
         r.enter(f"step{step}.optimizer")
+        if job["clips"]:
+            torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
         before, r.item = r.item, made.item
         for o in made.steppers:
             o.step()

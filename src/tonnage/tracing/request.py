@@ -97,6 +97,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         "modules": modules, "logits": w.logits_to_keep,
         "keep_outputs": "outputs" in w.retain or "last-outputs" in w.retain,
         "keep_last": "last-outputs" in w.retain, "keep_gradients": "grads" in w.retain,
+        "clips": bool(w.clip_grad_norm),
         "steps": 1 if w.first_step else 2, "liger": liger,
     }  # fmt: skip
     # prepare_model_for_kbit_training casts what is not packed.

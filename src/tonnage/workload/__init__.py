@@ -39,7 +39,16 @@ COUNTS: Final = (
     "target_seq", "eval_batch", "logits_to_keep", "virtual_tokens", "encoder_hidden", "completion_length",
     "generations", "steps_per_generation", "rollout_batch",
 )  # fmt: skip
-SWITCHES: Final = ("first_step", "kbit_prepared", "master", "replay", "optimizer_in_backward", "ema", "compile")
+SWITCHES: Final = (
+    "first_step",
+    "kbit_prepared",
+    "master",
+    "replay",
+    "optimizer_in_backward",
+    "ema",
+    "compile",
+    "clip_grad_norm",
+)
 SIZES: Final = ("in_use",)
 LISTS: Final = ("retain", "lora_targets", "adapter_options", "modules_to_save", "train_only")
 SHARES: Final = ("lora_dropout", "rollout_share")

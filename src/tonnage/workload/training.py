@@ -43,6 +43,7 @@ class Train(Workload):
     optimizer: str | None = None
     optimizer_in_backward: bool | None = None
     ema: bool | None = None
+    clip_grad_norm: bool | None = None
     batch: int | None = None
     accumulate: int | None = None
     seq: int | None = None

@@ -100,11 +100,16 @@ class Optimizer(Record):
 
     def highest(self, trained: Trained) -> Level:
         """The most that a step holds for a moment."""
-        best = Level()
-        for group in self.step(trained):
-            level = Level(sum(group), sum(blocks(n) for n in group))
-            best = level if level.allocated > best.allocated else best
-        return best
+        return highest(self.step(trained))
+
+
+def highest(groups: Group) -> Level:
+    """The most of what is held for a moment, one group after the other."""
+    best = Level()
+    for group in groups:
+        level = Level(sum(group), sum(blocks(n) for n in group))
+        best = level if level.allocated > best.allocated else best
+    return best
 
 
 def like(*names: str, form: str | None = None) -> Callable[[Tensor], Iterator[Stored]]:
