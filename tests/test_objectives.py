@@ -280,7 +280,7 @@ REFUSED: list[tuple[dict[str, Any], type[TonnageError], str]] = [
         InputError,
         "no memory for its cache",
     ),
-    ({"objective": "dpo", "stack": "llama-factory"}, UnsupportedError, "all logits in fp32"),
+    ({"objective": "kto", "stack": "llama-factory"}, UnsupportedError, "all logits in fp32"),
     ({"objective": "dpo", "stack": "axolotl"}, UnsupportedError, "TRL 1.8"),
     ({"objective": "grpo", "stack": "torchtitan"}, UnsupportedError, "no trainer of it"),
     ({"objective": "rloo", "teacher": "gpt2"}, InputError, "has no teacher"),

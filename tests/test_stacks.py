@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -17,13 +18,13 @@ STACKS = names("tonnage.stacks")
 
 FULL = {
     "transformers": ("bf16", "adamw-fused", "none", "full"),
-    "trl": ("bf16-mixed", "adamw-fused", "full", "full"),
+    "trl": ("bf16-mixed", "adamw-fused", "full", "trl"),
     "torchtune": ("bf16", "adamw-foreach", "none", "chunked"),
     "torchtitan": ("bf16-mixed", "adamw-fused", "every-2", "full"),
     "litgpt": ("bf16-mixed", "adamw-foreach", "none", "chunked"),
     "axolotl": ("bf16-autocast", "adamw-fused", "none", "full"),
     "llama-factory": ("bf16-mixed", "adamw-fused", "full", "full"),
-    "unsloth": ("bf16-autocast", "adamw-fused", "full", "full"),
+    "unsloth": ("bf16-autocast", "adamw-8bit", "unsloth", "unsloth"),
 }
 """Precision, optimizer, recomputation and loss, as each module's reference has them."""
 
@@ -41,7 +42,7 @@ def record(name: str) -> Stack:
 
 def test_every_stack_has_its_row() -> None:
     assert {record(name).name for name in STACKS} == set(FULL) == set(ADAPTED)
-    assert all("/blob/v" in record(name).reference for name in STACKS)
+    assert all(re.search("/blob/v|pypi.org/project/[a-z]+/20", record(name).reference) for name in STACKS)
 
 
 @pytest.mark.parametrize("stack", FULL)
@@ -147,3 +148,180 @@ def test_a_stack_answers_models_that_are_not_its_own(model: str, stack: str) -> 
         model, stack=stack, lora_rank=8, lora_targets=["all-linear"], seq=64, suggest=False, replay=model == "gpt2"
     )
     assert found.peak.bytes > 0
+
+
+@pytest.mark.parametrize(("capacity", "tokens"), [(8, 2_972), (16, 40_724), (24, 78_475), (48, 191_728), (80, 342_733)])
+def test_unsloth_reaches_the_lengths_that_it_publishes(capacity: int, tokens: int) -> None:
+    """https://docs.unsloth.ai/basics/unsloth-benchmarks: QLoRA of Llama 3.1 8B, rank 32, one sequence. The table is a
+    straight line between measured lengths, so that it bounds an answer and no more."""
+    said: dict[str, Any] = {"lora_rank": 32, "lora_targets": ["all-linear"], "quant": "nf4-dq", "stack": "unsloth"}
+    found = tn.train("llama-3.1-8b", batch=1, seq=tokens, suggest=False, replay=False, **said).fullest
+    assert 0.75 * capacity * 2**30 < found.tier("reserved") < capacity * 2**30
+
+
+def test_unsloth_keeps_what_its_code_keeps() -> None:
+    """By hand: the largest matrix of Llama 3.1 8B in 16 bit, and two buffers of a layer's input."""
+    said: dict[str, Any] = {"lora_rank": 8, "lora_targets": ["all-linear"], "suggest": False, "replay": False}
+    packed = tn.train("llama-3.1-8b", stack="unsloth", quant="nf4", seq=2048, batch=2, **said)
+    kept = {c.why: c.bytes for c in packed.components if c.name == "other:buffers"}
+    assert kept["what every packed matrix is unpacked into"] == 14_336 * 4096 * 2
+    stream = 2 * 2048 * 4096 * 2
+    assert [kept[f"buffer {n}, which layers' inputs come back to"] for n in "AB"] == [stream, stream]
+    dropped = tn.train("llama-3.1-8b", stack="unsloth", quant="nf4", lora_dropout=0.1, seq=2048, batch=2, **said)
+    assert not any("unpacked into" in c.why for c in dropped.components)
+    small = tn.train("llama-3.1-8b", stack="unsloth", seq=256, batch=1, **said)
+    assert not any("come back to" in c.why for c in small.components)
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "told"),
+    [
+        ("llama-3.2-1b", LORA, False),
+        ("qwen3-8b", LORA, False),
+        ("gemma-2-2b", LORA, True),
+        ("llama-3.2-1b", {}, True),
+        ("olmoe-1b-7b", {"lora_rank": 8, "lora_targets": ["attention"]}, True),
+    ],
+)
+def test_what_unsloth_compiles_is_told(model: str, said: dict[str, Any], told: bool) -> None:
+    """Other types than those of its own code, and full fine-tuning."""
+    caveats = tn.train(model, stack="unsloth", **SHAPE, **said).caveats
+    assert any("compiles transformers' modules" in line for line in caveats) == told
+
+
+def test_a_biased_matrix_is_left_to_peft() -> None:
+    """Qwen 2's queries, keys and values have biases: their products keep what peft's do, and no more is different."""
+    said: dict[str, Any] = {"lora_rank": 8, "lora_targets": ["all-linear"], "stack": "unsloth", "recompute": "none"}
+    peak = {m: tn.train(m, **SHAPE, **said).fullest for m in ("qwen2.5-7b", "qwen3-8b")}
+    labels = {m: {t[0] for c in f.components for t in c.terms} for m, f in peak.items()}
+    assert any("q_proj.lora_A" in label for label in labels["qwen2.5-7b"])
+    assert not any("q_proj.lora_A.weight output" in label for label in labels["qwen3-8b"])
+
+
+@pytest.mark.parametrize(
+    ("version", "loss"),
+    [("0.29", "full"), ("1.6", "full"), ("1.7", "trl-chunks"), ("1.14", "trl-chunks"), ("1.15", "trl")],
+)
+def test_the_loss_of_a_release_of_trl(version: str, loss: str) -> None:
+    """``loss_type`` of trl/trainer/sft_config.py at each tag; ``add_fused_lm_head`` of sft_trainer.py since 1.15."""
+    assert tn.train("llama-3.2-1b", stack="trl", stack_version=version, **SHAPE).workload["loss"] == loss
+    liger = tn.train("llama-3.2-1b", stack="trl", stack_version=version, kernels="liger", **SHAPE)
+    assert liger.workload["loss"] == "fused"
+
+
+def test_objectives_of_older_trl_are_told() -> None:
+    said: dict[str, Any] = {"stack": "trl", "objective": "dpo", **SHAPE}
+    assert not any("before 1.15" in c for c in tn.train("llama-3.2-1b", **said).caveats)
+    old = tn.train("llama-3.2-1b", **said, stack_version="1.8", gpu="80GiB")
+    assert any("before 1.15" in c for c in old.caveats)
+    assert old.fit is not None
+    assert old.fit.verdict == "uncertain"
+
+
+def test_a_head_that_trl_s_loss_is_not_modelled_for_is_told() -> None:
+    """Phi's head has a bias, which the tiles are not modelled with; the chunks are."""
+    found = tn.train("phi-2", stack="trl", **SHAPE)
+    assert any("all logits are answered" in c for c in found.caveats)
+    assert tn.train("phi-2", stack="trl", stack_version="1.9", **SHAPE).workload["loss"] == "trl-chunks"
+
+
+def test_adapters_of_a_head_that_the_loss_takes_by_itself_are_refused() -> None:
+    for stack in ("trl", "unsloth"):
+        with pytest.raises(UnsupportedError) as e:
+            tn.train("llama-3.1-8b", stack=stack, lora_rank=8, lora_targets=["q_proj", "lm_head"], **SHAPE)
+        assert e.value.key == "lora_targets"
+
+
+def test_llama_factory_s_own_preference_trainers() -> None:
+    """By hand, of Llama 3.2 1B and one pair of 1,024 tokens: while the reference runs, the policy's logits and their
+    log-softmax are there in fp32, and as much again for the reference, of which the kernel copies the rows first."""
+    logits = 2 * 1024 * 128_256 * 4
+    said: dict[str, Any] = {
+        "stack": "llama-factory",
+        "batch": 1,
+        "seq": 1024,
+        "suggest": False,
+        "replay": False,
+        **LORA,
+    }
+    found = tn.train("llama-3.2-1b", objective="dpo", **said)
+    assert found.fullest.peak.name == "reference forward"
+    kept = sum(c.bytes for c in found.components if c.name in ("logits", "loss") and c.tier == "requested")
+    assert 4 * logits * 1023 / 1024 < kept < 4 * logits * 1.001
+    scratch = [c.bytes for c in found.components if c.name == "workspace" and "reference forward" in c.why]
+    assert scratch == [logits * 1023 // 1024]
+    alone = tn.train("llama-3.2-1b", objective="simpo", **said)
+    assert alone.workload["reference"] == "none"
+    assert alone.fullest.tier("requested") < found.fullest.tier("requested") - logits
+
+
+def test_llama_factory_s_reference_is_of_16_bit() -> None:
+    """The policy is trained in fp32; a reference of its own is loaded in bf16."""
+    said: dict[str, Any] = {"stack": "llama-factory", "objective": "dpo", "batch": 1, "seq": 256, "suggest": False}
+    found = tn.train("llama-3.2-1b", replay=False, **said)
+    (line,) = [c for c in found.components if c.name == "weights" and c.why.startswith("reference")]
+    assert line.bytes == 2 * found.model["parameters"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"stack": "llama-factory", "objective": "kto", "batch": 2},
+        {"stack": "unsloth", "objective": "dpo"},
+        {"stack": "axolotl", "objective": "dpo"},
+    ],
+)
+def test_trainers_of_stacks_that_are_not_stated_are_refused(said: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedError) as e:
+        tn.train("llama-3.2-1b", seq=64, suggest=False, **{"batch": 1, **said})
+    assert e.value.key == "stack"
+
+
+def test_llama_factory_precomputes_no_reference() -> None:
+    with pytest.raises(InputError) as e:
+        tn.train("llama-3.2-1b", stack="llama-factory", objective="dpo", reference="precomputed", **SHAPE)
+    assert e.value.key == "reference"
+
+
+def test_what_a_loss_over_all_logits_takes_in_its_backward_pass() -> None:
+    """The log-softmax, the gradient put into zeros, that of the logits and, cast, that of the head's output: traced of
+    LLaMA-Factory v0.9.5's trainer with scripts/trace_llama_factory.py, 163,153,720 B of tensors at their most."""
+    config = {
+        "model_type": "llama", "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 2,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 8000, "max_position_embeddings": 4096,
+        "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    found = tn.train(
+        {"config": config}, stack="llama-factory", objective="simpo", batch=1, seq=512, optimizer="adamw-loop",
+        recompute="none", lora_rank=8, lora_targets=["q_proj", "v_proj"], suggest=False, replay=False,
+    ).fullest  # fmt: skip
+    (backward,) = [i.bytes for i in found.instants if i.name == "loss backward"]
+    workspaces = 2 * 8_519_680
+    assert 0 <= backward - workspaces - 163_153_720 < 512 * 200
+
+
+def test_checkpoints_of_unsloth_are_not_played_through_the_allocator() -> None:
+    """What lies on the host is not, and an open verdict asks for no replay."""
+    said: dict[str, Any] = {"stack": "unsloth", "quant": "nf4", **LORA, "batch": 1, "seq": 4096, "suggest": False}
+    plain = tn.train("llama-3.1-8b", **said).fullest
+    near = tn.train("llama-3.1-8b", gpu=f"{plain.tier('device') >> 20}MiB", **said).fullest
+    assert near.tier("allocated") == plain.tier("allocated")
+    with pytest.raises(UnsupportedError) as e:
+        tn.train("llama-3.1-8b", replay=True, **said)
+    assert e.value.key == "replay"
+
+
+def test_copies_of_heads_are_a_range() -> None:
+    """By hand: keys, values and their gradients of one layer of Llama 3.1 8B for 24 more heads of 128."""
+    said: dict[str, Any] = {"stack": "unsloth", **LORA, "batch": 1, "seq": 4096, "suggest": False, "replay": False}
+    found = tn.train("llama-3.1-8b", **said)
+    (line,) = [c for c in found.components if c.name == "other:attention"]
+    assert (line.low_bytes, line.bytes, line.high_bytes) == (0, 0, 4 * 4096 * 24 * 128 * 2)
+    assert line.trust == "assumed"
+    alike = tn.train("llama-2-7b", **{**said, "seq": 1024})
+    assert not any(c.name == "other:attention" for c in alike.components)
+
+
+def test_modules_that_unsloth_puts_on_the_host_are_told() -> None:
+    found = tn.train("llama-3.1-8b", stack="unsloth", modules_to_save=["lm_head"], **SHAPE, **LORA)
+    assert any("modules_to_save" in c for c in found.caveats)

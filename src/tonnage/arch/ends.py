@@ -134,7 +134,8 @@ class Stem(Record):
         relative: the same, learned.
         by_mask: the sum is multiplied by the mask, which the model's code makes and names to its end (DeBERTa).
         position_ids: what every layer is handed: one row of them, a row for each sequence (OPT), or a row where there
-            are rotary tables; "named" where none is, and the model's code keeps a name for them (Qwen2-VL).
+            are rotary tables; "named" where none is, and the model's code keeps a name for them (Qwen2-VL); "none"
+            where there are none at all.
         apart: all this is made in a module of its own, of which the model's code names the output alone (ModernBERT).
         adds_zero: a number stands for token types and is added (CTRL, GPT).
         masked: attention is handed a mask even where its kernel could do without (Falcon).
@@ -157,7 +158,7 @@ class Stem(Record):
     widen: Linear | None = None
     alias_of: str | None = None
     buffers: tuple[Tensor, ...] = ()
-    position_ids: Literal["rotary", "row", "batch", "named"] = "rotary"
+    position_ids: Literal["rotary", "row", "batch", "named", "none"] = "rotary"
     apart: bool = False
     alibi: Alibi | None = None
     relative: RelativeBias | Distances | None = None

@@ -32,6 +32,10 @@ class Loss(Record):
         """What the code around the model makes before the pass, and names until the loss is there."""
         return []
 
+    def on(self, memory: int | None, architecture: str) -> Loss:
+        """The same on a device of so much memory [byte] and that architecture, None and empty where none is named."""
+        return self
+
     def enter(self, f: Forward) -> None:
         """What the code around the model asks of its pass."""
 
@@ -70,10 +74,14 @@ def cross_entropy(logits: Value, labels: Value, *, causal: bool, wide: bool) -> 
 
 def log_likelihood(logits: Value, target: Value, *, whole: bool = True) -> Value:
     """``F.cross_entropy``: one number, or one for each token; the log-softmax is kept, and so is what is asked for."""
-    tape = logits.tape
     # Autocast leaves this log-softmax alone, since its format is spelt out, and casts for the likelihood.
     plain = log_softmax(logits)
-    scores = raised(plain)
+    return of_scores(raised(plain), target, whole=whole)
+
+
+def of_scores(scores: Value, target: Value, *, whole: bool = True) -> Value:
+    """``F.nll_loss`` of a log-softmax."""
+    tape = scores.tape
     axes, dtype = scores.axes, scores.dtype
     loss = tape.new("loss", (("X", 1),) if whole else axes[:-1], dtype)
     weight = tape.new("total weight", (("X", 1),), dtype)

@@ -46,8 +46,8 @@ WORKLOAD: Final = together(
     ),
     text(
         "--recompute",
-        "none, full, every-2, first-8, selective, or modules: core_attn,mlp,moe,attention,shared_experts; those whose "
-        "output is let go of: layernorm,moe_act,mla_up_proj (none).",
+        "none, full, every-2, first-8, selective, unsloth, or modules: core_attn,mlp,moe,attention,shared_experts; "
+        "those whose output is let go of: layernorm,moe_act,mla_up_proj (none).",
     ),
     text("--experts", "How they run: grouped_mm, batched_mm, eager: one after the other (grouped_mm).", "HOW"),
     text("--expert-imbalance", "Tokens of the fullest expert over the mean, with --experts eager (a range).", "RATIO"),

@@ -36,13 +36,13 @@ TOLD = (
 def refused(model: Model, w: Train) -> None:
     """Refuse what an evaluation step is not modelled with."""
     said = {
+        "stack": w.stack not in (None, "transformers"),
         "loss": w.loss not in (None, "full"),
         "objective": w.objective not in (None, "sft"),
         "kernels": w.kernels not in (None, "none"),
         "virtual_tokens": w.virtual_tokens is not None,
         "replay": bool(w.replay),
         "alloc_conf": w.alloc_conf is not None,
-        "stack": w.stack not in (None, "transformers"),
     }
     for key, there in said.items():
         if there:

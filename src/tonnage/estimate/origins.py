@@ -64,6 +64,7 @@ def origins(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
     policy = "policy: " if others else ""
     return {
         **shares,
+        **{what: (what, stack.reference, ()) for what, _ in step.resident},
         **others,
         "parameters": (
             f"{policy}{frozen}{P:,} parameters x {w} B ({form}), {n} tensors",

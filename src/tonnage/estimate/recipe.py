@@ -10,6 +10,8 @@ from tonnage.record import Record
 from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tonnage.arch.adapters import Tuning
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
@@ -54,6 +56,7 @@ class Recipe(Record):
         fused: kernels that stand for several operations of the model's code.
         narrow: matrices of the layers that are multiplied in fp8.
         scales: what lies beside these: bytes of a tensor, how often.
+        resident: what the stack's code keeps on the device beside the model's tensors, as the stack has it.
         loss: what computes head and loss together; None for transformers' own loss of all logits.
         in_backward: the optimizer steps a parameter as soon as its gradient is there, which then dies.
         master: fp32 copies of the weights are stepped, by fp32 gradients into which those of a pass are added.
@@ -90,6 +93,7 @@ class Recipe(Record):
     fused: Fused | None = None
     narrow: Narrow | None = None
     scales: tuple[tuple[int, int], ...] = ()
+    resident: Callable[[Model, Tuning | None, int, Recompute | None], tuple[tuple[str, int], ...]] | None = None
     loss: Loss | None = None
     plan: Recompute | None = None
     offloads: bool = False

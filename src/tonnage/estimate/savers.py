@@ -12,6 +12,7 @@ from tonnage.arch.last import OfLast
 from tonnage.arch.loss import Loss
 from tonnage.arch.losses import FusedLinear, InPlace
 from tonnage.arch.model import Model
+from tonnage.arch.repeated import Repeated
 from tonnage.arch.tiled import Tiled
 from tonnage.arch.vocab_parallel import VocabParallel
 from tonnage.devices import Device
@@ -23,7 +24,7 @@ from tonnage.stacks import Stack
 from tonnage.workload.training import Train
 
 LOSSES: Final = ("full", "fused", "liger")
-PARTS: Final = ("chunked", "cut", "cut-fp32", "trl", "vocab-parallel")
+PARTS: Final = ("chunked", "cut", "cut-fp32", "trl", "trl-chunks", "vocab-parallel")
 """Losses that are no kernels of Liger's."""
 FUSED_OF_MEGATRON: Final = ("vocab-parallel-fused", "vocab-parallel-te")
 TOLD: Final = {
@@ -32,7 +33,8 @@ TOLD: Final = {
     "chunked": "the loss is torchtune's CEWithChunkedOutputLoss: chunks are cast to fp32 one by one, and the "
     "log-softmax of all is kept",
     "cut": "the loss is Apple's cut cross entropy: no logits in memory; every label counts but each sequence's first",
-    "trl": "the loss is that of TRL 1.16's SFTTrainer: tiles of logits, each made again in the backward pass",
+    "trl": "the loss is that of TRL's SFTTrainer since 1.15: tiles of logits, each made again in the backward pass",
+    "trl-chunks": "the loss is that of TRL's SFTTrainer from 1.7 to 1.14: chunks of 256 labels, each computed again",
     "vocab-parallel": "the loss is Megatron-Core's vocab_parallel_cross_entropy, unfused, in a group of one: the "
     "softmax is kept in fp32 and becomes the gradient in its place; the batch holds labels and a mask of the loss",
 }
@@ -54,7 +56,8 @@ def chunked(model: Model, said: str) -> Loss:
             "not modelled", key="loss", value=said, hint="--loss vocab-parallel, its unfused form",
         )  # fmt: skip
     others: dict[str, Loss] = {
-        "cut": Cut(), "cut-fp32": Cut(wide=True), "trl": Tiled(), "vocab-parallel": VocabParallel(),
+        "cut": Cut(), "cut-fp32": Cut(wide=True), "trl": Tiled(), "trl-chunks": Repeated(),
+        "vocab-parallel": VocabParallel(),
     }  # fmt: skip
     found = others.get(said, found)
     if found is None:
@@ -65,13 +68,21 @@ def chunked(model: Model, said: str) -> Loss:
     head = model.head
     if not model.causal or model.classes is not None or head is None:
         raise InputError(f"loss = {said} is for causal models, not {model.model_type}", key="loss", value=said)
-    whole = isinstance(found, (Chunked, VocabParallel))
-    if not whole and (head.bias or head.scaled or head.divided or head.wide or head.project is not None):
+    if not isinstance(found, (Chunked, VocabParallel)) and odd(model, said):
         raise UnsupportedError(
             f"loss = {said} is not modelled for the head of {model.model_type}", key="loss", value=said,
             hint="--loss chunked or full",
         )  # fmt: skip
     return found
+
+
+def odd(model: Model, said: str) -> bool:
+    """Whether the head is of a kind that a loss which takes its matrix by itself is not modelled for."""
+    head = model.head
+    if head is None:
+        return True
+    biased = head.bias and said != "trl-chunks"
+    return bool(biased or head.scaled or head.divided or head.wide or head.project is not None)
 
 
 class Implementations(Record):
@@ -109,6 +120,7 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
     own = stack.own_losses.get(w.loss or stack.losses[0])
     if own is not None and w.kernels in (None, "none"):
         told_of = (stack.told_of_loss,) if stack.told_of_loss else ()
+        own = own.on(None if device is None else device.capacity.bytes, "" if device is None else device.architecture)
         return Implementations(None, own, "none", w.loss or stack.losses[0], told_of)
     asked, said = w.kernels or "none", w.loss.lower() if w.loss is not None else None
     parts = chunked(model, said) if said is not None and said not in LOSSES else None
@@ -186,6 +198,7 @@ def plan(model: Model, w: Train, stack: Stack) -> Recompute | None:
         UnsupportedError: the stack has it not, or it is not modelled with something else.
     """
     found = settled(w.recompute)
+    found = found.but(reentrant=True) if found is not None and stack.reentrant else found
     way = "modules" if found is not None and found.modules else str(w.recompute).partition("-")[0]
     if way not in stack.recomputes:
         raise UnsupportedError(

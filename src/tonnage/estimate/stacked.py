@@ -40,13 +40,23 @@ def as_stack(
             said["dtype"] = "fp32"
     if w.recompute is None:
         said["recompute"] = since(version, stack.recompute)
+    if w.optimizer is None and stack.steps:
+        said["optimizer"] = stack.steps
     if w.loss not in (None, *stack.losses):
         raise UnsupportedError(
             f"loss = {w.loss}: {stack.name} has {', '.join(stack.losses)}", key="loss", value=w.loss,
             hint=f"--loss {stack.losses[0]}",
         )  # fmt: skip
-    if w.loss is None and stack.losses[0] != "full":
-        said["loss"] = stack.losses[0]
+    doubt: tuple[str, ...] = ()
+    found = _loss(model, w, stack, version)
+    if found is not None and stack.own_losses.get(found) is None and _odd(model, found):
+        doubt = (f"loss = {found} is not modelled for the head of {model.model_type}: all logits are answered",)
+    elif found is not None:
+        said["loss"] = found
+    if w.modules_to_save and stack.copies:
+        doubt += (stack.copies,)
+    if w.objective not in (None, "sft"):
+        doubt += since(version, stack.pursues)
     if w.kernels not in (None, "none") and not stack.kernels:
         raise UnsupportedError(
             f"kernels = {w.kernels}: {stack.name} runs its own modules", key="kernels", value=w.kernels,
@@ -54,14 +64,31 @@ def as_stack(
         )  # fmt: skip
     if stack.keeps and not w.retain:
         said["retain"] = stack.keeps
-    doubt: tuple[str, ...] = ()
     if stack.restated is not None:
         given, model = model, stack.restated(model, version, w.lora_rank)
         if model is given:
-            doubt = (f"{stack.name}'s own code of {model.model_type} is answered as transformers' operations",)
+            doubt += (stack.unstated.format(stack=stack.name, model=model.model_type),)
     if stack.modules and w.lora_targets:
         said["lora_targets"] = _targets(model, w.lora_targets, stack)
     return model, w.but(**said), _own(model, w, stack, version) if adapts else None, doubt
+
+
+def _loss(model: Model, w: Train, stack: Stack, version: Version) -> str | None:
+    """The loss when nothing is said; None for what it is without a stack."""
+    if w.loss is not None:
+        return None
+    own = since(version, stack.loss)
+    if not own:
+        return None if stack.losses[0] == "full" else stack.losses[0]
+    plain = w.objective in (None, "sft") and w.kernels in (None, "none") and w.logits_to_keep is None
+    return own if plain and model.causal and model.classes is None and own != "full" else None
+
+
+def _odd(model: Model, said: str) -> bool:
+    # Imported late: most stacks have no loss of their own.
+    from tonnage.estimate.savers import odd
+
+    return odd(model, said)
 
 
 def _own(model: Model, w: Train, stack: Stack, version: Version) -> Callable[[str], Own]:

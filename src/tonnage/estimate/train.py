@@ -37,7 +37,7 @@ from tonnage.memory.overhead import cublas_workspace
 from tonnage.releases import shown, since
 from tonnage.stacks import Stack
 from tonnage.stacks import stack as stack_of
-from tonnage.timeline import Rank, exact
+from tonnage.timeline import Rank, exact, ranged
 from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ OFFLOAD: Final = (
     "https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading.py (OffloadActivations); "
     "https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/core/CachingHostAllocator.h (PowerOf2Ceil)"
 )
+ALONE: Final = ("trl", "trl-chunks", "unsloth")
+"""Losses of stacks that take the head's matrix by itself."""
 COLLATED: Final = "copies of the labels and the attention mask that a data collator adds: 8 B a token each"
 LOADED: Final = "what loading the weights leaves in the allocator's cache"
 EVALUATED: Final = "evaluation steps and checkpoint saving"
@@ -101,7 +103,7 @@ def answer(
     stack = stack_of(w.stack)
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
     trainable(model, w)
-    doubt = (*model.ignored, *stack.left_out, *doubt)
+    doubt = (*model.ignored, *since(version, stack.left_out), *doubt)
     runs = _runs(model, w, stack)
     model = model if runs is None else runs.model
     own: Callable[[str], Own] | None = None
@@ -132,7 +134,7 @@ def answer(
     named = named if named.fitted is None else named.fitted(model.weights())
     architecture = device.architecture if device is not None else ""
     built = _built(model, w if w.objective in (None, "sft") else w.but(loss="full"), stack, device)
-    if built is not None and built.loss is not None and fine is not None and own is None:
+    if built is not None and built.loss is not None and fine is not None and (own is None or built.named in ALONE):
         fine.beside_loss(model)
     if built is not None and w.first_step:
         built = built.at_first()
@@ -174,6 +176,7 @@ def answer(
         fused=built.fused if built else None,
         narrow=narrow,
         scales=scales,
+        resident=stack.resident,
         loss=built.loss if built else None,
         in_backward=in_backward(w, named),
         master=precision == "bf16-master",
@@ -300,6 +303,9 @@ def _rank(
         from tonnage.estimate.compiling import widened
 
         components = widened(components, step, lambda recipe: _step(step.model, recipe))
+    more = None if stack.spread is None else stack.spread(step.model, step.recipe.batch * step.recipe.tokens)
+    if more is not None:
+        components.append(ranged("other:attention", 0, 0, more[1], more[0], stack.reference, tier="allocated"))
     components += reserves(moment.level.allocated, static, caching=caching(device), device=device)
     o = step.recipe.optimizer
     moved = list(step.host())
@@ -339,10 +345,12 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
     if recipe.evaluates is not None or recipe.compiled is not None:
         return False
-    if recipe.rollout is not None or recipe.columns > 1:
+    nested = recipe.plan is not None and recipe.plan.reentrant
+    if nested or recipe.rollout is not None or recipe.columns > 1:
         if w.replay or w.alloc_conf is not None:
+            what = f"recompute = {w.recompute} of {w.stack}" if nested else f"objective = {w.objective}"
             raise UnsupportedError(
-                f"objective = {w.objective} is not played through the allocator",
+                f"{what} is not played through the allocator",
                 key="replay",
                 value="true",
                 hint="leave it out",
@@ -357,7 +365,7 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
 
 def _plan(model: Model, w: Train, stack: Stack) -> Recompute | None:
     """Which layers are computed again, where it is not all or none."""
-    if w.recompute in (None, "none", "full"):
+    if w.recompute in (None, "none") or (w.recompute == "full" and not stack.reentrant):
         return None
     # Imported late: most answers do without.
     from tonnage.estimate.savers import plan

@@ -36,6 +36,13 @@ OFFLOADED: Final = 1024
 """Bytes below which a tensor stays (``min_offload_size``)."""
 
 
+PINNED, BUFFERS = 256 * 2**10, 200
+"""Bytes of a buffer on the host, and how many unsloth makes before it knows how many it needs.
+
+unsloth_zoo 2026.10.9, unsloth_zoo/gradient_checkpointing.py (``INITIAL_CPU_BUFFER_SIZE``, 2 B each).
+"""
+
+
 class Step(Ledger):
     """One optimizer step.
 
@@ -57,6 +64,9 @@ class Step(Ledger):
             self.weights, self.tensors = bytes_of(groups, self.form, is_parameter)
         self.buffers, _ = bytes_of(groups, self.form, is_buffer)
         self.passes = self.passed(model, accumulated=recipe.accumulate > 1 or recipe.keep_gradients or recipe.master)
+        way, stream = recipe.way(), self.passes.stem.output.nbytes
+        self.staged = way is not None and way.staged is not None and stream > way.staged
+        self.resident = () if recipe.resident is None else recipe.resident(model, recipe.tuning, stream, way)
         # What is trained, each tensor in its own format or else the weights'.
         beside = (*recipe.adapters, *recipe.own) if recipe.tuning else None
         self.trained, self.idle = reached(model, groups, self.passes, beside)
@@ -173,6 +183,8 @@ class Step(Ledger):
             self.take("master", "master_weights", "master weights", copies)
             self.take("main gradients", "gradients", "main gradients", copies)
         self.take("buffers", "other:buffers", "buffers", self.buffers)
+        for what, n in self.resident:
+            self.take(what, "other:buffers", what, Level(n, blocks(n)))
         if r.scales:
             self.take("scales", "other:buffers", "fp8 scales", self._sum(r.scales))
         for other in r.others:
@@ -239,6 +251,10 @@ class Step(Ledger):
             stream = f"stream {stages[i].output.dtype}"
             self.take(stream, "activations", "layer inputs", H[i], [stages[i].output])
             yield Moment(f"forward layer {i}", self.now + a.forward.peak, a.forward)
+            if self._away(i):
+                self.drop(stream)
+                if not i and p.stem.output in (*p.frame, *p.around):
+                    self.take("first", "activations", "named by the model's code", H[0], [p.stem.output])
             if r.offloads and i >= COPIED:
                 # Copied by now: the host alone holds what an earlier layer was given.
                 self.drop(f"stream {stages[i - COPIED].output.dtype}")
@@ -311,12 +327,24 @@ class Step(Ledger):
             found = [s for s in storages if s.category == name]
             self.take(f"{key} {name}", name, what, level(found), found)
 
+    def _away(self, index: int) -> bool:
+        """Whether what a layer was given is on the host alone until its backward pass, which finds it in a buffer.
+
+        The last layer's stays, and so does what the graph of the embedding keeps.
+        """
+        last = index == len(self.passes.layers) - 1
+        return self.staged and not last and not (not index and self.passes.stem.keeps_output)
+
     def host(self) -> Iterator[int]:
         """Tensors that saved activations take on the host: of the layers what they were given, and of the loss."""
         p = self.passes
         if self.recipe.hosts:
             for a in (p.stem, *p.layers, p.tail):
                 yield from p.tape.within(a.forward.start, a.forward.stop)  # type: ignore[attr-defined]
+        if self.staged:
+            away = [below.output.nbytes for below in (p.stem, *p.layers[:-2])]
+            yield from away
+            yield from (PINNED for _ in range(BUFFERS - len(away)))
         if self.recipe.offloads:
             yield from (below.output.nbytes for below in (p.stem, *p.layers[:-1]))
             yield from (s.nbytes for s in p.tail.saved if s.category == "loss" and s.nbytes >= OFFLOADED)
@@ -332,7 +360,7 @@ class Step(Ledger):
                 if not stages[i + 1].keeps_input:
                     self.drop(f"stream {a.output.dtype}")
                 here = here + H[i]
-            if i and a.keeps_input:
+            if i and a.keeps_input and not (i < len(stages) - 1 and self._away(i - 1)):
                 if not r.offloads or i == len(stages) - 1:
                     self.drop(f"stream {stages[i - 1].output.dtype}")
                 here = here + H[i - 1]
@@ -356,7 +384,8 @@ class Step(Ledger):
                     break
                 best = Moment(name, self.now + here + H[i] + a.backward.peak, a.backward)
                 if a.recompute is not None:
-                    again = self.now + level(a.left_behind()) + H[i - 1] + H[i] + a.recompute.peak
+                    given = Level() if self._away(i - 1) else H[i - 1]
+                    again = self.now + level(a.left_behind()) + given + H[i] + a.recompute.peak
                     if again.allocated > best.level.allocated:
                         best = Moment(name, again, a.recompute)
                 yield best

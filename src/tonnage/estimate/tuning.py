@@ -193,7 +193,7 @@ def _method(
     rank = w.lora_rank or kind.rank or 0
     inputs = layers_of(model, kind.inputs, [m for _, m in targets])
     form = own.dtype
-    if packs and w.objective not in (None, "sft") and kind.name == "lora":
+    if packs and w.objective not in (None, "sft") and kind.name == "lora" and w.stack != "llama-factory":
         # TRL's trainers cast adapters beside packed weights.
         form = "bf16"
     if own.make is not None and kind.name == "lora":

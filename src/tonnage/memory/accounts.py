@@ -250,6 +250,11 @@ def layer_account(
     # With recomputation the gradient is there already while the forward pass runs again.
     waiting = [] if recompute is None else [tape.new("gradient of layer output", axes, account.output.dtype)]
     x = tape.leaf("layer input", axes, dtype) if flows else tape.new("layer input", axes, dtype)
+    if recompute is not None and recompute.reentrant:
+        # Imported late: most checkpoints are not.
+        from tonnage.memory.reentrant import within
+
+        return within(tape, run, x, waiting, account, first)
     leaf, floor, start = x.node, len(tape.nodes), len(tape.events)
     tape.cut = start
     if keeper is not None:

@@ -157,7 +157,9 @@ class Pass:
             # The gradient of a learned bias begins in the top layer; those of the others are added into it.
             begins = bias is None or index == len(stack.layers) - 1
             # What a fused norm behind the layers hands down is a view, into which nothing is added in place.
-            viewed = index == len(stack.layers) - 1 and fused is not None and fused.norms is not None
+            viewed = index == len(stack.layers) - 1 and (
+                (fused is not None and fused.norms is not None) or getattr(stack.norm, "hands_view", False)
+            )
             f.narrow = narrow if index or narrow is None else narrow.of_first(layer)
             key = id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow
             account = accounts.get(key)
@@ -294,7 +296,7 @@ class Pass:
 
 def position_ids(tape: Tape, stem: Stem, B: Axis, T: Axis, cached: int = 0) -> list[Value]:
     """The position ids that the model hands to every layer; OPT's are a view of those of all that is cached."""
-    if stem.position_ids == "named":
+    if stem.position_ids in ("named", "none"):
         return []
     if stem.position_ids == "batch":
         return [tape.new("position ids", (B, ("S", cached + T[1])), "int64")]

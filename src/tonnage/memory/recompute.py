@@ -27,6 +27,11 @@ ELSEWHERE: Final = ("gdn_norm_out", "gdp_in_proj", "gdp_qkv", "mhc")
 """The rest of that list, of layers that transformers does not have so."""
 WITHIN: Final = {"attention": ("core_attn", "mla_up_proj"), "moe": ("moe_act", "shared_experts")}
 """Parts of parts."""
+STAGED: Final = 2 * 2**20
+"""Bytes up to which a layer's input stays on the device.
+
+unsloth_zoo 2026.10.9, unsloth_zoo/gradient_checkpointing.py (``MINIMUM_SIZE``).
+"""
 KEPT: Final = frozenset([PRODUCT, "flash", "efficient", "cudnn"])
 """torchtitan's list, as far as the operations are those of one device."""
 
@@ -39,12 +44,17 @@ class Recompute(Record):
         first: only so many layers, from the first on; all where None.
         keeps: operations whose results a checkpoint keeps, of matrix products without bias every other one.
         modules: parts of every layer, each of which is checkpointed alone; no layer is, where there are any.
+        reentrant: the checkpoint runs a backward pass of its own.
+        staged: what a layer was given goes to the host, and comes back into a buffer that stays, where it takes more
+            than so many bytes; the last layer's does not. None where it stays. [byte]
     """
 
     every: int = 1
     first: int | None = None
     keeps: frozenset[str] = frozenset()
     modules: frozenset[str] = frozenset()
+    reentrant: bool = False
+    staged: int | None = None
 
     def again(self, index: int) -> bool:
         """Whether the layer of this number is computed again as a whole."""
@@ -56,6 +66,11 @@ class Recompute(Record):
             return (
                 "selective recomputation as torchtitan's: every layer's checkpoint keeps what attention kernels and "
                 "every other matrix product without bias made, through torch's selective checkpoint contexts"
+            )
+        if self.staged is not None:
+            return (
+                "each layer's input but the last one's goes to pinned memory of the host and comes back into one of "
+                "two buffers that stay on the device, as unsloth's checkpoints copy it"
             )
         if self.modules:
             plain, freed = sorted(self.modules - set(OUTPUT_DISCARDED)), sorted(self.modules & set(OUTPUT_DISCARDED))
@@ -114,8 +129,8 @@ class Keeper:
 
 
 def settled(said: str | None) -> Recompute | None:
-    """The way that a name means: ``full``, ``every-2``, ``first-8``, ``selective``, ``core_attn,mlp``; None for
-    ``none``.
+    """The way that a name means: ``full``, ``every-2``, ``first-8``, ``selective``, ``unsloth``, ``core_attn,mlp``;
+    None for ``none``.
 
     Raises:
         InputError: no such way.
@@ -125,6 +140,8 @@ def settled(said: str | None) -> Recompute | None:
         return None
     if said == "full":
         return Recompute()
+    if said == "unsloth":
+        return Recompute(reentrant=True, staged=STAGED)
     if said == "selective":
         return Recompute(keeps=KEPT)
     modules = [part.strip().lower().replace("-", "_") for part in str(said).split(",")]
@@ -134,8 +151,8 @@ def settled(said: str | None) -> Recompute | None:
     if name not in ("every", "first") or not number.isdigit() or not int(number):
         raise InputError(
             f"unknown recompute {said!r}", key="recompute", value=said,
-            hint="none, full, every-2 (of two layers one), first-8 (the first eight layers), selective, or modules: "
-            + ",".join((*MODULES, *OUTPUT_DISCARDED)),
+            hint="none, full, every-2 (of two layers one), first-8 (the first eight layers), selective, unsloth, or "
+            "modules: " + ",".join((*MODULES, *OUTPUT_DISCARDED)),
         )  # fmt: skip
     return Recompute(every=int(number)) if name == "every" else Recompute(first=int(number))
 

@@ -11,8 +11,10 @@ from tonnage.registry import chosen
 from tonnage.releases import Releases, Since, Version
 
 if TYPE_CHECKING:
-    from tonnage.arch.chunked import Chunked
+    from tonnage.arch.adapters import Tuning
+    from tonnage.arch.loss import Loss
     from tonnage.arch.tuners import Method
+    from tonnage.memory.recompute import Recompute
 
 NOT_YET: Final = ("megatron", "deepspeed", "nemo")
 
@@ -25,6 +27,7 @@ class Stack(Record):
         releases: which are modelled.
         precision: when nothing is said; empty for the checkpoint's own format.
         optimizer: the implementation that ``adamw`` means.
+        steps: the optimizer when nothing is said, where that is not ``adamw``.
         makes_mask: a mask is handed to ``sdpa`` although none was given.
         shards: what ``sharding`` means on several devices.
         recomputes: values of ``recompute`` that the stack has.
@@ -32,6 +35,7 @@ class Stack(Record):
         adapted: precision of fine-tuning with adapters when nothing is said; empty for the checkpoint's own format.
         recompute: when nothing is said.
         losses: values of ``loss`` that the stack has, the first when nothing is said.
+        loss: of supervised fine-tuning without Liger's kernels when nothing is said; empty for the first of ``losses``.
         kernels: whether it can run Liger's.
         adapters: format of adapters that are made over 16-bit weights; empty for that of the weights.
         packed_adapters: the same beside packed matrices, where it is another.
@@ -53,6 +57,14 @@ class Stack(Record):
         compiles: what its switch for ``torch.compile`` compiles: the ``model`` with its loss as one graph, or its
             ``layers`` and the loss as a graph each; empty where that is not modelled.
         left_out: what of the stack is not modelled, though it changes memory; forbids "fits".
+        unstated: what is said of a model whose code it does not restate, where it restates others'; forbids "fits".
+        pursues: what of its objectives beyond the next token is answered otherwise than it does them; forbids "fits".
+        reentrant: its checkpoints run a backward pass of their own.
+        resident: what its code keeps on the device beside the model's tensors, in words and bytes, from what is done to
+            matrices, bytes of a layer's input, and how the layers are computed again; None for nothing.
+        spread: what more may be allocated at the peak where its attention runs in another way, in words and bytes, from
+            the model and the tokens of a pass; None for nothing.
+        copies: what is said of ``modules_to_save``, where it keeps them otherwise than peft; forbids "fits".
     """
 
     name: str
@@ -66,11 +78,12 @@ class Stack(Record):
     adapted: Since[str] = (((0, 0), ""),)
     recompute: Since[str] = (((0, 0), "none"),)
     losses: tuple[str, ...] = ("full", "fused", "liger")
+    loss: Since[str] = (((0, 0), ""),)
     kernels: bool = True
     adapters: str = "fp32"
     packed_adapters: str = ""
     restated: Callable[[Model, Version, int | None], Model] | None = None
-    own_losses: Mapping[str, Chunked] = {}
+    own_losses: Mapping[str, Loss] = {}
     told_of_loss: str = ""
     lora: Callable[[frozenset[str], int, float, str, tuple[str, ...], Model], Method] | None = None
     input_grads: bool = True
@@ -82,7 +95,14 @@ class Stack(Record):
     packs_head: bool = False
     places: bool = False
     compiles: str = ""
-    left_out: tuple[str, ...] = ()
+    left_out: Since[tuple[str, ...]] = (((0, 0), ()),)
+    unstated: str = "{stack}'s own code of {model} is answered as transformers' operations"
+    steps: str = ""
+    copies: str = ""
+    pursues: Since[tuple[str, ...]] = (((0, 0), ()),)
+    reentrant: bool = False
+    spread: Callable[[Model, int], tuple[str, int] | None] | None = None
+    resident: Callable[[Model, Tuning | None, int, Recompute | None], tuple[tuple[str, int], ...]] | None = None
 
 
 def stack(name: str | None) -> Stack:

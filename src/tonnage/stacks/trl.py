@@ -2,7 +2,11 @@
 
 Reference: https://github.com/huggingface/trl/blob/v1.9.0/trl/trainer/ (sft_config.py, base_config.py: checkpoints, and
 bf16 where neither format is named; utils.py ``create_model_from_path``: weights in fp32; sft_trainer.py: adapters in
-bf16 beside packed matrices).
+bf16 beside packed matrices), and https://pypi.org/project/trl/1.16.0/.
+
+Without Liger's kernels the loss is over tiles of logits since 1.15, over chunks of labels from 1.7 on, and before over
+all logits; there what is logged (entropy, accuracy) takes two more tensors of these for several sequences, as the
+backward pass does.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from tonnage.stacks import Stack
 
 STACK: Final = Stack(
     name="trl",
-    releases=Releases("trl", newest=(1, 9), oldest=(0, 20), last={0: 29}),
+    releases=Releases("trl", newest=(1, 16), oldest=(0, 20), last={0: 29}),
     precision=(((0, 0), "bf16-mixed"),),
     adapted=(((0, 0), "bf16-mixed"),),
     optimizer=(((0, 0), "adamw-fused"),),
@@ -23,6 +27,9 @@ STACK: Final = Stack(
     recomputes=("none", "full", "every", "first"),
     recompute=(((0, 0), "full"),),
     packed_adapters="bf16",
+    losses=("full", "fused", "liger", "trl", "trl-chunks"),
+    pursues=(((1, 15), ()), ((0, 0), ("TRL before 1.15 makes all logits of an objective: answered as 1.16",))),
+    loss=(((1, 15), "trl"), ((1, 7), "trl-chunks"), ((0, 0), "full")),
     places=True,
     compiles="model",
     reference="https://github.com/huggingface/trl/blob/v1.9.0/trl/trainer/sft_trainer.py",

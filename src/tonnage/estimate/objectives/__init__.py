@@ -22,12 +22,15 @@ PADDING: Final = "padding: sequences of one length are meant, which need no mask
 LOGGED: Final = "what is logged of a step, which never reaches as high as the head"
 FOLLOWED: Final = ("transformers", "trl")
 """Stacks whose users run TRL's trainers as they are."""
+WHOLE: Final = {"llama-factory": ("dpo", "orpo", "simpo")}
+"""Stacks with trainers of their own, and the objectives of these that are modelled."""
 ELSEWHERE: Final = {
     "axolotl": "axolotl 0.18 runs TRL 1.8, whose losses take all logits",
-    "llama-factory": "its own trainers make all logits in fp32",
-    "unsloth": "it replaces parts of TRL's trainers",
+    "llama-factory": "of its own trainers, which make all logits in fp32, DPO's, ORPO's and SimPO's are modelled",
+    "unsloth": "it runs the trainers of the TRL that is installed, 0.18 to 1.15, whose losses take all logits",
 }
-"""axolotl v0.18.0 pyproject.toml; LLaMA-Factory v0.9.5 src/llamafactory/train/dpo/trainer.py (concatenated_forward)."""
+"""axolotl v0.18.0 pyproject.toml; unsloth 2026.10.9 METADATA, unsloth/models/dpo.py (losses of its own on demand);
+LLaMA-Factory v0.9.5 src/llamafactory/train/dpo/trainer.py (concatenated_forward)."""
 ROUTED: Final = "the router's auxiliary loss"
 
 
@@ -95,13 +98,20 @@ def _chosen(w: Train) -> Objective:
             f"unknown objective {said!r}", key="objective", value=said, nearest=nearest(said, known),
             hint=f"one of sft, {', '.join(known)}",
         )  # fmt: skip
+    stack = (w.stack or "").lower()
+    if stack in WHOLE:
+        # Imported late: most run TRL's trainers.
+        from tonnage.estimate.objectives._whole import WAYS
+
+        if said in WAYS[stack]:
+            return WAYS[stack][said]
     return variant(PACKAGE, said, "OBJECTIVE", Objective)
 
 
 def _check(model: Model, w: Train, objective: Objective) -> None:
     """Refuse what the objective cannot be combined with."""
     name = objective.name
-    if w.stack is not None and w.stack.lower() not in FOLLOWED:
+    if w.stack is not None and w.stack.lower() not in FOLLOWED and not _own(w.stack.lower(), name):
         why = ELSEWHERE.get(w.stack.lower(), "it has no trainer of it that is modelled")
         raise UnsupportedError(
             f"objective = {name} with stack = {w.stack}: {why}", key="stack", value=w.stack, hint="--stack trl"
@@ -135,6 +145,11 @@ def _check(model: Model, w: Train, objective: Objective) -> None:
             f"TRL refuses adapters of the head with objective = {name}: its matrix is taken by itself",
             key="lora_targets", value="lm_head", hint="leave lm_head out",
         )  # fmt: skip
+
+
+def _own(stack: str, name: str) -> bool:
+    """Whether the stack's own trainer of the objective is modelled."""
+    return name in WHOLE.get(stack, ())
 
 
 def _check_head(model: Model, objective: Objective) -> None:

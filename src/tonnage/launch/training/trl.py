@@ -120,7 +120,7 @@ CONFIG: Final = Config(
         Key(("bnb_4bit_quant_type",), "_kind", one_of({"nf4": "nf4", "fp4": None})),
         Key(("max_length", "max_seq_length"), "_length", _length),
         Key(("packing",), "_packing", truth),
-        Key(("loss_type",), matters="what computes the loss: answered with all logits at once", harmless=("nll",)),
+        Key(("loss_type",), matters="what computes the loss: answered as nll", harmless=("nll", "chunked_nll")),
         Key(("activation_offloading",), matters="saved activations go to the host"),
         Key(("model_init_kwargs",), matters="how the model is loaded"),
         Key(("lora_target_parameters",), matters="parameters with adapters"),

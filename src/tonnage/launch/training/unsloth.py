@@ -38,9 +38,7 @@ def _finish(said: dict[str, Any]) -> Settled:
         if four:
             said["kbit_prepared"] = False
     way = str(said.pop("_recompute", "unsloth")).lower()
-    if way == "unsloth":
-        unmodelled.append("gradient checkpointing = unsloth: checkpoints go to the host, and are counted on the device")
-    said["recompute"] = "none" if way in ("none", "false", "no") else "full"
+    said["recompute"] = "none" if way in ("none", "false", "no") else "unsloth" if way == "unsloth" else "full"
     said.setdefault("batch", 2)
     said.setdefault("accumulate", 4)
     said.setdefault("seq", 2048)

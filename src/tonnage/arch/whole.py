@@ -1,0 +1,120 @@
+"""Losses of preferences over all logits in fp32, as LLaMA-Factory's trainers make them: DPO, ORPO, SimPO.
+
+The policy's logits keep their names until the reference has run; its log-softmax is kept for the backward pass. Where
+the reference runs, what it makes comes on top of both.
+
+Reference: https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/src/llamafactory/train/dpo/trainer.py
+(``concatenated_forward``, ``get_batch_loss_metrics``) and train/trainer_utils.py (``get_batch_logps``); accelerate
+hands logits out in fp32 under autocast. The copy in log_softmax: https://github.com/pytorch/pytorch/blob/v2.13.0/
+aten/src/ATen/native/cuda/SoftMax.cu (``host_softmax``).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tonnage.arch import ops
+from tonnage.arch.ends import Head
+from tonnage.arch.forward import Forward
+from tonnage.arch.loss import log_softmax
+from tonnage.arch.preferences import Preference, log_sigmoid, mean_of, total
+from tonnage.arch.tape import Tape, Value
+from tonnage.tensors import Axes, size
+
+
+class Whole(Preference):
+    """What all of them share: a batch with a mask and labels."""
+
+    def inputs(self, tape: Tape, ids: Axes) -> list[Value]:
+        """Mask and labels, but where these are taken out of the batch."""
+        return [tape.new(label, ids, "int64") for label in (("mask", "labels") if self.joins else ("mask",))]
+
+    def named(self, tape: Tape, ids: Axes) -> list[Value]:
+        """The labels, which are taken out of the batch."""
+        return [tape.new("labels", ids, "int64")]
+
+
+class Compared(Whole):
+    """DPO (arXiv:2305.18290) with the sigmoid loss: the pass is of copies of the batch."""
+
+    joins: ClassVar[bool] = True
+
+    def named(self, tape: Tape, ids: Axes) -> list[Value]:
+        """Copies of ids, mask and labels."""
+        return copied(tape, ids)
+
+    def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:
+        """The loss of a batch whose first half was chosen."""
+        hand = [x]
+        del x
+        tape, half = f.tape, self.judged(labels.axes)
+        logits, logps = answers(f, head, hand.pop(), labels.axes)
+        chosen, rejected = ops.split(logps, (half, half))
+        # Its pass is of copies of its own, when the policy's are gone but for ids that an embedding keeps.
+        again = copied(tape, labels.axes)[len(f.around) :]
+        # Here the reference runs.
+        tape.pause()
+        again.clear()
+        reference = tape.new("log-probabilities of the reference", logps.axes, "fp32")
+        ratios = ops.sub(chosen, rejected, "log ratios")
+        known = tape.new("log ratios of the reference", half, "fp32")
+        del reference
+        loss = mean_of(ops.scaled(log_sigmoid(ops.scaled(ops.sub(ratios, known, "difference of log ratios")))))
+        del logits
+        return loss
+
+
+class Alone(Whole):
+    """ORPO (arXiv:2403.07691) and SimPO (arXiv:2405.14734): means over the tokens of an answer, and no reference."""
+
+    def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:
+        """The loss of a batch whose first half was chosen."""
+        hand = [x]
+        del x
+        half = self.judged(labels.axes)
+        logits, logps = answers(f, head, hand.pop(), labels.axes)
+        chosen, rejected = ops.split(ops.scaled(logps), (half, half))
+        loss = mean_of(ops.scaled(log_sigmoid(ops.scaled(ops.sub(chosen, rejected, "log ratios")))))
+        del logits
+        return loss
+
+
+def copied(tape: Tape, ids: Axes) -> list[Value]:
+    """``nested_detach(batch, clone=True)``."""
+    return [tape.new("copy of the batch", ids, "int64") for _ in range(3)]
+
+
+def answers(f: Forward, head: Head, x: Value, ids: Axes) -> tuple[Value, Value]:
+    """All logits in fp32, and the sums of the answers' log-probabilities."""
+    tape, hand = f.tape, [x]
+    del x
+    (B, T) = ids
+    logits = ops.cast(head.forward(f, hand.pop()), "fp32")
+    tape.category = "loss"
+    rest: Axes = (B, ("T", T[1] - 1))
+    labels = tape.new("labels", rest, "int64")
+    mask = tape.new("labels that count", rest, "bool")
+    short = ops.narrow(logits, (*rest, logits.axes[2]))
+    scores = log_softmax(short)
+    if B[1] > 1:
+        # The kernel takes rows that lie one behind the other, and copies them when its result is allocated.
+        tape.scratch("logits, contiguous", size(short.axes) * 4)
+    each = _picked(scores, labels)
+    del scores, short
+    return logits, total(_counted(each, mask))
+
+
+def _picked(scores: Value, labels: Value) -> Value:
+    """``gather``: keeps the labels; its gradient is put into zeros."""
+    tape, whole, dtype = scores.tape, scores.axes, scores.dtype
+    out = tape.new("log-probabilities", labels.axes, dtype)
+    tape.record((out,), (scores,), lambda g: (tape.new("gradient of log-probabilities", whole, dtype),), (labels,))
+    return out
+
+
+def _counted(each: Value, mask: Value) -> Value:
+    """``each * mask``."""
+    tape, axes, dtype = each.tape, each.axes, each.dtype
+    out = tape.new("log-probabilities that count", axes, dtype)
+    tape.record((out,), (each,), lambda g: (tape.new("gradient of product", axes, dtype),), (mask,))
+    return out
