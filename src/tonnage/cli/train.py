@@ -75,6 +75,10 @@ WORKLOAD: Final = together(
     text("--rollout-share", "Of the device's memory, for vLLM (0.3).", "SHARE"),
     text("--rollout-batch", "Sequences that PPO writes and scores at once (64).", "N"),
     text("--critic", "The model whose values PPO trains beside (that of --reward-model).", "MODEL"),
+    text("--embed-loss", "mnrl cached-mnrl cosent cosine contrastive triplet (mnrl)."),
+    text("--columns", "Texts of an example that is embedded (2; with triplet 3).", "N"),
+    text("--mini-batch", "Texts that cached-mnrl embeds at once (32).", "N"),
+    text("--matryoshka-dims", "Widths at which embeddings are compared beside their own: 512,256."),
     text("--reward-model", "A model that judges completions on this device.", "MODEL"),
     click.option(
         "--retain",

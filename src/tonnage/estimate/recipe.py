@@ -65,7 +65,8 @@ class Recipe(Record):
         drops: dropout is on.
         others: models that lie beside the one that is trained, and run when its pass pauses.
         rollout: the model writes what it is trained on.
-        columns: passes, one after the other, whose outputs the loss compares.
+        columns: of texts, whose vectors the loss compares.
+        cached: examples of a step whose batch runs in mini-batches; None where it runs as one.
         critic: a second model that is trained beside, and its part of the step.
         compiled: how layers and loss are compiled; None where the model's own code runs.
     """
@@ -106,6 +107,7 @@ class Recipe(Record):
     others: tuple[Beside, ...] = ()
     rollout: Rollout | None = None
     columns: int = 1
+    cached: int | None = None
     targets: int | None = None
     evaluates: int | None = None
     hosts: bool = False

@@ -9,7 +9,7 @@ from tonnage.workload import Workload
 OBJECTIVE_KEYS: Final = (
     "reference", "completion_length", "teacher", "generations", "steps_per_generation", "rollout", "rollout_share",
     "rollout_batch", "critic",
-    "reward_model",
+    "reward_model", "embed_loss", "columns", "mini_batch", "matryoshka_dims",
 )  # fmt: skip
 """Keys that only an objective other than the next token has."""
 
@@ -67,6 +67,10 @@ class Train(Workload):
     rollout_batch: int | None = None
     critic: str | None = None
     reward_model: str | None = None
+    embed_loss: str | None = None
+    columns: int | None = None
+    mini_batch: int | None = None
+    matryoshka_dims: str | None = None
     kernels: str | None = None
     retain: tuple[str, ...] = ()
     lora_rank: int | None = None

@@ -73,8 +73,9 @@ def aimed(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], m
     paired = f"a batch of {recipe.batch} is {rows} sequences: both of a pair run together"
     return Aim(
         recipe=recipe.but(
-            batch=rows, loss=parts.loss, drops=recipe.drops and objective.drops, others=parts.others,
-            rollout=parts.rollout, columns=parts.columns, critic=parts.critic,
+            batch=rows if parts.cached is None else parts.cached[1], loss=parts.loss,
+            drops=recipe.drops and objective.drops, others=parts.others, rollout=parts.rollout, columns=parts.columns,
+            critic=parts.critic, cached=None if parts.cached is None else parts.cached[0],
             keep_logits=parts.critic is not None,
         ),
         values={"objective": objective.name, "reference": reference, "loss": objective.named, **parts.values},
