@@ -49,7 +49,7 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
         for variant, said in VARIANTS.items():
             both = {"objective": "embed", "batch": 16, "seq": 32, "precision": "bf16", **loss, **own, **said}
             yield f"{name} {variant}", "llama", both
-    for family in ("qwen3",):
+    for family in ("bert", "qwen3"):
         for name in ("mnrl", "mnrl negatives", "cached-mnrl"):
             said = {"objective": "embed", "batch": 16, "seq": 64, "precision": "bf16", "embed_loss": name.split(" ")[0]}
             yield f"{name} {family}", family, said | OWN[name]

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import torch
 import transformers
+import transformers.masking_utils
 from tracing_cases import CONFIGS
 
 from tonnage.tracing import bitsandbytes
@@ -75,6 +76,14 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield f"{objective} qlora {precision}", "llama", {"objective": objective, **packed}
     scored = {"objective": "dpo", "batch": 2, "precision": "bf16", "seq": 512, "completion_length": 100}
     yield "dpo of short answers", "llama", scored
+    yield "dpo of unequal answers", "llama", {**scored, "rejected_length": 37, "padded": True}
+    for objective in ("dpo", "kto", "orpo", "cpo", "simpo", "reward"):
+        for name, said in (("", {}), (" odd", {"seq": 77}), (" recomputed", {"recompute": "full", "seq": 256})):
+            both = {"objective": objective, "precision": "bf16", "seq": 64, **OWN[objective], "padded": True, **said}
+            yield f"{objective} padded{name}", "llama", both
+    for family in ("qwen3", "gpt2"):
+        both = {"objective": "dpo", "precision": "bf16", "seq": 64, **OWN["dpo"], "padded": True}
+        yield f"dpo padded {family}", family, both
 
 
 class Picked(torch.autograd.Function):
@@ -355,17 +364,28 @@ MADE: Final = {
 }  # fmt: skip
 
 
+def _hides(mask: torch.Tensor) -> bool:
+    """Some token is padding, found by the same operations."""
+    _ = mask.sum() == mask.numel()
+    return False
+
+
 def peaks(family: str, said: dict[str, Any]) -> list[int]:
     """The most that tensors take in the forward pass, the backward pass and the step. [byte]"""
     config = CONFIGS[family]
     rows = None
     if "completion_length" in said:
         rows = said["completion_length"] * said["batch"] * (2 if said["objective"] == "dpo" else 1)
+    if "rejected_length" in said:
+        rows = (said["completion_length"] + said["rejected_length"]) * said["batch"]
     if "quant" in said:
         bitsandbytes.install()
     early = made(config, said, "meta") if "quant" in said else None
     tracing = Tracing(item=1.0)
     with as_on_a_device(rows, said["batch"]), tracing:
+        if said.get("padded"):
+            # transformers asks whether a mask hides nothing, which a trace else affirms; put back with the trace's own.
+            transformers.masking_utils.fast_all = _hides
         tracing.phase("load")
         model = built(config, said, early=early)
         batch, run = MADE[said["objective"]](said, model, config)

@@ -23,6 +23,7 @@ from tonnage.cli.options import (
 WORKLOAD: Final = together(
     text("--batch", "Sequences in one forward pass (1).", "N"),
     text("--seq", "Tokens of a sequence (2048, or the model's positions).", "N"),
+    click.option("--padded", is_flag=True, default=None, help="Texts end before --seq: attention is handed a mask."),
     text("--target-seq", "Tokens that an encoder-decoder model's decoder is given (as --seq).", "N"),
     text("--eval-batch", "Sequences of an evaluation step behind the optimizer's (none).", "N"),
     text("--accumulate", "Forward passes a step (1).", "N"),
@@ -75,6 +76,7 @@ WORKLOAD: Final = together(
     text("--rollout-share", "Of the device's memory, for vLLM (0.3).", "SHARE"),
     text("--rollout-batch", "Sequences that PPO writes and scores at once (64).", "N"),
     text("--critic", "The model whose values PPO trains beside (that of --reward-model).", "MODEL"),
+    text("--rejected-length", "Of DPO: tokens of rejected answers, where chosen ones are longer or shorter.", "N"),
     text("--embed-loss", "mnrl cached-mnrl cosent cosine contrastive triplet (mnrl)."),
     text("--columns", "Texts of an example that is embedded (2; with triplet 3).", "N"),
     text("--mini-batch", "Texts that cached-mnrl embeds at once (32).", "N"),

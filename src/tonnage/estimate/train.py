@@ -27,7 +27,7 @@ from tonnage.estimate.settle import (
     tokens_within,
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
-from tonnage.estimate.switches import averaged, clips, elements, hosts, in_backward, offloads, targets
+from tonnage.estimate.switches import averaged, clips, elements, hosts, in_backward, offloads, padded, targets
 from tonnage.estimate.trained import passed_by, trainable
 from tonnage.estimate.training import Step
 from tonnage.estimate.verdict import fit
@@ -161,7 +161,7 @@ def answer(
         first_step=w.first_step,
         targets=targets(model, w, seq),
         evaluates=w.eval_batch,
-        makes_mask=since(version, stack.makes_mask),
+        makes_mask=padded(model, w) or since(version, stack.makes_mask),
         workspace=cublas_workspace(architecture) if caching(device) else 0,
         tuning=fine.tuning if fine else None,
         adapters=fine.trained if fine else (),

@@ -10,6 +10,7 @@ OBJECTIVE_KEYS: Final = (
     "reference", "completion_length", "teacher", "generations", "steps_per_generation", "rollout", "rollout_share",
     "rollout_batch", "critic",
     "reward_model", "embed_loss", "columns", "mini_batch", "matryoshka_dims",
+    "rejected_length",
 )  # fmt: skip
 """Keys that only an objective other than the next token has."""
 
@@ -48,6 +49,7 @@ class Train(Workload):
     accumulate: int | None = None
     seq: int | None = None
     target_seq: int | None = None
+    padded: bool | None = None
     eval_batch: int | None = None
     recompute: str | None = None
     experts: str | None = None
@@ -59,6 +61,7 @@ class Train(Workload):
     objective: str | None = None
     reference: str | None = None
     completion_length: int | None = None
+    rejected_length: int | None = None
     teacher: str | None = None
     generations: int | None = None
     steps_per_generation: int | None = None

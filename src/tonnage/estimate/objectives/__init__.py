@@ -18,7 +18,9 @@ from tonnage.registry import names, variant
 from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
 PACKAGE: Final = "tonnage.estimate.objectives"
-PADDING: Final = "padding: sequences of one length are meant, which need no mask; with one, another kernel runs"
+PADDING: Final = (
+    "padding: sequences of one length are meant; --padded answers for masks, with which another kernel runs"
+)
 LOGGED: Final = "what is logged of a step, which never reaches as high as the head"
 FOLLOWED: Final = ("transformers", "trl")
 """Stacks whose users run TRL's trainers as they are."""
@@ -80,7 +82,7 @@ def aimed(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], m
         ),
         values={"objective": objective.name, "reference": reference, "loss": objective.named, **parts.values},
         caveats=(*((paired,) if objective.rows > 1 else ()), *parts.told),
-        not_modelled=(PADDING, LOGGED, *routed, *parts.left_out),
+        not_modelled=(*(() if recipe.makes_mask else (PADDING,)), LOGGED, *routed, *parts.left_out),
     )  # fmt: skip
 
 

@@ -104,4 +104,4 @@ def _dims(a: Asked, kind: str) -> tuple[int, ...]:
 
 
 KEYS: Final = ("embed_loss", "columns", "mini_batch", "matryoshka_dims")
-OBJECTIVE: Final = Objective("embed", embed, keys=KEYS, head="none")
+OBJECTIVE: Final = Objective("embed", embed, keys=KEYS, head="none", drops=True)
