@@ -271,6 +271,33 @@ def test_padded_texts_of_the_next_token_have_masks() -> None:
     assert apart["forward layer 15"] > 2 * 1024 * 1024 * (1 + 16 * 2)
 
 
+def test_a_teacher_lies_as_its_checkpoint_or_as_it_is_asked(tmp_path: Path) -> None:
+    """By hand: packed values of half a byte, scales of 4 B for 64 of them, the rest in 16 bit."""
+    config = FAMILIES["llama"] | {"num_hidden_layers": 2}
+    path = tmp_path / "config.json"
+    scheme = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    said = {"objective": "distill", "precision": "bf16", "seq": 64, "suggest": False, "teacher": str(path)}
+    found = []
+    for own, asked in ((None, "nf4"), (scheme, None), (scheme, "none"), (None, None)):
+        path.write_text(json.dumps(config | ({"quantization_config": own} if own else {}) | {"dtype": "bfloat16"}))
+        lies = lines(tn.train({"config": config}, teacher_quant=asked, **said), "weights")[1]
+        found.append(lies.bytes)
+    D, F, kv = config["hidden_size"], config["intermediate_size"], config["num_key_value_heads"] * 64
+    matrices = 2 * (2 * D * D + 2 * kv * D + 3 * F * D)
+    assert found[0] == found[1]
+    assert found[2] == found[3]
+    # Beside them, 16 numbers of a code book for each of 14 matrices.
+    assert found[3] - found[0] == matrices * 2 - (matrices // 2 + matrices // 64 * 4 + 14 * 16 * 4)
+
+
+def test_a_teacher_whose_products_are_not_known_is_refused(tmp_path: Path) -> None:
+    scheme = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(FAMILIES["llama"] | {"quantization_config": scheme}))
+    with pytest.raises(UnsupportedError, match=r"teacher = .*AWQ"):
+        tn.train({"config": FAMILIES["llama"]}, objective="distill", teacher=str(path), seq=64)
+
+
 PADDED: list[tuple[dict[str, Any], type[TonnageError], str]] = [
     ({"padded": True, "attention": "flash"}, UnsupportedError, "attention = flash"),
     ({"padded": True, "stack": "torchtune"}, UnsupportedError, "stack = torchtune"),

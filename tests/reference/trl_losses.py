@@ -81,6 +81,9 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
         for name, said in (("", {}), (" odd", {"seq": 77}), (" recomputed", {"recompute": "full", "seq": 256})):
             both = {"objective": objective, "precision": "bf16", "seq": 64, **OWN[objective], "padded": True, **said}
             yield f"{objective} padded{name}", "llama", both
+    for name, said in (("nf4", {}), ("nf4-dq", {"precision": "bf16-autocast"}), ("nf4", {"seq": 512})):
+        taught = {"objective": "distill", "batch": 2, "precision": "bf16", "seq": 64, "teacher_quant": name, **said}
+        yield f"distill from {name} {taught['seq']}", "llama", taught
     for family in ("qwen3", "gpt2"):
         both = {"objective": "dpo", "precision": "bf16", "seq": 64, **OWN["dpo"], "padded": True}
         yield f"dpo padded {family}", family, both
@@ -213,8 +216,9 @@ def made(config: dict[str, Any], said: dict[str, Any], device: str, *, trained: 
     how = transformers.AutoConfig.for_model(**(config | more))
     with torch.device(device):
         model = auto.from_config(how, attn_implementation=said.get("attention", "sdpa"), dtype=weights)
-    if "quant" in said:
-        bitsandbytes.pack(model, weights, nested=said["quant"] == "nf4-dq")
+    scheme = said.get("quant" if trained else "teacher_quant", None if trained else said.get("quant"))
+    if scheme is not None:
+        bitsandbytes.pack(model, weights, nested=scheme == "nf4-dq")
     if trained and "lora_rank" in said:
         from peft import LoraConfig, get_peft_model
 
@@ -246,6 +250,10 @@ def built(config: dict[str, Any], said: dict[str, Any], *, trained: bool = True,
         if "lora_rank" in said:
             model.enable_input_require_grads()
     return prepared(model, FORMATS[said["precision"]][1])
+
+
+EARLY: Final[dict[str, Any]] = {}
+"""Models beside that were made before tensors went without data, since their weights are packed."""
 
 
 def bound(cls: Any, owner: Any, *names: str) -> None:
@@ -323,7 +331,7 @@ def teaching(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[
     from trl.experimental.gkd import GKDTrainer
 
     owner = SimpleNamespace(
-        teacher_model=built(config, said, trained=False), beta=0.5,
+        teacher_model=built(config, said, trained=False, early=EARLY.pop("teacher", None)), beta=0.5,
         generalized_jsd_loss=GKDTrainer.generalized_jsd_loss,
     )  # fmt: skip
     shape = (said["batch"], said["seq"])
@@ -381,6 +389,9 @@ def peaks(family: str, said: dict[str, Any]) -> list[int]:
     if "quant" in said:
         bitsandbytes.install()
     early = made(config, said, "meta") if "quant" in said else None
+    if "teacher_quant" in said:
+        bitsandbytes.install()
+        EARLY["teacher"] = made(config, said, "meta", trained=False)
     tracing = Tracing(item=1.0)
     with as_on_a_device(rows, said["batch"]), tracing:
         if said.get("padded"):

@@ -70,6 +70,7 @@ WORKLOAD: Final = together(
         "--completion-length", "Tokens of a sequence that the objective scores, or that GRPO, RLOO and PPO write.", "N"
     ),
     text("--teacher", "The model that distillation compares with.", "MODEL"),
+    text("--teacher-quant", "Quantization of the teacher (its checkpoint's).", "SCHEME"),
     text("--generations", "Completions of a prompt (8).", "N"),
     text("--steps-per-generation", "Passes that one rollout is for (those of a step).", "N"),
     text("--rollout", "generate, vllm (beside, with a share), vllm-sleep (in turns), server (generate).", "HOW"),

@@ -10,7 +10,7 @@ OBJECTIVE_KEYS: Final = (
     "reference", "completion_length", "teacher", "generations", "steps_per_generation", "rollout", "rollout_share",
     "rollout_batch", "critic",
     "reward_model", "embed_loss", "columns", "mini_batch", "matryoshka_dims",
-    "rejected_length",
+    "rejected_length", "teacher_quant",
 )  # fmt: skip
 """Keys that only an objective other than the next token has."""
 
@@ -63,6 +63,7 @@ class Train(Workload):
     completion_length: int | None = None
     rejected_length: int | None = None
     teacher: str | None = None
+    teacher_quant: str | None = None
     generations: int | None = None
     steps_per_generation: int | None = None
     rollout: str | None = None

@@ -111,6 +111,11 @@ def _scoring(
                 f"reward_model = {judge.name}: a classifier is meant whose pass is modelled", key="reward_model",
                 value=judge.name,
             )  # fmt: skip
+        if judge.quantization is not None:
+            raise UnsupportedError(
+                f"reward_model = {judge.name}: a judge with packed weights ({judge.quantized}) is not modelled",
+                key="reward_model", value=judge.name,
+            )  # fmt: skip
         form = checkpoint_format(judge, None)
         attention, _ = kernel(judge, a.w.attention or "sdpa", dtype=form, device=None)
         reading = Ahead(
