@@ -317,6 +317,9 @@ def test_where_padding_is_not_answered(said: dict[str, Any], kind: type[TonnageE
 
 REFUSED: list[tuple[dict[str, Any], type[TonnageError], str]] = [
     ({"objective": "dpoo"}, InputError, "did you mean dpo"),
+    ({"objective": "online_dpo"}, UnsupportedError, "what it writes and judges"),
+    ({"objective": "nash-md"}, UnsupportedError, "TRL 1.16 has no trainer of it"),
+    ({"objective": "dpo", "iterations": 2}, InputError, "has no iterations"),
     ({"objective": "ppo"}, InputError, "needs a reward model"),
     ({"reference": "resident"}, InputError, "the objective is the next token"),
     ({"objective": "sft", "teacher": "gpt2"}, InputError, "the objective is the next token"),

@@ -81,6 +81,9 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
         for name, said in (("", {}), (" odd", {"seq": 77}), (" recomputed", {"recompute": "full", "seq": 256})):
             both = {"objective": objective, "precision": "bf16", "seq": 64, **OWN[objective], "padded": True, **said}
             yield f"{objective} padded{name}", "llama", both
+    for name, said in (("", {}), (" mixed", {"precision": "bf16-mixed"})):
+        both = {"objective": "grpo", "precision": "bf16", "seq": 64, **OWN["grpo"], "iterations": 2, **said}
+        yield f"grpo of two iterations{name}", "llama", both
     for name, said in (("nf4", {}), ("nf4-dq", {"precision": "bf16-autocast"}), ("nf4", {"seq": 512})):
         taught = {"objective": "distill", "batch": 2, "precision": "bf16", "seq": 64, "teacher_quant": name, **said}
         yield f"distill from {name} {taught['seq']}", "llama", taught
@@ -359,6 +362,8 @@ def updating(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[
         for part, n in lengths.items() for what in ("ids", "mask")
     }  # fmt: skip
     batch["advantages"] = torch.empty(rows)
+    if said.get("iterations", 1) > 1:
+        batch["old_per_token_logps"] = torch.empty(rows, written)
     if trainer is RLOOTrainer:
         batch["old_logps"] = torch.empty(rows)
     else:

@@ -73,6 +73,7 @@ WORKLOAD: Final = together(
     text("--teacher-quant", "Quantization of the teacher (its checkpoint's).", "SCHEME"),
     text("--generations", "Completions of a prompt (8).", "N"),
     text("--steps-per-generation", "Passes that one rollout is for (those of a step).", "N"),
+    text("--iterations", "Updates that one rollout of GRPO or RLOO is for: its num_iterations (1).", "N"),
     text("--rollout", "generate, vllm (beside, with a share), vllm-sleep (in turns), server (generate).", "HOW"),
     text("--rollout-share", "Of the device's memory, for vLLM (0.3).", "SHARE"),
     text("--rollout-batch", "Sequences that PPO writes and scores at once (64).", "N"),

@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 from tonnage.workload import Workload
 
 OBJECTIVE_KEYS: Final = (
-    "reference", "completion_length", "teacher", "generations", "steps_per_generation", "rollout", "rollout_share",
+    "reference", "completion_length", "teacher", "generations", "steps_per_generation", "iterations", "rollout", "rollout_share",
     "rollout_batch", "critic",
     "reward_model", "embed_loss", "columns", "mini_batch", "matryoshka_dims",
     "rejected_length", "teacher_quant",
@@ -66,6 +66,7 @@ class Train(Workload):
     teacher_quant: str | None = None
     generations: int | None = None
     steps_per_generation: int | None = None
+    iterations: int | None = None
     rollout: str | None = None
     rollout_share: float | None = None
     rollout_batch: int | None = None

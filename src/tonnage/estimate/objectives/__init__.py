@@ -33,6 +33,16 @@ ELSEWHERE: Final = {
 }
 """axolotl v0.18.0 pyproject.toml; unsloth 2026.10.9 METADATA, unsloth/models/dpo.py (losses of its own on demand);
 LLaMA-Factory v0.9.5 src/llamafactory/train/dpo/trainer.py (concatenated_forward)."""
+GONE: Final = ("bco", "minillm", "nash-md", "prm", "xpo", "gspo-token")
+"""What TRL's experimental trainers have trained up to 1.14, and 1.16 has none of."""
+NAMED: Final = {
+    "online-dpo": "what it writes and judges in every step", "gold": "comparing words of two vocabularies",
+    "distillation": "DistillationTrainer's tiles of two heads", "gmpo": "its loss over a geometric mean",
+    "a2po": "its loss", "tpo": "its three answers", "sdft": "its own demonstrations", "sdpo": "its own feedback",
+    "iw-opd": "its weighted divergence", "async-grpo": "a rollout that runs meanwhile",
+    "async-distillation": "a rollout that runs meanwhile", "server-distillation": "a teacher elsewhere",
+}  # fmt: skip
+"""Further trainers of TRL 1.16, and what of them is not modelled."""
 ROUTED: Final = "the router's auxiliary loss"
 
 
@@ -96,6 +106,18 @@ def _chosen(w: Train) -> Objective:
             hint="--objective dpo, grpo, distill, ...",
         )  # fmt: skip
     known = names(PACKAGE)
+    plain = said.replace("_", "-")
+    why = (
+        "TRL 1.16 has no trainer of it"
+        if plain in GONE
+        else f"{NAMED[plain]} is not modelled"
+        if plain in NAMED
+        else ""
+    )
+    if why:
+        raise UnsupportedError(
+            f"objective = {said}: {why}", key="objective", value=said, hint=f"one of sft, {', '.join(known)}"
+        )
     if said not in known:
         raise InputError(
             f"unknown objective {said!r}", key="objective", value=said, nearest=nearest(said, known),
