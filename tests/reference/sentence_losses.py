@@ -49,10 +49,26 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
         for variant, said in VARIANTS.items():
             both = {"objective": "embed", "batch": 16, "seq": 32, "precision": "bf16", **loss, **own, **said}
             yield f"{name} {variant}", "llama", both
+    for family in ("bert", "llama"):
+        for variant, said in VARIANTS.items():
+            both = {"objective": "rerank", "batch": 8, "seq": 64, "precision": "bf16", **said}
+            yield f"rerank {family} {variant}", family, both
     for family in ("bert", "qwen3"):
         for name in ("mnrl", "mnrl negatives", "cached-mnrl"):
             said = {"objective": "embed", "batch": 16, "seq": 64, "precision": "bf16", "embed_loss": name.split(" ")[0]}
             yield f"{name} {family}", family, said | OWN[name]
+
+
+class Judge(torch.nn.Module):
+    """A classifier with one label, as ``CrossEncoder.forward`` runs it."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: dict[str, Any]) -> Any:
+        features["scores"] = self.model(**{k: features[k] for k in ("input_ids", "attention_mask")})["logits"]
+        return features
 
 
 class Sentences(torch.nn.Module):
@@ -78,7 +94,10 @@ class Sentences(torch.nn.Module):
 
 
 def loss_of(said: dict[str, Any], model: Any) -> Any:
-    """The library's loss."""
+    """The library's loss; of a cross-encoder, what it does when texts are tokens."""
+    if said["objective"] == "rerank":
+        bce = torch.nn.BCEWithLogitsLoss()
+        return lambda features, labels: bce(model(features[0])["scores"].view(-1), labels.view(-1).float())
     from sentence_transformers.sentence_transformer import losses
 
     kind = said.get("embed_loss", "mnrl")
@@ -115,23 +134,26 @@ def without_data() -> Iterator[None]:
 def peaks(family: str, said: dict[str, Any]) -> list[int]:
     """The most that tensors take in the forward pass, the backward pass and the step. [byte]"""
     weights, autocast = FORMATS[said["precision"]]
-    config = transformers.AutoConfig.for_model(**CONFIGS[family])
-    columns = said.get("columns") or COLUMNS.get(said.get("embed_loss", ""), 2)
+    judges = said["objective"] == "rerank"
+    more = {"num_labels": 1, "pad_token_id": 0} if judges else {}
+    config = transformers.AutoConfig.for_model(**(CONFIGS[family] | more))
+    columns = 1 if judges else said.get("columns") or COLUMNS.get(said.get("embed_loss", ""), 2)
     tracing = Tracing(item=1.0)
     with without_data(), tracing:
         tracing.phase("load")
         with torch.device("cuda"):
-            inner = transformers.AutoModel.from_config(config, attn_implementation="sdpa", dtype=weights)
+            auto = transformers.AutoModelForSequenceClassification if judges else transformers.AutoModel
+            inner = auto.from_config(config, attn_implementation="sdpa", dtype=weights)
         inner.train()
         inner.config.use_cache = False
         if said.get("recompute") == "full":
             inner.gradient_checkpointing_enable({"use_reentrant": False})
-        model = prepared(Sentences(inner), autocast)
+        model = prepared(Judge(inner) if judges else Sentences(inner), autocast)
         loss_fn = loss_of(said, model)
         shape = (said["batch"], said["seq"])
         batch = [{k: torch.empty(shape, dtype=torch.int64) for k in ("input_ids", "attention_mask")}
                  for _ in range(columns)]  # fmt: skip
-        labels = torch.empty(said["batch"]) if said.get("embed_loss") in LABELLED else None
+        labels = torch.empty(said["batch"]) if judges or said.get("embed_loss") in LABELLED else None
         step = torch.optim.AdamW(inner.parameters(), lr=1e-4, fused=True)
         loss = None
         for number in (1, 2):

@@ -64,7 +64,7 @@ WORKLOAD: Final = together(
     ),
     text("--logits-to-keep", "Tokens at each sequence's end whose logits and loss are made (all).", "N"),
     text("--kernels", "none, liger, liger==0.8.5 (none)."),
-    text("--objective", "sft dpo kto orpo cpo simpo reward embed distill grpo rloo ppo (sft)."),
+    text("--objective", "sft dpo kto orpo cpo simpo reward embed rerank distill grpo rloo ppo (sft)."),
     text("--reference", "Of DPO, KTO, GRPO: resident, adapter (switched off), precomputed, none.", "WHERE"),
     text(
         "--completion-length", "Tokens of a sequence that the objective scores, or that GRPO, RLOO and PPO write.", "N"

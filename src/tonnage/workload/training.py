@@ -7,10 +7,9 @@ from typing import ClassVar, Final
 from tonnage.workload import Workload
 
 OBJECTIVE_KEYS: Final = (
-    "reference", "completion_length", "teacher", "generations", "steps_per_generation", "iterations", "rollout", "rollout_share",
-    "rollout_batch", "critic",
-    "reward_model", "embed_loss", "columns", "mini_batch", "matryoshka_dims",
-    "rejected_length", "teacher_quant",
+    "reference", "completion_length", "teacher", "generations", "steps_per_generation", "iterations", "rollout",
+    "rollout_share", "rollout_batch", "critic", "reward_model", "embed_loss", "columns", "mini_batch",
+    "matryoshka_dims", "rejected_length", "teacher_quant",
 )  # fmt: skip
 """Keys that only an objective other than the next token has."""
 

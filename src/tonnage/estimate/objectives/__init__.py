@@ -183,7 +183,7 @@ def _check_head(model: Model, objective: Objective) -> None:
     kind = model.class_name or model.model_type
     if objective.head == "judge" and (model.classes != 1 or head is None or not head.pooled):
         raise InputError(
-            f"objective = reward trains a classifier with one label, not {kind}", key="objective", value=name,
+            f"objective = {name} trains a classifier with one label, not {kind}", key="objective", value=name,
             hint="--head classify:1",
         )  # fmt: skip
     if objective.head == "none" and model.classes is not None:

@@ -80,8 +80,8 @@ def rolled(a: Asked, group: int, *, apart: bool = False) -> Parts:
         readings=tuple(readings), first=every % r.accumulate == 0,
     )  # fmt: skip
     values: dict[str, Any] = {
-        "completion_length": completion, "generations": generations, "steps_per_generation": steps, "iterations": iterations,
-        "rollout": how,
+        "completion_length": completion, "generations": generations, "steps_per_generation": steps,
+        "iterations": iterations, "rollout": how,
         "rollout_share": (w.rollout_share or SHARE) if how in ("vllm", "vllm-sleep") else None,
     }  # fmt: skip
     told = [f"{generated} completions of {completion:,} tokens are written at once, {generated // generations} prompts"]
@@ -131,6 +131,7 @@ def _scoring(
 
 
 ROLLED: Final = (
-    "reference", "completion_length", "generations", "steps_per_generation", "iterations", "rollout", "rollout_share", "reward_model",
+    "reference", "completion_length", "generations", "steps_per_generation", "iterations", "rollout",
+    "rollout_share", "reward_model",
 )  # fmt: skip
 OBJECTIVE: Final = Objective("grpo", grpo, 1, "fused", ("none", "resident", "adapter"), ROLLED, drops=True)
