@@ -65,7 +65,7 @@ def test_the_step_is_what_sentence_transformers_does(run: dict[str, Any], monkey
 
 
 def test_a_cross_encoder_is_a_classifier_with_one_label(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main("train bert-base-uncased --objective rerank --batch 32 --seq 256".split()) == 0
+    assert main(["train", "bert-base-uncased", "--objective", "rerank", "--batch", "32", "--seq", "256"]) == 0
     assert "rerank, " in capsys.readouterr().out
     with pytest.raises(InputError, match="one label"):
         tn.train(tn.load("bert-base-uncased", head="masked"), objective="rerank", seq=64)

@@ -37,6 +37,7 @@ class Recipe(Record):
         targets: tokens of a sequence that a decoder writes, of a model that has an encoder too.
         hosts: everything that is saved goes to the host until it is asked for.
         evaluates: sequences of an evaluation step behind it; None for none.
+        evaluates_fused: that step goes through the fused loss as well, and makes no table of logits.
         recompute: layers are checkpointed: all, or as ``plan`` says.
         plan: which layers are, and what of them is kept all the same.
         offloads: what a checkpointed layer was given goes to the host until its backward pass.
@@ -110,6 +111,7 @@ class Recipe(Record):
     cached: int | None = None
     targets: int | None = None
     evaluates: int | None = None
+    evaluates_fused: bool = False
     hosts: bool = False
     critic: tuple[Model, Recipe] | None = None
     compiled: Compiled | None = None

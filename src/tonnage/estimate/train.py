@@ -67,6 +67,8 @@ ALONE: Final = ("trl", "trl-chunks", "unsloth")
 """Losses of stacks that take the head's matrix by itself."""
 COLLATED: Final = "copies of the labels and the attention mask that a data collator adds: 8 B a token each"
 LOADED: Final = "what loading the weights leaves in the allocator's cache"
+SKIPS: Final = (5, 15)
+"""Release from which on the Trainer's evaluation tells Liger to make no logits. src/transformers/trainer.py."""
 EVALUATED: Final = "evaluation steps and checkpoint saving"
 NOT_MODELLED: Final = (
     LOADED,
@@ -161,6 +163,7 @@ def answer(
         first_step=w.first_step,
         targets=targets(model, w, seq),
         evaluates=w.eval_batch,
+        evaluates_fused=stack.name == "transformers" and version >= SKIPS,
         makes_mask=padded(model, w) or since(version, stack.makes_mask),
         workspace=cublas_workspace(architecture) if caching(device) else 0,
         tuning=fine.tuning if fine else None,
