@@ -12,6 +12,7 @@ import pytest
 import tonnage as tn
 from played import Plain
 from tonnage.allocator.caching import Allocator
+from tonnage.estimate import ranked
 from tonnage.estimate import train as answers
 from tonnage.estimate.loading import Loader, Loading, items, key, schedule, warmed
 from tonnage.estimate.player import Player
@@ -180,13 +181,13 @@ def test_the_load_at_its_highest_is_what_an_allocator_sees(version: str, kbit: b
     said = {**QLORA, "kbit_prepared": kbit, "retain": (), "stack_version": version, "seq": 8, "replay": False}
     seen: list[tuple[Step, Loading]] = []
     with pytest.MonkeyPatch.context() as patch:
-        real = answers.moments
+        real = ranked.moments
 
         def keep(step: Step, loading: Loading) -> Any:
             seen.append((step, loading))
             return real(step, loading)
 
-        patch.setattr(answers, "moments", keep)
+        patch.setattr(ranked, "moments", keep)
         found = tn.train(tn.load({"config": TINYLLAMA}), suggest=False, **said)
     plain = Plain()
     Player(seen[0][0], plain, seen[0][1]).load()  # type: ignore[arg-type]
