@@ -210,7 +210,15 @@ def test_a_model_that_is_moved_is_highest_at_the_end_of_its_load() -> None:
 )  # fmt: skip
 def test_an_output_that_the_loop_holds_is_there_at_the_step(quant: Any, attention: str, measured: float) -> None:
     """``peak_optimizer_mib``: the logits, the embedding's output and its gradient, by the output's graph."""
-    said = {**LORA, **quant, "attention": attention, "batch": 4, "seq": 1024, "replay": True}
+    said = {
+        **LORA,
+        **quant,
+        "retain": ("step-outputs",),
+        "attention": attention,
+        "batch": 4,
+        "seq": 1024,
+        "replay": True,
+    }
     found = tn.train(tn.load({"config": SMOLLM2}), suggest=False, **said)
     step = next(i for i in found.ranks[0].instants if i.name == "optimizer step")
     assert step.bytes == measured * MiB
@@ -221,7 +229,7 @@ def test_what_a_plain_loop_holds_is_there_in_the_next_forward_pass() -> None:
     said = {**LORA, "batch": 4, "seq": 1024, "replay": False}
     step, loop = (
         {i.name: i.bytes for i in tn.train(tn.load({"config": SMOLLM2}), suggest=False, **said | r).ranks[0].instants}
-        for r in ({"retain": ("outputs",)}, {"retain": ("last-outputs",)})
+        for r in ({"retain": ("step-outputs",)}, {"retain": ("last-outputs",)})
     )
     held = 2 * 4 * 1024 * (49152 + 2 * 2048)
     apart = {name: loop[name] - step[name] for name in step}

@@ -87,7 +87,7 @@ WORKLOAD: Final = together(
     click.option(
         "--retain",
         multiple=True,
-        help="What the loop still holds: outputs, last-outputs (in the next forward pass too), grads.",
+        help="What the loop still holds: outputs, step-outputs, last-outputs, grads.",
     ),
     text("--stack", "transformers trl torchtune torchtitan litgpt axolotl llama-factory unsloth (transformers)."),
     text("--stack-version", "Its release (newest known)."),

@@ -41,7 +41,8 @@ class Recipe(Record):
         recompute: layers are checkpointed: all, or as ``plan`` says.
         plan: which layers are, and what of them is kept all the same.
         offloads: what a checkpointed layer was given goes to the host until its backward pass.
-        keep_logits: the caller holds the model's output through the backward pass and the step.
+        keep_logits: the caller holds the model's output through the backward pass.
+        keep_step: and through the optimizer's step.
         keep_last: and through the next forward pass, until that one's output takes its name.
         keep_gradients: the last step's gradients stay, and the next ones are added into them.
         first_step: the optimizer has no state yet.
@@ -101,6 +102,7 @@ class Recipe(Record):
     offloads: bool = False
     in_backward: bool = False
     master: bool = False
+    keep_step: bool = False
     keep_last: bool = False
     clips: bool = False
     averaged: bool = False

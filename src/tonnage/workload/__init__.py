@@ -29,7 +29,7 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "attention": ATTENTION,
     "sharding": SHARDING,
     "precision": PRECISION,
-    "retain": ("outputs", "last-outputs", "grads"),
+    "retain": ("outputs", "step-outputs", "last-outputs", "grads"),
     "offload": ("none", "activations", "save-on-cpu"),
     "task": ("train", "serve"),
     "experts": ("grouped_mm", "batched_mm", "eager"),
