@@ -73,8 +73,8 @@ def test_what_follows_a_step_and_the_first_step_are_instants_too(capsys: pytest.
     sizes = [{i["name"]: i["bytes"] for i in f["instants"]} for f in (found, first)]
     state = answered(capsys, "train", "gpt2", "--seq", "128", "--no-replay", "--line", "optimizer_state")["bytes"]
     apart = sizes[0]["forward layer 0"] - sizes[1]["forward layer 0"]
-    # Beside the state, the loss of the last step; all in blocks of 512 B.
-    assert 0 <= apart - state - 4 < 512 * (3 * 148 + 1)
+    # Beside the state the loss of the last step, in blocks of 512 B, and the workspace of the backward pass's thread.
+    assert 0 <= apart - state - 4 - 8_519_680 < 512 * (3 * 148 + 1)
     assert sizes[0]["load"] == sizes[1]["load"]
     assert sizes[0]["optimizer step"] == sizes[1]["optimizer step"]
 
