@@ -199,7 +199,6 @@ EMBEDDED = [
     ("llama", 512, "full", (68_271_240, 99_052_452, 48_158_072)),
     ("qwen3", 64, "none", (76_344_112, 76_932_148, 52_824_080)),
     ("qwen3", 512, "full", (71_944_864, 115_113_148, 52_881_424)),
-    ("bert", 512, "full", (68_936_424, 91_420_660, 53_979_096)),
 ]
 """Peaks of ``MultipleNegativesRankingLoss`` and ``Pooling`` of sentence-transformers 6.2.0 over transformers 5.23.0's
 models, two columns of 4 texts in bf16, traced on tensors without data as TRL's losses were. [byte]"""
@@ -247,8 +246,80 @@ def test_a_workload_is_repeated_with_what_was_settled() -> None:
     assert tn.train("gpt2", seq=128).as_dict()["workload"]["objective"] == "sft"
 
 
+def test_answers_of_two_lengths_are_padded_to_the_longer() -> None:
+    """By hand: of 2 pairs, 2 x (200 + 56) rows are scored and not 4 x 200; every sequence has a mask of its own."""
+    said = {"objective": "dpo", "batch": 2, "seq": 512, "completion_length": 200, "suggest": False}
+    equal, padded = (tn.train("llama-3.2-1b", rejected_length=n, **said) for n in (200, 56))
+    kept = {c.why for c in padded.components if c.name == "activations"}
+    assert any("attention mask" in why or "shared by the layers" in why for why in kept)
+    assert any(n.startswith("padding") for n in equal.not_modelled)
+    assert not any(n.startswith("padding") for n in padded.not_modelled)
+    assert any("memory-efficient" in c or "efficient" in c for c in padded.caveats)
+    # A mask of a byte a pair of tokens, in place of none.
+    mask = 4 * 512 * 512
+    apart = instants(padded)["forward layer 0"] - instants(equal)["forward layer 0"]
+    assert apart >= mask
+
+
+def test_padded_texts_of_the_next_token_have_masks() -> None:
+    """Of 2 x 1,024 tokens: a mask of a byte, and in every layer numbers of 2 B made from it."""
+    plain, padded = (
+        tn.train("llama-3.2-1b", batch=2, seq=1024, padded=p, suggest=False, replay=False) for p in (None, True)
+    )
+    apart = {name: instants(padded)[name] - n for name, n in instants(plain).items()}
+    assert apart["load"] == apart["optimizer step"] == 0
+    assert apart["forward layer 15"] > 2 * 1024 * 1024 * (1 + 16 * 2)
+
+
+def test_a_teacher_lies_as_its_checkpoint_or_as_it_is_asked(tmp_path: Path) -> None:
+    """By hand: packed values of half a byte, scales of 4 B for 64 of them, the rest in 16 bit."""
+    config = FAMILIES["llama"] | {"num_hidden_layers": 2}
+    path = tmp_path / "config.json"
+    scheme = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    said = {"objective": "distill", "precision": "bf16", "seq": 64, "suggest": False, "teacher": str(path)}
+    found = []
+    for own, asked in ((None, "nf4"), (scheme, None), (scheme, "none"), (None, None)):
+        path.write_text(json.dumps(config | ({"quantization_config": own} if own else {}) | {"dtype": "bfloat16"}))
+        lies = lines(tn.train({"config": config}, teacher_quant=asked, **said), "weights")[1]
+        found.append(lies.bytes)
+    D, F, kv = config["hidden_size"], config["intermediate_size"], config["num_key_value_heads"] * 64
+    matrices = 2 * (2 * D * D + 2 * kv * D + 3 * F * D)
+    assert found[0] == found[1]
+    assert found[2] == found[3]
+    # Beside them, 16 numbers of a code book for each of 14 matrices.
+    assert found[3] - found[0] == matrices * 2 - (matrices // 2 + matrices // 64 * 4 + 14 * 16 * 4)
+
+
+def test_a_teacher_whose_products_are_not_known_is_refused(tmp_path: Path) -> None:
+    scheme = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(FAMILIES["llama"] | {"quantization_config": scheme}))
+    with pytest.raises(UnsupportedError, match=r"teacher = .*AWQ"):
+        tn.train({"config": FAMILIES["llama"]}, objective="distill", teacher=str(path), seq=64)
+
+
+PADDED: list[tuple[dict[str, Any], type[TonnageError], str]] = [
+    ({"padded": True, "attention": "flash"}, UnsupportedError, "attention = flash"),
+    ({"padded": True, "stack": "torchtune"}, UnsupportedError, "stack = torchtune"),
+    ({"padded": True, "objective": "grpo"}, UnsupportedError, "objective = grpo"),
+    ({"rejected_length": 8}, InputError, "the objective is the next token"),
+    ({"objective": "kto", "rejected_length": 8}, InputError, "has no rejected_length"),
+    ({"objective": "dpo", "rejected_length": 8}, InputError, "without the length of what was chosen"),
+    ({"objective": "dpo", "rejected_length": 512, "completion_length": 8}, InputError, "leaves no prompt"),
+]
+
+
+@pytest.mark.parametrize(("said", "kind", "words"), PADDED, ids=lambda v: str(v) if isinstance(v, dict) else "")
+def test_where_padding_is_not_answered(said: dict[str, Any], kind: type[TonnageError], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        tn.train("llama-3.2-1b", seq=512, **said)
+
+
 REFUSED: list[tuple[dict[str, Any], type[TonnageError], str]] = [
     ({"objective": "dpoo"}, InputError, "did you mean dpo"),
+    ({"objective": "online_dpo"}, UnsupportedError, "what it writes and judges"),
+    ({"objective": "nash-md"}, UnsupportedError, "TRL 1.16 has no trainer of it"),
+    ({"objective": "dpo", "iterations": 2}, InputError, "has no iterations"),
     ({"objective": "ppo"}, InputError, "needs a reward model"),
     ({"reference": "resident"}, InputError, "the objective is the next token"),
     ({"objective": "sft", "teacher": "gpt2"}, InputError, "the objective is the next token"),

@@ -12,6 +12,7 @@ import pytest
 import tonnage as tn
 from played import Plain
 from tonnage.allocator.caching import Allocator
+from tonnage.estimate import ranked
 from tonnage.estimate import train as answers
 from tonnage.estimate.loading import Loader, Loading, items, key, schedule, warmed
 from tonnage.estimate.player import Player
@@ -180,13 +181,13 @@ def test_the_load_at_its_highest_is_what_an_allocator_sees(version: str, kbit: b
     said = {**QLORA, "kbit_prepared": kbit, "retain": (), "stack_version": version, "seq": 8, "replay": False}
     seen: list[tuple[Step, Loading]] = []
     with pytest.MonkeyPatch.context() as patch:
-        real = answers.moments
+        real = ranked.moments
 
         def keep(step: Step, loading: Loading) -> Any:
             seen.append((step, loading))
             return real(step, loading)
 
-        patch.setattr(answers, "moments", keep)
+        patch.setattr(ranked, "moments", keep)
         found = tn.train(tn.load({"config": TINYLLAMA}), suggest=False, **said)
     plain = Plain()
     Player(seen[0][0], plain, seen[0][1]).load()  # type: ignore[arg-type]
@@ -209,7 +210,15 @@ def test_a_model_that_is_moved_is_highest_at_the_end_of_its_load() -> None:
 )  # fmt: skip
 def test_an_output_that_the_loop_holds_is_there_at_the_step(quant: Any, attention: str, measured: float) -> None:
     """``peak_optimizer_mib``: the logits, the embedding's output and its gradient, by the output's graph."""
-    said = {**LORA, **quant, "attention": attention, "batch": 4, "seq": 1024, "replay": True}
+    said = {
+        **LORA,
+        **quant,
+        "retain": ("step-outputs",),
+        "attention": attention,
+        "batch": 4,
+        "seq": 1024,
+        "replay": True,
+    }
     found = tn.train(tn.load({"config": SMOLLM2}), suggest=False, **said)
     step = next(i for i in found.ranks[0].instants if i.name == "optimizer step")
     assert step.bytes == measured * MiB
@@ -220,7 +229,7 @@ def test_what_a_plain_loop_holds_is_there_in_the_next_forward_pass() -> None:
     said = {**LORA, "batch": 4, "seq": 1024, "replay": False}
     step, loop = (
         {i.name: i.bytes for i in tn.train(tn.load({"config": SMOLLM2}), suggest=False, **said | r).ranks[0].instants}
-        for r in ({"retain": ("outputs",)}, {"retain": ("last-outputs",)})
+        for r in ({"retain": ("step-outputs",)}, {"retain": ("last-outputs",)})
     )
     held = 2 * 4 * 1024 * (49152 + 2 * 2048)
     apart = {name: loop[name] - step[name] for name in step}

@@ -184,7 +184,7 @@ def train(
     return found.but(caveats=(*found.caveats, *told)) if told else found
 
 
-HEADS: Final = {"reward": "classify:1", "embed": "none"}
+HEADS: Final = {"reward": "classify:1", "rerank": "classify:1", "embed": "none"}
 """Classes that objectives train, where none is named."""
 
 

@@ -78,6 +78,7 @@ ALLOWED = frozenset(
         "tonnage.estimate.moments",
         "tonnage.estimate.origins",
         "tonnage.estimate.precision",
+        "tonnage.estimate.ranked",
         "tonnage.estimate.recipe",
         "tonnage.estimate.result",
         "tonnage.estimate.settle",

@@ -29,7 +29,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "momentum": {"optimizer": "sgd-momentum"},
     "sgd": {"optimizer": "sgd"},
     "outputs": {"retain": ["outputs"]},
-    "outputs of two passes": {"retain": ["outputs"], "accumulate": 2},
+    "step outputs": {"retain": ["step-outputs"]},
+    "outputs of two passes": {"retain": ["step-outputs"], "accumulate": 2},
     "last outputs": {"retain": ["last-outputs"]},
     "last outputs of lora": {
         "retain": ["last-outputs"],

@@ -70,6 +70,20 @@ def test_modules_under_autocast(modules: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "bert"])
 def test_an_evaluation_step(family: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The Trainer's ``prediction_step`` behind the optimizer's step."""
+    evaluation(family, said, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("said", [{}, {"precision": "fp32"}, {"seq": 300}, {"stack_version": "5.14"}], ids=str)
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_an_evaluation_step_with_liger(family: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 5.15 on the Trainer asks Liger's forward pass for no logits; before, it makes all of them."""
+    pytest.importorskip("liger_kernel")
+    evaluation(family, said | {"kernels": "liger"}, monkeypatch, skips="stack_version" not in said)
+
+
+def evaluation(family: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, skips: bool = False) -> None:
+    """Closed form and trace."""
     import torch
     from tracing_cases import traced
 
@@ -97,7 +111,7 @@ def test_an_evaluation_step(family: str, said: dict[str, Any], monkeypatch: pyte
         r.there(given, INPUT, "")
         r.enter("evaluation")
         with torch.no_grad(), loops.autocast(job):
-            model(input_ids=given, labels=given)
+            model(input_ids=given, labels=given, **({"skip_logits": True} if skips else {}))
         r.enter("end of all")
 
     monkeypatch.setattr(loops, "train", evaluated)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import torch
 import transformers
+import transformers.masking_utils
 from tracing_cases import CONFIGS
 
 from tonnage.tracing import bitsandbytes
@@ -75,6 +76,20 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield f"{objective} qlora {precision}", "llama", {"objective": objective, **packed}
     scored = {"objective": "dpo", "batch": 2, "precision": "bf16", "seq": 512, "completion_length": 100}
     yield "dpo of short answers", "llama", scored
+    yield "dpo of unequal answers", "llama", {**scored, "rejected_length": 37, "padded": True}
+    for objective in ("dpo", "kto", "orpo", "cpo", "simpo", "reward"):
+        for name, said in (("", {}), (" odd", {"seq": 77}), (" recomputed", {"recompute": "full", "seq": 256})):
+            both = {"objective": objective, "precision": "bf16", "seq": 64, **OWN[objective], "padded": True, **said}
+            yield f"{objective} padded{name}", "llama", both
+    for name, said in (("", {}), (" mixed", {"precision": "bf16-mixed"})):
+        both = {"objective": "grpo", "precision": "bf16", "seq": 64, **OWN["grpo"], "iterations": 2, **said}
+        yield f"grpo of two iterations{name}", "llama", both
+    for name, said in (("nf4", {}), ("nf4-dq", {"precision": "bf16-autocast"}), ("nf4", {"seq": 512})):
+        taught = {"objective": "distill", "batch": 2, "precision": "bf16", "seq": 64, "teacher_quant": name, **said}
+        yield f"distill from {name} {taught['seq']}", "llama", taught
+    for family in ("qwen3", "gpt2"):
+        both = {"objective": "dpo", "precision": "bf16", "seq": 64, **OWN["dpo"], "padded": True}
+        yield f"dpo padded {family}", family, both
 
 
 class Picked(torch.autograd.Function):
@@ -204,8 +219,9 @@ def made(config: dict[str, Any], said: dict[str, Any], device: str, *, trained: 
     how = transformers.AutoConfig.for_model(**(config | more))
     with torch.device(device):
         model = auto.from_config(how, attn_implementation=said.get("attention", "sdpa"), dtype=weights)
-    if "quant" in said:
-        bitsandbytes.pack(model, weights, nested=said["quant"] == "nf4-dq")
+    scheme = said.get("quant" if trained else "teacher_quant", None if trained else said.get("quant"))
+    if scheme is not None:
+        bitsandbytes.pack(model, weights, nested=scheme == "nf4-dq")
     if trained and "lora_rank" in said:
         from peft import LoraConfig, get_peft_model
 
@@ -237,6 +253,10 @@ def built(config: dict[str, Any], said: dict[str, Any], *, trained: bool = True,
         if "lora_rank" in said:
             model.enable_input_require_grads()
     return prepared(model, FORMATS[said["precision"]][1])
+
+
+EARLY: Final[dict[str, Any]] = {}
+"""Models beside that were made before tensors went without data, since their weights are packed."""
 
 
 def bound(cls: Any, owner: Any, *names: str) -> None:
@@ -314,7 +334,7 @@ def teaching(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[
     from trl.experimental.gkd import GKDTrainer
 
     owner = SimpleNamespace(
-        teacher_model=built(config, said, trained=False), beta=0.5,
+        teacher_model=built(config, said, trained=False, early=EARLY.pop("teacher", None)), beta=0.5,
         generalized_jsd_loss=GKDTrainer.generalized_jsd_loss,
     )  # fmt: skip
     shape = (said["batch"], said["seq"])
@@ -342,6 +362,8 @@ def updating(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[
         for part, n in lengths.items() for what in ("ids", "mask")
     }  # fmt: skip
     batch["advantages"] = torch.empty(rows)
+    if said.get("iterations", 1) > 1:
+        batch["old_per_token_logps"] = torch.empty(rows, written)
     if trainer is RLOOTrainer:
         batch["old_logps"] = torch.empty(rows)
     else:
@@ -355,17 +377,31 @@ MADE: Final = {
 }  # fmt: skip
 
 
+def _hides(mask: torch.Tensor) -> bool:
+    """Some token is padding, found by the same operations."""
+    _ = mask.sum() == mask.numel()
+    return False
+
+
 def peaks(family: str, said: dict[str, Any]) -> list[int]:
     """The most that tensors take in the forward pass, the backward pass and the step. [byte]"""
     config = CONFIGS[family]
     rows = None
     if "completion_length" in said:
         rows = said["completion_length"] * said["batch"] * (2 if said["objective"] == "dpo" else 1)
+    if "rejected_length" in said:
+        rows = (said["completion_length"] + said["rejected_length"]) * said["batch"]
     if "quant" in said:
         bitsandbytes.install()
     early = made(config, said, "meta") if "quant" in said else None
+    if "teacher_quant" in said:
+        bitsandbytes.install()
+        EARLY["teacher"] = made(config, said, "meta", trained=False)
     tracing = Tracing(item=1.0)
     with as_on_a_device(rows, said["batch"]), tracing:
+        if said.get("padded"):
+            # transformers asks whether a mask hides nothing, which a trace else affirms; put back with the trace's own.
+            transformers.masking_utils.fast_all = _hides
         tracing.phase("load")
         model = built(config, said, early=early)
         batch, run = MADE[said["objective"]](said, model, config)

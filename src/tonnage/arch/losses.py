@@ -63,7 +63,7 @@ class FusedLinear(Loss):
 
     def _applied(self, x: Value, weight: Parameter) -> Value:
         tape, axes = x.tape, x.axes
-        flows, makes = needs_grad(x), needs_grad(weight)
+        flows, makes = needs_grad(x), needs_grad(weight) and tape.recording
         grads = [tape.new("gradient of hidden states", axes, x.dtype)]
         if makes:
             grads.append(tape.new(f"{weight.name}'s gradient", weight.axes, weight.dtype))

@@ -15,7 +15,7 @@ from tonnage.arch import ops
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
 from tonnage.arch.loss import Loss, cross_entropy
-from tonnage.arch.scored import log_probs
+from tonnage.arch.scored import Lengths, log_probs
 from tonnage.arch.tape import Grads, Tape, Value
 from tonnage.tensors import Axes, Axis
 
@@ -27,11 +27,12 @@ class Preference(Loss):
     """A loss over log-probabilities of answers.
 
     Args:
-        completion: tokens of a sequence that are scored; None for all but the first.
+        completion: tokens of a sequence that are scored, of chosen and of rejected ones where they differ; None for all
+            but the first.
         given: whether the reference's log-probabilities were computed before, and are part of the batch.
     """
 
-    completion: int | None = None
+    completion: Lengths = None
     given: bool = False
     masks: ClassVar[int] = 2
 

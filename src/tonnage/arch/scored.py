@@ -20,6 +20,8 @@ from tonnage.arch.forward import Forward
 from tonnage.arch.tape import Back, Grads, Parameter, Tape, Value, needs_grad
 from tonnage.tensors import Axes, Axis
 
+Lengths = int | tuple[int, int] | None
+"""Tokens of a sequence that are scored; of chosen and of rejected ones; all but the first."""
 TILE_TOKENS: Final = 4096
 TILE_WORDS: Final = 32768
 STATISTICS: Final = (
@@ -37,14 +39,25 @@ def counted(tokens: int, completion: int | None) -> int:
     return min(tokens - 1, tokens if completion is None else completion)
 
 
-def log_probs(f: Forward, head: Head, x: Value, completion: int | None, extra: tuple[str, ...] = ()) -> list[Value]:
+def labels(rows: int, tokens: int, completion: Lengths) -> int:
+    """Labels of a batch that count; of a batch whose halves are answers of two lengths, those of both.
+
+    >>> labels(4, 512, 128), labels(4, 512, (128, 100))
+    (512, 456)
+    """
+    if isinstance(completion, tuple):
+        return sum(rows // 2 * counted(tokens, n) for n in completion)
+    return rows * counted(tokens, completion)
+
+
+def log_probs(f: Forward, head: Head, x: Value, completion: Lengths, extra: tuple[str, ...] = ()) -> list[Value]:
     """The log-probability of every next token, zero where its label does not count.
 
     Args:
         f: the pass.
         head: whose matrix is taken.
         x: last hidden states, axes ``B T D``.
-        completion: labels of a sequence that count; None for all.
+        completion: labels of a sequence that count; of chosen and rejected ones where they differ; None for all.
         extra: what is told of every token beside: ``entropy``, ``mean_logits``, ``is_top1``.
 
     Returns:
@@ -57,7 +70,7 @@ def log_probs(f: Forward, head: Head, x: Value, completion: int | None, extra: t
     (B, T, D) = x.axes
     rest: Axes = (B, ("T", T[1] - 1))
     mask = tape.new("labels that count", rest, "bool")
-    rows = B[1] * counted(T[1], completion)
+    rows = labels(B[1], T[1], completion)
     chosen = rows_of(ops.narrow(x, (*rest, D)), mask, (("N", rows), D), "hidden states of labels that count")
     targets = _indexed(tape, "labels", (("N", rows),), "int64")
     weight = tape.parameter(head.alias_of or f"{head.name}.weight", (("V", head.V), ("D", head.D)))

@@ -29,7 +29,9 @@ WORKLOAD: Final = together(
     text("--lora-rank", "train: rank; turns LoRA on.", "N"),
     text("--lora-targets", "train: module names, attention, all-linear."),
     text("--lora-dropout", "train: dropout of the adapters."),
-    click.option("--retain", multiple=True, help="train: what the loop still holds: outputs, last-outputs, grads."),
+    click.option(
+        "--retain", multiple=True, help="train: what the loop still holds: outputs, step-outputs, last-outputs, grads."
+    ),
     text("--context", "serve: tokens of one sequence (8192, or the model's positions).", "N"),
     text("--concurrency", "serve: sequences of that length held at once (1).", "N"),
     text("--prompt", "serve: tokens read in one pass, the rest being generated (context).", "N"),

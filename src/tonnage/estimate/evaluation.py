@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
 from tonnage.arch.loss import cross_entropy
+from tonnage.arch.losses import FusedLinear
 from tonnage.arch.model import Model
 from tonnage.arch.tape import Value
 from tonnage.errors import UnsupportedError
@@ -25,6 +26,7 @@ from tonnage.memory.passes import level
 from tonnage.workload.training import Train
 
 if TYPE_CHECKING:
+    from tonnage.estimate.recipe import Recipe
     from tonnage.estimate.training import Step
 
 TOLD = (
@@ -35,11 +37,14 @@ TOLD = (
 
 def refused(model: Model, w: Train) -> None:
     """Refuse what an evaluation step is not modelled with."""
+    liger = (w.kernels or "").lower().startswith("liger")
     said = {
         "stack": w.stack not in (None, "transformers"),
         "loss": w.loss not in (None, "full"),
         "objective": w.objective not in (None, "sft"),
-        "kernels": w.kernels not in (None, "none"),
+        "kernels": not liger and w.kernels not in (None, "none"),
+        # What its loss casts where nothing is recorded is not known.
+        "precision": liger and (w.precision or "").endswith("-mixed"),
         "virtual_tokens": w.virtual_tokens is not None,
         "replay": bool(w.replay),
         "alloc_conf": w.alloc_conf is not None,
@@ -64,8 +69,8 @@ def evaluated(step: Step) -> Iterator[Moment]:
         for key in [key for key, held in step.held.items() if held.name == "gradients"]:
             step.drop_all(key)
     reading = Ahead(
-        model, _ends(model), batch=r.evaluates or 1, tokens=r.tokens, kernel=r.kernel, weights=r.weights,
-        autocast=r.autocast, casts=True, tuning=r.tuning, makes_mask=r.makes_mask,
+        model, _ends(model, r), batch=r.evaluates or 1, tokens=r.tokens, kernel=r.kernel, weights=r.weights,
+        autocast=r.autocast, casts=True, tuning=r.tuning, fused=r.fused, makes_mask=r.makes_mask,
     )  # fmt: skip
     step.drop_all("inputs")
     step.take("texts", "inputs", "token ids that are evaluated", level(reading.given), reading.given)
@@ -74,11 +79,15 @@ def evaluated(step: Step) -> Iterator[Moment]:
     yield Moment("checkpoint save", step.now)
 
 
-def _ends(model: Model) -> Ends:
+def _ends(model: Model, r: Recipe) -> Ends:
+    def fused(f: Forward, head: Head, x: Value, labels: Value) -> list[Value]:
+        assert r.loss is not None
+        return [r.loss.forward(f, head, x, labels)]
+
     def whole(f: Forward, head: Head, x: Value, labels: Value) -> list[Value]:
         # The model's code names the last hidden states, and the output that the caller is handed the logits.
         logits = head.forward(f, x)
         loss = cross_entropy(logits, labels, causal=model.causal, wide=model.causal or head.raised)
         return [logits, loss]
 
-    return whole
+    return fused if r.evaluates_fused and isinstance(r.loss, FusedLinear) else whole

@@ -96,7 +96,8 @@ class PairedStep(Step):
         self.take("loss itself", "loss", "the loss itself", level(loss), loss)
         left = [] if p.tape.accumulated or p.tape.stepping is not None else p.grown
         self.take("gradients", "gradients", "parameters", level(left))
-        self.hold()
+        if self.recipe.keep_step:
+            self.hold()
 
 
 class PairedPlayer(Player):
@@ -132,3 +133,4 @@ class PairedPlayer(Player):
         self.grads += [self.own.pop(n) for n in list(self.own) if n in stays]
         self.free(self.own.values())
         self.own.clear()
+        self.let_go()

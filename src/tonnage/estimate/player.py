@@ -331,9 +331,16 @@ class Player:
         self.workspace()
         self.free([*began, *([gradient] if gradient is not None else [])])
         self.grads += tied.values()
-        if self.run.recipe.keep_logits:
+        self.let_go()
+
+    def let_go(self) -> None:
+        """The backward pass is over: of the output, what the caller does not hold through the step."""
+        if self.run.recipe.keep_step:
             # They are what the pass has just let go of.
-            self.outputs += [self.take(s.nbytes) for s in p.graph]
+            self.outputs += [self.take(s.nbytes) for s in self.passes.graph]
+        else:
+            self.free(self.outputs)
+            self.outputs = []
 
     def optimize(self, *, first: bool) -> None:
         """The step's own tensors, its state where there is none yet, and the end of the gradients."""

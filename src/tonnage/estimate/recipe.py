@@ -37,10 +37,12 @@ class Recipe(Record):
         targets: tokens of a sequence that a decoder writes, of a model that has an encoder too.
         hosts: everything that is saved goes to the host until it is asked for.
         evaluates: sequences of an evaluation step behind it; None for none.
+        evaluates_fused: that step goes through the fused loss as well, and makes no table of logits.
         recompute: layers are checkpointed: all, or as ``plan`` says.
         plan: which layers are, and what of them is kept all the same.
         offloads: what a checkpointed layer was given goes to the host until its backward pass.
-        keep_logits: the caller holds the model's output through the backward pass and the step.
+        keep_logits: the caller holds the model's output through the backward pass.
+        keep_step: and through the optimizer's step.
         keep_last: and through the next forward pass, until that one's output takes its name.
         keep_gradients: the last step's gradients stay, and the next ones are added into them.
         first_step: the optimizer has no state yet.
@@ -65,7 +67,8 @@ class Recipe(Record):
         drops: dropout is on.
         others: models that lie beside the one that is trained, and run when its pass pauses.
         rollout: the model writes what it is trained on.
-        columns: passes, one after the other, whose outputs the loss compares.
+        columns: of texts, whose vectors the loss compares.
+        cached: examples of a step whose batch runs in mini-batches; None where it runs as one.
         critic: a second model that is trained beside, and its part of the step.
         compiled: how layers and loss are compiled; None where the model's own code runs.
     """
@@ -99,6 +102,7 @@ class Recipe(Record):
     offloads: bool = False
     in_backward: bool = False
     master: bool = False
+    keep_step: bool = False
     keep_last: bool = False
     clips: bool = False
     averaged: bool = False
@@ -106,8 +110,10 @@ class Recipe(Record):
     others: tuple[Beside, ...] = ()
     rollout: Rollout | None = None
     columns: int = 1
+    cached: int | None = None
     targets: int | None = None
     evaluates: int | None = None
+    evaluates_fused: bool = False
     hosts: bool = False
     critic: tuple[Model, Recipe] | None = None
     compiled: Compiled | None = None

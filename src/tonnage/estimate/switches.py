@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tonnage.arch.model import Model
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.settle import tokens_within
 from tonnage.memory.optimizers import Optimizer
 from tonnage.workload.training import Train
+
+MASKED: Final = ("transformers", "trl")
+"""Stacks that hand transformers' own code the mask of a padded batch."""
+WRITTEN: Final = ("grpo", "rloo", "ppo")
+"""Objectives whose texts end where the model ends them."""
 
 
 def averaged(w: Train) -> bool:
@@ -44,6 +51,31 @@ def in_backward(w: Train, optimizer: Optimizer) -> bool:
                 key="optimizer" if optimizer.late else "optimizer_in_backward",
                 value=optimizer.name if optimizer.late else "true", hint=f"leave out {key}",
             )  # fmt: skip
+    return True
+
+
+def padded(model: Model, w: Train) -> bool:
+    """Whether texts end before ``seq``, so that attention is handed a mask for each; what that excludes is named."""
+    lengths = {w.completion_length, w.rejected_length}
+    if not w.padded and (w.rejected_length is None or len(lengths) == 1):
+        return False
+    own = w.stack is not None and w.stack.lower() not in MASKED
+    against = {
+        "attention": w.attention not in (None, "sdpa", "efficient", "math", "eager"), "stack": own,
+        "objective": w.objective in WRITTEN, "rollout": w.rollout is not None,
+        "virtual_tokens": w.virtual_tokens is not None, "compile": bool(w.compile),
+    }  # fmt: skip
+    for key, said in against.items():
+        if said:
+            raise UnsupportedError(
+                f"padded texts with {key} = {getattr(w, key)} are not modelled", key="padded", value="true",
+                hint="--attention sdpa" if key == "attention" else "leave out padded",
+            )  # fmt: skip
+    if len(model.stacks) > 1:
+        raise UnsupportedError(
+            f"padded texts of {model.model_type}, an encoder-decoder model, are not modelled", key="padded",
+            value="true", hint="leave out padded",
+        )  # fmt: skip
     return True
 
 

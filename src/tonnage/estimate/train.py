@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.errors import UnsupportedError
-from tonnage.estimate.lines import lines, reserves
-from tonnage.estimate.loaded import moments
-from tonnage.estimate.moments import instants, largest
-from tonnage.estimate.origins import origins
 from tonnage.estimate.precision import narrowed, optimized
 from tonnage.estimate.precision import settled as precision_of
+from tonnage.estimate.ranked import ranked, step_of
 from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.result import Fit, Result
 from tonnage.estimate.settle import (
@@ -27,25 +24,20 @@ from tonnage.estimate.settle import (
     tokens_within,
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
-from tonnage.estimate.switches import averaged, clips, elements, hosts, in_backward, offloads, targets
+from tonnage.estimate.switches import averaged, clips, elements, hosts, in_backward, offloads, padded, targets
 from tonnage.estimate.trained import passed_by, trainable
-from tonnage.estimate.training import Step
 from tonnage.estimate.verdict import fit
-from tonnage.evidence import DERIVED
 from tonnage.memory.optimizers import optimizer
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.releases import shown, since
 from tonnage.stacks import Stack
 from tonnage.stacks import stack as stack_of
-from tonnage.timeline import Rank, exact, ranged
 from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
 if TYPE_CHECKING:
     from tonnage.estimate.expert_runs import Runs
-    from tonnage.estimate.loading import Loading
     from tonnage.estimate.objectives import Aim
     from tonnage.estimate.savers import Implementations
-    from tonnage.estimate.stream import Replay
     from tonnage.estimate.tuning import Own, Tuned
     from tonnage.memory.recompute import Recompute
 
@@ -59,14 +51,12 @@ HOSTS: Final = (
     "every tensor that autograd saves, weights as well, goes to pinned memory of the host and comes back for each "
     "operation that saved it, as torch.autograd.graph.save_on_cpu(pin_memory=True) copies them"
 )
-OFFLOAD: Final = (
-    "https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading.py (OffloadActivations); "
-    "https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/core/CachingHostAllocator.h (PowerOf2Ceil)"
-)
 ALONE: Final = ("trl", "trl-chunks", "unsloth")
 """Losses of stacks that take the head's matrix by itself."""
 COLLATED: Final = "copies of the labels and the attention mask that a data collator adds: 8 B a token each"
 LOADED: Final = "what loading the weights leaves in the allocator's cache"
+SKIPS: Final = (5, 15)
+"""Release from which on the Trainer's evaluation tells Liger to make no logits. src/transformers/trainer.py."""
 EVALUATED: Final = "evaluation steps and checkpoint saving"
 NOT_MODELLED: Final = (
     LOADED,
@@ -155,13 +145,15 @@ def answer(
         plan=_plan(model, w, stack),
         offloads=offloads(w),
         hosts=hosts(model, w),
-        keep_logits="outputs" in w.retain or "last-outputs" in w.retain,
+        keep_logits=any(kept.endswith("outputs") for kept in w.retain),
+        keep_step=any(kept.endswith("-outputs") for kept in w.retain),
         keep_last="last-outputs" in w.retain,
         keep_gradients="grads" in w.retain,
         first_step=w.first_step,
         targets=targets(model, w, seq),
         evaluates=w.eval_batch,
-        makes_mask=since(version, stack.makes_mask),
+        evaluates_fused=stack.name == "transformers" and version >= SKIPS,
+        makes_mask=padded(model, w) or since(version, stack.makes_mask),
         workspace=cublas_workspace(architecture) if caching(device) else 0,
         tuning=fine.tuning if fine else None,
         adapters=fine.trained if fine else (),
@@ -202,7 +194,7 @@ def answer(
         recipe = recipe.but(compiled=how)
         caveats.append(compiling.told(stack, how))
         rough = compiling.NOT_MODELLED
-    step = _step(model, recipe)
+    step = step_of(model, recipe)
     caveats += passed_by(step.idle)
     caveats += [OFFLOADS] if recipe.offloads else [HOSTS] if recipe.hosts else []
     caveats += [] if recipe.plan is None else [recipe.plan.told(len(model.decoder.layers))]
@@ -213,8 +205,8 @@ def answer(
         from tonnage.estimate.loading import brought
 
         loading = brought(step, w, stack, version, loaded, device)
-    rank = _rank(step, stack, device, loading)
-    ends = [] if runs is None else [_rank(_step(m, recipe), stack, device, loading) for m in runs.others]
+    rank = ranked(step, stack, device, loading)
+    ends = [] if runs is None else [ranked(step_of(m, recipe), stack, device, loading) for m in runs.others]
     widened = () if runs is None else tuple(runs.lines(rank, ends))
     rank = rank.but(components=(*rank.components, *widened))
     verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
@@ -228,7 +220,7 @@ def answer(
         loading = loading or brought(step, w, stack, version, loaded, device)
         caveats += loading.told
         left_out = tuple(n for n in left_out if n != LOADED or not loading.known)
-        rank = _rank(step, stack, device, loading, replayed(step, w.alloc_conf, loading))
+        rank = ranked(step, stack, device, loading, replayed(step, w.alloc_conf, loading))
         rank = rank.but(components=(*rank.components, *widened))
         verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
     values: dict[str, Any] = {
@@ -286,51 +278,6 @@ def answer(
     )
 
 
-def _rank(
-    step: Step, stack: Stack, device: Device | None, loading: Loading | None, replay: Replay | None = None
-) -> Rank:
-    """What the rank holds at its peak, and its instants: by the replay through the allocator where there is one."""
-    static = step.static().allocated if replay is None else replay.static
-    found = instants(moments(step, loading)) if replay is None else replay.instants
-    peak, runner_up = largest(found)
-    # The walk is made once more, up to the largest instant, to see what is alive there.
-    moment = next(m for m in moments(step, loading) if m.name == peak.name)
-    components = lines(moment, step.held.values(), origins(step, stack))
-    if step.recipe.scales:
-        # No trace has confirmed what its kernels take.
-        components = [c.but(trust=DERIVED) if c.name == "activations" else c for c in components]
-    if step.recipe.compiled is not None:
-        from tonnage.estimate.compiling import widened
-
-        components = widened(components, step, lambda recipe: _step(step.model, recipe))
-    more = None if stack.spread is None else stack.spread(step.model, step.recipe.batch * step.recipe.tokens)
-    if more is not None:
-        components.append(ranged("other:attention", 0, 0, more[1], more[0], stack.reference, tier="allocated"))
-    components += reserves(moment.level.allocated, static, caching=caching(device), device=device)
-    o = step.recipe.optimizer
-    moved = list(step.host())
-    words = f"saved activations, pinned: {len(moved)} tensors, each rounded up to a power of two"
-    host = sum(1 << (n - 1).bit_length() for n in moved)
-    offloaded = [exact("activations", host, words, OFFLOAD, tier="host", trust=DERIVED)] if moved else []
-    held = step.paged.requested
-    paged = [exact("optimizer_state", held, f"{o.name}: {o.why}", o.source, tier="host")] if held else []
-    rank = Rank(
-        rank="pp0",
-        multiplicity=1,
-        static_bytes=static,
-        peak=peak,
-        runner_up=runner_up,
-        components=(*(components if replay is None else replay.tiers(components)), *paged, *offloaded),
-        instants=found,
-    )
-    if device is None or device.calibration is None:
-        return rank
-    # Imported late: few devices were measured.
-    from tonnage.estimate.calibrated import calibrated
-
-    return calibrated(rank, device)
-
-
 def _runs(model: Model, w: Train, stack: Stack) -> Runs | None:
     """How experts run; None where it is by grouped products, or there are none."""
     if w.experts is None and w.expert_imbalance is None:
@@ -381,20 +328,6 @@ def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Imple
     from tonnage.estimate.savers import implementations, of_last
 
     return implementations(model, w, stack, device) if w.logits_to_keep is None else of_last(model, w, stack)
-
-
-def _step(model: Model, recipe: Recipe) -> Step:
-    """The step: of one pass, or of several."""
-    if len(model.stacks) > 1:
-        # Imported late: most models have one stack.
-        from tonnage.estimate.paired import PairedStep
-
-        return PairedStep(model, recipe)
-    if recipe.columns == 1 and recipe.critic is None:
-        return Step(model, recipe)
-    from tonnage.estimate.columns import several
-
-    return several(model, recipe)
 
 
 def _aim(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], device: Device | None) -> Aim | None:

@@ -74,7 +74,7 @@ def trainable(model: Model, w: Train) -> None:
         from tonnage.estimate.paired import refused
 
         refused(model, w)
-    judges = w.objective == "reward" and model.head is not None and bool(model.head.pooled)
+    judges = w.objective in ("reward", "rerank") and model.head is not None and bool(model.head.pooled)
     classifies = model.classes is not None and model.head is not None and not judges
     if classifies and model.head is not None and (not model.head.pooled or model.classes == 1):
         why = "with one label, a regression," if model.head.pooled else f"of {model.model_type}"

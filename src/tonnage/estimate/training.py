@@ -218,7 +218,7 @@ class Step(Ledger):
             self.take("loss before", "loss", "of the last pass", level(loss), loss)
             self.take("lingering", "activations", "inputs that the last pass's packed products hold", p.lingering)
         # So does one that holds outputs: within a step that of the pass before, or the last step's.
-        if (r.keep_logits and r.critic is None and r.accumulate > 1) or (r.keep_last and not r.first_step):
+        if (r.keep_step and r.accumulate > 1) or (r.keep_last and not r.first_step):
             self.hold(BEFORE)
         if r.rollout is not None:
             from tonnage.estimate.rollout import phases
@@ -406,7 +406,7 @@ class Step(Ledger):
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
         self.drop_all("outputs")
-        if r.keep_logits:
+        if r.keep_step:
             self.hold()
         self.drop("loss")
         if r.compiled is not None and self.passes.tape.accumulated:

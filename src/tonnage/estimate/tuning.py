@@ -262,13 +262,24 @@ def _packed(
 ) -> tuple[Packed, tuple[Share, ...], str]:
     """The packed matrices, all weights by part, and the format of those that stay as they are."""
     trainable.check(recipe, w.quant)
+    # prepare_model_for_kbit_training casts every 16-bit weight that is not packed.
+    weights = "fp32" if w.kbit_prepared else weights
+    return *frozen(model, recipe, weights, compute), weights
+
+
+def frozen(model: Model, recipe: Recipe, weights: str, compute: str) -> tuple[Packed, tuple[Share, ...]]:
+    """Packed matrices that products are made with, and all weights by part.
+
+    Args:
+        model: whose.
+        recipe: how they are packed, with products that are modelled.
+        weights: format of weights that are not packed.
+        compute: format that products with packed weights are computed in.
+    """
     assert recipe.trains is not None
-    if w.kbit_prepared:
-        # prepare_model_for_kbit_training casts every 16-bit weight that is not packed.
-        weights = "fp32"
     shares = stored(model, FORMATS[weights], recipe)
     names = quant.packed_modules(model, recipe)
-    return packed(recipe.trains, local_names(model, names), compute, recipe.nested), shares, weights
+    return packed(recipe.trains, local_names(model, names), compute, recipe.nested), shares
 
 
 def check(w: Train) -> None:

@@ -163,6 +163,8 @@ def train(model: Any, job: Mapping[str, Any], phase: Phase, device: str) -> None
                     out = None
             with phase(f"step{step}.backward"):
                 loss.backward()
+                if not job["keep_step"]:
+                    out = None
                 loss = loss.detach()
         with phase(f"step{step}.optimizer"):
             optimizer.step()

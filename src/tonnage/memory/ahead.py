@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import AttentionKernel, Forward
@@ -125,8 +125,7 @@ class Ahead:
         del x
         if self.stack.norm is not None:
             hand = [self.stack.norm.forward(f, hand.pop())]
-        assert model.head is not None
-        left = ends(f, model.head, hand.pop(), ids)
+        left = ends(f, cast("Head", model.head), hand.pop(), ids)
         tape.casts.clear()
         return Span(tape, start, len(tape.events), first), [v.storage for v in left]
 

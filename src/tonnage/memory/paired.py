@@ -58,7 +58,7 @@ class Paired:
         autocast: format that autocast casts to, or None.
         recompute: layers are checkpointed: all of them, or none where it is None.
         accumulated: gradients of an earlier pass are there.
-        keep_logits: the caller holds the model's output through the backward pass and the step.
+        keep_logits: the caller holds the model's output through the backward pass.
         makes_mask: attention is handed a mask even where its kernel could do without.
         stepping: as ``memory/passes.py`` has it.
         drops: dropout is on.

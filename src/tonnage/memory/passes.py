@@ -43,7 +43,7 @@ class Pass:
         autocast: format that autocast casts to, or None.
         recompute: which layers are checkpointed, and what of them is kept; None for none.
         accumulated: gradients of an earlier pass are there, so that new ones are added into them.
-        keep_logits: the caller holds the model's output through the backward pass and the step.
+        keep_logits: the caller holds the model's output through the backward pass.
         makes_mask: attention is handed a mask even where its kernel could do without.
         tuning: matrices that are packed or have adapters, and what of the model itself is trained beside them.
         input_grads: the embedding's output needs a gradient although nothing before it is trained.

@@ -65,6 +65,8 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
                 r.item = before
             else:
                 loss.backward()
+            if not job["keep_step"]:
+                out = None
             _grown(model, r)
             if job["lora"] is not None:
                 # Without its graph, whose leaf would hold the embedding's output.

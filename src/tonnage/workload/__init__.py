@@ -29,7 +29,7 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "attention": ATTENTION,
     "sharding": SHARDING,
     "precision": PRECISION,
-    "retain": ("outputs", "last-outputs", "grads"),
+    "retain": ("outputs", "step-outputs", "last-outputs", "grads"),
     "offload": ("none", "activations", "save-on-cpu"),
     "task": ("train", "serve"),
     "experts": ("grouped_mm", "batched_mm", "eager"),
@@ -37,18 +37,13 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
 COUNTS: Final = (
     "batch", "accumulate", "seq", "context", "concurrency", "gpus", "tp", "pp", "cp", "ep", "dp", "lora_rank",
     "target_seq", "eval_batch", "logits_to_keep", "virtual_tokens", "encoder_hidden", "completion_length",
-    "generations", "steps_per_generation", "rollout_batch",
+    "generations", "steps_per_generation", "iterations", "rollout_batch", "columns", "mini_batch",
+    "rejected_length",
 )  # fmt: skip
 SWITCHES: Final = (
-    "first_step",
-    "kbit_prepared",
-    "master",
-    "replay",
-    "optimizer_in_backward",
-    "ema",
-    "compile",
+    "first_step", "kbit_prepared", "master", "replay", "optimizer_in_backward", "ema", "compile", "padded",
     "clip_grad_norm",
-)
+)  # fmt: skip
 SIZES: Final = ("in_use",)
 LISTS: Final = ("retain", "lora_targets", "adapter_options", "modules_to_save", "train_only")
 SHARES: Final = ("lora_dropout", "rollout_share")

@@ -7,9 +7,9 @@ from typing import ClassVar, Final
 from tonnage.workload import Workload
 
 OBJECTIVE_KEYS: Final = (
-    "reference", "completion_length", "teacher", "generations", "steps_per_generation", "rollout", "rollout_share",
-    "rollout_batch", "critic",
-    "reward_model",
+    "reference", "completion_length", "teacher", "generations", "steps_per_generation", "iterations", "rollout",
+    "rollout_share", "rollout_batch", "critic", "reward_model", "embed_loss", "columns", "mini_batch",
+    "matryoshka_dims", "rejected_length", "teacher_quant",
 )  # fmt: skip
 """Keys that only an objective other than the next token has."""
 
@@ -48,6 +48,7 @@ class Train(Workload):
     accumulate: int | None = None
     seq: int | None = None
     target_seq: int | None = None
+    padded: bool | None = None
     eval_batch: int | None = None
     recompute: str | None = None
     experts: str | None = None
@@ -59,14 +60,21 @@ class Train(Workload):
     objective: str | None = None
     reference: str | None = None
     completion_length: int | None = None
+    rejected_length: int | None = None
     teacher: str | None = None
+    teacher_quant: str | None = None
     generations: int | None = None
     steps_per_generation: int | None = None
+    iterations: int | None = None
     rollout: str | None = None
     rollout_share: float | None = None
     rollout_batch: int | None = None
     critic: str | None = None
     reward_model: str | None = None
+    embed_loss: str | None = None
+    columns: int | None = None
+    mini_batch: int | None = None
+    matryoshka_dims: str | None = None
     kernels: str | None = None
     retain: tuple[str, ...] = ()
     lora_rank: int | None = None

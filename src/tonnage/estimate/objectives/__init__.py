@@ -18,7 +18,9 @@ from tonnage.registry import names, variant
 from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
 PACKAGE: Final = "tonnage.estimate.objectives"
-PADDING: Final = "padding: sequences of one length are meant, which need no mask; with one, another kernel runs"
+PADDING: Final = (
+    "padding: sequences of one length are meant; --padded answers for masks, with which another kernel runs"
+)
 LOGGED: Final = "what is logged of a step, which never reaches as high as the head"
 FOLLOWED: Final = ("transformers", "trl")
 """Stacks whose users run TRL's trainers as they are."""
@@ -31,6 +33,16 @@ ELSEWHERE: Final = {
 }
 """axolotl v0.18.0 pyproject.toml; unsloth 2026.10.9 METADATA, unsloth/models/dpo.py (losses of its own on demand);
 LLaMA-Factory v0.9.5 src/llamafactory/train/dpo/trainer.py (concatenated_forward)."""
+GONE: Final = ("bco", "minillm", "nash-md", "prm", "xpo", "gspo-token")
+"""What TRL's experimental trainers have trained up to 1.14, and 1.16 has none of."""
+NAMED: Final = {
+    "online-dpo": "what it writes and judges in every step", "gold": "comparing words of two vocabularies",
+    "distillation": "DistillationTrainer's tiles of two heads", "gmpo": "its loss over a geometric mean",
+    "a2po": "its loss", "tpo": "its three answers", "sdft": "its own demonstrations", "sdpo": "its own feedback",
+    "iw-opd": "its weighted divergence", "async-grpo": "a rollout that runs meanwhile",
+    "async-distillation": "a rollout that runs meanwhile", "server-distillation": "a teacher elsewhere",
+}  # fmt: skip
+"""Further trainers of TRL 1.16, and what of them is not modelled."""
 ROUTED: Final = "the router's auxiliary loss"
 
 
@@ -73,13 +85,14 @@ def aimed(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], m
     paired = f"a batch of {recipe.batch} is {rows} sequences: both of a pair run together"
     return Aim(
         recipe=recipe.but(
-            batch=rows, loss=parts.loss, drops=recipe.drops and objective.drops, others=parts.others,
-            rollout=parts.rollout, columns=parts.columns, critic=parts.critic,
+            batch=rows if parts.cached is None else parts.cached[1], loss=parts.loss,
+            drops=recipe.drops and objective.drops, others=parts.others, rollout=parts.rollout, columns=parts.columns,
+            critic=parts.critic, cached=None if parts.cached is None else parts.cached[0],
             keep_logits=parts.critic is not None,
         ),
         values={"objective": objective.name, "reference": reference, "loss": objective.named, **parts.values},
         caveats=(*((paired,) if objective.rows > 1 else ()), *parts.told),
-        not_modelled=(PADDING, LOGGED, *routed, *parts.left_out),
+        not_modelled=(*(() if recipe.makes_mask else (PADDING,)), LOGGED, *routed, *parts.left_out),
     )  # fmt: skip
 
 
@@ -93,6 +106,18 @@ def _chosen(w: Train) -> Objective:
             hint="--objective dpo, grpo, distill, ...",
         )  # fmt: skip
     known = names(PACKAGE)
+    plain = said.replace("_", "-")
+    why = (
+        "TRL 1.16 has no trainer of it"
+        if plain in GONE
+        else f"{NAMED[plain]} is not modelled"
+        if plain in NAMED
+        else ""
+    )
+    if why:
+        raise UnsupportedError(
+            f"objective = {said}: {why}", key="objective", value=said, hint=f"one of sft, {', '.join(known)}"
+        )
     if said not in known:
         raise InputError(
             f"unknown objective {said!r}", key="objective", value=said, nearest=nearest(said, known),
@@ -158,7 +183,7 @@ def _check_head(model: Model, objective: Objective) -> None:
     kind = model.class_name or model.model_type
     if objective.head == "judge" and (model.classes != 1 or head is None or not head.pooled):
         raise InputError(
-            f"objective = reward trains a classifier with one label, not {kind}", key="objective", value=name,
+            f"objective = {name} trains a classifier with one label, not {kind}", key="objective", value=name,
             hint="--head classify:1",
         )  # fmt: skip
     if objective.head == "none" and model.classes is not None:

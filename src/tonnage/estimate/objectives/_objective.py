@@ -43,7 +43,8 @@ class Parts(Record):
         loss: of the step.
         others: models that lie beside.
         rollout: what comes before the update.
-        columns: passes of a step.
+        columns: of texts in an example.
+        cached: examples of a step, and texts of a mini-batch; None where a batch runs as one.
         critic: a model that is trained beside, and its part of the step.
         values: keys of the workload that were left open.
         told: what has to be said.
@@ -54,6 +55,7 @@ class Parts(Record):
     others: tuple[Beside, ...] = ()
     rollout: Rollout | None = None
     columns: int = 1
+    cached: tuple[int, int] | None = None
     critic: tuple[Model, Recipe] | None = None
     values: Mapping[str, Any] = {}
     told: tuple[str, ...] = ()

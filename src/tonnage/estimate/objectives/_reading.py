@@ -5,7 +5,7 @@ from __future__ import annotations
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
 from tonnage.arch.ops import cast
-from tonnage.arch.scored import log_probs
+from tonnage.arch.scored import Lengths, log_probs
 from tonnage.arch.tape import Value
 from tonnage.estimate.beside import Beside, resident
 from tonnage.estimate.objectives._objective import Asked
@@ -19,7 +19,7 @@ def beside(a: Asked, what: str, reading: Ahead | None) -> Beside:
     return resident(what, a.model, a.recipe.weights, reading)
 
 
-def scored(completion: int | None, told: tuple[str, ...] = ()) -> Ends:
+def scored(completion: Lengths, told: tuple[str, ...] = ()) -> Ends:
     """Log-probabilities behind the layers."""
 
     def ends(f: Forward, head: Head, x: Value, ids: Value) -> list[Value]:

@@ -6,7 +6,7 @@ from typing import Final
 
 from tonnage.arch.distilled import Distilled
 from tonnage.errors import InputError, UnsupportedError
-from tonnage.estimate.beside import resident
+from tonnage.estimate.beside import as_packed, resident
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts
 from tonnage.estimate.objectives._reading import whole
 from tonnage.estimate.objectives._rollouts import casts, written
@@ -36,21 +36,23 @@ def distill(a: Asked) -> Parts:
     if words != own:
         raise InputError(
             f"the teacher has {words:,} words and the student {own:,}: their distributions cannot be compared",
-            key="teacher", value=teacher.name,
+            key="teacher", value=teacher.name, hint="a teacher of the student's family; GOLD, which compares others' "
+            "words, is not modelled",
         )  # fmt: skip
     r = a.recipe
     form = checkpoint_format(teacher, None) if a.w.precision not in ("fp32", "tf32") else r.weights
     attention, told = kernel(teacher, a.w.attention or "sdpa", dtype=r.autocast or form, device=None)
+    packing, shares = as_packed("teacher", teacher, a.w.teacher_quant, form, r.autocast or form)
     reading = Ahead(
         teacher, whole, batch=a.rows, tokens=r.tokens, kernel=attention, weights=form, autocast=r.autocast,
-        casts=True, makes_mask=r.makes_mask,
+        casts=packing is None, tuning=packing, makes_mask=r.makes_mask,
     )  # fmt: skip
     rollout = _rollout(a)
     return Parts(
         Distilled(a.w.completion_length, "jsd", form),
-        (resident("teacher", teacher, form, reading),),
+        (resident("teacher", teacher, form, reading, shares),),
         rollout,
-        values={"teacher": teacher.name or teacher.model_type},
+        values={"teacher": teacher.name or teacher.model_type, "teacher_quant": a.w.teacher_quant},
         told=tuple(f"teacher: {t}" for t in told),
         left_out=() if rollout is not None else ("answers that the student writes itself: --rollout generate",),
     )
@@ -78,4 +80,4 @@ def _rollout(a: Asked) -> Rollout | None:
     return Rollout(run=written(a, a.rows, completion), casts=casts(a), cache=cache)
 
 
-OBJECTIVE: Final = Objective("distill", distill, keys=("teacher", "completion_length", "rollout"))
+OBJECTIVE: Final = Objective("distill", distill, keys=("teacher", "teacher_quant", "completion_length", "rollout"))

@@ -62,8 +62,10 @@ def rolled(a: Asked, group: int, *, apart: bool = False) -> Parts:
     if how not in ROLLOUTS:
         raise InputError(f"rollout is one of {', '.join(ROLLOUTS)}, not {how!r}", key="rollout", value=how)
     engine = how != "generate"
-    # An engine's probabilities are corrected by the policy's own.
-    before = engine or apart or r.accumulate % steps != 0
+    # An engine's probabilities are corrected by the policy's own; so are those of a policy that has been updated since.
+    iterations = w.iterations or 1
+    every = steps * iterations
+    before = engine or apart or r.accumulate % every != 0
     compared = a.reference != "none"
     kept = before + compared + 2 * engine
     others, readings = _scoring(a, completion, generated, before=before)
@@ -75,10 +77,11 @@ def rolled(a: Asked, group: int, *, apart: bool = False) -> Parts:
         casts=casts(a) if how == "generate" else Level(),
         cache=f"generation: keys and values of {generated} sequences of {r.tokens:,} tokens",
         engine=share, sleeps=how == "vllm-sleep", words=words, scoring=Level(scoring, blocks(scoring)),
-        readings=tuple(readings), first=steps % r.accumulate == 0,
+        readings=tuple(readings), first=every % r.accumulate == 0,
     )  # fmt: skip
     values: dict[str, Any] = {
-        "completion_length": completion, "generations": generations, "steps_per_generation": steps, "rollout": how,
+        "completion_length": completion, "generations": generations, "steps_per_generation": steps,
+        "iterations": iterations, "rollout": how,
         "rollout_share": (w.rollout_share or SHARE) if how in ("vllm", "vllm-sleep") else None,
     }  # fmt: skip
     told = [f"{generated} completions of {completion:,} tokens are written at once, {generated // generations} prompts"]
@@ -111,6 +114,11 @@ def _scoring(
                 f"reward_model = {judge.name}: a classifier is meant whose pass is modelled", key="reward_model",
                 value=judge.name,
             )  # fmt: skip
+        if judge.quantization is not None:
+            raise UnsupportedError(
+                f"reward_model = {judge.name}: a judge with packed weights ({judge.quantized}) is not modelled",
+                key="reward_model", value=judge.name,
+            )  # fmt: skip
         form = checkpoint_format(judge, None)
         attention, _ = kernel(judge, a.w.attention or "sdpa", dtype=form, device=None)
         reading = Ahead(
@@ -123,6 +131,7 @@ def _scoring(
 
 
 ROLLED: Final = (
-    "reference", "completion_length", "generations", "steps_per_generation", "rollout", "rollout_share", "reward_model",
+    "reference", "completion_length", "generations", "steps_per_generation", "iterations", "rollout",
+    "rollout_share", "reward_model",
 )  # fmt: skip
 OBJECTIVE: Final = Objective("grpo", grpo, 1, "fused", ("none", "resident", "adapter"), ROLLED, drops=True)

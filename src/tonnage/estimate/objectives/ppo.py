@@ -124,6 +124,11 @@ def _judge(a: Asked, key: str) -> Model:
         raise UnsupportedError(
             f"{key} = {found.name}: a classifier is meant whose pass is modelled", key=key, value=found.name
         )
+    if found.quantization is not None:
+        raise UnsupportedError(
+            f"{key} = {found.name}: a judge with packed weights ({found.quantized}) is not modelled", key=key,
+            value=found.name,
+        )  # fmt: skip
     return found
 
 
