@@ -117,8 +117,10 @@ def test_a_first_step_has_no_earlier_scores() -> None:
         for f in (False, True)
     )
     table, state = 4 * 4 * 512 * WORDS, 4 * (LLAMA_1B + JUDGE)
-    assert 0 <= later["generation: scores"] - first["generation: scores"] - table - state < 2**20
-    assert 0 <= later["loss"] - first["loss"] - state < 2**20
+    # And the backward pass has not multiplied yet.
+    workspace = 8_519_680
+    assert 0 <= later["generation: scores"] - first["generation: scores"] - table - state - workspace < 2**20
+    assert 0 <= later["loss"] - first["loss"] - state - workspace < 2**20
 
 
 def test_an_actor_with_adapters_is_its_own_reference() -> None:
