@@ -90,7 +90,7 @@ def test_parts_that_are_not_there_are_named(model: str, said: dict[str, Any], me
         ({"recompute": "layernorm", "lora_rank": 8}, "not modelled with lora_rank = 8"),
         ({"recompute": "layernorm", "kernels": "liger"}, "not modelled with kernels = liger"),
         ({"recompute": "layernorm", "stack": "torchtitan"}, "torchtitan has"),
-        ({"loss": "vocab-parallel-te"}, "not modelled"),
+        ({"loss": "vocab-parallel-fused"}, "not modelled"),
         ({"loss": "vocab-parallel", "objective": "dpo"}, "loss"),
     ],
 )

@@ -2,9 +2,10 @@
 
 ``python tests/reference/megatron_runs.py`` writes data/megatron.json, where Megatron-Core 0.19.0 lies beside torch
 2.13.0 and transformers 5.23.0 (``megatron/core`` of https://github.com/NVIDIA/Megatron-LM at core_v0.19.0, on the
-path). Two of its files are run, tensor_parallel/cross_entropy.py and tensor_parallel/random.py. What stands in: process
-groups, of which there is one rank; states of random numbers, which a trace has none of; and the extension in C++ that
-lets one storage show another's memory, which is told to the recorder instead.
+path), and for one loss two files of Transformer Engine 2.18. Of Megatron's, tensor_parallel/cross_entropy.py and
+tensor_parallel/random.py are run. What stands in: process groups, of which there is one rank; states of random numbers,
+which a trace has none of; kernels of Triton's, which allocate nothing; and the extension in C++ that lets one storage
+show another's memory, which is told to the recorder instead.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ CASES: Final = (
     ("gpt2", {"loss": "vocab-parallel"}),
     ("gemma2", {"loss": "vocab-parallel", "attention": "eager"}),
     ("qwen3_moe", {"loss": "vocab-parallel", "recompute": "layernorm"}),
+    ("llama", {"loss": "vocab-parallel-te"}),
+    ("gpt2", {"loss": "vocab-parallel-te"}),
 )
 
 
@@ -125,6 +128,56 @@ def alone() -> Iterator[None]:
         yield
     finally:
         torch.distributed.all_reduce = reduce
+
+
+class Kernel:
+    """A kernel of Triton's, which allocates nothing."""
+
+    def __getitem__(self, grid: Any) -> Any:
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        """Launched."""
+
+
+def engine_loss() -> Any:
+    """Transformer Engine's function, its two files loaded with kernels that do nothing."""
+    spec = importlib.util.find_spec("transformer_engine")
+    assert spec is not None
+    folder = Path(next(iter(spec.submodule_search_locations or ()))) / "pytorch"
+    kernels = types.ModuleType("kernels")
+    kernels.online_softmax_kernel = kernels.cross_entropy_kernel = kernels.element_mul_kernel = Kernel()
+    triton = types.ModuleType("triton")
+    triton.next_power_of_2 = lambda n: 1 << (n - 1).bit_length()
+    packages = {}
+    for name in ("transformer_engine", "transformer_engine.pytorch", "transformer_engine.pytorch.triton"):
+        packages[name] = types.ModuleType(name)
+        packages[name].__path__ = [str(folder.joinpath("..", *name.split(".")[1:]))]
+    names = {**packages, "triton": triton, "transformer_engine.common.triton.cross_entropy": kernels}
+    before = {name: sys.modules.get(name) for name in names}
+    sys.modules.update(names)
+    try:
+        found = importlib.import_module("transformer_engine.pytorch.cross_entropy")
+    finally:
+        for name in [n for n in sys.modules if n.startswith("transformer_engine")]:
+            del sys.modules[name]
+        for name, was in before.items():
+            sys.modules.pop(name, None)
+            if was is not None:
+                sys.modules[name] = was
+    # It compares shapes first, and they differ.
+    found.triton_cross_entropy.torch = types.SimpleNamespace(**{**vars(torch), "equal": lambda *_: False})
+    return found
+
+
+def by_engine(found: Any) -> Any:
+    """As Megatron-Core calls it, in a group of one."""
+
+    def loss(logits: Any, labels: Any, tp_group: Any) -> Any:
+        labels = torch.as_strided(labels, labels.size(), (labels.size()[1], 1))
+        return found.CrossEntropyFunction.apply(logits, labels, 0.0, False, None, -100, False)
+
+    return types.SimpleNamespace(vocab_parallel_cross_entropy=loss)
 
 
 def parallel_loss(cross_entropy: Any, logits: Any, batch: dict[str, Any]) -> Any:
@@ -273,7 +326,9 @@ def discarding(random: Any, model: Any, modules: list[str], r: Recorder) -> Iter
 def step_of(said: dict[str, Any], cross_entropy: Any, model: Any) -> tuple[dict[str, Any], Callable[[], Any]]:
     """The batch, and a forward pass, with Megatron's loss or the model's own."""
     shape = (said["batch"], said["seq"])
-    parallel = said.get("loss") == "vocab-parallel"
+    parallel = "loss" in said
+    if said.get("loss") == "vocab-parallel-te":
+        cross_entropy = by_engine(engine_loss())
     batch = {name: torch.empty(shape, dtype=torch.int64) for name in ("input_ids", "labels")[: 1 + parallel]}
     if parallel:
         batch["loss_mask"] = torch.empty(shape)
@@ -329,7 +384,8 @@ def peaks(family: str, said: dict[str, Any]) -> list[int]:
 def main() -> None:
     """Record every case."""
     runs = [{"family": family, "said": said, "peaks": peaks(family, said)} for family, said in cases()]
-    how = "tests/reference/megatron_runs.py: Megatron-Core 0.19.0, torch 2.13.0, transformers 5.23.0"
+    how = "tests/reference/megatron_runs.py: Megatron-Core 0.19.0, Transformer Engine 2.18, torch 2.13.0, "
+    how += "transformers 5.23.0"
     path = Path(__file__).parent.parent / "data" / "megatron.json"
     lines = ",\n".join(json.dumps(run) for run in runs)
     path.write_text(f'{{"made": {json.dumps(how)}, "runs": [\n{lines}\n]}}\n')

@@ -24,7 +24,10 @@ from tonnage.tracing.stream import BUFFER, INPUT, PARAMETER, Traced
 
 KINDS = ("forward", "backward", "optimizer")
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-FAMILIES = {"mixtral": (8, 2), "qwen3_moe": (16, 4), "deepseek_v3": (16, 4), "qwen2_moe": (16, 4), "granitemoe": (8, 2)}
+FAMILIES = {
+    "mixtral": (8, 2), "qwen3_moe": (16, 4), "deepseek_v3": (16, 4), "qwen2_moe": (16, 4), "granitemoe": (8, 2),
+    "gpt_oss": (16, 4),
+}  # fmt: skip
 """By family: experts, and how many a token uses."""
 SHAPES: tuple[dict[str, Any], ...] = (
     {"precision": "fp32", "batch": 2, "seq": 24},
@@ -88,7 +91,7 @@ def measured(family: str, said: dict[str, Any], how: str, implementation: str) -
             # As loading leaves it.
             buffer.data = buffer.data.float()
     model.set_experts_implementation(implementation)
-    rows = chosen(said["batch"] * said["seq"], *FAMILIES.get(family, (16, 4)), how)
+    rows = chosen(said["batch"] * said["seq"], *FAMILIES[family], how)
     told(model, rows)
     if "recompute" in said:
         model.gradient_checkpointing_enable({"use_reentrant": False})

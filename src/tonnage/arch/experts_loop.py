@@ -11,7 +11,7 @@ src/transformers/integrations/moe.py (``batched_mm_experts_forward``)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
@@ -58,19 +58,20 @@ class Looped(Experts):
 
     imbalance: float = 1.0
     late: bool = False
+    classes: ClassVar[int] = 1
+    """Of the one-hot choices, beyond the experts."""
 
     def _mixed(self, f: Forward, x: Value, chosen: Value, weights: Value) -> Value:
         """Zeros, to which every expert's weighed output is added."""
         tape, (B, T, D) = f.tape, x.axes
         tokens, used = B[1] * T[1], chosen.axes[-1][1]
-        stacks = [(tape.parameter(name, axes), axes) for name, axes, _ in self._fused()]
-        for stack, _ in stacks:
-            tape.several(stack)
+        for t in self.routed():
+            tape.several(tape.parameter(t.name, t.axes))
         flat = x if self.shared_gate is not None else _rows(x)
         out = tape.new("sum over experts", x.axes, x.dtype)
-        mask = tape.new("chosen, one hot", (*chosen.axes, ("E", self.E + 1)), "int64")
-        counts = tape.new("tokens of each expert", (("E", self.E + 1),), "int64")
-        some = tape.new("experts that have tokens", (("E", self.E + 1),), "bool")
+        mask = tape.new("chosen, one hot", (*chosen.axes, ("E", self.E + self.classes)), "int64")
+        counts = tape.new("tokens of each expert", (("E", self.E + self.classes),), "int64")
+        some = tape.new("experts that have tokens", (("E", self.E + self.classes),), "bool")
         del counts
         rows = spread(tokens, used, self.E, self.imbalance, late=self.late)
         hit = tape.new("experts that have tokens", (("E", len(rows)),), "int64")
@@ -78,31 +79,60 @@ class Looped(Experts):
         # What the turn before named lives until this one's takes its name.
         names: list[Value] = []
         for n in rows:
-            N, F = ("N", n), ("F", self.F)
             # A view by expert is laid out anew to be searched.
             tape.scratch("one expert's choices", 8 * tokens * used)
-            places = tape.new("places", (N, ("X", 2)), "int64")
+            places = tape.new("places", (("N", n), ("X", 2)), "int64")
             names[:1] = [places]
-            state = taken(flat, places, (N, D))
-            names[1:2] = [state]
-            both = _product(state, _one(*stacks[0]), (N, ("X", 2), F))
-            gate, up = ops.split(both, ((N, F), (N, F)))
-            del both, state
-            names[2:4] = [gate, up]
-            made = ops.mul(activate(gate, self.act), up, "gated")
-            del gate, up
-            names[4:] = [made]
-            made = _product(made, _one(*stacks[1]), (N, D))
-            names[4:] = [made]
-            weight = taken(weights, places, (N,))
-            made = ops.mul(made, weight.view((N, ("X", 1))), "weighed expert output")
-            names[4:] = [made]
-            del weight
+            made = self._turn(f, taken(flat, places, (("N", n), D)), weights, places, names)
             out = _added(out, ops.cast(made, x.dtype), places)
             del made, places
         tape.often.clear()
         del mask, hit
         return out
+
+    def _turn(self, f: Forward, state: Value, weights: Value, places: Value, names: list[Value]) -> Value:
+        """One expert's weighed output for its tokens; ``names`` are those of the modelled code, places first."""
+        tape, (N, D), F = f.tape, state.axes, ("F", self.F)
+        stacks = [(tape.parameter(name, axes), axes) for name, axes, _ in self._fused()]
+        names[1:2] = [state]
+        both = _product(state, _one(*stacks[0]), (N, ("X", 2), F))
+        gate, up = ops.split(both, ((N, F), (N, F)))
+        del both, state
+        names[2:4] = [gate, up]
+        made = ops.mul(activate(gate, self.act), up, "gated")
+        del gate, up
+        names[4:] = [made]
+        made = _product(made, _one(*stacks[1]), (N, D))
+        names[4:] = [made]
+        weight = taken(weights, places, (N,))
+        made = ops.mul(made, weight.view((N, ("X", 1))), "weighed expert output")
+        names[4:] = [made]
+        return made
+
+
+class LoopedWithBias(Looped):
+    """The same as gpt-oss writes it: every product and every bias that is added makes a tensor, and names it."""
+
+    classes: ClassVar[int] = 0
+
+    def _turn(self, f: Forward, state: Value, weights: Value, places: Value, names: list[Value]) -> Value:
+        """One expert's weighed output for its tokens."""
+        tape, (N, D) = f.tape, state.axes
+        stacks = [(tape.parameter(name, axes), axes) for name, axes, _ in self._fused()]
+        biases = [(tape.parameter(name, axes), axes) for name, axes in self._biases()]
+        names[1:2] = [state]
+        one: Axes = (N, ("X", 1), ("X", 1))
+        both = _product(state, _one(*stacks[0]), (*one, ("F", self.F), ("X", 2)))
+        del state
+        names[2:3] = [ops.add(both, _one(*biases[0]), "with bias")]
+        del both
+        names[3:4] = [self._gated(names[2])]
+        made = _product(names[3], _one(*stacks[1]), (N, D))
+        names[4:5] = [ops.add(made, _one(*biases[1]), "with bias")]
+        del made
+        weight = taken(weights, places, (N,))
+        names[5:] = [ops.mul(names[4], weight.view((N, ("X", 1))), "weighed expert output")]
+        return names[5]
 
 
 class Batched(Experts):
@@ -147,7 +177,9 @@ def looped(model: Model, imbalance: float, *, late: bool = False) -> Model:
     """The model whose experts run one after the other."""
 
     def block(b: Any) -> Any:
-        return like(Looped, b, imbalance=imbalance, late=late) if isinstance(b, Experts) else b
+        if not isinstance(b, Experts):
+            return b
+        return like(LoopedWithBias if b.bias else Looped, b, imbalance=imbalance, late=late)
 
     return restated(model, block=block, norm=lambda n: n)
 

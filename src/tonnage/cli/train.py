@@ -60,7 +60,7 @@ WORKLOAD: Final = together(
     ),
     text(
         "--loss",
-        "full, fused, liger, chunked-16, cut, cut-fp32, trl, vocab-parallel (full, or the stack's or --kernels').",
+        "full, fused, liger, chunked-16, cut, cut-fp32, trl, vocab-parallel, -te (full, or the stack's or --kernels').",
     ),
     text("--logits-to-keep", "Tokens at each sequence's end whose logits and loss are made (all).", "N"),
     text("--kernels", "none, liger, liger==0.8.5 (none)."),

@@ -21,7 +21,7 @@ from tonnage.workload.training import Train
 REFERENCE: Final = "arch/experts_loop.py"
 OTHERWISE: Final = frozenset(
     [
-        "aria", "aria_text", "beam", "deepseek_v4", "glm5_next", "gpt_oss", "hy_v4", "inkling2", "inkling2_text",
+        "aria", "aria_text", "beam", "deepseek_v4", "glm5_next", "hy_v4", "inkling2", "inkling2_text",
         "llama4", "llama4_text", "longcat_flash", "minimax_m3_vl", "muse_spark", "nemotron_h", "openai_privacy_filter",
     ]
 )  # fmt: skip
@@ -106,7 +106,7 @@ def _refused(model: Model, w: Train, stack: Stack, experts: list[Any]) -> None:
         type(b) is Experts
         and b.working_set_modelled
         and not b.zero
-        and not (by_loop and (b.transposed or b.clamped or b.bias))
+        and not (by_loop and len({b.transposed, b.clamped, b.bias}) > 1)
         for b in experts
     )
     if not experts or not usual or (by_loop and model.model_type in OTHERWISE) or len(model.stacks) > 1:

@@ -14,7 +14,7 @@ from tonnage.arch.losses import FusedLinear, InPlace
 from tonnage.arch.model import Model
 from tonnage.arch.repeated import Repeated
 from tonnage.arch.tiled import Tiled
-from tonnage.arch.vocab_parallel import VocabParallel
+from tonnage.arch.vocab_parallel import ByTransformerEngine, VocabParallel
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate import liger
@@ -24,9 +24,9 @@ from tonnage.stacks import Stack
 from tonnage.workload.training import Train
 
 LOSSES: Final = ("full", "fused", "liger")
-PARTS: Final = ("chunked", "cut", "cut-fp32", "trl", "trl-chunks", "vocab-parallel")
+PARTS: Final = ("chunked", "cut", "cut-fp32", "trl", "trl-chunks", "vocab-parallel", "vocab-parallel-te")
 """Losses that are no kernels of Liger's."""
-FUSED_OF_MEGATRON: Final = ("vocab-parallel-fused", "vocab-parallel-te")
+COMPILED: Final = "vocab-parallel-fused"
 TOLD: Final = {
     "liger": "the loss is Liger's cross entropy, which writes its gradient over the logits in fp32",
     "fused": "the loss is Liger's fused linear cross entropy: logits in chunks, gradients in the forward pass",
@@ -37,6 +37,8 @@ TOLD: Final = {
     "trl-chunks": "the loss is that of TRL's SFTTrainer from 1.7 to 1.14: chunks of 256 labels, each computed again",
     "vocab-parallel": "the loss is Megatron-Core's vocab_parallel_cross_entropy, unfused, in a group of one: the "
     "softmax is kept in fp32 and becomes the gradient in its place; the batch holds labels and a mask of the loss",
+    "vocab-parallel-te": "the loss is Transformer Engine's (2.18) as Megatron-Core fuses it, in a group of one: its "
+    "gradient is written in fp32 beside the logits; the batch holds labels and a mask of the loss",
 }
 
 
@@ -50,14 +52,14 @@ def chunked(model: Model, said: str) -> Loss:
     name, _, rest = said.partition("-")
     number = int(rest) if name == "chunked" and rest.isdecimal() else 8 if said == "chunked" else 0
     found: Loss | None = Chunked(chunks=number, wide=True) if number else None
-    if said in FUSED_OF_MEGATRON:
+    if said == COMPILED:
         raise UnsupportedError(
-            f"loss = {said}: what Megatron's --cross-entropy-loss-fusion compiles or takes from Transformer Engine is "
-            "not modelled", key="loss", value=said, hint="--loss vocab-parallel, its unfused form",
+            f"loss = {said}: what torch.compile makes of Megatron's native fusion is not modelled", key="loss",
+            value=said, hint="--loss vocab-parallel, its unfused form, or vocab-parallel-te",
         )  # fmt: skip
     others: dict[str, Loss] = {
         "cut": Cut(), "cut-fp32": Cut(wide=True), "trl": Tiled(), "trl-chunks": Repeated(),
-        "vocab-parallel": VocabParallel(),
+        "vocab-parallel": VocabParallel(), "vocab-parallel-te": ByTransformerEngine(),
     }  # fmt: skip
     found = others.get(said, found)
     if found is None:
