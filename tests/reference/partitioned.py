@@ -86,18 +86,38 @@ def whole(
     """Both graphs of a model with its loss."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = _model(config, layers, autocast=autocast)
-        buffers = dict(model.named_buffers())
-        ids = torch.randint(0, 100, (batch, tokens))
+        weights, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+        return _with_loss(model, weights, buffers, batch, tokens, autocast, draws)
 
-        def run(weights: dict[str, Any], held: list[Any], ids: Any) -> Any:
-            named = {**weights, **dict(zip(buffers, held, strict=True))}
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                made = torch.func.functional_call(
-                    model, named, (), {"input_ids": ids, "labels": ids, "use_cache": False}
-                )
-            return made.loss, made.logits
 
-        return _partitioned(run, dict(model.named_parameters()), (list(buffers.values()), ids), draws=draws)
+def adapted(
+    config: dict[str, Any], layers: dict[str, int], batch: int, tokens: int, targets: Any, dropout: float
+) -> tuple[Any, Any, int]:
+    """Both graphs of a model with peft's adapters of rank 16."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(
+        _model(config, layers, autocast=False), LoraConfig(r=16, target_modules=targets, lora_dropout=dropout)
+    )
+    model.train()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        weights = {name: mode.from_tensor(t) for name, t in model.named_parameters()}
+        buffers = {name: mode.from_tensor(t) for name, t in model.named_buffers()}
+        return _with_loss(model, weights, buffers, batch, tokens, False, dropout > 0)
+
+
+def _with_loss(
+    model: Any, weights: dict[str, Any], buffers: dict[str, Any], batch: int, tokens: int, autocast: bool, draws: bool
+) -> tuple[Any, Any, int]:
+    ids = torch.randint(0, 100, (batch, tokens))
+
+    def run(given: dict[str, Any], held: list[Any], ids: Any) -> Any:
+        named = {**given, **dict(zip(buffers, held, strict=True))}
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            made = torch.func.functional_call(model, named, (), {"input_ids": ids, "labels": ids, "use_cache": False})
+        return made.loss, made.logits
+
+    return _partitioned(run, weights, (list(buffers.values()), ids), draws=draws)
 
 
 def one_layer(config: dict[str, Any], layers: dict[str, int], batch: int, tokens: int) -> tuple[Any, Any, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
-from partitioned import highest, kept, one_layer, whole, written
+from partitioned import adapted, highest, kept, one_layer, whole, written
 
 import tonnage as tn
 from tonnage.estimate.moments import instants
@@ -74,8 +74,9 @@ def _kept(account: Account, *, autocast: bool = False) -> int:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("batch", "tokens"), [(2, 256), (1, 600)])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "batch", "tokens"), [*((n, 2, 256) for n in CONFIGS), *((n, 1, 600) for n in ("llama", "gemma3", "gpt2"))]
+)
 def test_a_layer_within_a_whole_graph_keeps_what_the_partitioner_keeps(name: str, batch: int, tokens: int) -> None:
     config, kernel = CONFIGS[name], "eager" if name in EAGER else "flash"
     sums = [sum(kept(whole(config, _layers(config, n), batch, tokens, draws=name in DRAWS)).values()) for n in (2, 3)]
@@ -90,6 +91,28 @@ def test_under_autocast_copies_of_weights_are_kept_too(name: str) -> None:
     sums = [sum(kept(whole(config, _layers(config, n), 2, 256, autocast=True)).values()) for n in (2, 3)]
     ours = _account(config, "flash", 2, 256, Compiled(within=True), autocast=True)
     assert _kept(ours, autocast=True) == sums[1] - sums[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dropout", [0.0, 0.05])
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("all-linear",)])
+def test_adapters_in_compiled_layers(targets: tuple[str, ...], dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CONFIGS["llama"]
+    named = "all-linear" if targets == ("all-linear",) else list(targets)
+    sums = [sum(kept(adapted(config, _layers(config, n), 2, 256, named, dropout)).values()) for n in (2, 3)]
+    found: list[Account] = []
+    run = Pass.__init__
+
+    def noted(self: Pass, *args: Any, **kwargs: Any) -> None:
+        run(self, *args, **kwargs)
+        found.append(self.layers[1])
+
+    monkeypatch.setattr(Pass, "__init__", noted)
+    tn.train(
+        {"config": {**config, **_layers(config, 3)}}, batch=2, seq=256, precision="bf16", dtype="bf16", lora_rank=16,
+        lora_targets=targets, lora_dropout=dropout, attention="flash", compile=True,
+    )  # fmt: skip
+    assert _kept(found[0]) == sums[1] - sums[0]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -78,8 +78,7 @@ class Tape:
         trained: which parameters are trained, by name; all when None.
     """
 
-    # Whether a join with empty tensors copies; whether cast and cross entropy are one compiled graph.
-    joins_nothing, fuses_loss = True, False
+    joins_nothing, fuses_loss = True, False  # A join with empty tensors copies; cast and loss are one compiled graph.
 
     def __init__(
         self,

@@ -51,12 +51,15 @@ def compiled(model: Model, w: Train, stack: Stack, recipe: Recipe) -> Compiled:
         "loss": recipe.loss is not None and type(recipe.loss) is not Chunked,
         "precision": recipe.narrow is not None,
         "quant": recipe.packing is not None or bool(recipe.shares),
-        "adapter": recipe.tuning is not None and bool(w.adapter or w.lora_rank or w.virtual_tokens),
-        "train_only": recipe.tuning is not None,
+        "adapter": recipe.tuning is not None and not _plain(w, stack),
+        "train_only": bool(w.train_only),
+        "freeze_layers": w.freeze_layers is not None,
+        "modules_to_save": bool(w.modules_to_save),
         "offload": recipe.offloads or recipe.hosts,
-        "optimizer_in_backward": recipe.in_backward,
+        "optimizer_in_backward": bool(w.optimizer_in_backward),
+        "optimizer": recipe.in_backward,
         "recompute": way is not None and bool(way.keeps or way.modules),
-        "retain": recipe.keep_logits,
+        "retain": any("outputs" in said for said in w.retain),
         "eval_batch": recipe.evaluates is not None,
         "ema": recipe.averaged,
         "replay": w.replay is True,
@@ -80,6 +83,11 @@ def compiled(model: Model, w: Train, stack: Stack, recipe: Recipe) -> Compiled:
             key="compile", value="true", hint="--attention sdpa",
         )  # fmt: skip
     return Compiled(within=stack.compiles == "model", loss=compiles_loss(stack, recipe))
+
+
+def _plain(w: Train, stack: Stack) -> bool:
+    """Whether adapters are LoRA's own, as peft runs them."""
+    return w.adapter in (None, "lora") and not w.adapter_options and stack.compiles == "model"
 
 
 def compiles_loss(stack: Stack, recipe: Recipe) -> bool:

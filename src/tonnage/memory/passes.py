@@ -282,10 +282,10 @@ class Pass:
         tape.category = "activations"
         assert root is not None
         back(tape, root, [seed.view(seed.axes)], floor, first, account)
-        waiting = None if self.compiled is None else self.compiled.tail(tape, account)
-        tape.context.clear()
         if leaf is not None:
             account.handed = leaf.pending[0].storage if leaf.pending and leaf.pending[0] is not None else None
+        waiting = None if self.compiled is None else self.compiled.tail(tape, account)
+        tape.context.clear()
         # The gradient of a tied weight waits for the embedding's.
         self.tied = tape.gradients.get(tape.tied) if tape.tied is not None else None
         self.waiting = ([] if self.tied is None else [self.tied.storage]) if waiting is None else waiting
