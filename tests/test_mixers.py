@@ -134,6 +134,7 @@ def test_they_are_named_beside_liger() -> None:
     ("said", "kind", "words"),
     [
         ({"kernels": "mamba"}, InputError, "unknown kernels"),
+        ({"compile": True}, UnsupportedError, "compile is not modelled beside"),
         ({"kernels": "mamba-ssm", "quant": "nf4", "lora_rank": 8}, UnsupportedError, "past their modules"),
         (
             {
