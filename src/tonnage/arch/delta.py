@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from tonnage.arch import fla, mamba_ssm, ops, scan
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.tape import Value
@@ -39,6 +40,8 @@ class GatedDelta(Record):
         style: which projections share a matrix.
     """
 
+    packages: ClassVar[tuple[str, ...]] = ("fla",)
+    """Packages whose kernels transformers runs it by, where they are installed."""
     working_set_modelled: ClassVar[bool] = False
     """Whether the default path's forward pass is modelled."""
 
@@ -100,8 +103,54 @@ class GatedDelta(Record):
         yield Tensor("recurrent_states", axes, "state", dtype="fp32")
 
     def forward(self, f: Forward, x: Value) -> Value:
-        """Not modelled."""
-        raise untold("a gated delta net")
+        """The path with the kernels of flash-linear-attention and causal-conv1d."""
+        if f.mixer is None:
+            raise untold("a gated delta net outside of a training step on the next token")
+        if f.mixer.package is None:
+            raise untold("a gated delta net in operations of torch", hint="train with --kernels fla: its kernels are")
+        if self.style == "apart":
+            raise untold("a gated delta net of OLMo Hybrid")
+        # Every layer is handed the table, which a checkpoint then holds.
+        f.rotary.get("default")
+        tape, rows = f.tape, x.axes[:2]
+        heads: Axes = (*rows, ("K", self.K), ("H", self.H))
+        per_value: Axes = (*rows, ("N", self.N), ("H", self.VH))
+        mixed, z, b, a, *named = self._packed(f, x) if self.style == "packed" else self._joined(f, x)
+        kernel = tape.parameter(f"{self.name}.conv1d.weight", (("I", self.channels), ("X", 1), ("C", self.C)))
+        mixed = mamba_ssm.convolution(mixed, kernel)
+        q, k, v = ops.split(mixed, (heads, heads, per_value))
+        # What these names stood for before is let go of.
+        del named[:3]
+        beta = ops.unary(b, "sigmoid", saves="output")
+        decay = scan.decay(tape.parameter(f"{self.name}.A_log", (("N", self.N),)))
+        step = ops.add(ops.cast(a, "fp32"), tape.parameter(f"{self.name}.dt_bias", (("N", self.N),)), "time step")
+        step = ops.unary(step, "softplus")
+        g = ops.mul(decay, step, "decays", axes=step.axes)
+        del decay, step
+        out = fla.delta_rule(q, k, v, g, beta, f.mixer.tiling)
+        out = scan.norm_gated(out, z, tape.parameter(f"{self.name}.norm.weight", (("H", self.VH),)))
+        del named
+        return self._matrix("out_proj").forward(f, out)
+
+    def _matrix(self, name: str) -> Linear:
+        return next(m for m in self._matrices() if m.name.endswith(f".{name}"))
+
+    def _joined(self, f: Forward, x: Value) -> tuple[Value, ...]:
+        """Channels, gate, rate and step, a matrix each."""
+        return tuple(self._matrix(f"in_proj_{part}").forward(f, x) for part in ("qkv", "z", "b", "a"))
+
+    def _packed(self, f: Forward, x: Value) -> tuple[Value, ...]:
+        """The same taken out of two matrices head by head: all is copied; then the matrices' outputs."""
+        rows, K, each = x.axes[:2], ("K", self.K), self.N // self.K
+        qkvz, ba = (self._matrix(f"in_proj_{part}").forward(f, x) for part in ("qkvz", "ba"))
+        head, values, step = (*rows, K, ("H", self.H)), (*rows, K, ("X", each), ("H", self.VH)), (*rows, K, ("X", each))
+        q, k, v, z = ops.split(qkvz, (head, head, values, values))
+        b, a = ops.split(ba, (step, step))
+        per_value = (*rows, ("N", self.N), ("H", self.VH))
+        v, z = ops.copy(v, per_value, "values"), ops.copy(z, per_value, "gate")
+        b, a = (ops.copy(part, (*rows, ("N", self.N))) for part in (b, a))
+        q, k = ops.copy(q, label="queries"), ops.copy(k, label="keys")
+        return ops.cat((q, k, v), (*rows, ("I", self.channels)), "channels"), z, b, a, q, k, v, qkvz, ba
 
 
 class KimiDelta(Record):

@@ -324,9 +324,9 @@ class Head(Record):
         weight = f.tape.parameter(self.alias_of or f"{self.name}.weight", V + D)
         bias = f.tape.parameter(self.bias_alias_of or f"{self.name}.bias", V) if self.bias else None
         x = ops.dropout(x, self.drops, f.training)
+        f.tape.category = "logits"
         if self.wide:
             x = ops.cast(x, f.tape.weights)
-        f.tape.category = "logits"
         if f.narrow is not None and f.narrow.heads and f.narrow.takes(self.name, D, V):
             x = f.narrow.forward(x, weight, bias, D, V)
         elif f.tuning is not None and f.tuning.adapts(self.name):

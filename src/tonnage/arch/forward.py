@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from tonnage.arch.tape import Storage, Tape, Value
+from tonnage.record import Record
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
@@ -13,6 +14,20 @@ if TYPE_CHECKING:
     from tonnage.arch.fused import Fused
 
 AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math", "flash_attention_2", "flex"]
+
+
+class Mixers(Record):
+    """What computes recurrent mixers in a training step.
+
+    Args:
+        package: whose kernels do; None for operations of torch.
+        processors: multiprocessors of the device, over which kernels split their sums.
+        tiling: columns that a kernel of fla takes at once on the device.
+    """
+
+    package: Literal["mamba-ssm", "fla"] | None = None
+    processors: int = 132
+    tiling: int = 128
 
 
 class Shared(dict[Any, Any]):
@@ -45,7 +60,7 @@ class Forward:
         cached: tokens already in the cache.
         store: called with a layer's new keys and values (or other state) when a cache is kept; returns what is
             attended.
-        mixer: what computes recurrent mixers: kernels of their own, or operations of torch where these are missing.
+        mixer: what computes recurrent mixers; None where their pass is not modelled, as with a cache.
         tuning: matrices that are packed or have adapters.
         fused: kernels that stand for several operations; None where the model's own code runs.
         narrow: matrices that are multiplied in fp8.
@@ -106,7 +121,7 @@ class Forward:
         training: bool = False,
         cached: int = 0,
         store: Callable[[tuple[Value, ...], int | None], tuple[Value, ...]] | None = None,
-        mixer: Literal["kernels", "torch"] = "kernels",
+        mixer: Mixers | None = None,
         tuning: Tuning | None = None,
         fused: Fused | None = None,
         narrow: Narrow | None = None,

@@ -1,8 +1,8 @@
 """Recurrent mixers: state-space models whose state has one size whatever the length of the sequence.
 
-transformers runs them by the fused kernels of ``mamba_ssm`` and ``causal_conv1d`` where these are installed, and
-otherwise by operations of torch (``arch/scan.py``). The second path is modelled, the kernels' saved and working memory
-is not yet: a pass that would need it is refused.
+transformers runs them by the fused kernels of ``mamba_ssm`` and ``causal_conv1d`` where these are installed
+(``arch/mamba_ssm.py``), and otherwise by operations of torch (``arch/scan.py``). Both are modelled for training steps;
+a pass that fills a cache is refused.
 
 Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/cache_utils.py
 (LinearAttentionLayer), and the modeling files that the families name.
@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from tonnage.arch import ops, scan
-from tonnage.arch.forward import Forward
+from tonnage.arch import mamba_ssm, ops, scan
+from tonnage.arch.forward import Forward, Mixers
 from tonnage.arch.layers import Linear, Norm
-from tonnage.arch.tape import Value
+from tonnage.arch.tape import Tape, Value
 from tonnage.arch.untraced import untold
-from tonnage.errors import UnsupportedError
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
@@ -34,13 +33,23 @@ def _convolution(path: str, channels: int, C: int, bias: bool) -> Iterator[Tenso
         yield Tensor(f"{path}.bias", (("I", channels),), "mixer")
 
 
-def _refuse_kernels(f: Forward, what: str) -> None:
-    if f.mixer == "kernels":
-        raise UnsupportedError(
-            f"what the fused kernels of {what} keep and take in a forward pass is not modelled yet",
-            key="model",
-            hint="parameters, weights and the state of sequences can be told: tonnage params, tonnage serve",
-        )
+def _mixers(f: Forward, what: str) -> Mixers:
+    if f.mixer is None:
+        raise untold(f"{what} outside of a training step on the next token")
+    return f.mixer
+
+
+def _weights(
+    tape: Tape, name: str, channels: int, C: int, shifted: bool, D: int, inner: int, biased: bool
+) -> mamba_ssm.Weights:
+    """Those of the convolution and of the projection behind."""
+    path, width = _path(name, "conv1d"), ("I", channels)
+    return mamba_ssm.Weights(
+        convolution=tape.parameter(f"{path}.weight", (width, ("X", 1), ("C", C))),
+        shift=tape.parameter(f"{path}.bias", (width,)) if shifted else None,
+        out=tape.parameter(_path(name, "out_proj.weight"), (("D", D), ("I", inner))),
+        out_bias=tape.parameter(_path(name, "out_proj.bias"), (("D", D),)) if biased else None,
+    )
 
 
 class Mamba1(Record):
@@ -59,6 +68,8 @@ class Mamba1(Record):
         inner_norms: time step and the two state vectors are normalised (Jamba).
     """
 
+    packages: ClassVar[tuple[str, ...]] = ("mamba-ssm",)
+    """Packages whose kernels transformers runs it by, where they are installed."""
     working_set_modelled: ClassVar[bool] = False
     """Whether the default path's forward pass is modelled."""
 
@@ -117,14 +128,20 @@ class Mamba1(Record):
         yield Tensor("recurrent_states", (("B", B), ("I", self.I), ("Z", self.Z)), "state", dtype="fp32")
 
     def forward(self, f: Forward, x: Value) -> Value:
-        """The path without kernels: a loop over the tokens."""
-        _refuse_kernels(f, "Mamba")
+        """A loop over the tokens, or one kernel with all that stands behind the first projection."""
+        how = _mixers(f, "a Mamba mixer")
         tape, before = f.tape, x.dtype
         B, T, _ = x.axes
         I, Z = ("I", self.I), ("Z", self.Z)  # noqa: E741
         channels: Axes = (B, I, T)
         projected = scan.turned(self.in_proj.forward(f, x), (B, ("X", 2), I, T))
         A = scan.decay(tape.parameter(_path(self.name, "A_log"), (I, Z)))
+        if how.package is not None:
+            if self.bias:
+                raise untold("a Mamba mixer with biases, run by the kernels of mamba-ssm,")
+            if self.inner_norms:
+                raise untold("a Mamba mixer with norms inside, run by the kernels of mamba-ssm,")
+            return self._fused(f, projected, A)
         xs, gate = ops.split(projected, (channels, channels))
         xs = scan.convolution(tape, xs, _path(self.name, "conv1d"), self.C, self.conv_bias, self.act)
         latent: Axes = (B, T, ("R", self.R))
@@ -135,6 +152,16 @@ class Mamba1(Record):
         bias = scan.to(tape.parameter(_path(self.name, "dt_proj.bias"), (I,)), "fp32")
         out = scan.loop(xs, step, A, b, c, scan.to(tape.parameter(_path(self.name, "D"), (I,)), "fp32"), gate, bias)
         return self.out_proj.forward(f, scan.rows(scan.to(out, before), T, I))
+
+    def _fused(self, f: Forward, packed: Value, A: Value) -> Value:
+        tape = f.tape
+        I, R = ("I", self.I), ("R", self.R)  # noqa: E741
+        x_proj = tape.parameter(_path(self.name, "x_proj.weight"), (("X", self.R + 2 * self.Z), I))
+        dt_proj = tape.parameter(_path(self.name, "dt_proj.weight"), (I, R))
+        skip = scan.to(tape.parameter(_path(self.name, "D"), (I,)), "fp32")
+        bias = scan.to(tape.parameter(_path(self.name, "dt_proj.bias"), (I,)), "fp32")
+        weights = _weights(tape, self.name, self.I, self.C, self.conv_bias, self.D, self.I, self.bias)
+        return mamba_ssm.inner(packed, weights, x_proj, dt_proj, A, skip, bias)
 
 
 class Mamba2(Record):
@@ -156,6 +183,8 @@ class Mamba2(Record):
         out_bias: whether the projection out has a bias, where that differs from the one in (Falcon-H1).
     """
 
+    packages: ClassVar[tuple[str, ...]] = ("mamba-ssm",)
+    """Packages whose kernels transformers runs it by, where they are installed."""
     working_set_modelled: ClassVar[bool] = False
     """Whether the default path's forward pass is modelled."""
 
@@ -211,8 +240,8 @@ class Mamba2(Record):
         yield Tensor("recurrent_states", (("B", B), ("N", self.N), ("H", self.H), ("Z", self.Z)), "state", dtype="fp32")
 
     def forward(self, f: Forward, x: Value) -> Value:
-        """The path without kernels: blocks of ``chunk`` tokens."""
-        _refuse_kernels(f, "Mamba 2")
+        """Blocks of ``chunk`` tokens, or one kernel with all that stands behind the first projection."""
+        how = _mixers(f, "a Mamba 2 mixer")
         if not self.normed:
             raise untold("a Mamba 2 mixer without a norm")
         tape, before = f.tape, x.dtype
@@ -221,6 +250,8 @@ class Mamba2(Record):
         shared: Axes = (B, T, ("K", self.G), ("Z", self.Z))
         packed = self.in_proj.forward(f, x)
         A = scan.decay(tape.parameter(_path(self.name, "A_log"), (N,)))
+        if how.package is not None:
+            return self._fused(f, packed, A, how.processors)
         gate, xs, step = ops.split(packed, ((B, T, I), (B, ("I", self.channels), T), (B, T, N)))
         xs = scan.convolution(tape, xs, _path(self.name, "conv1d"), self.C, self.conv_bias, self.act)
         xs, b, c = ops.split(xs, ((B, T, N, H), shared, shared))
@@ -228,3 +259,14 @@ class Mamba2(Record):
         out = scan.blocks(self.chunk, xs, b, c, step, A, skip, bias)
         out = scan.gated_norm(out.view((B, T, I)), gate, tape.parameter(_path(self.name, "norm.weight"), (I,)), self.G)
         return self.out_proj.forward(f, scan.to(out, before))
+
+    def _fused(self, f: Forward, packed: Value, A: Value, processors: int) -> Value:
+        tape = f.tape
+        N, I = ("N", self.N), ("I", self.inner)  # noqa: E741
+        bias, skip = (tape.parameter(_path(self.name, part), (N,)) for part in ("dt_bias", "D"))
+        norm = tape.parameter(_path(self.name, "norm.weight"), (I,))
+        out_bias = self.bias if self.out_bias is None else self.out_bias
+        weights = _weights(tape, self.name, self.channels, self.C, self.conv_bias, self.D, self.inner, out_bias)
+        sizes = mamba_ssm.Heads(N=self.N, H=self.H, G=self.G, Z=self.Z, chunk=self.chunk, processors=processors)
+        channels: Axes = (*packed.axes[:2], ("I", self.channels))
+        return mamba_ssm.split(packed, weights, sizes, channels, (bias, skip, norm), A)

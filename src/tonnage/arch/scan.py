@@ -170,6 +170,17 @@ def gated_norm(x: Value, gate: Value, weight: Parameter, G: int) -> Value:
     return ops.mul(to(x, before), weight, "norm output", axes=axes)
 
 
+def norm_gated(x: Value, gate: Value, weight: Parameter) -> Value:
+    """``Qwen3NextRMSNormGated``: an RMS norm over each head, then the gate."""
+    before, axes = x.dtype, x.axes
+    x = to(x, "fp32")
+    variance = ops.mean(ops.power(x, "square"))
+    x = ops.mul(x, ops.rsqrt(ops.shifted(variance)), "normalised", axes=axes)
+    x = ops.mul(weight, to(x, before), "norm output", axes=axes)
+    x = ops.mul(x, ops.unary(to(gate, "fp32"), "silu"), "gated", axes=axes)
+    return ops.cast(x, before)
+
+
 def _contracted(a: Value, b: Value, axes: Axes, copy_a: bool, copy_b: bool, copy_gradient: bool = False) -> Value:
     """``einsum`` as a batched product, with copies where a permuted layout does not allow a view.
 

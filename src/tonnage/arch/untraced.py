@@ -67,10 +67,10 @@ class Untraced(Record):
         raise untold(self.what)
 
 
-def untold(what: str) -> UnsupportedError:
+def untold(what: str, hint: str = "") -> UnsupportedError:
     """What is said where a forward pass is asked for that is not modelled."""
     return UnsupportedError(
         f"what {what} keeps and takes in a forward pass is not modelled yet",
         key="model_type",
-        hint="parameters, weights and cache can be told: tonnage params, tonnage serve",
+        hint=hint or "parameters, weights and cache can be told: tonnage params, tonnage serve",
     )

@@ -63,7 +63,7 @@ WORKLOAD: Final = together(
         "full, fused, liger, chunked-16, cut, cut-fp32, trl, vocab-parallel, -te (full, or the stack's or --kernels').",
     ),
     text("--logits-to-keep", "Tokens at each sequence's end whose logits and loss are made (all).", "N"),
-    text("--kernels", "none, liger, liger==0.8.5 (none)."),
+    text("--kernels", "none, liger, liger==0.8.5; of mixers: mamba-ssm, fla; liger,mamba-ssm (none)."),
     text("--objective", "sft dpo kto orpo cpo simpo reward embed rerank distill grpo rloo ppo (sft)."),
     text("--reference", "Of DPO, KTO, GRPO: resident, adapter (switched off), precomputed, none.", "WHERE"),
     text(

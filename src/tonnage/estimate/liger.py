@@ -88,7 +88,9 @@ def version(text: str) -> Version:
     name, _, release = text.partition("==")
     parts = release.split(".")
     if name != "liger" or (release and (len(parts) != 3 or parts[0] != "0" or not all(p.isdigit() for p in parts))):
-        raise InputError(f"unknown kernels {text!r}", key="kernels", value=text, hint="liger, liger==0.8.5 or none")
+        raise InputError(
+            f"unknown kernels {text!r}", key="kernels", value=text, hint="liger, liger==0.8.5, mamba-ssm, fla or none"
+        )
     if not release:
         return NEWEST
     found = int(parts[1]), int(parts[2])

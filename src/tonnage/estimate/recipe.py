@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tonnage.arch.forward import AttentionKernel
+from tonnage.arch.forward import AttentionKernel, Mixers
 from tonnage.memory.optimizers import Optimizer
 from tonnage.record import Record
 from tonnage.tensors import Tensor
@@ -55,6 +55,7 @@ class Recipe(Record):
         shares: the model's weights by part and format, where they are packed.
         packing: how they are packed.
         input_grads: the embedding's output needs a gradient though its table is frozen.
+        mixer: what computes recurrent mixers; None where their pass is not modelled.
         fused: kernels that stand for several operations of the model's code.
         narrow: matrices of the layers that are multiplied in fp8.
         scales: what lies beside these: bytes of a tensor, how often.
@@ -93,6 +94,7 @@ class Recipe(Record):
     shares: tuple[Share, ...] = ()
     packing: Packing | None = None
     input_grads: bool = False
+    mixer: Mixers | None = Mixers()
     fused: Fused | None = None
     narrow: Narrow | None = None
     scales: tuple[tuple[int, int], ...] = ()

@@ -195,13 +195,10 @@ def packaged(model: Model, asked: str, *, dtype: str, device: Device | None) -> 
 
 def attention_blocks(model: Model) -> list[GroupedQuery | Latent]:
     """The attention of each different layer."""
-    return [
-        sub.block
-        for stack in model.stacks
-        for layer, _ in stack.distinct()
-        for sub in layer.sublayers
-        if isinstance(sub.block, GroupedQuery | Latent)
-    ]
+    subs = [sub for stack in model.stacks for layer, _ in stack.distinct() for sub in layer.sublayers]
+    # What is gated holds what attends.
+    found = (getattr(sub.block, "inner", sub.block) for sub in subs)
+    return [block for block in found if isinstance(block, GroupedQuery | Latent)]
 
 
 def _no_flash(blocks: list[GroupedQuery | Latent], dtype: str, architecture: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from tonnage.arch.forward import Mixers
 from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.errors import UnsupportedError
@@ -36,6 +37,7 @@ from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
 if TYPE_CHECKING:
     from tonnage.estimate.expert_runs import Runs
+    from tonnage.estimate.mixers import Mixing
     from tonnage.estimate.objectives import Aim
     from tonnage.estimate.savers import Implementations
     from tonnage.estimate.tuning import Own, Tuned
@@ -103,6 +105,8 @@ def answer(
 
         model, w, own, foreign = as_stack(model, w, stack, version)
         doubt = (*doubt, *foreign)
+    mixing, asked = _mixing(model, w, device), w.kernels
+    w = w if mixing is None else w.but(kernels=mixing.kernels)
     precision, weights, autocast = precision_of(model, w, since(version, stack.precision))
     loaded = weights
     fine = _fine(model, w, weights, autocast, stack, own(weights) if own else None)
@@ -117,6 +121,7 @@ def answer(
             f"flex attention is modelled as transformers calls it, not as {stack.name} does", key="attention",
             value="flex", hint="--attention flash keeps the same but for numbers of 24 B",
         )  # fmt: skip
+    caveats += mixing.told if mixing else ()
     attention, told = kernel(model, w.attention or "sdpa", dtype=autocast or weights, device=device)
     caveats += told
     adam = since(version, stack.optimizer)
@@ -165,6 +170,7 @@ def answer(
         and fine is not None
         and fine.adapter is not None
         and w.recompute not in (None, "none"),
+        mixer=mixing.mixers if mixing else Mixers(),
         fused=built.fused if built else None,
         narrow=narrow,
         scales=scales,
@@ -212,7 +218,8 @@ def answer(
     verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
     told_apart = (COLLATED if aim else "", EVALUATED if w.eval_batch else "")
     left_out = tuple(n for n in NOT_MODELLED if n not in told_apart)
-    if _replays(w, recipe, device, verdict) and not step.passes.lingering.allocated:
+    long = mixing is not None and w.replay is None and mixing.long(step.passes.layers)
+    if not long and _replays(w, recipe, device, verdict) and not step.passes.lingering.allocated:
         # Imported late: an answer whose verdict is clear does without.
         from tonnage.estimate.loading import brought
         from tonnage.estimate.stream import replayed
@@ -245,7 +252,7 @@ def answer(
         "compile": bool(w.compile),
         "offload": w.offload or "none",
         "loss": built.named if built else "full",
-        "kernels": built.kernels if built else "none",
+        "kernels": asked or "none" if mixing else built.kernels if built else "none",
         "fp8_recipe": (w.fp8_recipe or "tensorwise") if narrow else None,
         "adapter": fine.adapter if fine else None,
         "lora_rank": fine.rank if fine else None,
@@ -318,6 +325,16 @@ def _plan(model: Model, w: Train, stack: Stack) -> Recompute | None:
     from tonnage.estimate.savers import plan
 
     return plan(model, w, stack)
+
+
+def _mixing(model: Model, w: Train, device: Device | None) -> Mixing | None:
+    """What computes recurrent mixers; None where there are none and none are asked for."""
+    if w.kernels in (None, "none") and not any(t.role == "mixer" for _, g in model.groups() for t in g):
+        return None
+    # Imported late: most models have no mixers.
+    from tonnage.estimate.mixers import settled
+
+    return settled(model, w, device)
 
 
 def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Implementations | None:

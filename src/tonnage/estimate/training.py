@@ -91,6 +91,7 @@ class Step(Ledger):
             keep_logits=recipe.keep_logits,
             tuning=recipe.tuning,
             input_grads=recipe.input_grads,
+            mixer=recipe.mixer,
             fused=recipe.fused,
             narrow=recipe.narrow,
             loss=recipe.loss,

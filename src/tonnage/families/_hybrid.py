@@ -6,9 +6,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Final
 
+from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.delta import DeltaStyle, GatedDelta, KimiDelta
 from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Gated
+from tonnage.arch.gated import GatedAttention
+from tonnage.arch.gated import parts as gated_parts
 from tonnage.arch.layers import Linear, Norm, NormStyle
 from tonnage.arch.mamba_heads import MambaHeads
 from tonnage.arch.model import Block, Layer, Model, Sublayer
@@ -16,7 +19,7 @@ from tonnage.arch.parts import KeyValues, Loose, Part, Parts
 from tonnage.arch.recurrent import Mamba2
 from tonnage.errors import ConfigError, UnsupportedError
 from tonnage.families._blocks import normed_before
-from tonnage.families._decoder import chosen, heads
+from tonnage.families._decoder import chosen, heads, rotary_width
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
@@ -90,24 +93,19 @@ def gated_delta(
     return mixer
 
 
-def gated_attention(k: Keys, D: int, *, K: int, H: int, style: NormStyle = "rms-gemma") -> Parts:
+def gated_attention(
+    k: Keys, D: int, *, K: int, H: int, style: NormStyle = "rms-gemma", turned: float | None = None
+) -> GatedAttention:
     """Attention whose output is weighed by a gate that the query projection makes with the queries (Qwen3-Next)."""
     N, K = heads(k, K)
     H = k.size("head_dim", H)
     bias = k.want("attention_bias", False)
-    k.skip("attention_dropout")
-    width, path = (("D", D),), "self_attn"
-    return Parts(
-        what="gated attention",
-        parts=(
-            Linear(f"{path}.q_proj", width, (("N", N), ("X", 2), ("H", H)), "attention", bias),
-            Linear(f"{path}.k_proj", width, (("K", K), ("H", H)), "attention", bias),
-            Linear(f"{path}.v_proj", width, (("K", K), ("H", H)), "attention", bias),
-            Linear(f"{path}.o_proj", (("N", N), ("H", H)), width, "attention", bias),
-            Norm(f"{path}.q_norm", (("H", H),), style),
-            Norm(f"{path}.k_norm", (("H", H),), style),
-            KeyValues(K=K, H=H),
-        ),
+    dropout, path = k.want("attention_dropout", 0.0), "self_attn"
+    width = H if turned is None else rotary_width(k, H, turned)
+    inner = GroupedQuery(name=path, D=D, N=N, K=K, H=H, bias=bias, dropout=dropout, rotary_width=width)
+    norms = (Norm(f"{path}.{part}_norm", (("H", H),), style) for part in "qk")
+    return GatedAttention(
+        what="gated attention", parts=gated_parts(inner, *norms), inner=inner, modelled=turned is not None
     )
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Gated
-from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.layers import Linear, Norm, Rotary
 from tonnage.arch.model import Layer, Model
 from tonnage.families import Family
 from tonnage.families._blocks import decoder, normed_before
@@ -52,7 +52,7 @@ def _routed(k: Keys) -> bool:
 def _text(k: Keys, path: str, routed: bool, tied: bool | None = None) -> Model:
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
     act = k.want("hidden_act", "silu")
-    attention = gated_attention(k, D, K=2 if routed else 4, H=256)
+    attention = gated_attention(k, D, K=2 if routed else 4, H=256, turned=0.25)
     delta = gated_delta(k, D, "joined")
     channel = _experts(k, D, act) if routed else Gated(name="mlp", D=D, F=k.need("intermediate_size"), act=act)
 
@@ -65,11 +65,14 @@ def _text(k: Keys, path: str, routed: bool, tied: bool | None = None) -> Model:
     k.refuse("mtp_use_dedicated_embeddings")
     k.skip("full_attention_interval", "mlp_only_layers")
     k.skip("mamba_ssm_dtype", "attn_output_gate", "output_gate_type", "partial_rotary_factor")
+    width = rotary_width(k, k.size("head_dim", 256), 0.25)
     model = decoder(
         k,
         D,
         tuple(layers[kind] for kind in kinds),
-        width=rotary_width(k, k.size("head_dim", 256), 0.25),
+        width=width,
+        # Positions in time, height and width are told for every sequence.
+        rotary=(Rotary(f"{path}.rotary_emb", width, batched=True),),
         positions=32768,
         style="rms-gemma",
         path=path,

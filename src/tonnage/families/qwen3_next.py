@@ -19,7 +19,7 @@ def read(k: Keys) -> Model:
     """Build the model that ``Qwen3NextForCausalLM`` builds."""
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
     act = k.want("hidden_act", "silu")
-    attention = gated_attention(k, D, K=2, H=256)
+    attention = gated_attention(k, D, K=2, H=256, turned=0.25)
     delta = gated_delta(k, D, "packed")
     E = k.size("num_experts", 512)
     dense = Gated(name="mlp", D=D, F=k.size("intermediate_size", 5632), act=act)

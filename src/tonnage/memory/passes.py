@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from tonnage.arch.ends import Stem
-from tonnage.arch.forward import AttentionKernel, Forward
+from tonnage.arch.forward import AttentionKernel, Forward, Mixers
 from tonnage.arch.loss import Loss, cross_entropy
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Model, Stack
@@ -47,6 +47,7 @@ class Pass:
         makes_mask: attention is handed a mask even where its kernel could do without.
         tuning: matrices that are packed or have adapters, and what of the model itself is trained beside them.
         input_grads: the embedding's output needs a gradient although nothing before it is trained.
+        mixer: what computes recurrent mixers.
         fused: kernels that stand for several operations of the model's code.
         narrow: matrices of the layers that are multiplied in fp8.
         loss: what computes head and loss together; None for transformers' own loss of all logits.
@@ -71,6 +72,7 @@ class Pass:
         makes_mask: bool = False,
         tuning: Tuning | None = None,
         input_grads: bool = False,
+        mixer: Mixers | None = None,
         fused: Fused | None = None,
         narrow: Narrow | None = None,
         loss: Loss | None = None,
@@ -95,7 +97,10 @@ class Pass:
         tape.tied = None if self.head is None else self.head.alias_of
         if own is not None:
             tape.trained = own.ends.__contains__
-        f = Forward(tape, kernel, training=drops, tuning=tuning, fused=fused, input_grads=input_grads)
+        f = Forward(
+            tape, kernel, training=drops, tuning=tuning, mixer=mixer, fused=fused,
+            input_grads=input_grads,
+        )  # fmt: skip
         f.again = frozenset() if recompute is None else recompute.modules
         B, T = ("B", batch), ("T", tokens)
         tape.category = "inputs"

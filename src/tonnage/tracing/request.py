@@ -25,6 +25,8 @@ CAPABILITY: Final = (8, 0)
 """Compute capability that is meant where no device is named."""
 FLASH_SINCE: Final = (8, 0)
 """First compute capability with flash attention. torch v2.13.0 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"""
+MIXERS: Final = ("mamba-ssm", "fla")
+"""Packages whose kernels run mixers."""
 OWN_KERNELS: Final = ("flash", "efficient", "math")
 PACKAGED: Final = ("flash_attention_2", "flash_attention_3")
 """Attention of a package of its own, of which a trace has stand-ins."""
@@ -73,6 +75,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
     refuse(w, "objective", "only the next token is traced", unless=(None, "sft"), hint="trace a step of your own")
     for key in ("experts", "expert_imbalance"):
         refuse(w, key, "experts are traced by grouped products", unless=(None, "grouped_mm"), hint="leave it out")
+    asked, mixers, w = w.kernels, *_mixers(w, device)
     liger = _liger(config, w, device)
     modules = sorted(plan.modules) if (plan := settled(w.recompute)) is not None else []
     if not modules or not TRACED_AGAIN.issuperset(modules):
@@ -99,7 +102,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         "keep_step": any(kept.endswith("-outputs") for kept in w.retain),
         "keep_last": "last-outputs" in w.retain, "keep_gradients": "grads" in w.retain,
         "clips": bool(w.clip_grad_norm),
-        "steps": 1 if w.first_step else 2, "liger": liger,
+        "steps": 1 if w.first_step else 2, "liger": liger, "mixers": mixers,
     }  # fmt: skip
     # prepare_model_for_kbit_training casts what is not packed.
     weights = "fp32" if w.kbit_prepared and lora else weights
@@ -110,13 +113,26 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         "optimizer": optimizer, "batch": job["batch"], "accumulate": job["accumulate"], "seq": seq,
         "target_seq": w.target_seq,
         "recompute": w.recompute or "none", "loss": w.loss or (liger["named"] if liger else "full"),
-        "kernels": w.kernels or "none",
+        "kernels": asked or "none",
         "lora_targets": tuple(lora["targets"]) if lora else (),
         "lora_dropout": lora["dropout"] if lora else None, "kbit_prepared": bool(w.kbit_prepared),
     }  # fmt: skip
     caveats = [newer] if newer else []
     caveats += [AS_NEWEST] if version[0] < stack.releases.newest[0] else []
     return Request(job, {"task": "train", "model": name, **filled(w, values)}, (*caveats, *_dequantized(config)))
+
+
+def _mixers(w: Train, device: Device | None) -> tuple[dict[str, Any] | None, Train]:
+    """Kernels of mixers, as the process takes them, and the workload without; None where there are none."""
+    names = str(w.kernels).split(",")
+    package = next((name for name in MIXERS if name in names), None)
+    if package is None:
+        return None, w
+    # Imported late: most traces do without.
+    from tonnage.estimate.liger import multiprocessors
+
+    rest = ",".join(name for name in names if name != package) or None
+    return {"package": package, "processors": multiprocessors(device)}, w.but(kernels=rest)
 
 
 def _liger(config: Mapping[str, Any], w: Train, device: Device | None) -> dict[str, Any] | None:

@@ -13,7 +13,17 @@ from typing import Any, Final
 import torch
 
 from tonnage.errors import UnsupportedError
-from tonnage.tracing import bnb_optimizers, fakecuda, flash_attention, layers, liger, loops, models, optimizers
+from tonnage.tracing import (
+    bnb_optimizers,
+    fakecuda,
+    flash_attention,
+    layers,
+    liger,
+    loops,
+    mixers,
+    models,
+    optimizers,
+)
 from tonnage.tracing.inplace import InPlace
 from tonnage.tracing.patches import Patches, swapped_modules, torch_patches, transformers_patches
 from tonnage.tracing.recorder import Recorder
@@ -153,18 +163,16 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
     from tonnage.tracing.tuning import tuned
 
     # peft asks for autocast by the type of the device, and there is none for meta tensors.
-    shown = (
-        job["lora"] is not None
-        or job.get("optimizer") in optimizers.MOVED
-        or model.config.model_type in COPIES
-        or job.get("liger") is not None
-    )
+    shown = any(job.get(key) is not None for key in ("lora", "liger", "mixers"))
+    shown = shown or job.get("optimizer") in optimizers.MOVED or model.config.model_type in COPIES
     backend = job["backend"] or ("cuda" if job["autocast"] else "auto" if shown else "meta")
     # Before anything believes in a device: peft looks for one as it is imported.
     if job["task"] == "train":
         optimizers.ready(job["optimizer"])
         if job["liger"] is not None:
             liger.ready(job["liger"]["release"])
+        if job["mixers"] is not None:
+            mixers.ready(job["mixers"]["package"])
     model = tuned(model, job)
     place = Place(backend, tuple(job["capability"]), tuple(job["kernels"]))
     try:
@@ -179,6 +187,8 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
         r.inplace = place.inplace
         if job.get("liger") is not None:
             liger.install(place.patches, _base(model), job["liger"] | {"capability": job["capability"]}, r.modules)
+        if job.get("mixers") is not None:
+            mixers.install(place.patches, _base(model), **job["mixers"])
         tell(r)
         made = optimizers.optimizer(job["optimizer"], model) if training else None
         if made is not None:

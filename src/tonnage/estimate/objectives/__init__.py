@@ -88,7 +88,7 @@ def aimed(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], m
             batch=rows if parts.cached is None else parts.cached[1], loss=parts.loss,
             drops=recipe.drops and objective.drops, others=parts.others, rollout=parts.rollout, columns=parts.columns,
             critic=parts.critic, cached=None if parts.cached is None else parts.cached[0],
-            keep_logits=parts.critic is not None,
+            keep_logits=parts.critic is not None, mixer=None,
         ),
         values={"objective": objective.name, "reference": reference, "loss": objective.named, **parts.values},
         caveats=(*((paired,) if objective.rows > 1 else ()), *parts.told),

@@ -1,0 +1,52 @@
+"""Records what training steps take whose mixers run by the kernels of a package: ``tests/data/mixers.json``.
+
+The packages' own ``autograd.Function``s run on tensors without data, under ``tonnage trace``; of the packages their
+Python code is enough, without a compiler of CUDA:
+
+    MAMBA_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps \\
+        mamba-ssm==2.3.2.post1 causal-conv1d==1.6.1 flash-linear-attention==0.6.0 fla-core==0.6.0 einops triton==3.4.0
+    python scripts/trace_mixers.py
+
+Needs the extra ``test-reference``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "reference")]
+TABLE: Final = ROOT / "tests" / "data" / "mixers.json"
+KINDS: Final = ("forward", "backward", "optimizer")
+
+
+def recorded(config: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """The most that tensors take in each phase of the last step, and what the allocator counts at its peak. [byte]"""
+    from tracing_cases import traced
+
+    from tonnage.tracing.levels import levels
+
+    found = levels(traced(config, **said))
+    last = max(name for name, _, _ in found.traced.phases() if name.startswith("step"))[:5]
+    phases = {name: range(start - 1, stop) for name, start, stop in found.traced.phases()}
+    return {
+        "peaks": [max(found.requested[i] for i in phases[f"{last}.{kind}"]) for kind in KINDS],
+        "allocated": found.samples[found.peak][1],
+        "trainable": found.traced.told["trainable"],
+    }
+
+
+def main() -> None:
+    """Run every case of the table again and write what it took."""
+    table = json.loads(TABLE.read_text())
+    for run in table["runs"]:
+        run.update(recorded(table["configs"][run["config"]], run["said"]))
+        print(run["config"], run["said"], run["peaks"])
+    TABLE.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

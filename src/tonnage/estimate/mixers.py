@@ -1,0 +1,131 @@
+"""What computes recurrent mixers, settled: operations of torch, or the kernels of a package that is installed.
+
+transformers decides as it is imported: a function of the package where it can be imported, else its own in operations
+of torch; nothing is fetched from the Hub unless the model is loaded with ``use_kernels``.
+
+Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/integrations/hub_kernels.py
+(``use_kernel_func_from_hub_with_fallback``); what peft refuses, https://github.com/huggingface/peft/blob/v0.21.2/src/
+peft/tuners/tuners_utils.py (``_check_lora_target_modules_mamba``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from tonnage.arch.forward import Mixers
+from tonnage.arch.model import Model
+from tonnage.devices import Device
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.record import Record
+from tonnage.workload.training import Train
+
+if TYPE_CHECKING:
+    from tonnage.memory.accounts import Account
+
+PACKAGES: Final[tuple[Literal["mamba-ssm", "fla"], ...]] = ("mamba-ssm", "fla")
+RELEASES: Final = {
+    "mamba-ssm": "mamba-ssm 2.3.2 and causal-conv1d 1.6.1",
+    "fla": "flash-linear-attention 0.6.0 and causal-conv1d 1.6.1",
+}
+LONGEST: Final = 100_000
+"""Events of the layers' forward passes: about a second of the allocator's."""
+REFUSED: Final = frozenset(["falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"])
+"""Types in which peft adapts no ``out_proj``: their kernels take its weight past the module."""
+
+
+class Mixing(Record):
+    """What was settled.
+
+    Args:
+        mixers: what computes them.
+        kernels: the rest of what was asked for.
+        told: what has to be said.
+    """
+
+    mixers: Mixers
+    kernels: str | None
+    told: tuple[str, ...] = ()
+
+    def long(self, layers: Iterable[Account]) -> bool:
+        """Whether a step has so many events, as a loop over tokens makes, that it is played on demand alone."""
+        return sum(a.forward.stop - a.forward.start for a in layers) > LONGEST
+
+
+def run_by(model: Model) -> tuple[str, ...]:
+    """The packages whose kernels run mixers of a model, in the order of ``PACKAGES``."""
+    found = {name for stack in model.stacks for layer, _ in stack.distinct() for name in _packages(layer.sublayers)}
+    return tuple(name for name in PACKAGES if name in found)
+
+
+def _packages(sublayers: tuple[Any, ...]) -> Iterator[str]:
+    for sub in sublayers:
+        for block in (sub.block, *getattr(sub.block, "parts", ())):
+            yield from getattr(block, "packages", ())
+
+
+def settled(model: Model, w: Train, device: Device | None) -> Mixing:
+    """Split ``kernels`` into those of mixers and the rest.
+
+    Raises:
+        InputError: the model has no mixer that the package runs, or peft does not adapt what is asked.
+        UnsupportedError: packed weights, which the kernels do not take.
+    """
+    asked = [name.strip() for name in (w.kernels or "none").split(",")]
+    named = [name for name in PACKAGES if name in asked]
+    rest = ",".join(name for name in asked if name not in PACKAGES) or None
+    there = run_by(model)
+    for name in named:
+        if name not in there:
+            raise InputError(
+                f"kernels = {name}: it runs no block of {model.model_type}", key="kernels", value=name,
+                hint="leave it out",
+            )  # fmt: skip
+    if not there:
+        return Mixing(Mixers(), rest)
+    _trainable(model, w)
+    if named:
+        # Imported late: what Liger replaces matters to few of these models.
+        from tonnage.estimate.liger import multiprocessors
+
+        told = f"recurrent mixers run by the kernels of {RELEASES[named[0]]}"
+        return Mixing(
+            Mixers(package=named[0], processors=multiprocessors(device), tiling=_tiling(device)), rest, (told,)
+        )
+    told = (
+        f"recurrent mixers run in operations of torch, as transformers runs them where {there[0]} is not installed: "
+        f"--kernels {there[0]} for its kernels, which keep far less"
+    )
+    return Mixing(Mixers(), rest, (told,))
+
+
+def _tiling(device: Device | None) -> int:
+    """Columns that fla's kernels take at once, for heads in 16 bit: by what a multiprocessor's blocks can share.
+
+    Reference: fla v0.6.0 fla/ops/common/chunk_o.py, fla/utils/hardware.py (``Backend``).
+    """
+    architecture = "" if device is None else device.architecture
+    return 64 if architecture in ("sm_86", "sm_89", "sm_120") else 32 if architecture in ("sm_70", "sm_75") else 128
+
+
+def _trainable(model: Model, w: Train) -> None:
+    if w.quant not in (None, "none") and "mamba-ssm" in run_by(model):
+        raise UnsupportedError(
+            f"quant = {w.quant} is not modelled beside recurrent mixers, whose code takes weights past their modules",
+            key="quant", value=w.quant, hint="leave it out",
+        )  # fmt: skip
+    if w.compile:
+        raise UnsupportedError(
+            "compile is not modelled beside recurrent mixers", key="compile", value="true", hint="leave it out"
+        )
+    if w.kbit_prepared and "fla" in run_by(model):
+        raise UnsupportedError(
+            f"kbit_prepared is not modelled for {model.model_type}, whose attention is gated", key="kbit_prepared",
+            value="true", hint="leave it out",
+        )  # fmt: skip
+    taken = [name for name in w.lora_targets if name in ("out_proj", "conv1d", "all-linear")]
+    if taken and model.model_type in REFUSED:
+        raise InputError(
+            f"lora_targets = {taken[0]}: peft adapts no out_proj and no conv1d of {model.model_type}",
+            key="lora_targets", value=taken[0], hint="--lora-targets in_proj,x_proj",
+        )  # fmt: skip

@@ -1,0 +1,60 @@
+"""Packages with kernels for mixers under the tracer, the kernels not run: closed form and trace, to the byte."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_trace_against_the_closed_form as closed
+from test_trace_against_the_closed_form import SETTINGS, SHAPE, compared
+from tracing_cases import CONFIGS, traced
+
+from tonnage.errors import UnsupportedError
+from tonnage.tracing.mixers import PACKAGES
+
+TABLE: dict[str, Any] = json.loads((Path(__file__).parent.parent / "data" / "mixers.json").read_text())
+OF = ("mamba", "mamba2", "jamba")
+NAMED = {"mamba": ["in_proj", "x_proj"], "mamba2": ["in_proj"], "jamba": ["in_proj", "q_proj"]}
+SAID = [name for name in SETTINGS if name not in ("eager", "math") and "lora" not in name]
+GROUPED_IN_FP32 = {("jamba", "mixed")}
+"""Settings for which this release of torch has no meta kernel."""
+
+CATEGORISED_OTHERWISE = {("mamba2", "mixed")}
+"""At its peak the head's gradient is there in 16 bit as well, which a trace knows for a gradient by its shape."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", [*SAID, "lora"])
+@pytest.mark.parametrize("family", OF)
+def test_operations_of_torch_are_what_the_code_does(family: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (family, setting) in GROUPED_IN_FP32:
+        pytest.skip("torch 2.13 has no meta kernel for grouped products under autocast")
+    said = SETTINGS.get(setting, {})
+    if setting == "lora":
+        pytest.importorskip("peft")
+        said = {"lora_rank": 8, "lora_targets": NAMED[family]}
+    if (family, setting) in CATEGORISED_OTHERWISE:
+        monkeypatch.setattr(closed, "lines_of_trace", lambda found: None)
+        monkeypatch.setattr(closed, "lines_of", lambda result: None)
+    compared(CONFIGS[family], SHAPE | said, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("run", TABLE["runs"][::5], ids=lambda run: f"{run['config']} {sorted(run['said'].items())}")
+def test_kernels_take_what_their_code_does(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in PACKAGES[run["said"]["kernels"]]:
+        # Some look for a device as they are imported.
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    # The table's own test tells where blocks keep over another number of bytes.
+    compared(TABLE["configs"][run["config"]], run["said"], monkeypatch, rounded=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PACKAGES, "mamba-ssm", ("no_such_package",))
+    with pytest.raises(UnsupportedError, match="no_such_package is not installed"):
+        traced(CONFIGS["mamba"], **SHAPE, kernels="mamba-ssm")

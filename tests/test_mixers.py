@@ -1,0 +1,163 @@
+"""Mixers run by kernels of a package: closed form against traces of the package's own code, to the byte.
+
+The recorded runs are in data/mixers.json, with how they were made (``scripts/trace_mixers.py``).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+import tonnage as tn
+from tonnage.arch.forward import Mixers
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate.recipe import Recipe
+from tonnage.estimate.training import Step
+from tonnage.families import model_from
+from tonnage.memory.optimizers import optimizer
+
+RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "mixers.json").read_text())
+CONFIGS: dict[str, Any] = RECORDED["configs"]
+RUNS = RECORDED["runs"]
+MAMBA: dict[str, Any] = {"config": CONFIGS["mamba"]}
+
+
+def name(run: dict[str, Any]) -> str:
+    return " ".join(str(v) for v in (run["config"], *run["said"].values()))
+
+
+def remains_otherwise(run: dict[str, Any]) -> bool:
+    """Whether tensors beside the mixers' die in another order than in the trace: what blocks keep over differs then.
+
+    So they do in the unfused path of attention, which fp32 brings, and beside adapters of Qwen3-Next's attention.
+    """
+    said = run["said"]
+    return said["kernels"] == "fla" and (
+        said["precision"] == "fp32" or (run["config"] == "qwen3_next" and "lora_rank" in said)
+    )
+
+
+def peaks(config: dict[str, Any], said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], Any]:
+    """The most that tensors take forward, backward and in the optimizer's step, and the result. [byte]"""
+    found = [0, 0, 0]
+    moments = Step.moments
+
+    def watched(self: Step) -> Any:
+        for m in moments(self):
+            kind = 2 if m.name == "optimizer step" else 1 if "backward" in m.name else 0
+            found[kind] = max(found[kind], m.highest)
+            yield m
+
+    monkeypatch.setattr(Step, "moments", watched)
+    result = tn.train({"config": config}, suggest=False, replay=True, **said)
+    return found, result
+
+
+@pytest.mark.parametrize("run", RUNS, ids=name)
+def test_a_step_takes_what_the_package_s_code_does(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    found, result = peaks(CONFIGS[run["config"]], run["said"], monkeypatch)
+    assert found == run["peaks"]
+    if not remains_otherwise(run):
+        assert result.ranks[0].tier("allocated") == run["allocated"]
+    assert result.model["trainable_parameters"] == run["trainable"]
+    assert result.workload["kernels"] == run["said"].get("kernels", "none")
+
+
+def test_what_a_layer_keeps_is_told_by_hand() -> None:
+    """A layer of Mamba-130m over 2,048 tokens in bf16: what ``MambaInnerFn`` saves, and what stands before it."""
+    tokens, inner, width, states, rank = 2048, 1536, 768, 16, 48
+    saved = 2 * tokens * (2 * inner + rank + 2 * states + 2 * states + inner)  # xz, x_dbl, B and C, out
+    saved += 4 * inner * (1 + 2) * states  # decays, and two numbers of every state
+    saved += 4 * inner * 2  # skip and bias in fp32
+    before = 4 * tokens * (width + 1)  # the norm's input in fp32, and a number a token
+    before += 2 * tokens * width * 2  # normalised, and the projection's input
+    before += 4 * inner * states  # exp(A_log)
+    result = tn.train("mamba-130m", suggest=False, precision="bf16", kernels="mamba-ssm", seq=tokens)
+    line = next(c for c in result.ranks[0].components if "saved by a mamba" in c.why)
+    assert f"{saved + before:,} B saved by a mamba" in line.why
+
+
+def test_what_the_delta_rule_keeps_is_told_by_hand() -> None:
+    """A delta net of Qwen3.5-0.8B over 2,048 tokens in bf16: what ``ChunkGatedDeltaRuleFunction`` saves."""
+    tokens, heads, width, block = 2048, 16, 128, 64
+    saved = 2 * tokens * heads * 3 * width  # queries, keys and values
+    saved += 4 * tokens * heads * 2  # a number for each query and key
+    saved += 4 * tokens * heads + 2 * tokens * heads  # cumulated decays, rates
+    saved += 2 * tokens * heads * block  # a row of a block's solution
+    passes = Step(model_from(DELTA), recipe("fla")).passes
+    kept = [s for s in passes.layers[0].saved if s.label in DELTA_KEEPS]
+    assert sum(s.nbytes for s in kept) == saved
+
+
+DELTA: dict[str, Any] = {
+    "model_type": "qwen3_5_text", "vocab_size": 248320, "hidden_size": 1024, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 256, "intermediate_size": 3584,
+    "linear_num_key_heads": 16, "linear_num_value_heads": 16,
+}  # fmt: skip
+DELTA_KEEPS = {
+    "normalised queries", "normalised keys", "values, contiguous", "rstd", "cumulated decays", "sigmoid",
+    "solved blocks",
+}  # fmt: skip
+
+
+def recipe(package: Literal["fla"]) -> Recipe:
+    return Recipe(
+        weights="bf16", autocast=None, kernel="flash", optimizer=optimizer("adamw-fused"), batch=1, tokens=2048,
+        accumulate=1, recompute=False, keep_logits=False, keep_gradients=False, first_step=False, workspace=0,
+        mixer=Mixers(package=package),
+    )  # fmt: skip
+
+
+def test_a_delta_net_in_operations_of_torch_names_the_flag() -> None:
+    with pytest.raises(UnsupportedError, match="--kernels fla"):
+        tn.train({"config": DELTA}, suggest=False, seq=64)
+
+
+def test_operations_of_torch_are_the_default_and_the_result_says_so() -> None:
+    slow, fast = (tn.train(MAMBA, suggest=False, seq=256, kernels=k) for k in (None, "mamba-ssm"))
+    assert slow.workload["kernels"] == "none"
+    assert sum("--kernels mamba-ssm" in c for c in slow.caveats) == 1
+    assert sum("mamba-ssm 2.3.2" in c for c in fast.caveats) == 1
+    assert fast.ranks[0].peak.bytes < slow.ranks[0].peak.bytes / 2
+
+
+def test_they_are_named_beside_liger() -> None:
+    both = tn.train(MAMBA, suggest=False, seq=64, kernels="liger,mamba-ssm")
+    assert both.workload["kernels"] == "liger,mamba-ssm"
+    assert any("replaces nothing" in c for c in both.caveats)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "words"),
+    [
+        ({"kernels": "mamba"}, InputError, "unknown kernels"),
+        ({"compile": True}, UnsupportedError, "compile is not modelled beside"),
+        ({"kernels": "mamba-ssm", "quant": "nf4", "lora_rank": 8}, UnsupportedError, "past their modules"),
+        (
+            {
+                "config": "qwen3_5",
+                "quant": "nf4",
+                "lora_rank": 8,
+                "lora_targets": ("q_proj",),
+                "kbit_prepared": True,
+                "kernels": "fla",
+            },
+            UnsupportedError,
+            "attention is gated",
+        ),
+        ({"lora_rank": 8, "lora_targets": ("out_proj",)}, InputError, "peft adapts no out_proj"),
+        ({"kernels": "mamba-ssm", "objective": "dpo"}, UnsupportedError, "on the next token"),
+        ({"config": "qwen3_5", "kernels": "fla", "objective": "dpo"}, UnsupportedError, "on the next token"),
+    ],
+)
+def test_what_does_not_go_is_refused(said: dict[str, Any], kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        tn.train({"config": CONFIGS[said.pop("config", "mamba")]}, suggest=False, seq=64, **said)
+
+
+def test_a_model_without_mixers_has_no_use_for_them() -> None:
+    with pytest.raises(InputError, match="runs no block of llama"):
+        tn.train("llama-3.1-8b", suggest=False, kernels="mamba-ssm")
