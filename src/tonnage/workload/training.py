@@ -48,6 +48,7 @@ class Train(Workload):
     accumulate: int | None = None
     seq: int | None = None
     target_seq: int | None = None
+    mean_length: int | None = None
     eval_batch: int | None = None
     recompute: str | None = None
     experts: str | None = None
