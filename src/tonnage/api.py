@@ -201,7 +201,7 @@ def _padded(result: Result, model: Model, w: Train, where: Device | None, held: 
             f"mean_length = {mean:,} is longer than the longest sample, seq = {longest:,}", key="mean_length",
             value=mean, hint="--seq",
         )  # fmt: skip
-    shorter = answer(model, replace(w, seq=mean), where, in_use=held, **more)
+    shorter = answer(model, w.but(seq=mean), where, in_use=held, **more)
     return padded(result, shorter, where, held, mean)
 
 

@@ -7,7 +7,6 @@ bounds of the lines that depend on tokens. What the allocator keeps from batches
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from tonnage.devices import Device
@@ -29,11 +28,11 @@ def padded(result: Result, shorter: Result, device: Device | None, in_use: int, 
         mean: tokens. [token]
     """
     ranks = tuple(_between(a, b) for a, b in zip(result.ranks, shorter.ranks, strict=True))
-    found = replace(result, ranks=ranks, caveats=(*result.caveats, TOLD.format(mean=mean)))
+    found = result.but(ranks=ranks, caveats=(*result.caveats, TOLD.format(mean=mean)))
     if result.fit is None or device is None:
         return found
     doubt = tuple(result.extras.get("incomplete", ()))
-    return replace(found, fit=fit(found.fullest, device, in_use, doubt=doubt))
+    return found.but(fit=fit(found.fullest, device, in_use, doubt=doubt))
 
 
 TOLD: Final = "batches are padded to their own longest sample: the range begins at batches of {mean:,} tokens"
