@@ -17,7 +17,7 @@ from tonnage.arch.forward import Forward
 from tonnage.arch.fused import Fused
 from tonnage.arch.layers import Norm
 from tonnage.arch.loss import cross_entropy
-from tonnage.arch.losses import FusedLinear, InPlace
+from tonnage.arch.losses import FusedLinear, InPlace, chunk_size
 from tonnage.arch.rotate import rotate
 from tonnage.arch.tape import Tape, Value
 from tonnage.errors import UnsupportedError
@@ -62,7 +62,8 @@ class Bench:
             run: the forward pass, given nothing and giving its outputs, whose names stand until the call returns.
             grads: the gradients that the backward pass starts from.
             retain: the graph is kept.
-            threads: how many of them multiply matrices.
+            threads: how many of them multiply matrices, in the runs that are timed before as well: those of every
+                provider, in the same process.
         """
         tape = self.tape
         outputs = run()
@@ -112,9 +113,11 @@ def rms_norm(b: Bench, c: Config) -> int:
     """A norm of 16-bit rows with a weight in fp32."""
     axes: Axes = (("B", 1), ("T", c["M"]), ("D", c["H"]))
     x, given = b.given("x", axes, "bf16"), b.tape.new("dy", axes, "bf16")
-    # Both providers' weights, the gradient of one, and that of x.
+    # Both providers' weights, and the gradient of one.
     b.resident((("D", c["H"]),), 4, 3)
-    b.resident(axes, 2)
+    if not b.liger:
+        # The gradient of x. Liger's is a view of dy, which its kernel writes over and autograd takes as it is.
+        b.resident(axes, 2)
 
     def grads(outputs: Made) -> Made:
         return tuple(given if y.dtype == given.dtype else b.tape.new("dy, cast", axes, y.dtype) for y in outputs)
@@ -176,7 +179,54 @@ def linear_loss(b: Bench, c: Config) -> int:
             return (FusedLinear(release=b.release, shifts=False).forward(b.f, head, x, labels),)
         return (cross_entropy(head.forward(b.f, x), labels, causal=False, wide=False),)
 
-    return b.peak(run, _like, retain=False, threads=1 if b.liger else 2)
+    return b.peak(run, _like, retain=False, threads=2)
+
+
+def linear_divergence(b: Bench, c: Config) -> int:
+    """``fused_linear_jsd_forward``: both heads' products and Jensen and Shannon's divergence, rows by rows.
+
+    Source: https://github.com/linkedin/Liger-Kernel/blob/ff6650bb/src/liger_kernel/ops/fused_linear_jsd.py (released
+    with 0.4.0; the figures were taken before, under the number of 0.3.1).
+    """
+    if not b.liger:
+        raise UnsupportedError("of fused_linear_jsd, Liger's own is modelled", key="provider")
+    D, V, rows, tape = ("D", c["H"]), ("V", c["V"]), c["BT"], b.tape
+    axes: Axes = (("B", 1), ("T", rows), D)
+    x = b.given("student's states", axes, "bf16")
+    weight = tape.parameter("student", (V, D))
+    # Both heads, the gradient of the student's, the teacher's states, the gradient of the student's.
+    b.resident((V, D), 2, 3)
+    b.resident(axes, 2, 2)
+
+    def run() -> Made:
+        makes = (tape.new("gradient of the head", (V, D), "bf16"), tape.new("gradient of states", axes, "bf16"))
+        lost = tape.new("divergence of every word", (("T", rows), V), "fp32")
+        n = chunk_size(rows, c["H"], c["V"])
+        some: Axes = (("T", n), V)
+
+        def table(label: str) -> Value:
+            return tape.new(label, some, "bf16")
+
+        student = teacher = likely = taught = None
+        for _ in range(-(-rows // n)):
+            student, teacher = table("student's logits"), table("teacher's logits")
+            student, teacher = table("student over temperature"), table("teacher over temperature")
+            likely, taught = table("student's log probabilities"), table("teacher's log probabilities")
+            share = table("student's probabilities")
+            pulled = table("probabilities times the gradient")
+            del share
+            apart = table("gradient less those")
+            del pulled
+            student = table("gradient of logits")
+            del apart
+            tape.new("gradient of states, some rows", (("T", n), D), "bf16")
+        loss = tape.new("loss", (), "bf16")
+        kept = tuple(m.detached() for m in makes)
+        tape.record((loss,), (x, weight), lambda g: (kept[1], kept[0]), kept, custom=True)
+        del student, teacher, likely, taught, lost
+        return (loss,)
+
+    return b.peak(run, _like, retain=False, threads=2)
 
 
 OPERATORS: Final[Mapping[str, Callable[[Bench, Config], int]]] = {
@@ -186,6 +236,7 @@ OPERATORS: Final[Mapping[str, Callable[[Bench, Config], int]]] = {
     "rope": rope,
     "cross_entropy": plain_loss,
     "fused_linear_cross_entropy": linear_loss,
+    "fused_linear_jsd": linear_divergence,
 }
 
 

@@ -32,6 +32,11 @@ def _tier(name: str) -> Callable[[Any], int]:
     return lambda result: int(result.fullest.tier(name))
 
 
+def _buffers(result: Any) -> int:
+    """What the model holds beside its weights: a loop that moves parameters alone leaves it with the host."""
+    return int(sum(c.bytes for c in result.fullest.components if c.name == "other:buffers"))
+
+
 def _printed(buffer: str, what: str, nth: int = 0, *, draft: bool = False) -> Callable[[Any], int]:
     """The size that llama.cpp's log prints for a buffer, the ``nth`` of its kind on one device."""
 
@@ -73,6 +78,7 @@ COUNTERS: Final[Mapping[str, Callable[[Any], int]]] = {
     "requested": _tier("requested"),
     "allocated": _tier("allocated"),
     "reserved": _tier("reserved"),
+    "reserved_without_buffers": lambda result: result.fullest.tier("reserved") - _buffers(result),
     "device": _tier("device"),
     "pool": lambda result: sum(c.bytes for c in result.fullest.components if c.name == "kv_cache"),
     "tokens": lambda result: int(result.capacity["tokens"]),

@@ -180,8 +180,29 @@ def train(
         # A config's switch is told as any of its keys that are not modelled; a flag is refused.
         w, doubt = w.but(compile=None), (*doubt, f"compiled blocks keep other tensors: {error.message}")
         result = answer(m, w, where, in_use=held, beside=beside, doubt=doubt)
+    if w.mean_length is not None:
+        result = _padded(result, m, w, where, held, beside=beside, doubt=doubt)
     found = _answer(result, m, w, where, held, suggest=suggest, beside=beside)
     return found.but(caveats=(*found.caveats, *told)) if told else found
+
+
+def _padded(result: Result, model: Model, w: Train, where: Device | None, held: int, **more: Any) -> Result:
+    """The range of batches that are padded to their own longest sample.
+
+    Raises:
+        InputError: the mean is longer than the longest.
+    """
+    from tonnage.estimate.padding import padded
+    from tonnage.estimate.train import answer
+
+    mean, longest = w.mean_length or 0, int(result.workload["seq"])
+    if mean > longest:
+        raise InputError(
+            f"mean_length = {mean:,} is longer than the longest sample, seq = {longest:,}", key="mean_length",
+            value=mean, hint="--seq",
+        )  # fmt: skip
+    shorter = answer(model, w.but(seq=mean), where, in_use=held, **more)
+    return padded(result, shorter, where, held, mean)
 
 
 HEADS: Final = {"reward": "classify:1", "rerank": "classify:1", "embed": "none"}

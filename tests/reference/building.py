@@ -47,7 +47,7 @@ DEPTHS = (
 )
 """Keys that tell how many layers there are."""
 COMPOSED: dict[str, Table] = {**COMPOSITES, **AUDIOVISUAL, **(TIMM if find_spec("timm") else {})}
-UNBUILT = {"plain", "kimi_k3", "kimi_k3_text", "mimo", "nemotron_nas", *(() if find_spec("timm") else TIMM)}
+UNBUILT = {"plain", "kimi_k3", "kimi_k3_text", "mimo", "nemotron_nas", "qwen", *(() if find_spec("timm") else TIMM)}
 """Families of our own, of code that a release brings itself, and those whose tower's library is not there."""
 NO_DEFAULT = {"gemma4_assistant"}
 """Types whose config refuses its own defaults."""

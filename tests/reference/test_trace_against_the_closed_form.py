@@ -25,6 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "math": {"attention": "math"},
     "recompute": {"recompute": "full"},
     "foreach": {"optimizer": "adamw-foreach"},
+    "foreach of torch 2.0": {"optimizer": "adamw-foreach-2.0"},
     "loop": {"optimizer": "adamw-loop"},
     "momentum": {"optimizer": "sgd-momentum"},
     "sgd": {"optimizer": "sgd"},

@@ -260,6 +260,7 @@ class Head(Record):
         offset: a buffer of one number a word is added to the logits (BART).
         wide: the hidden states are cast from the stream's format to the weights' and the logits to fp32 (Mamba).
         raised: the loss of masked tokens casts the logits to fp32, which BERT's own does not (ModernBERT).
+        sliced: the loss of the next token is of the logits but the last token's, not of labels moved by one (Qwen).
         unnamed: the tensor that is shared is all there is of the matrix, under no name of its own (Perceiver).
         pooled: which token of a sequence a classifier looks at: the first, before its matrices, or the last that is no
             padding, whose logits are taken from those of all (Llama); empty where that is not modelled.
@@ -284,6 +285,7 @@ class Head(Record):
     offset: bool = False
     wide: bool = False
     raised: bool = False
+    sliced: bool = False
     unnamed: bool = False
     pooled: Literal["", "first", "last"] = ""
     drops_first: float = 0.0

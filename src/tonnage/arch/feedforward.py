@@ -100,6 +100,7 @@ class Gated(Record):
     ``fused`` names one matrix that holds gate and up; ``inner_norm`` is of the gated tensor (BitNet), ``dropout`` of
     the output (Seed-OSS), ``inner_dropout`` of the gated tensor (CPM-Ant). ``down_bias``: whether the last matrix has a
     bias where the others have none (GTE). ``restored``: what it is given is cast to the weights' format (T5).
+    ``named``: both products have names, up's first, which stand until the block returns (Qwen).
     """
 
     name: str
@@ -117,6 +118,7 @@ class Gated(Record):
     inner_dropout: float = 0.0
     down_bias: bool = False
     restored: bool = False
+    named: bool = False
     module: ClassVar[str] = "mlp"
 
     def matrices(self) -> tuple[Linear, ...]:
@@ -145,6 +147,10 @@ class Gated(Record):
         matrices = self.matrices()
         if self.fused is None:
             gate, up, down = matrices
+            if self.named:
+                first = up.forward(f, x)
+                second = gate.forward(f, x)
+                return down.forward(f, ops.mul(first, activate(second, self.act), "gated"))
             x = self._inner(f, self._gated(f, gate, up, x))
             x = down.forward(f, x)
             return ops.dropout(x, self.dropout, f.training)

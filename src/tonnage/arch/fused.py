@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from tonnage.arch.ops import summed
 from tonnage.arch.tape import WIDTH, Grads, Parameter, Value, needs_grad
 from tonnage.record import Record
 from tonnage.releases import Since, Version, since
@@ -61,9 +62,8 @@ class Fused(Record):
         makes = needs_grad(weight) or (tape.recording and not since(self.release, _SPARES))
         rowwise = since(self.release, _ROWWISE)
         over = (self.last or self.norms) if name == "model.norm" else self.norms
-        parts = (axes if rowwise else (("X", self.processors), axes[-1]), "fp32")
-        if rowwise and not self.wide:
-            parts = (axes, weight.dtype)
+        rows = axes[:-1] if rowwise else (("X", self.processors),)
+        parts = ((*rows, *weight.axes), weight.dtype if rowwise and not self.wide else "fp32")
 
         def back(g: Value) -> Grads:
             each = tape.new("weight gradient in parts", *parts) if makes else None
@@ -71,7 +71,7 @@ class Fused(Record):
             grad.storage.viewed = True
             total = None
             if each is not None:
-                total = tape.new("gradient of norm weight", weight.axes, parts[1])
+                total = summed(each, "gradient of norm weight", weight.axes)
                 if total.dtype != weight.dtype:
                     total = tape.new("gradient of norm weight", weight.axes, weight.dtype)
             return grad, total

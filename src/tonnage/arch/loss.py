@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from tonnage.arch.ops import cast, raised
+from tonnage.arch.ops import cast, copy, narrow, raised
 from tonnage.arch.tape import Grads, Tape, Value
 from tonnage.record import Record
 from tonnage.tensors import Axes
@@ -70,6 +70,34 @@ def cross_entropy(logits: Value, labels: Value, *, causal: bool, wide: bool) -> 
         labels = padded_labels(labels)
     target = shifted_labels(labels, axes) if causal else labels
     return log_likelihood(logits, target)
+
+
+def of_model(head: Head, logits: Value, labels: Value, *, causal: bool) -> Value:
+    """The loss that the model's class computes of all its logits."""
+    if head.sliced:
+        return _of_slice(logits, labels)
+    return cross_entropy(logits, labels, causal=causal, wide=causal or head.raised)
+
+
+def _of_slice(logits: Value, labels: Value) -> Value:
+    """As models' own code did in 2023: of all logits but the last token's, which of several sequences is a copy.
+
+    Under autocast accelerate casts the output's logits to fp32 when the model is through, and drops them with it.
+    """
+    tape = logits.tape
+    tape.category = "loss"
+    B, T, V = logits.axes
+    (_, rows), (letter, tokens) = labels.axes
+    part = narrow(logits, (B, (T[0], T[1] - 1), V))
+    if rows > 1:
+        part = copy(part, label="logits but the last")
+    target = tape.new("labels but the first", (B, (letter, tokens - 1)), "int64")
+    loss = log_likelihood(part, target)
+    del part
+    if tape.autocast is not None:
+        tape.casts.clear()
+        tape.new("logits of the output in fp32", logits.axes, "fp32")
+    return loss
 
 
 def log_likelihood(logits: Value, target: Value, *, whole: bool = True) -> Value:

@@ -205,6 +205,8 @@ class Stack(Record):
         norm: after the last layer.
         masks: windows for which the pass makes a mask whether or not a layer has them.
         keeps: the model's code keeps every layer's output until all are through (DeBERTa).
+        tupled: it hands keys and values on in tuples, so that those of the last pass stand until one is through, and
+            those of the first are what the layers made them views of (Qwen).
         dropout: behind the norm (T5).
         lists: the model has a list of each part instead of a list of layers (XLM): ``#`` in the names of a layer's
             tensors stands for its number.
@@ -218,6 +220,7 @@ class Stack(Record):
     masks: tuple[int | None, ...] = ()
     lists: bool = False
     keeps: bool = False
+    tupled: bool = False
     dropout: float = 0.0
 
     def weights(self) -> Iterator[Tensor]:

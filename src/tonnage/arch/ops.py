@@ -75,8 +75,7 @@ def linear(x: Value, weight: Parameter, bias: Parameter | None, ins: int, outs: 
 
     def bias_gradient() -> Value:
         grad = tape.new("bias gradient", outs, form)
-        for n in scratch(size(rows), size(outs)):
-            tape.scratch("partial sums", n)
+        tape.scratch("partial sums", *scratch(size(rows), size(outs)))
         return grad
 
     def back(g: Value) -> Grads:
@@ -115,8 +114,7 @@ def summed(g: Value, label: str, axes: Axes) -> Value:
     """``g`` summed to ``axes``. Over rows that lie one behind the other, blocks leave partial sums for the last one."""
     made = g.tape.new(label, axes, g.dtype)
     if g.axes[-len(axes) :] == axes and not g.storage.by_heads:
-        for n in scratch(size(g.axes) // size(axes), size(axes)):
-            g.tape.scratch("partial sums", n)
+        g.tape.scratch("partial sums", *scratch(size(g.axes) // size(axes), size(axes)))
     return made
 
 

@@ -74,6 +74,18 @@ def _wide(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]
     return ops.cast(q_turned, before), ops.cast(k_turned, before)
 
 
+def _wide_joined(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
+    """Queries, then keys: cast to fp32, turned, joined with what is not turned, which is empty, cast back (Qwen)."""
+    return _wide_one(q, cosine, sine), _wide_one(k, cosine, sine)
+
+
+def _wide_one(x: Value, cosine: Value, sine: Value) -> Value:
+    first, rest = parts(x, cosine.axes[-1][1])
+    first, rest = ops.cast(first, "fp32"), ops.cast(rest, "fp32")
+    first = turned(first, cosine, sine)
+    return ops.cast(ops.cat((first, rest), x.axes), x.dtype)
+
+
 def _apart(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
     """As ``_wide``, each product of a cast of its own (ModernBERT)."""
     q_turned, k_turned = _twice_cast(q, cosine, sine), _twice_cast(k, cosine, sine)
@@ -210,6 +222,7 @@ _STYLES = {
     "complex": _complex,
     "back": _back,
     "wide": _wide,
+    "wide, joined": _wide_joined,
     "apart": _apart,
     "joined": _joined,
     "repeated": _repeated,

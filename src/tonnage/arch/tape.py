@@ -168,11 +168,10 @@ class Tape:
                 Storage(self, "uses", (("X", 0),), parameter.dtype, ""), parameter.axes, parameter.dtype, node
             )
 
-    def scratch(self, label: str, nbytes: int) -> None:
-        """Memory that a kernel takes from the allocator for its own run."""
-        if nbytes:
-            storage = Storage(self, label, (("X", nbytes),), "uint8", "workspace")
-            self.events.append(~storage.serial)
+    def scratch(self, label: str, *sizes: int) -> None:
+        """Memory that a kernel takes from the allocator for its own run, all of it at the same time. [byte]"""
+        taken = [Storage(self, label, (("X", n),), "uint8", "workspace") for n in sizes if n]
+        self.events.extend(~storage.serial for storage in reversed(taken))
 
     def results(self, op: str, make: Callable[[], tuple[Value, ...]]) -> tuple[Value, ...]:
         """What an operation makes whose results a selective checkpoint may keep."""

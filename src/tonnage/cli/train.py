@@ -24,6 +24,9 @@ WORKLOAD: Final = together(
     text("--batch", "Sequences in one forward pass (1).", "N"),
     text("--seq", "Tokens of a sequence (2048, or the model's positions).", "N"),
     click.option("--padded", is_flag=True, default=None, help="Texts end before --seq: attention is handed a mask."),
+    text(
+        "--mean-length", "Batches are padded to their own longest sample: of N tokens on average, --seq at most.", "N"
+    ),
     text("--target-seq", "Tokens that an encoder-decoder model's decoder is given (as --seq).", "N"),
     text("--eval-batch", "Sequences of an evaluation step behind the optimizer's (none).", "N"),
     text("--accumulate", "Forward passes a step (1).", "N"),

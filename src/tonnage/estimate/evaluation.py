@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
-from tonnage.arch.loss import cross_entropy
+from tonnage.arch.loss import of_model
 from tonnage.arch.losses import FusedLinear
 from tonnage.arch.model import Model
 from tonnage.arch.tape import Value
@@ -87,7 +87,6 @@ def _ends(model: Model, r: Recipe) -> Ends:
     def whole(f: Forward, head: Head, x: Value, labels: Value) -> list[Value]:
         # The model's code names the last hidden states, and the output that the caller is handed the logits.
         logits = head.forward(f, x)
-        loss = cross_entropy(logits, labels, causal=model.causal, wide=model.causal or head.raised)
-        return [logits, loss]
+        return [logits, of_model(head, logits, labels, causal=model.causal)]
 
     return fused if r.evaluates_fused and isinstance(r.loss, FusedLinear) else whole

@@ -58,7 +58,7 @@ class Reading:
     """One forward pass without autograd over ``tokens`` new tokens after ``cached`` ones.
 
     ``layers`` holds, for each different layer, how high its pass reaches above the level at which it starts, and
-    ``stored`` what its cache then takes.
+    ``kept`` what its cache then takes where the code hands it on in tuples.
     """
 
     def __init__(self, model: Model, s: Session, tokens: int, cached: int) -> None:
@@ -87,6 +87,7 @@ class Reading:
         del x
         axes = (B, T, ("D", stack.stem.D))
         self.carried: dict[int, list[Storage]] = {}
+        self.tupled, self.kept = stack.tupled, dict[int, Level]()
         self.layers: dict[int, Span] = {id(layer): self._layer(f, layer, axes) for layer, _ in stack.distinct()}
         self.kernels = f.ran
         self.head = self._head(model, f, axes, 1 if s.logits == "last" else tokens)
@@ -99,10 +100,13 @@ class Reading:
         def store(new: tuple[Value, ...], window: int | None) -> tuple[Value, ...]:
             # Each part is joined with what is cached, and takes its place.
             for part in new:
+                if self.tupled and not f.cached:
+                    held.append(part.view(part.axes))
+                    continue
                 tape.category = "kv_cache"
                 grown = tape.new("cache", _grown(part.axes, seen(f.cached, window)), part.dtype)
                 tape.category = "activations"
-                if old:
+                if old and not self.tupled:
                     old.pop(0)
                 held.append(grown)
             return tuple(v.view(v.axes) for v in held)
@@ -121,6 +125,7 @@ class Reading:
         self.carried[id(layer)] = list(f.carried)
         span = Span(tape, start, len(tape.events), first)
         f.store = None
+        self.kept[id(layer)] = level({id(v.storage): v.storage for v in held}.values())
         del x
         held.clear()
         return span
@@ -224,9 +229,12 @@ class Run(Ledger):
 
     def _pass(self, name: str, reading: Reading, cached: int, after: int) -> Iterator[Moment]:
         """The instants of one pass: the cache of the layers that are through has grown, that of the others not yet."""
-        layers = self.model.decoder.layers
+        layers, tupled = self.model.decoder.layers, reading.tupled
         old = {id(layer): self._state(layer, cached, whole=False) for layer in layers}
         new = {id(layer): self._state(layer, after, whole=not cached) for layer in layers}
+        if tupled:
+            new = reading.kept
+            old = self.prefill.kept if self.prefill is not None and cached == self.session.prompt else old
         H = level([reading.hidden])
         there = Level()
         for layer in layers:
@@ -241,7 +249,7 @@ class Run(Ledger):
             self.drop_all("cache")
             self.take("cache", "kv_cache", "cache", there - own)
             yield Moment(f"{name}: layer {i}", self.now + own + H + span.peak, span)
-            there = there - own + new[id(layer)]
+            there = there + new[id(layer)] if tupled else there - own + new[id(layer)]
             if not i and reading.names_first:
                 self.take("first", "activations", "named by the model's code", H, [reading.hidden])
             elif i and self.model.decoder.keeps:

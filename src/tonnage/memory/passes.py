@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from tonnage.arch.ends import Stem
 from tonnage.arch.forward import AttentionKernel, Forward, Mixers
-from tonnage.arch.loss import Loss, cross_entropy
+from tonnage.arch.loss import Loss, cross_entropy, of_model
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Model, Stack
 from tonnage.arch.tape import Storage, Tape, Value
@@ -256,7 +256,7 @@ class Pass:
             if model.classes is not None:
                 loss.append(cross_entropy(held[0], classes[0], causal=False, wide=False))
                 return loss[0]
-            loss.append(cross_entropy(held[0], ids, causal=model.causal, wide=model.causal or self.head.raised))
+            loss.append(of_model(self.head, held[0], ids, causal=model.causal))
             return loss[0]
 
         first = len(tape.born)

@@ -81,6 +81,12 @@ def _bitsandbytes(name: str, bits: int, *, paged: bool = False) -> Callable[[Any
     return make
 
 
+def _by_format(model: Any) -> Made:
+    from tonnage.tracing.older_steps import ByFormat
+
+    return Made((ByFormat(trained(model), lr=RATE),))
+
+
 def _torchao(name: str) -> Callable[[Any], Made]:
     def make(model: Any) -> Made:
         one = getattr(imported("torchao.optim"), name)(trained(model), lr=RATE)
@@ -201,6 +207,7 @@ MOVED: Final = ("grokadamw",)
 OPTIMIZERS: Final[dict[str, Callable[[Any], Made]]] = {
     "adamw-fused": _torch("AdamW", fused=True),
     "adamw-foreach": _torch("AdamW", foreach=True),
+    "adamw-foreach-2.0": _by_format,
     "adamw-loop": _torch("AdamW", foreach=False, fused=False),
     "adamw-amsgrad": _torch("AdamW", foreach=True, amsgrad=True),
     "sgd": _torch("SGD", foreach=True),

@@ -36,8 +36,8 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
 }
 COUNTS: Final = (
     "batch", "accumulate", "seq", "context", "concurrency", "gpus", "tp", "pp", "cp", "ep", "dp", "lora_rank",
-    "target_seq", "eval_batch", "logits_to_keep", "virtual_tokens", "encoder_hidden", "completion_length",
-    "generations", "steps_per_generation", "iterations", "rollout_batch", "columns", "mini_batch",
+    "target_seq", "mean_length", "eval_batch", "logits_to_keep", "virtual_tokens", "encoder_hidden",
+    "completion_length", "generations", "steps_per_generation", "iterations", "rollout_batch", "columns", "mini_batch",
     "rejected_length",
 )  # fmt: skip
 SWITCHES: Final = (

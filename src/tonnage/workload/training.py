@@ -49,6 +49,7 @@ class Train(Workload):
     seq: int | None = None
     target_seq: int | None = None
     padded: bool | None = None
+    mean_length: int | None = None
     eval_batch: int | None = None
     recompute: str | None = None
     experts: str | None = None

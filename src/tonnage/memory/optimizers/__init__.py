@@ -23,8 +23,8 @@ LEAST_8BIT: Final = 4096
 
 PLACES: Final = {
     "plain": (
-        "adamw-fused", "adamw-foreach", "adamw-loop", "adamw-amsgrad", "sgd-momentum", "sgd", "rmsprop", "adagrad",
-        "nadam",
+        "adamw-fused", "adamw-foreach", "adamw-foreach-2.0", "adamw-loop", "adamw-amsgrad", "sgd-momentum", "sgd",
+        "rmsprop", "adagrad", "nadam",
     ),
     "factored": ("adafactor", "adafactor-torch", "came"),
     "eight_bit": (

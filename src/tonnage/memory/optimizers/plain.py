@@ -10,7 +10,7 @@ from typing import Final
 
 from tonnage.memory import steps
 from tonnage.memory.optimizers import Optimizer, Stored, like
-from tonnage.memory.steps import Bound
+from tonnage.memory.steps import Bound, Group, Trained
 from tonnage.tensors import Tensor
 
 
@@ -31,6 +31,24 @@ def adamw(t: Tensor, width: int) -> Iterator[Bound]:
     yield "denom", n, (n,)
 
 
+def by_format(trained: Trained) -> Group:
+    """A foreach step of torch 2.0: roots, and these plus epsilon, of one format after the other.
+
+    Names of the last format stand until they are bound anew.
+    Reference: https://github.com/pytorch/pytorch/blob/v2.0.1/torch/optim/adamw.py (_multi_tensor_adamw).
+    """
+    formats: dict[int, list[int]] = {}
+    for t, width, times in trained:
+        formats.setdefault(width, []).extend([t.numel * width] * times)
+    roots: list[int] = []
+    denominators: list[int] = []
+    for sizes in formats.values():
+        yield [*roots, *denominators, *sizes]
+        roots = sizes
+        yield [*roots, *denominators, *sizes]
+        denominators = sizes
+
+
 OPTIMIZERS: Final = (
     Optimizer("adamw-fused", adam_fused, steps.nothing, "two moments in the parameters' format and a counter each"),
     Optimizer(
@@ -38,6 +56,12 @@ OPTIMIZERS: Final = (
         like("exp_avg", "exp_avg_sq"),
         steps.all_at_once(1),
         "two moments in the parameters' format",
+    ),
+    Optimizer(
+        "adamw-foreach-2.0",
+        like("exp_avg", "exp_avg_sq"),
+        by_format,
+        "two moments in the parameters' format; torch 2.0 makes two more for a step",
     ),
     Optimizer(
         "adamw-loop",
