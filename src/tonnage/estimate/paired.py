@@ -134,7 +134,7 @@ class PairedPlayer(Player):
             self.end(part.name)
         self.workspace()
         self.loss = [self.own.pop(p.tail.output.serial)]
-        self.outputs = [self.own.pop(s.serial) for s in p.outputs]
+        self.outputs = [self.own.pop(s.serial) for s in (*p.outputs, *p.graph)]
         stays = p.tape.added if self.fresh else {s.serial for s in p.grown}
         self.grads += [self.own.pop(n) for n in list(self.own) if n in stays]
         self.free(self.own.values())

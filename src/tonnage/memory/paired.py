@@ -200,9 +200,12 @@ class Paired:
         if tape.stepping is not None:
             tape.stepping.settle(tape)
         del seed
-        # The loop's loss is without its graph.
-        tape.leaves.clear()
+        if not self.outputs:
+            # The loop's loss is without its graph.
+            tape.leaves.clear()
         self.parts[-1].stop = len(tape.events)
+        self.graph = [v.storage for leaf in tape.leaves for v in (*leaf.saved, *leaf.pending) if v is not None]
+        tape.leaves.clear()
 
     def _reached(self) -> dict[int | None, set[str]]:
         """Names of the parameters that a gradient arrives at: by layer below it, of the rest under None."""
