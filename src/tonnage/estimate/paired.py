@@ -12,7 +12,7 @@ from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked
 from tonnage.estimate.moments import Moment
 from tonnage.estimate.player import Own, Player, Shared
 from tonnage.estimate.recipe import Recipe
-from tonnage.estimate.training import BEFORE, Step
+from tonnage.estimate.training import BEFORE, GRAPH, Step
 from tonnage.memory.paired import Paired
 from tonnage.memory.passes import Pass, level
 from tonnage.workload.training import Train
@@ -98,6 +98,7 @@ class PairedStep(Step):
             if name == "loss backward":
                 self.drop_all("loss before")
                 self.drop_all(BEFORE)
+                self.drop_all(BEFORE + GRAPH)
             yield Moment(name, self.now + span.peak, span)
         loss = [p.tail.output]
         self.take("loss itself", "loss", "the loss itself", level(loss), loss)
