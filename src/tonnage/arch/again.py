@@ -37,48 +37,78 @@ def checkpointed(run: Callable[..., Value], *xs: Value) -> Value:
 
     Gradients of what else ``run`` takes are its own steps'.
     """
+    return several(lambda *given: (run(*given),), xs)[0]
+
+
+def several(
+    run: Callable[..., tuple[Value, ...]],
+    xs: tuple[Value, ...],
+    beside: tuple[Value, ...] = (),
+    trained: tuple[bool, ...] = (True,),
+) -> tuple[Value, ...]:
+    """The same of what makes several tensors.
+
+    Args:
+        run: what is run twice, the second time not beyond the last tensor that is saved.
+        xs: what it is given, and kept.
+        beside: more of that, to which it hands gradients as it makes them.
+        trained: which of the tensors that it makes need a gradient.
+    """
     tape = xs[0].tape
     if not tape.recording or not any(needs_grad(x) for x in xs):
-        return run(*xs)
+        return run(*xs, *beside)
     tape.recording = False
-    y = run(*xs)
+    ys = run(*xs, *beside)
     tape.recording = True
     kept = [x.detached() for x in xs]
+    also = list(beside)
     flows = [needs_grad(x) for x in xs]
 
-    def back(given: list[Value]) -> Grads:
-        tape.cut, first = len(tape.events), len(tape.born)
+    def back(given: list[Value | None]) -> Grads:
+        tape.cut = start = len(tape.events)
+        first = len(tape.born)
         leaves = [Node((), lambda _: (), (), 1) if flow else None for flow in flows]
         again = [Value(x.storage, x.axes, x.dtype, leaf) for x, leaf in zip(kept, leaves, strict=True)]
         kept.clear()
         floor = len(tape.nodes)
-        y = run(*again)
+        before, tape.rerun = tape.rerun, True
+        ys = run(*again, *also)
         tape.casts.clear()
-        assert y.node is not None
-        root = y.node, y.index
-        del y
+        roots = [(y.node, y.index) for y, flow in zip(ys, trained, strict=True) if flow]
+        del ys
         # What would have been made behind the point where the last tensor is saved never is.
         for s in tape.born[first:]:
             if s.position >= tape.cut and not s.owners:
                 s.nbytes = 0
         # What it was given is held until the last step has asked for what it saved.
         lowest = next(node for node in tape.nodes[floor:] if node.asks)
-        lowest.saved = (*lowest.saved, *(x.detached() for x in again))
+        lowest.called = tuple(x.detached() for x in (*again, *also))
         again.clear()
+        also.clear()
         del lowest
-        before, tape.rerun = tape.rerun, True
-        tape.backward(root, given.pop(), floor)
-        tape.rerun = before
+        given.reverse()
+        for node, index in roots:
+            if node is not None:
+                node.pending[index] = given.pop()
+        del node
+        roots.clear()
+        began, outer, tape.asked = len(tape.events), tape.asked, None
+        tape.unwind(floor)
+        # It runs again where something that was saved is first asked for: sums and casts of gradients come before.
+        asked = began if tape.asked is None else tape.asked
+        tape.events[start:asked] = tape.events[began:asked] + tape.events[start:began]
+        tape.rerun, tape.asked = before, outer
         found = tuple(leaf.pending[0] if leaf is not None else None for leaf in leaves)
         for leaf in leaves:
             if leaf is not None:
                 leaf.pending = []
         return found
 
-    tape.record((y,), xs, back, ())
-    if y.node is not None:
-        y.node.takes = True
-    return y
+    made = tuple(y for y, flow in zip(ys, trained, strict=True) if flow)
+    tape.record(made, xs, back, ())
+    if made[0].node is not None:
+        made[0].node.takes = True
+    return ys
 
 
 def module(block: Block, f: Forward, x: Value) -> Value:

@@ -32,8 +32,9 @@ class Table(Record):
         fixed: a buffer without gradient, whose whole name ``name`` is (CTRL, XGLM).
         own: the indices are gathered for every sequence from its own tokens (RoBERTa).
         counted: the code that looks them up counts them: "each" for every sequence (BART's encoder), "all" once and
-            on from a table's offset (its decoder), "once" and "named" the same without an offset (Blenderbot), "rows"
-            once for every sequence (Whisper's decoder).
+            on from a table's offset (its decoder), "once" and "named" the same without an offset (Blenderbot), "masked"
+            too where of these and the mask of ones the mask alone keeps its name (Marian), "rows" once for every
+            sequence (Whisper's decoder).
         frozen: a parameter that is not trained (Pegasus, Whisper's encoder).
         handed: every layer is handed the indices (GPT-2).
     """
@@ -47,7 +48,7 @@ class Table(Record):
     offset: bool = False
     fixed: bool = False
     own: bool = False
-    counted: Literal["", "each", "all", "once", "named", "rows"] = ""
+    counted: Literal["", "each", "all", "once", "named", "masked", "rows"] = ""
     frozen: bool = False
     handed: bool = False
 
@@ -80,14 +81,15 @@ class Table(Record):
     def _counted(self, f: Forward, ids: Axes) -> Value:
         tape, way = f.tape, self.counted
         indices = tape.new("positions", ids[1:], "int64")
-        if way in ("all", "named", "rows"):
+        if way in ("all", "named", "masked", "rows"):
             # Counted on from the end of the cache.
             indices = tape.new("positions, counted on", ids[1:], "int64")
             if way != "rows":
+                ones = tape.new("mask of ones", ids, "fp32")
+                tape.new("mask of ones", ids, "bool")
                 # The model's code names them to its end.
-                f.frame.append(indices)
-                for form in ("fp32", "bool"):
-                    tape.new("mask of ones", ids, form)
+                f.frame += [indices, ones] if way == "named" else [ones] if way == "masked" else [indices]
+                del ones
         if way in ("each", "rows"):
             indices = tape.new("positions of every sequence", ids, "int64")
         elif way == "all":

@@ -28,6 +28,7 @@ class Plain(Record):
         inner_dropout: of the activated tensor (T5).
         names: the activated tensor keeps its name until the block returns (GPT).
         learned: the activation function has two learned numbers and two buffers (xIELU, arXiv:2411.13010).
+        nested: what the block is given keeps its name until the activated tensor is there (BART).
         restored: what the last matrix is given is cast to the weights' format (T5, whose matrix may stay in fp32).
     """
 
@@ -46,6 +47,7 @@ class Plain(Record):
     inner_dropout: float = 0.0
     names: bool = False
     learned: bool = False
+    nested: bool = False
     restored: bool = False
     module: ClassVar[str] = "mlp"
 
@@ -73,8 +75,10 @@ class Plain(Record):
     def forward(self, f: Forward, x: Value) -> Value:
         """Up, activation, down."""
         up, down = self.matrices()
+        given = x if self.nested else None
         x = up.forward(f, x)
         x = self._activated(f, x)
+        del given
         x = ops.dropout(x, self.inner_dropout, f.training)
         if self.restored:
             x = ops.cast(x, f.tape.weights)
@@ -99,8 +103,9 @@ class Gated(Record):
 
     ``fused`` names one matrix that holds gate and up; ``inner_norm`` is of the gated tensor (BitNet), ``dropout`` of
     the output (Seed-OSS), ``inner_dropout`` of the gated tensor (CPM-Ant). ``down_bias``: whether the last matrix has a
-    bias where the others have none (GTE). ``restored``: what it is given is cast to the weights' format (T5).
-    ``named``: both products have names, up's first, which stand until the block returns (Qwen).
+    bias where the others have none (GTE). ``restored``: what it is given is cast to the weights' format, and both
+    factors keep their names until the block returns (T5). ``named``: both products have names, up's first, which stand
+    until the block returns (Qwen).
     """
 
     name: str
@@ -151,8 +156,10 @@ class Gated(Record):
                 first = up.forward(f, x)
                 second = gate.forward(f, x)
                 return down.forward(f, ops.mul(first, activate(second, self.act), "gated"))
-            x = self._inner(f, self._gated(f, gate, up, x))
+            factors: list[Value] = []
+            x = self._inner(f, self._gated(f, gate, up, x, factors))
             x = down.forward(f, x)
+            del factors
             return ops.dropout(x, self.dropout, f.training)
         fused, down = matrices
         both = fused.forward(f, x)
@@ -165,9 +172,12 @@ class Gated(Record):
         second = self._inner(f, second)
         return ops.dropout(down.forward(f, second), self.dropout, f.training)
 
-    def _gated(self, f: Forward, gate: Linear, up: Linear, x: Value) -> Value:
+    def _gated(self, f: Forward, gate: Linear, up: Linear, x: Value, factors: list[Value]) -> Value:
         if f.fused is not None and f.fused.gated:
             return f.fused.product(gate.forward(f, x), up.forward(f, x))
+        if self.restored:
+            factors += [activate(gate.forward(f, x), self.act), up.forward(f, x)]
+            return ops.mul(factors[0], factors[1], "gated")
         return ops.mul(activate(gate.forward(f, x), self.act), up.forward(f, x), "gated")
 
     def _inner(self, f: Forward, x: Value) -> Value:

@@ -78,7 +78,8 @@ class Forward:
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
     ``encoder`` is what cross attention sees, ``zeros`` the bias of its scores that layers share (T5), and ``position``
     the bias that the block at hand adds.
-    ``again`` are the modules of a layer that are computed again, each for itself.
+    ``again`` are the modules of a layer that are computed again, each for itself; ``checkpoints`` tells that the
+    model's modules know of checkpoints.
     """
 
     __slots__ = (
@@ -88,6 +89,7 @@ class Forward:
         "blocks",
         "cached",
         "carried",
+        "checkpoints",
         "encoder",
         "frame",
         "fused",
@@ -143,6 +145,7 @@ class Forward:
         self.masks: dict[int | None, Value] = Shared(self.taken)
         self.blocks: dict[int | None, tuple[Value, ...]] = Shared(self.taken)
         self.again: frozenset[str] = frozenset()
+        self.checkpoints = False
         self.bias: Value | None = None
         self.encoder: Value | None = None
         self.zeros: Value | None = None

@@ -110,6 +110,9 @@ def shared_bias(f: Forward, a: Biased, q: Value, k: Value) -> Value:
     if a.cross:
         if f.zeros is None:
             f.zeros = f.tape.new("position bias of zeros", (T, S, ("N", a.N)), q.dtype)
+            if f.checkpoints:
+                # So that checkpoints with reentrance see that it needs a gradient.
+                f.tape.start(f.zeros, held=True)
         return f.zeros
     if f.bias is None:
         rows = a.buckets or 0

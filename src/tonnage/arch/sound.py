@@ -51,7 +51,10 @@ class Sound(Stem):
     def forward(self, f: Forward, ids: Value) -> Value:
         """Features (axes ``B C T``) to the first layer's input."""
         B, rows, D = ids.axes[0], ("T", self.tokens), ("D", self.D)
-        x = ops.unary(self._convolved(f, "conv1", ids, (B, D, ids.axes[2])), "gelu")
+        x = self._convolved(f, "conv1", ids, (B, D, ids.axes[2]))
+        if f.input_grads:
+            f.tape.start(x, held=True)
+        x = ops.unary(x, "gelu")
         x = ops.unary(self._convolved(f, "conv2", x, (B, D, rows)), "gelu")
         places = f.tape.new("positions", (rows,), "int64")
         table = f.tape.parameter(f"{self.tables[0].name}.weight", (("P", self.tokens), D))
@@ -62,17 +65,19 @@ class Sound(Stem):
         return ops.dropout(x, self.dropout, f.training)
 
     def _convolved(self, f: Forward, name: str, x: Value, out: Axes) -> Value:
-        """``nn.Conv1d``: keeps what it was given."""
+        """``nn.Conv1d``: keeps what it was given, also where its weights are frozen."""
         tape, width = f.tape, x.axes[1][1]
         weight = tape.parameter(f"{self.path}.{name}.weight", (("D", self.D), ("X", width), ("C", 3)))
         bias = tape.parameter(f"{self.path}.{name}.bias", (("D", self.D),))
         b, w = ops.lowered_weight(bias), ops.lowered_weight(weight)
         x = ops.lowered(x)
         made, before, form = tape.new(f"{name} output", out, x.dtype), x.axes, x.dtype
-        flows = needs_grad(x)
+        flows, learns = needs_grad(x), weight.trained
 
         def back(g: Value) -> Grads:
             gx = tape.new("gradient of what was convolved", before, form) if flows else None
+            if not learns:
+                return gx, None, None
             gw = tape.new("weight gradient", weight.axes, form)
             return gx, gw, tape.new("bias gradient", bias.axes, form)
 

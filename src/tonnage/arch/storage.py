@@ -88,7 +88,7 @@ class Parameter:
 
     def __init__(self, tape: Tape, name: str, axes: Axes, dtype: str, trained: bool) -> None:
         self.tape = tape
-        self.name = name
+        self.name = tape.prefix + name
         self.axes = axes
         self.dtype = dtype
         self.trained = trained

@@ -45,7 +45,9 @@ Source = Value | Parameter | None
 class Node:
     """One step of the backward pass."""
 
-    __slots__ = ("asks", "back", "before", "category", "inputs", "pending", "rank", "saved", "takes", "weights_first")
+    __slots__ = (
+        "asks", "back", "before", "called", "category", "inputs", "pending", "rank", "saved", "takes", "weights_first",
+    )  # fmt: skip
 
     def __init__(
         self, inputs: tuple[Source, ...], back: Back, saved: tuple[Value, ...], outputs: int, category: str = ""
@@ -66,6 +68,8 @@ class Node:
         self.takes = False
         self.asks = bool(saved)
         self.rank = 0
+        # What a checkpoint was called with, if this is the last of its steps that asks for something.
+        self.called: tuple[Value, ...] = ()
 
 
 class Tape:
@@ -116,6 +120,8 @@ class Tape:
         self.stepping: Stepping | None = None
         # Ends of the names of parameters whose gradient is there before the pass: a term of the loss made it.
         self.early: tuple[str, ...] = ()
+        # What autograd accumulates into that is no parameter: the graph holds it with its gradient to the end.
+        self.leaves: list[Node] = []
         # Weights that several steps take, and what a custom step's context holds as long as its output is there.
         self.often: dict[str, Value] = {}
         self.context: list[Value] = []
@@ -151,13 +157,15 @@ class Tape:
         A leaf that autograd itself accumulates into is ``held`` as long as the graph is there.
         """
         if value.node is None:
-            value.node = Node((), lambda _: (), (value.detached(),) if held else (), 1)
+            # What a checkpoint makes a second time only stands for the first.
+            value.node = Node((), lambda _: (), (value.detached(),) if held and not self.rerun else (), 1)
+            self.leaves += [value.node] if held else []
             self.collects = value.storage if held else self.collects
 
     def parameter(self, name: str, axes: Axes) -> Parameter:
         """The weight of that name."""
         trained = self.grad and (self.trained is None or self.trained(name))
-        return Parameter(self, self.prefix + name, axes, self.weights, trained)
+        return Parameter(self, name, axes, self.weights, trained)
 
     def several(self, parameter: Parameter) -> None:
         """Several steps will take this weight: what they hand back is added up before it is the weight's gradient."""
@@ -191,9 +199,11 @@ class Tape:
         if not self.recording or not any(needs_grad(i) for i in inputs):
             return
         if saved or keeps_weight:
-            # What it makes is not there yet where the pass stops; an older storage is written over, or was kept.
+            # What it makes is not there yet where the pass stops, but where it saves some of that; an older storage is
+            # written over, or was kept.
             at = outputs[0].storage.position
-            self.cut = at if at >= self.cut and not custom else len(self.events)
+            late = custom or any(v.storage.position >= at for v in saved)
+            self.cut = at if at >= self.cut and not late else len(self.events)
         if self.often:
             inputs = tuple(self.often.get(i.name, i) if isinstance(i, Parameter) else i for i in inputs)
         node = Node(inputs, back, tuple(v.detached() for v in saved), len(outputs), self.category)
@@ -246,7 +256,7 @@ class Tape:
                     self._by_heads(since)
                 grads = _fitted(made)
                 given.clear()
-                node.saved = ()
+                node.saved = node.called = ()
                 del node, back, made
                 if by_heads:
                     self._by_heads(since)

@@ -8,10 +8,11 @@ from typing import Any, cast
 from tonnage.allocator.blocks import Block
 from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
+from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked
 from tonnage.estimate.moments import Moment
 from tonnage.estimate.player import Own, Player, Shared
 from tonnage.estimate.recipe import Recipe
-from tonnage.estimate.training import BEFORE, Step
+from tonnage.estimate.training import BEFORE, GRAPH, Step
 from tonnage.memory.paired import Paired
 from tonnage.memory.passes import Pass, level
 from tonnage.workload.training import Train
@@ -23,12 +24,10 @@ def refused(model: Model, w: Train) -> None:
         "loss": w.loss not in (None, "full"),
         "kernels": w.kernels not in (None, "none"),
         "offload": w.offload not in (None, "none"),
-        "recompute": w.recompute not in (None, "none") and (_biased(model) or w.recompute == "selective"),
+        "recompute": w.recompute == "selective",
         "objective": w.objective not in (None, "sft"),
         "precision": str(w.precision).startswith("fp8"),
-        "lora_rank": w.lora_rank is not None,
-        "adapter": w.adapter is not None,
-        "quant": w.quant not in (None, "none"),
+        "modules_to_save": bool(w.modules_to_save),
         "stack": w.stack not in (None, "transformers"),
         "train_only": bool(w.train_only),
         "freeze_layers": w.freeze_layers is not None,
@@ -42,10 +41,18 @@ def refused(model: Model, w: Train) -> None:
             )  # fmt: skip
 
 
-def _biased(model: Model) -> bool:
-    """Whether a layer makes a bias of scores for the others (T5)."""
-    layers = (layer for stack in model.stacks for layer, _ in stack.distinct())
-    return any(getattr(sub.block, "position_bias", None) for layer in layers for sub in layer.sublayers)
+def adapts(model: Model, kind: Adapter) -> None:
+    """Refuse what is trained beside two stacks in another way than beside their matrices.
+
+    Raises:
+        UnsupportedError: tokens before a sequence, norms, or a term of the loss (AdaLoRA's).
+    """
+    asked = Asked(frozenset(), ADAPTERS, options=kind.options)
+    if kind.method is None or kind.method(asked).early:
+        raise UnsupportedError(
+            f"adapter = {kind.name}: not modelled for encoder-decoder models ({model.model_type})", key="adapter",
+            value=kind.name, hint="--adapter lora",
+        )  # fmt: skip
 
 
 def _fixed(model: Model) -> dict[str, int]:
@@ -73,8 +80,8 @@ class PairedStep(Step):
         found = Paired(
             model, batch=r.batch, tokens=r.tokens, targets=r.targets or r.tokens, kernel=r.kernel, weights=r.weights,
             autocast=r.autocast, recompute=r.way(), accumulated=accumulated, keep_logits=r.keep_logits,
-            makes_mask=r.makes_mask, stepping=self.stepping(),
-            drops=r.drops,
+            makes_mask=r.makes_mask, stepping=self.stepping(), drops=r.drops, tuning=r.tuning,
+            input_grads=r.input_grads,
         )  # fmt: skip
         # What a step asks of either is the same.
         return cast(Pass, found)
@@ -91,6 +98,7 @@ class PairedStep(Step):
             if name == "loss backward":
                 self.drop_all("loss before")
                 self.drop_all(BEFORE)
+                self.drop_all(BEFORE + GRAPH)
             yield Moment(name, self.now + span.peak, span)
         loss = [p.tail.output]
         self.take("loss itself", "loss", "the loss itself", level(loss), loss)
@@ -128,7 +136,7 @@ class PairedPlayer(Player):
             self.end(part.name)
         self.workspace()
         self.loss = [self.own.pop(p.tail.output.serial)]
-        self.outputs = [self.own.pop(s.serial) for s in p.outputs]
+        self.outputs = [self.own.pop(s.serial) for s in (*p.outputs, *p.graph)]
         stays = p.tape.added if self.fresh else {s.serial for s in p.grown}
         self.grads += [self.own.pop(n) for n in list(self.own) if n in stays]
         self.free(self.own.values())

@@ -185,6 +185,7 @@ class Player:
         casts: list[Block] = []
         frame: list[Shared] = []
         around: list[Shared] = []
+        carried: list[Block] = []
         self.thread(0)
         for i, a in enumerate(self.stages):
             own: Own = {}
@@ -205,6 +206,7 @@ class Player:
                     self.end("last norm")
                 for held in frame:
                     self.drop(held)
+                self.free(carried)
                 self.forget_shared()
                 self.begin()
             if i == last:
@@ -224,6 +226,8 @@ class Player:
             casts += [own.pop(s.serial) for s in a.casts if s.serial in own]
             self.settle(a, own, joints)
             left.append((own, joints))
+            before, carried = carried, [self.take(s.nbytes) for s in a.carried]
+            self.free(before if i < last else ())
             if 0 < i < last:
                 if i > 1 and self.passes.stack.keeps:
                     frame.append(streams[i - 1])

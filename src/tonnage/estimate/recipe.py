@@ -30,6 +30,7 @@ class Recipe(Record):
 
     Args:
         weights: format of the weights, their gradients and optimizer states.
+        loaded: format that they were loaded in, and that buffers keep; None where that is the same.
         autocast: format that autocast computes in, or None.
         kernel: what computes attention.
         optimizer: its state and its step.
@@ -86,6 +87,7 @@ class Recipe(Record):
     keep_gradients: bool
     first_step: bool
     workspace: int
+    loaded: str | None = None
     makes_mask: bool = False
     tuning: Tuning | None = None
     adapters: tuple[tuple[Tensor, int], ...] = ()

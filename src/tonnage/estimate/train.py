@@ -140,6 +140,7 @@ def answer(
     batch = w.batch or {"grpo": w.generations or 8, "rloo": w.generations or 2, "kto": 2}.get(w.objective or "", 1)
     recipe = Recipe(
         weights=weights,
+        loaded=loaded,
         autocast=autocast,
         kernel=attention,
         optimizer=named,

@@ -62,7 +62,7 @@ class Step(Ledger):
             self.weights, self.tensors = total(recipe.shares), sum(s.tensors for s in recipe.shares)
         else:
             self.weights, self.tensors = bytes_of(groups, self.form, is_parameter)
-        self.buffers, _ = bytes_of(groups, self.form, is_buffer)
+        self.buffers, _ = bytes_of(groups, FORMATS[recipe.loaded or recipe.weights], is_buffer)
         self.passes = self.passed(model, accumulated=recipe.accumulate > 1 or recipe.keep_gradients or recipe.master)
         way, stream = recipe.way(), self.passes.stem.output.nbytes
         self.staged = way is not None and way.staged is not None and stream > way.staged
@@ -269,11 +269,13 @@ class Step(Ledger):
                     self.take("passed", "activations", "outputs of earlier layers", H[i], [stages[i].output])
             self.take(_key(a), "activations", f"saved by a {layer.kind}", level(a.left_behind()), a.left_behind())
             self.take(f"casts {_key(a)}", "activations", "autocast's copies of weights", level(a.casts), a.casts)
+            self.drop_all("carried")
+            self.take("carried", "activations", "attention weights of the layer before", level(a.carried), a.carried)
             if self.hands:
                 self.take(f"handed {id(a)}", "kv_cache", "keys and values handed out", level(a.apart()), a.apart())
         if p.closing is not None:
             yield Moment("last norm", self.now + H[-1] + p.closing.peak, p.closing)
-        for key in ("shared", "frame", "passed", *(() if p.stem.output in p.around else ("first",))):
+        for key in ("shared", "frame", "passed", "carried", *(() if p.stem.output in p.around else ("first",))):
             self.drop_all(key)
         for s in p.shared:
             if any(s in a.shares for a in p.layers):

@@ -122,6 +122,11 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         standing = tuple((t, 1) for t in part)
         return Tuned(Tuning(own=trained_own(model, part, copied=False)), weights, own=standing)
     kind = adapter(w)
+    if len(model.stacks) > 1:
+        # Imported late: most models have one stack.
+        from tonnage.estimate.paired import adapts
+
+        adapts(model, kind)
     loaded, caveats = weights, []
     matrices: Packed | None = None
     shares: tuple[Share, ...] = ()

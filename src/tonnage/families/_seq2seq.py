@@ -42,6 +42,7 @@ class Style(Record):
         rows: positions where the config says nothing.
         modelled: a training step of both stacks is.
         counted: how positions are counted, by stack, as ``Table`` names it.
+        scales: what multiplies the embedding: its "module", the stack's "code", or nothing.
         scales_queries: queries are multiplied by a number before any kernel sees them, and all heads laid out first.
     """
 
@@ -65,6 +66,7 @@ class Style(Record):
     rows: int = 1024
     modelled: bool = False
     counted: tuple[str, str] = ("", "")
+    scales: Literal["module", "code", ""] = "module"
     scales_queries: bool = False
 
 
@@ -117,14 +119,15 @@ class Builder:
     def feed_forward(self, side: Side) -> Plain:
         """Two matrices, right below the layer."""
         return Plain(
-            name="", D=self.D, F=self.k.need(f"{side}_ffn_dim"), act=self.act, inner_dropout=self.inner_dropout
-        )
+            name="", D=self.D, F=self.k.need(f"{side}_ffn_dim"), act=self.act, inner_dropout=self.inner_dropout,
+            nested=True,
+        )  # fmt: skip
 
     def sub(self, block: Any, norm: str) -> Sublayer:
         """A block with its norm before or behind it."""
         made = layer_norm(norm, self.D)
         if self.style.pre_norm:
-            return Sublayer(block=block, before=made, dropout=self.dropout)
+            return Sublayer(block=block, before=made, dropout=self.dropout, inline=isinstance(block, Plain))
         return Sublayer(block=block, of_sum=made, dropout=self.dropout)
 
     def encoder_layer(self) -> Layer:
@@ -177,7 +180,8 @@ class Builder:
             name=name,
             V=V or self.V,
             D=self.D,
-            scaled=True,
+            scaled=bool(s.scales),
+            scaled_within=s.scales == "module",
             norm=norm,
             dropout=self.dropout,
             alias_of=alias_of,

@@ -11,7 +11,7 @@ from tonnage.families._seq2seq import Builder, Style
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
-STYLE: Final = Style(table="fixed", modelled=True, counted=("once", "named"))
+STYLE: Final = Style(table="fixed", modelled=True, counted=("once", "masked"), scales="code")
 
 
 def _builder(k: Keys) -> tuple[Builder, int, bool]:

@@ -73,6 +73,8 @@ def read(k: Keys) -> Model:
         ),
         causal=False,
         pair=Pair() if parts.kind in MODELLED else None,
+        # ``_keep_in_fp32_modules``: loaded in fp32 beside fp16, and packed by no scheme.
+        plain=("DenseReluDense.wo",) if parts.kind in ("mt5", "pop2piano", "t5", "umt5") else (),
     )
 
 

@@ -22,6 +22,7 @@ STYLE: Final = Style(
     rows=448,
     modelled=True,
     counted=("", "rows"),
+    scales="",
     scales_queries=True,
 )
 TABLE: Final = "model.decoder.embed_tokens"

@@ -117,8 +117,8 @@ class Account:
     """
 
     __slots__ = (
-        "backward", "cached", "casts", "entered", "flows", "forward", "gradients", "handed", "input", "keeps_input",
-        "keeps_output", "left", "output", "recompute", "saved", "seed", "shares", "waits",
+        "backward", "cached", "carried", "casts", "entered", "flows", "forward", "gradients", "handed", "input",
+        "keeps_input", "keeps_output", "left", "output", "recompute", "saved", "seed", "shares", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -140,6 +140,8 @@ class Account:
         self.casts: list[Storage] = []
         # Keys and values that it cached, of which the graph may hold some.
         self.cached: list[Storage] = []
+        # Attention weights that it hands back and the graph does not hold: they live until the next one has returned.
+        self.carried: list[Storage] = []
         self.shares: frozenset[Storage] = frozenset()
         self.keeps_input = False
         self.keeps_output = False
@@ -281,7 +283,7 @@ def layer_account(
     if recompute is not None:
         # A checkpoint holds the layer's input until the last node has asked for what it saved.
         lowest = next(node for node in tape.nodes[floor:] if node.saved)
-        lowest.saved = (*lowest.saved, x.detached())
+        lowest.called = (x.detached(),)
         del lowest
     del x
     tape.rerun, tape.asked = recompute is not None, None

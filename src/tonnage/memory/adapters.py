@@ -165,13 +165,10 @@ def local_names(model: Model, modules: Sequence[str]) -> frozenset[str]:
     >>> local_names(load("llama-3.1-8b"), ["model.layers.0.self_attn.q_proj"])
     frozenset({'self_attn.q_proj'})
     """
-    out = set()
+    below = []
     for stack in model.stacks:
         # A bare model's names lack the module that holds it.
         top, _, rest = stack.path.partition(".")
         path = rf"(?:{re.escape(top)}\.)?{re.escape(rest)}" if rest else re.escape(top)
-        below = re.compile(rf"{path}\.\d+\.(.+)")
-        for name in modules:
-            match = below.fullmatch(name)
-            out.add(match.group(1) if match is not None else name)
-    return frozenset(out)
+        below.append(re.compile(rf"{path}\.\d+\.(.+)"))
+    return frozenset(next((m.group(1) for b in below if (m := b.fullmatch(name))), name) for name in modules)

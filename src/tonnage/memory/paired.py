@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch import ops
-from tonnage.arch.again import checkpointed
+from tonnage.arch.again import several
 from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.loss import cross_entropy
 from tonnage.arch.masks import make_masks
@@ -25,12 +25,17 @@ from tonnage.arch.model import Layer, Model, Stack
 from tonnage.arch.sound import Sound
 from tonnage.arch.tape import Storage, Tape, Value
 from tonnage.memory.accounts import Account, Span, blocks
-from tonnage.memory.passes import windows
+from tonnage.memory.passes import frozen, windows
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
+    from tonnage.arch.adapters import Tuning
     from tonnage.arch.stepping import Stepping
     from tonnage.memory.recompute import Recompute
+
+
+SHARED: Final = ("encoder", "bias", "zeros")
+"""What layers are handed beside masks, as ``Forward`` names it."""
 
 
 class Part:
@@ -62,6 +67,8 @@ class Paired:
         makes_mask: attention is handed a mask even where its kernel could do without.
         stepping: as ``memory/passes.py`` has it.
         drops: dropout is on.
+        tuning: as ``memory/passes.py`` has it; of the model's own weights none is trained then.
+        input_grads: what the embeddings make needs a gradient although their tables are frozen.
     """
 
     def __init__(
@@ -80,11 +87,15 @@ class Paired:
         makes_mask: bool = False,
         stepping: Stepping | None = None,
         drops: bool = True,
+        tuning: Tuning | None = None,
+        input_grads: bool = False,
     ) -> None:
         assert model.head is not None
         encoder, decoder = model.stacks
         self.model, self.recompute, self.always = model, recompute, makes_mask
-        self.tape = tape = Tape(grad=True, weights=weights, autocast=autocast)
+        self.tape = tape = Tape(
+            grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else frozen
+        )
         tape.accumulated, tape.stepping = accumulated, stepping
         # One table for both stacks, or for the head as well: its gradients wait for each other.
         tape.tied = model.head.alias_of or decoder.stem.alias_of
@@ -99,7 +110,7 @@ class Paired:
         self.first = len(tape.born)
         tape.category = "activations"
         self.parts: list[Part] = []
-        make = partial(Forward, tape, kernel, training=drops)
+        make = partial(Forward, tape, kernel, training=drops, tuning=tuning, input_grads=input_grads)
         loss, logits = self._forward(make(), make(), encoder, decoder, ids, labels)
         self.turn = len(self.parts)
         if not keep_logits:
@@ -156,11 +167,11 @@ class Paired:
         x = stack.stem.forward(f, ids)
         tokens = x.axes[1][1]
         make_masks(f, windows(stack, tokens), ids.axes[0][1], tokens, tokens, x.dtype, always=self.always)
+        f.checkpoints = self.recompute is not None
         for index, layer in enumerate(stack.layers):
             self._part(f"forward {stack.name} layer {index}")
-            run = partial(_run, f, layer, f"{stack.path}.{index}.", f.encoder, dict(f.masks))
-            again = self.recompute is not None and self.recompute.again(index)
-            x = checkpointed(run, x) if again else run(x)
+            called = _Call(f, layer, f"{stack.path}.{index}.")
+            x = called.again(x) if self.recompute is not None and self.recompute.again(index) else called(x)
         self._part(f"last norm of the {stack.name}")
         if stack.norm is not None:
             x = stack.norm.forward(f, x)
@@ -189,7 +200,12 @@ class Paired:
         if tape.stepping is not None:
             tape.stepping.settle(tape)
         del seed
+        if not self.outputs:
+            # The loop's loss is without its graph.
+            tape.leaves.clear()
         self.parts[-1].stop = len(tape.events)
+        self.graph = [v.storage for leaf in tape.leaves for v in (*leaf.saved, *leaf.pending) if v is not None]
+        tape.leaves.clear()
 
     def _reached(self) -> dict[int | None, set[str]]:
         """Names of the parameters that a gradient arrives at: by layer below it, of the rest under None."""
@@ -216,18 +232,51 @@ class Paired:
             yield part.name, Span(tape, part.start, part.stop, first, Level(requested, allocated))
 
 
-def _run(
-    f: Forward, layer: Layer, prefix: str, encoder: Value | None, masks: dict[int | None, Value], x: Value
-) -> Value:
-    """A layer with what it is handed beside its input, which a checkpoint holds on to."""
-    tape, outer = f.tape, f.encoder
-    tape.prefix, f.encoder = prefix, encoder
-    f.masks.update(masks)
-    y = layer.forward(f, x)
-    tape.prefix, f.encoder = "", outer
-    if outer is not encoder:
+class _Call:
+    """A call of a layer, with what it is handed beside its input: masks, the encoder's states, biases of scores.
+
+    A layer that is handed no bias makes one, for those above it as well.
+    """
+
+    def __init__(self, f: Forward, layer: Layer, prefix: str) -> None:
+        self.f, self.layer, self.prefix = f, layer, prefix
+        self.windows = list(f.masks)
+        self.named = [name for name in SHARED if getattr(f, name) is not None]
+        blocks: list[Any] = [sub.block for sub in layer.sublayers]
+        biased = [b for b in blocks if getattr(b, "position_bias", None) == "relative"]
+        self.makes = [n for n in dict.fromkeys("zeros" if b.cross else "bias" for b in biased) if n not in self.named]
+
+    def __call__(self, x: Value) -> Value:
+        """The layer's output."""
+        self.f.tape.prefix = self.prefix
+        y = self.layer.forward(self.f, x)
+        self.f.tape.prefix = ""
+        return y
+
+    def again(self, x: Value) -> Value:
+        """The same by way of a checkpoint, which holds on to all that it is called with."""
+        f = self.f
+        beside = (*f.masks.values(), *(getattr(f, name) for name in self.named))
+        # A table that is frozen gives the bias no gradient.
+        trained = (True, *(name == "zeros" or f.tape.trained is None for name in self.makes))
+        y, *others = several(self._run, (x,), beside, trained)
+        for name, value in zip(self.makes, others, strict=True):
+            setattr(f, name, value)
+        return y
+
+    def _run(self, x: Value, *beside: Value) -> tuple[Value, ...]:
+        f = self.f
+        masks, shared = dict(f.masks), [(name, getattr(f, name)) for name in SHARED]
+        f.masks.update(zip(self.windows, beside, strict=False))
+        for name, value in zip(self.named, beside[len(self.windows) :], strict=True):
+            setattr(f, name, value)
+        y = self(x)
+        made = tuple(getattr(f, name) for name in self.makes)
         f.masks.clear()
-    return y
+        f.masks.update(masks)
+        for name, value in shared:
+            setattr(f, name, value)
+        return y, *made
 
 
 def _moved(labels: Value) -> Value:

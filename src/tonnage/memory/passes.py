@@ -86,7 +86,7 @@ class Pass:
         self.loss_kind = loss
         self.compiled = compiled
         self.tape = tape = _tape(hosts, compiled)(
-            grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else _frozen
+            grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else frozen
         )
         tape.accumulated, tape.stepping = accumulated, stepping
         tape.early = () if tuning is None else tuning.early
@@ -114,6 +114,8 @@ class Pass:
             f.around += loss.named(tape, ids.axes)
             loss.enter(f)
         root = ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
+        # The stem's pass is the last one.
+        tape.leaves.clear()
         if f.labels is not None:
             # Sequences have grown.
             ids, T = f.labels, f.labels.axes[1]
@@ -182,6 +184,7 @@ class Pass:
                 account.shares = frozenset(f.taken | always) if way is not None else frozenset(watched.kept)
                 if "attention" in f.again:
                     account.shares |= always
+                account.carried = [s for s in f.carried if s not in account.left_behind()]
                 accounts[key] = account
                 if bias is not None:
                     self.summed = bias.taken()
@@ -335,7 +338,7 @@ def _tape(hosts: bool, compiled: Compiled | None) -> type[Tape]:
     return HostedTape
 
 
-def _frozen(name: str) -> bool:
+def frozen(name: str) -> bool:
     """No weight of the model itself is trained."""
     return False
 

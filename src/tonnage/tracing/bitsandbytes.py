@@ -132,7 +132,7 @@ def install() -> None:
 
 
 def pack(model: Any, compute: torch.dtype, *, nested: bool) -> int:
-    """Every linear module but the head packed; returns how many.
+    """Every linear module packed but the head and what transformers keeps in fp32; returns how many.
 
     Args:
         model: on the meta device.
@@ -140,9 +140,11 @@ def pack(model: Any, compute: torch.dtype, *, nested: bool) -> int:
         nested: double quantization.
     """
     head, count = model.get_output_embeddings(), 0
+    wide = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if (type(child) is nn.Linear or type(child).__name__ == "Conv1D") and child is not head:
+            packs = child is not head and name not in wide
+            if packs and (type(child) is nn.Linear or type(child).__name__ == "Conv1D"):
                 setattr(module, name, Linear4bit(child, compute, nested))
                 count += 1
     model.is_loaded_in_4bit = True

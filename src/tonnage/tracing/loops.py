@@ -68,8 +68,8 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
             if not job["keep_step"]:
                 out = None
             _grown(model, r)
-            if job["lora"] is not None:
-                # Without its graph, whose leaf would hold the embedding's output.
+            if job["lora"] is not None or job["recompute"]:
+                # Without its graph, whose leaves would hold the embedding's output, or T5's bias over the encoder.
                 loss = loss.detach()
         r.enter(f"step{step}.optimizer")
         if job["clips"]:

@@ -302,6 +302,9 @@ def hooked(model: Any, r: Recorder) -> Iterator[None]:
         r.modules.append(name)
         if id(module) in names and name in numbers:
             r.at(numbers[name])
+        elif torch._C._current_graph_task_id() != -1 and layer_of(name) != OUTSIDE:
+            # A checkpoint runs a layer again without a call of it.
+            r.at(layer_of(name))
 
     def after(module: Any, args: Any, out: Any) -> None:
         name = r.modules.pop() if r.modules else ""

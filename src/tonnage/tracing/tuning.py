@@ -47,10 +47,18 @@ def tuned(model: Any, job: Mapping[str, Any]) -> Any:
         lora_dropout=lora["dropout"],
         target_modules=ALL if targets == [ALL] else targets or None,
         init_lora_weights=True,
-        task_type="CAUSAL_LM",
+        task_type=task(model),
     )
     try:
         model = peft.get_peft_model(model, config)
     except ValueError as e:
         raise InputError(f"peft refuses the targets: {e}"[:300], key="lora_targets", value=str(targets)) from e
     return model
+
+
+def task(model: Any) -> str | None:
+    """What peft is told that the model is for, whose class hands the batch on; there is none for sound or masks."""
+    writes = hasattr(model, "prepare_inputs_for_generation")
+    if not writes or getattr(model, "main_input_name", "input_ids") != "input_ids":
+        return None
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
