@@ -45,6 +45,35 @@ def test_trained_tokens_are_what_peft_makes_of_them(
 
 TARGETS = ["q_proj", "k_proj", "down_proj", "up_proj"]
 HEAD = ["q_proj", "lm_head"]
+OURS = ("adapter", "adapter_options", "lora_rank", "lora_targets", "virtual_tokens", "encoder_hidden")
+"""What stands in a config of peft instead."""
+PREFIX = {"adapter": "prefix", "virtual_tokens": 20}
+PROJECTED = PREFIX | {"encoder_hidden": 48}
+PREFIXED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one sequence": {"batch": 1, "seq": 77},
+    "eager": {"attention": "eager"},
+    "mixed": {"precision": "bf16-mixed"},
+    "autocast": {"precision": "bf16-autocast", "dtype": "bf16"},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", PREFIXED)
+@pytest.mark.parametrize("adapter", [PREFIX, PROJECTED], ids=["prefix", "projected"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "opt", "falcon", "mistral", "codegen"])
+def test_trained_keys_and_values_are_what_peft_makes_of_them(
+    family: str, adapter: dict[str, Any], setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every part of a step, and its three highest points."""
+    config = peft.PrefixTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=20, prefix_projection=adapter is PROJECTED,
+        encoder_hidden_size=adapter.get("encoder_hidden"),
+    )  # fmt: skip
+    said = SHAPE | PREFIXED[setting] | adapter
+    same_parts(CONFIGS[family], config, said, monkeypatch)
+
+
 METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "lora": ("LoraConfig", {"r": 8}, {"lora_rank": 8}),
     "oft": ("OFTConfig", {"oft_block_size": 32}, {"adapter": "oft"}),
@@ -168,7 +197,7 @@ def same_parts(shape: dict[str, Any], config: Any, said: dict[str, Any], monkeyp
     monkeypatch.setattr(Step, "moments", watched)
     result = tn.train({"config": shape}, suggest=False, replay=False, **said)
     monkeypatch.setattr(tuning, "tuned", lambda model, job: adapted(model, config))
-    rest = {k: v for k, v in said.items() if k not in ("adapter", "adapter_options", "lora_rank", "lora_targets")}
+    rest = {k: v for k, v in said.items() if k not in OURS}
     found = levels(traced(shape, layers="all", lora_rank=1, lora_targets=["q_proj"], **rest))
     got: dict[str, int] = {}
     for p in found.parts:
@@ -177,5 +206,6 @@ def same_parts(shape: dict[str, Any], config: Any, said: dict[str, Any], monkeyp
     assert found.traced.told["trainable"] == result.model["trainable_parameters"]
     # Position ids belong to what stands before the layers in a trace, and to the layers here.
     shared = [name for name in got if name in most and name != "forward embedding"]
-    assert len(shared) >= 2 * shape["num_hidden_layers"] + 3
+    layers = next(shape[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in shape)
+    assert len(shared) >= 2 * layers + 3
     assert {name: most[name] for name in shared} == {name: got[name] for name in shared}

@@ -18,6 +18,7 @@ from tonnage.tensors import Axes, size
 if TYPE_CHECKING:
     from tonnage.arch.layers import Linear
     from tonnage.arch.merged import Merge
+    from tonnage.arch.prefix import Prefix
     from tonnage.arch.tuners import Method
     from tonnage.arch.virtual import Virtual
 
@@ -171,13 +172,13 @@ class Tuning(Record):
         packed: those that are stored packed; None for none.
         method: what is trained beside them; None for nothing.
         own: which of the model's own weights are trained; None for none.
-        virtual: trained tokens before each sequence; None for none.
+        virtual: trained tokens before each sequence, or keys and values before each layer's; None for none.
     """
 
     packed: Packed | None = None
     method: Method | None = None
     own: Trained | None = None
-    virtual: Virtual | None = None
+    virtual: Virtual | Prefix | None = None
 
     @property
     def early(self) -> tuple[str, ...]:

@@ -185,6 +185,9 @@ class Stem(Record):
 
     def forward(self, f: Forward, ids: Value) -> Value:
         """Token ids (axes ``B T``) to the first layer's input."""
+        virtual = None if f.tuning is None else f.tuning.virtual
+        if virtual is not None:
+            virtual.begun(f, ids)
         width: Axes = (("D", self.width or self.D),)
         x = ops.embedding(ids, f.tape.parameter(self.alias_of or f"{self.name}.weight", (("V", self.V), *width)), width)
         # A module that multiplies for itself (Gemma's) is hooked behind that.
@@ -197,8 +200,8 @@ class Stem(Record):
             x = ops.scaled(x, "scaled embedding", in_place=self.scaled_in_place)
         if f.input_grads and within:
             f.tape.start(x, held=True)
-        if f.tuning is not None and f.tuning.virtual is not None:
-            x = f.tuning.virtual.joined(f, x)
+        if virtual is not None:
+            x = virtual.joined(f, x)
         rows = x.axes[:2]
         # BERT makes all this in a module of its own, of which the model's code names the output alone.
         apart = self.apart or any(table.buffered and not table.named for table in self.tables)

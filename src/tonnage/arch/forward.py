@@ -56,6 +56,7 @@ class Forward:
     when it returns. ``local`` is the same for a block, ``frame`` for the model, which returns when its
     layers are through.
     ``positions`` are a table's indices that every layer is handed as well.
+    ``prefixes`` are the keys and values that each layer finds in its cache.
     ``labels`` are those of a pass that lengthens its sequences; ``around`` what code around the model names until the
     loss is there.
     ``logits`` are those that a loss of its own hands back to the caller.
@@ -87,6 +88,7 @@ class Forward:
         "narrow",
         "position",
         "positions",
+        "prefixes",
         "ran",
         "rotary",
         "store",
@@ -134,6 +136,7 @@ class Forward:
         self.position: Value | None = None
         self.labels: Value | None = None
         self.positions: Value | None = None
+        self.prefixes: list[tuple[Value, Value]] = []
         self.around: list[Value] = []
         self.logits: list[Value] = []
         self.held: list[Value] = []

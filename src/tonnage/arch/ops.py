@@ -399,6 +399,8 @@ def cat(values: tuple[Value, ...], axes: Axes, label: str = "joined") -> Value:
     tape, dtype = values[0].tape, values[0].dtype
     if not tape.joins_nothing and sum(size(v.axes) > 0 for v in values) == 1:
         return next(v for v in values if size(v.axes))
+    for v in values[1:]:
+        dtype = promoted(dtype, v.dtype)
     (out,) = tape.results("cat", lambda: (tape.new(label, axes, dtype),))
     shapes = tuple((v.axes, v.dtype) for v in values)
 

@@ -10,7 +10,8 @@ from tonnage.record import Record
 from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
-    from tonnage.arch.ends import Stem
+    from tonnage.arch.model import Model
+    from tonnage.arch.prefix import Prefix
     from tonnage.arch.tuners import Method
     from tonnage.arch.virtual import Virtual
     from tonnage.quant._stored import Matrix
@@ -65,7 +66,7 @@ class Adapter(Record):
         shared: tensors that stand once for all targets.
         packs: it may stand beside packed matrices.
         transposed: why it may not stand beside matrices that are stored input first; empty where it may.
-        virtual: trained tokens before a sequence; None for none.
+        virtual: trained tokens before a sequence, or what stands for them; None for none.
         norms: it trains copies of norms.
         told: what has to be said of it.
     """
@@ -83,6 +84,6 @@ class Adapter(Record):
     shared: Callable[[int, Sequence[Matrix]], tuple[Tensor, ...]] | None = None
     packs: bool = False
     transposed: str = ""
-    virtual: Callable[[Train, Stem], Virtual] | None = None
+    virtual: Callable[[Train, Model], Virtual | Prefix] | None = None
     norms: bool = False
     told: str = ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 REFUSED: Final[dict[str, str]] = {
-    "prefix": "its keys and values stand in a cache, whose gradients wait for the embedding's: not modelled",
     "cartridge": "its keys and values stand in a cache, whose gradients wait for the embedding's: not modelled",
     "adaption-prompt": "its prompts attend beside the model's own attention, which is not modelled",
     "multitask-prompt": "it takes task ids beside the tokens, which a step on token ids alone has not",

@@ -146,7 +146,7 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
     found = quant.entries(model, by_layer=False)
     method, targets, trained, beside = _method(model, w, kind, found, loaded, own or Own(), packs=recipe is not None)
     copies = norms(model, w) if kind.norms else saved(model, w)
-    virtual = kind.virtual(w, model.decoder.stem) if kind.virtual is not None else None
+    virtual = kind.virtual(w, model) if kind.virtual is not None else None
     table = _table(model) if own is not None and own.embeds and matrices is not None else ()
     if own is not None and own.keeps and isinstance(matrices, FourBit):
         matrices = matrices.but(keeps=True)

@@ -15,7 +15,18 @@ from tonnage.arch.loss import Loss, cross_entropy
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Model, Stack
 from tonnage.arch.tape import Storage, Tape, Value
-from tonnage.memory.accounts import Account, Span, ahead, back, blocks, layer_account, level, noted
+from tonnage.memory.accounts import (
+    Account,
+    Span,
+    ahead,
+    back,
+    blocks,
+    layer_account,
+    level,
+    noted,
+    only_cached,
+)
+from tonnage.memory.prefixed import Prefixed, Waiting
 from tonnage.tensors import Axes, Axis
 from tonnage.timeline import Level
 
@@ -109,6 +120,8 @@ class Pass:
             f.around += loss.named(tape, ids.axes)
             loss.enter(f)
         root = ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
+        self.stem.casts = only_cached(tape)
+        tape.casts.clear()
         if f.labels is not None:
             # Sequences have grown.
             ids, T = f.labels, f.labels.axes[1]
@@ -117,12 +130,17 @@ class Pass:
         joined = [f.around.pop(0)] if loss is not None and loss.joins and ids.storage.owners > 1 else []
         self.stem.saved += [v.storage for v in joined]
         self.around = [v.storage for v in f.around]
-        make_masks(f, windows(stack, tokens), batch, tokens, tokens, self.stem.output.dtype, always=makes_mask)
+        # Keys and values that layers find in their cache.
+        prefix = f.prefixes[0] if f.prefixes else None
+        prefixes = Waiting(f.prefixes)
+        self.prefixes = prefixes.storages
+        keys = f.cached + tokens
+        make_masks(f, windows(stack, keys), batch, tokens, keys, self.stem.output.dtype, always=makes_mask)
         dtype = self.stem.output.dtype
         framed = {v.storage for v in f.frame if v.storage.owners == 1}
-        apart = {*framed, *(v.storage for v in f.shared()), *self.around}
+        apart = {*framed, *(v.storage for v in f.shared()), *self.around, *(s for pair in self.prefixes for s in pair)}
         self.stem.saved = [s for s in self.stem.saved if s not in apart]
-        handed = position_ids(tape, stack.stem, B, T)
+        handed = position_ids(tape, stack.stem, B, T, f.cached)
         if f.positions is not None:
             handed.append(f.positions)
             self.stem.saved = [s for s in self.stem.saved if s is not f.positions.storage]
@@ -148,7 +166,8 @@ class Pass:
         # Which parameters a gradient arrives at: by layer, under their names below it; of the rest, under None.
         self.reached: dict[int | None, set[str]] = {}
         reached = self.reached
-        self.stem.flows = flows = root is not None
+        flows = root is not None
+        self.stem.flows = flows or prefix is not None
         for index, layer in enumerate(stack.layers):
             trained = None if own is None else own.layers[index]
             if trained is not None:
@@ -167,10 +186,13 @@ class Pass:
                 f.taken.clear()
                 if bias is not None and not begins:
                     bias.wait(tape)
-                watched = _Watched(layer.forward, f, self.shared)
+                cache = None if prefix is None else Prefixed(layer.forward, prefix)
+                watched = _Watched(cache or layer.forward, f, self.shared)
                 tape.lingering.clear()
                 if compiled is None:
-                    account = layer_account(tape, watched, axes, dtype, recompute=way, flows=flows, viewed=viewed)
+                    account = layer_account(
+                        tape, watched, axes, dtype, recompute=way, flows=flows, viewed=viewed, cache=cache
+                    )
                 else:
                     account = compiled.layer(tape, watched, axes, dtype, again=way is not None, flows=flows)
                 # A checkpoint holds all that the layer was called with; the graph, only what it saved.
@@ -210,13 +232,16 @@ class Pass:
         f.blocks.clear()
         f.bias = f.labels = None
         f.around.clear()
-        if root is not None:
+        f.prefixes.clear()
+        prefix = None
+        if self.stem.flows:
             if self.tied is not None and tape.tied is not None:
                 tape.gradients[tape.tied] = self.tied
                 self.tied = None
-            seed = [tape.new("gradient of embedding output", axes, self.stem.output.dtype)]
+            seed = [tape.new("gradient of embedding output", axes, self.stem.output.dtype)] if root is not None else []
             if bias is not None:
                 self.given = bias.wait(tape)
+            self.given += prefixes.wait(tape, [a.awaited for a in self.layers if self.prefixes])
             back(tape, root, seed, 0, first, self.stem)
         joined.clear()
         reached[None] = tape.reached
