@@ -189,7 +189,11 @@ class Stem(Record):
         if virtual is not None:
             virtual.begun(f, ids)
         width: Axes = (("D", self.width or self.D),)
-        x = ops.embedding(ids, f.tape.parameter(self.alias_of or f"{self.name}.weight", (("V", self.V), *width)), width)
+        words = f.tape.parameter(self.alias_of or f"{self.name}.weight", (("V", self.V), *width))
+        if f.tuning is not None and f.tuning.rows is not None:
+            x = f.tuning.rows.embedded(ids, words, width)
+        else:
+            x = ops.embedding(ids, words, width)
         # A module that multiplies for itself (Gemma's) is hooked behind that.
         within = self.scaled_within or (self.scaled and any(t.name.endswith("embed_scale") for t in self.buffers))
         if f.input_grads and not within:
@@ -334,6 +338,8 @@ class Head(Record):
             x = f.narrow.forward(x, weight, bias, D, V)
         elif f.tuning is not None and f.tuning.adapts(self.name):
             x = f.tuning.forward(f, Linear(self.name, D, V, "head", self.bias), x)
+        elif f.tuning is not None and f.tuning.rows is not None and self.alias_of is not None:
+            x = f.tuning.rows.multiplied(x, weight, V)
         else:
             x = ops.linear(x, weight, bias, 1, V)
         if self.wide:

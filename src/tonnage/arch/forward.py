@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
+    from tonnage.arch.prompted import Prompted
 
 AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math", "flash_attention_2", "flex"]
 
@@ -57,6 +58,7 @@ class Forward:
     layers are through.
     ``positions`` are a table's indices that every layer is handed as well.
     ``prefixes`` are the keys and values that each layer finds in its cache.
+    ``prompted`` is what the attention at hand sees apart.
     ``labels`` are those of a pass that lengthens its sequences; ``around`` what code around the model names until the
     loss is there.
     ``logits`` are those that a loss of its own hands back to the caller.
@@ -89,6 +91,7 @@ class Forward:
         "position",
         "positions",
         "prefixes",
+        "prompted",
         "ran",
         "rotary",
         "store",
@@ -137,6 +140,7 @@ class Forward:
         self.labels: Value | None = None
         self.positions: Value | None = None
         self.prefixes: list[tuple[Value, Value]] = []
+        self.prompted: Prompted | None = None
         self.around: list[Value] = []
         self.logits: list[Value] = []
         self.held: list[Value] = []

@@ -433,7 +433,7 @@ def expand(x: Value, axes: Axes) -> Value:
     return out
 
 
-def embedding(indices: Value, weight: Parameter, width: Axes, *, kept: bool = True) -> Value:
+def embedding(indices: Value, weight: Parameter | Value, width: Axes, *, kept: bool = True) -> Value:
     """``F.embedding``: saves the indices; its gradient is as large as the whole table.
 
     ``kept`` is off where the indices are part of a buffer.

@@ -12,6 +12,7 @@ from tonnage.tensors import Tensor
 if TYPE_CHECKING:
     from tonnage.arch.model import Model
     from tonnage.arch.prefix import Prefix
+    from tonnage.arch.prompted import Prompted
     from tonnage.arch.tuners import Method
     from tonnage.arch.virtual import Virtual
     from tonnage.quant._stored import Matrix
@@ -68,6 +69,8 @@ class Adapter(Record):
         transposed: why it may not stand beside matrices that are stored input first; empty where it may.
         virtual: trained tokens before a sequence, or what stands for them; None for none.
         norms: it trains copies of norms.
+        rows: it trains rows of the embedding and nothing else.
+        prompted: what attention sees apart; None for nothing.
         told: what has to be said of it.
     """
 
@@ -86,4 +89,11 @@ class Adapter(Record):
     transposed: str = ""
     virtual: Callable[[Train, Model], Virtual | Prefix] | None = None
     norms: bool = False
+    rows: bool = False
+    prompted: Callable[[Mapping[str, Option], Model], Prompted] | None = None
     told: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is no choice of modules that it adapts."""
+        return self.virtual is not None or self.rows or self.prompted is not None

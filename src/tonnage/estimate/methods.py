@@ -27,7 +27,9 @@ def _projections(rank: int, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
     return first, Tensor("base_model.vera_B", (("X", outs), ("R", rank)), "buffer", dtype=ADAPTERS)
 
 
-_LORA: Final = Adapter("lora", lambda a: LoRA(a.modules, a.rank, a.dropout, a.dtype), packs=True)
+_LORA: Final = Adapter(
+    "lora", lambda a: LoRA(a.modules, a.rank, a.dropout, a.dtype), packs=True, options={"trainable_token_indices": 0}
+)
 
 
 METHODS: Final[dict[str, Adapter]] = {
@@ -61,13 +63,14 @@ METHODS: Final[dict[str, Adapter]] = {
     ),
     **FURTHER,
     **VIRTUAL,
+    "trainable-tokens": Adapter("trainable-tokens", rank=0, drops=False, options={"token_indices": 0}, rows=True),
     "layernorm": Adapter("layernorm", rank=0, drops=False, norms=True, packs=True),
 }  # fmt: skip
 
 ALIASES: Final = {
     "qlora": "lora", "lorafa": "lora-fa", "prompt-tuning": "prompt", "ln": "layernorm", "ln-tuning": "layernorm",
     "ptuning": "p-tuning", "prefix-tuning": "prefix", "bone": "miss", "llama-adapter": "adaption-prompt",
-    "adapters": "adaption-prompt", "multitask-prompt-tuning": "multitask-prompt", "vb-lora": "vblora",
+    "multitask-prompt-tuning": "multitask-prompt", "vb-lora": "vblora",
 }  # fmt: skip
 """Other spellings, with hyphens where peft's ``PeftType`` has underscores."""
 
@@ -133,11 +136,11 @@ def adapter(w: Train) -> Adapter:
     useless = {
         "lora_rank": found.rank == 0 and not found.ranked and w.lora_rank is not None,
         "lora_dropout": not found.drops and bool(w.lora_dropout),
-        "lora_targets": found.virtual is not None and bool(w.lora_targets),
+        "lora_targets": found.whole and bool(w.lora_targets),
         "virtual_tokens": found.virtual is None and w.virtual_tokens is not None,
         "encoder_hidden": found.name not in ("p-tuning", "prefix") and w.encoder_hidden is not None,
         "adapter_options": not found.options and bool(w.adapter_options),
-        "modules_to_save": (found.norms or found.virtual is not None) and bool(w.modules_to_save),
+        "modules_to_save": (found.norms or found.whole) and bool(w.modules_to_save),
     }
     for key, is_useless in useless.items():
         if is_useless:

@@ -6,10 +6,8 @@ from typing import Final
 
 REFUSED: Final[dict[str, str]] = {
     "cartridge": "its keys and values stand in a cache, whose gradients wait for the embedding's: not modelled",
-    "adaption-prompt": "its prompts attend beside the model's own attention, which is not modelled",
     "multitask-prompt": "it takes task ids beside the tokens, which a step on token ids alone has not",
     "cpt": "its mask and loss by token types are not modelled",
-    "trainable-tokens": "the rows that it writes into a copy of the embedding are not modelled",
     "vblora": "all modules share one bank of vectors, whose gradient grows over the layers, which is not modelled",
     "unilora": "all modules share one vector, whose gradient grows over the layers, which is not modelled",
     "tinylora": "modules share their vectors, whose gradients grow over the layers, which is not modelled",

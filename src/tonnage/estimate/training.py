@@ -237,7 +237,9 @@ class Step(Ledger):
         r, p, stack = self.recipe, self.passes, self.model.decoder
         yield Moment("forward embedding", self.now + p.stem.forward.peak, p.stem.forward)
         self.take("stem", "activations", "kept by the embedding", p.stem.kept(), p.stem.saved)
-        self.take(f"casts {_key(p.stem)}", "activations", "autocast's copies of weights", level(p.stem.casts), p.stem.casts)
+        self.take(
+            f"casts {_key(p.stem)}", "activations", "autocast's copies of weights", level(p.stem.casts), p.stem.casts
+        )
         self.take("shared", "activations", "shared by the layers", level(p.shared), p.shared)
         stages = [p.stem, *p.layers, p.tail]
         H = [level([below.output]) for below in stages[:-1]]

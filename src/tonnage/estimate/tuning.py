@@ -13,7 +13,7 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate import trainable
 from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked
 from tonnage.estimate.methods import adapter, settings
-from tonnage.estimate.named import layers_of, norms, saved, trained_part
+from tonnage.estimate.named import layers_of, norms, saved, trained_part, trained_rows
 from tonnage.formats import FORMATS
 from tonnage.memory import stacked_adapters
 from tonnage.memory.adapters import Standing, adapters, local_names, targeted, trained_own
@@ -147,6 +147,8 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
     method, targets, trained, beside = _method(model, w, kind, found, loaded, own or Own(), packs=recipe is not None)
     copies = norms(model, w) if kind.norms else saved(model, w)
     virtual = kind.virtual(w, model) if kind.virtual is not None else None
+    rows = trained_rows(model, w, kind)
+    prompted = kind.prompted(settings(kind, w.adapter_options), model) if kind.prompted is not None else None
     table = _table(model) if own is not None and own.embeds and matrices is not None else ()
     if own is not None and own.keeps and isinstance(matrices, FourBit):
         matrices = matrices.but(keeps=True)
@@ -158,10 +160,22 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
             method=method,
             own=trained_own(model, copies or table, copied=bool(copies)) if copies or table else None,
             virtual=virtual,
+            rows=rows,
+            prompted=prompted,
         ),
         weights=weights,
-        trained=(*trained, *_alone(copies), *_alone(virtual.weights() if virtual is not None else ())),
-        beside=(*beside, *((Tensor(f"{t.name}.grad", t.axes, t.role, t.dims, dtype=weights), 1) for t in table)),
+        trained=(
+            *trained,
+            *_alone(copies),
+            *_alone(virtual.weights() if virtual is not None else ()),
+            *_alone(rows.weights() if rows is not None else ()),
+            *(prompted.weights(f"{model.decoder.path}.0.self_attn") if prompted is not None else ()),
+        ),
+        beside=(
+            *beside,
+            *_alone(rows.kept() if rows is not None else ()),
+            *((Tensor(f"{t.name}.grad", t.axes, t.role, t.dims, dtype=weights), 1) for t in table),
+        ),
         shares=shares,
         packing=recipe,
         adapter=kind.name,

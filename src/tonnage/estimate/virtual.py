@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from tonnage.arch.virtual import Virtual
 from tonnage.errors import InputError, UnsupportedError
-from tonnage.estimate.adapter import ADAPTERS, Adapter
+from tonnage.estimate.adapter import ADAPTERS, Adapter, Option
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tonnage.arch.attention import GroupedQuery
     from tonnage.arch.model import Layer, Model
     from tonnage.arch.prefix import Prefix
+    from tonnage.arch.prompted import Prompted
     from tonnage.workload.training import Train
 
 COUNTED: Final = ("gemma2", "gemma3_text")
 """Models for which peft makes a cache of their own kinds of layers, and counts the tokens that it puts there."""
 NAMELESS: Final = ("mpt", "xglm")
 """Models whose configs name their heads as peft does not look for."""
+PROMPTED: Final = ("llama", "mistral")
+"""Models whose attention peft wraps with adaption prompts (TRANSFORMERS_MODEL_CONFIG)."""
 OTHERS: Final = ("biogpt", "gpt_neox_japanese", "lfm2")
 """Models that make positions, or masks, of what is cached."""
 
@@ -117,8 +122,36 @@ def _refused(what: str) -> NoReturn:
     )
 
 
+def _prompted(options: Mapping[str, Option], model: Model) -> Prompted:
+    from tonnage.arch.prompted import Prompted
+
+    if model.model_type not in PROMPTED:
+        if model.model_type == "gpt2":
+            raise UnsupportedError(
+                "adapter = adaption-prompt with gpt2 is not modelled", key="adapter", value="adaption-prompt",
+                hint="--adapter prefix",
+            )  # fmt: skip
+        raise InputError(
+            f"adapter = adaption-prompt: peft has it for gpt2, llama and mistral, not for {model.model_type}",
+            key="adapter", value="adaption-prompt", hint="--adapter prefix or prompt",
+        )  # fmt: skip
+    layers = len(model.decoder.layers)
+    for name, most in (("adapter_len", None), ("adapter_layers", layers)):
+        n = int(options[name])
+        if n <= 0 or (most is not None and n > most):
+            of = f", of {most}" if most is not None else ""
+            raise InputError(
+                f"adapter = adaption-prompt with {name} = {n}: a number above 0{of} is needed", key="adapter_options",
+                value=f"{name}={n}", hint=f"--adapter-options adapter_len=10,adapter_layers={layers}",
+            )  # fmt: skip
+    return Prompted(int(options["adapter_len"]), layers - int(options["adapter_layers"]), layers, model.width)
+
+
 VIRTUAL: Final[dict[str, Adapter]] = {
     "prompt": Adapter("prompt", rank=0, drops=False, virtual=_tokens, packs=True),
     "p-tuning": Adapter("p-tuning", rank=0, drops=False, virtual=_encoded, packs=True),
+    "adaption-prompt": Adapter(
+        "adaption-prompt", rank=0, drops=False, options={"adapter_len": 0, "adapter_layers": 0}, prompted=_prompted
+    ),
     "prefix": Adapter("prefix", rank=0, drops=False, virtual=_cached),
 }

@@ -118,9 +118,8 @@ class Account:
     """
 
     __slots__ = (
-        "awaited", "backward", "cached", "casts", "entered", "flows", "forward", "found", "gradients", "handed", "input",
-        "keeps_input",
-        "keeps_output", "left", "output", "recompute", "saved", "seed", "shares", "waits",
+        "awaited", "backward", "cached", "casts", "entered", "flows", "forward", "found", "gradients", "handed",
+        "input", "keeps_input", "keeps_output", "left", "output", "recompute", "saved", "seed", "shares", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ level at which it started, and what its backward pass takes are then placed wher
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, cast
 
 from tonnage.arch.ends import Stem
@@ -26,7 +26,6 @@ from tonnage.memory.accounts import (
     noted,
     only_cached,
 )
-from tonnage.memory.prefixed import Prefixed, Waiting
 from tonnage.tensors import Axes, Axis
 from tonnage.timeline import Level
 
@@ -104,6 +103,8 @@ class Pass:
             # What is trained is a copy of the table or of the head, and the other is not.
             self.head = self.head.but(alias_of=None, bias_alias_of=None)
         tape.tied = None if self.head is None else self.head.alias_of
+        if tuning is not None and tuning.rows is not None:
+            tape.tied = tuning.rows.name if tuning.rows.tied else None
         if own is not None:
             tape.trained = own.ends.__contains__
         f = Forward(tape, kernel, training=drops, tuning=tuning, fused=fused, input_grads=input_grads)
@@ -132,8 +133,13 @@ class Pass:
         self.around = [v.storage for v in f.around]
         # Keys and values that layers find in their cache.
         prefix = f.prefixes[0] if f.prefixes else None
-        prefixes = Waiting(f.prefixes)
-        self.prefixes = prefixes.storages
+        prefixes = None
+        if f.prefixes:
+            # Imported late: most models start with empty caches.
+            from tonnage.memory.prefixed import Prefixed, Waiting
+
+            prefixes = Waiting(f.prefixes)
+        self.prefixes = [] if prefixes is None else prefixes.storages
         keys = f.cached + tokens
         make_masks(f, windows(stack, keys), batch, tokens, keys, self.stem.output.dtype, always=makes_mask)
         dtype = self.stem.output.dtype
@@ -154,7 +160,7 @@ class Pass:
         always = {v.storage for v in handed} | ({f.bias.storage} if f.bias is not None else set())
         axes = (B, T, ("D", stack.stem.D))
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
-        accounts: dict[tuple[int, str, bool, frozenset[str] | None, bool, bool, bool, Narrow | None], Account] = {}
+        accounts: dict[Hashable, Account] = {}
         self.layers: list[Account] = []
         # What functions of the last pass hold as long as its loss is there.
         self.lingering = Level()
@@ -180,7 +186,8 @@ class Pass:
                 (fused is not None and fused.norms is not None) or getattr(stack.norm, "hands_view", False)
             )
             f.narrow = narrow if index or narrow is None else narrow.of_first(layer)
-            key = id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow
+            f.prompted = None if tuning is None else tuning.prompts(index)
+            key = id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow, f.prompted
             account = accounts.get(key)
             if account is None:
                 f.taken.clear()
@@ -241,7 +248,8 @@ class Pass:
             seed = [tape.new("gradient of embedding output", axes, self.stem.output.dtype)] if root is not None else []
             if bias is not None:
                 self.given = bias.wait(tape)
-            self.given += prefixes.wait(tape, [a.awaited for a in self.layers if self.prefixes])
+            if prefixes is not None:
+                self.given += prefixes.wait(tape, [a.awaited for a in self.layers])
             back(tape, root, seed, 0, first, self.stem)
         joined.clear()
         reached[None] = tape.reached
