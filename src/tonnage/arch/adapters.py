@@ -16,6 +16,7 @@ from tonnage.record import Record
 from tonnage.tensors import Axes, size
 
 if TYPE_CHECKING:
+    from tonnage.arch.bottleneck import Bottleneck
     from tonnage.arch.layers import Linear
     from tonnage.arch.merged import Merge
     from tonnage.arch.prefix import Prefix
@@ -177,6 +178,7 @@ class Tuning(Record):
         virtual: trained tokens before each sequence, or keys and values before each layer's; None for none.
         rows: rows of the embedding that are trained; None for none.
         prompted: prompts that attention sees apart; None for none.
+        bottleneck: adapters between blocks and residual stream; None for none.
     """
 
     packed: Packed | None = None
@@ -185,6 +187,7 @@ class Tuning(Record):
     virtual: Virtual | Prefix | None = None
     rows: Rows | None = None
     prompted: Prompted | None = None
+    bottleneck: Bottleneck | None = None
 
     @property
     def early(self) -> tuple[str, ...]:

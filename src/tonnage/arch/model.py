@@ -153,6 +153,11 @@ class Layer(Record):
         for sub in self.sublayers:
             residual = x
             x = sub.output(f, x)
+            place = "" if f.tuning is None or f.tuning.bottleneck is None else f.tuning.bottleneck.place(sub.block)
+            if place:
+                x = f.tuning.bottleneck.forward(f, place, x, residual, sub.of_sum)  # type: ignore[union-attr]
+                f.local.clear()
+                continue
             x = ops.add(residual, ops.scaled(x, "scaled output") if sub.scaled else x, "residual stream")
             if sub.rebinds:
                 f.local.clear()

@@ -10,6 +10,7 @@ from tonnage.record import Record
 from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
+    from tonnage.arch.bottleneck import Bottleneck
     from tonnage.arch.model import Model
     from tonnage.arch.prefix import Prefix
     from tonnage.arch.prompted import Prompted
@@ -70,6 +71,7 @@ class Adapter(Record):
         virtual: trained tokens before a sequence, or what stands for them; None for none.
         norms: it trains copies of norms.
         rows: it trains rows of the embedding and nothing else.
+        bottleneck: what stands between blocks and residual stream; None for nothing.
         prompted: what attention sees apart; None for nothing.
         told: what has to be said of it.
     """
@@ -90,10 +92,11 @@ class Adapter(Record):
     virtual: Callable[[Train, Model], Virtual | Prefix] | None = None
     norms: bool = False
     rows: bool = False
+    bottleneck: Callable[[Mapping[str, Option], Model, str], Bottleneck] | None = None
     prompted: Callable[[Mapping[str, Option], Model], Prompted] | None = None
     told: str = ""
 
     @property
     def whole(self) -> bool:
         """Whether it is no choice of modules that it adapts."""
-        return self.virtual is not None or self.rows or self.prompted is not None
+        return self.virtual is not None or self.rows or self.prompted is not None or self.bottleneck is not None

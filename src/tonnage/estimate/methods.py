@@ -9,6 +9,7 @@ from tonnage.arch.adalora import AdaLoRA
 from tonnage.arch.tuners import IA3, DoRA, LoRA, VeRA
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate.adapter import ADAPTERS, Adapter, Option
+from tonnage.estimate.bottlenecks import BOTTLENECKS
 from tonnage.estimate.further import FURTHER
 from tonnage.estimate.refused import REFUSED
 from tonnage.estimate.virtual import VIRTUAL
@@ -63,6 +64,7 @@ METHODS: Final[dict[str, Adapter]] = {
     ),
     **FURTHER,
     **VIRTUAL,
+    **BOTTLENECKS,
     "trainable-tokens": Adapter("trainable-tokens", rank=0, drops=False, options={"token_indices": 0}, rows=True),
     "layernorm": Adapter("layernorm", rank=0, drops=False, norms=True, packs=True),
 }  # fmt: skip
@@ -70,6 +72,7 @@ METHODS: Final[dict[str, Adapter]] = {
 ALIASES: Final = {
     "qlora": "lora", "lorafa": "lora-fa", "prompt-tuning": "prompt", "ln": "layernorm", "ln-tuning": "layernorm",
     "ptuning": "p-tuning", "prefix-tuning": "prefix", "bone": "miss", "llama-adapter": "adaption-prompt",
+    "adapters": "seq-bn", "bottleneck": "seq-bn", "pfeiffer": "seq-bn", "houlsby": "double-seq-bn",
     "multitask-prompt-tuning": "multitask-prompt", "vb-lora": "vblora",
 }  # fmt: skip
 """Other spellings, with hyphens where peft's ``PeftType`` has underscores."""

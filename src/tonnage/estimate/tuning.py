@@ -148,6 +148,9 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
     copies = norms(model, w) if kind.norms else saved(model, w)
     virtual = kind.virtual(w, model) if kind.virtual is not None else None
     rows = trained_rows(model, w, kind)
+    bottleneck = (
+        kind.bottleneck(settings(kind, w.adapter_options), model, weights) if kind.bottleneck is not None else None
+    )
     prompted = kind.prompted(settings(kind, w.adapter_options), model) if kind.prompted is not None else None
     table = _table(model) if own is not None and own.embeds and matrices is not None else ()
     if own is not None and own.keeps and isinstance(matrices, FourBit):
@@ -162,6 +165,7 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
             virtual=virtual,
             rows=rows,
             prompted=prompted,
+            bottleneck=bottleneck,
         ),
         weights=weights,
         trained=(
@@ -169,6 +173,11 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
             *_alone(copies),
             *_alone(virtual.weights() if virtual is not None else ()),
             *_alone(rows.weights() if rows is not None else ()),
+            *(
+                bottleneck.weights(f"{model.decoder.path}.0", len(model.decoder.layers))
+                if bottleneck is not None
+                else ()
+            ),
             *(prompted.weights(f"{model.decoder.path}.0.self_attn") if prompted is not None else ()),
         ),
         beside=(
