@@ -103,6 +103,13 @@ METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         )
         for name, n in (("prompts", 2), ("prompts everywhere", 3), ("prompts of mistral", 2))
     },
+    "vblora": (
+        "VBLoRAConfig",
+        {"r": 4, "num_vectors": 30, "vector_length": 32},
+        {"adapter": "vblora", "adapter_options": "num_vectors=30,vector_length=32"},
+    ),
+    "unilora": ("UniLoraConfig", {"r": 4}, {"adapter": "unilora"}),
+    "tinylora": ("TinyLoraConfig", {"r": 2}, {"adapter": "tinylora"}),
     "oft": ("OFTConfig", {"oft_block_size": 32}, {"adapter": "oft"}),
     "oft, one block, solved": (
         "OFTConfig",
@@ -183,6 +190,9 @@ def adapted(model: Any, config: Any) -> Any:
     """What peft makes of a model, whose hooks outlive the move to another device."""
     made = peft.get_peft_model(model, config)
     for module in made.modules():
+        if hasattr(module, "vblora_logits_A"):
+            # In training it looks for infinite logits, which here have no data.
+            type(module).training = property(lambda self: False, lambda self, value: None)
         if isinstance(getattr(module, "module_dropout", None), dict):
             module.module_dropout = dict.fromkeys(module.module_dropout, _Never())
         if hasattr(module, "osf_svd_params"):

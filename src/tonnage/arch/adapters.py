@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tonnage.arch.bottleneck import Bottleneck
     from tonnage.arch.layers import Linear
     from tonnage.arch.merged import Merge
+    from tonnage.arch.model import Layer
     from tonnage.arch.prefix import Prefix
     from tonnage.arch.prompted import Prompted
     from tonnage.arch.rows import Rows
@@ -197,6 +198,14 @@ class Tuning(Record):
     def prompts(self, layer: int) -> Prompted | None:
         """What the attention of this layer sees apart."""
         return self.prompted if self.prompted is not None and layer >= self.prompted.first else None
+
+    def banks(self, layer: Layer) -> frozenset[str]:
+        """The parameters that this layer shares with others."""
+        bank = getattr(self.method, "bank", None)
+        if bank is None:
+            return frozenset()
+        modules = {t.name.rpartition(".")[0] for t in layer.weights()}
+        return frozenset(bank(name) for name in modules & self.method.modules)  # type: ignore[union-attr]
 
     def adapts(self, name: str) -> bool:
         """Whether something is trained beside the matrix of this name."""

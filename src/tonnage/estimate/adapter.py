@@ -65,7 +65,7 @@ class Adapter(Record):
         options: settings with what they are when nothing is said, by the names of peft's config.
         choices: what a setting may be, where that is a name.
         refuses: why a matrix of these outputs and inputs cannot have it; empty where it can.
-        shared: tensors that stand once for all targets.
+        shared: tensors that stand once for all targets; those that are no buffers are trained.
         packs: it may stand beside packed matrices.
         transposed: why it may not stand beside matrices that are stored input first; empty where it may.
         virtual: trained tokens before a sequence, or what stands for them; None for none.
@@ -86,7 +86,7 @@ class Adapter(Record):
     options: Mapping[str, Option] = {}
     choices: Mapping[str, tuple[str, ...]] = {}
     refuses: Callable[[Asked, int, int], str] | None = None
-    shared: Callable[[int, Sequence[Matrix]], tuple[Tensor, ...]] | None = None
+    shared: Callable[[Asked, Sequence[Matrix]], tuple[Tensor, ...]] | None = None
     packs: bool = False
     transposed: str = ""
     virtual: Callable[[Train, Model], Virtual | Prefix] | None = None

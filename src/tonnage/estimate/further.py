@@ -80,8 +80,9 @@ def _randlora(a: Asked) -> Method:
     return RandLoRA(a.modules, a.dtype, a.rank, a.dropout)
 
 
-def _random(rank: int, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
+def _random(a: Asked, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
     """RandLoRA's two matrices."""
+    rank = a.rank
     short, longest = sorted((max(m.rows for m in found), max(m.columns for m in found)))
     count = -(-short // rank)
     first = Tensor("base_model.randlora_A", (("R", rank), ("X", 1), ("X", short)), "buffer", dtype=ADAPTERS)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 from tonnage.arch.adalora import AdaLoRA
 from tonnage.arch.tuners import IA3, DoRA, LoRA, VeRA
 from tonnage.errors import InputError, UnsupportedError, nearest
-from tonnage.estimate.adapter import ADAPTERS, Adapter, Option
+from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked, Option
 from tonnage.estimate.bottlenecks import BOTTLENECKS
 from tonnage.estimate.further import FURTHER
 from tonnage.estimate.refused import REFUSED
+from tonnage.estimate.sharing import SHARED
 from tonnage.estimate.virtual import VIRTUAL
 from tonnage.memory import adapter_targets as targets
 from tonnage.tensors import Tensor
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from tonnage.workload.training import Train
 
 
-def _projections(rank: int, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
+def _projections(a: Asked, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
     """VeRA's two matrices, as large as the largest target each way."""
+    rank = a.rank
     ins, outs = max(m.columns for m in found), max(m.rows for m in found)
     first = Tensor("base_model.vera_A", (("R", rank), ("X", ins)), "buffer", dtype=ADAPTERS)
     return first, Tensor("base_model.vera_B", (("X", outs), ("R", rank)), "buffer", dtype=ADAPTERS)
@@ -63,6 +65,7 @@ METHODS: Final[dict[str, Adapter]] = {
         packs=True,
     ),
     **FURTHER,
+    **SHARED,
     **VIRTUAL,
     **BOTTLENECKS,
     "trainable-tokens": Adapter("trainable-tokens", rank=0, drops=False, options={"token_indices": 0}, rows=True),

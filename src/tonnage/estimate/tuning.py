@@ -232,8 +232,31 @@ def _method(
         trained = (*trained, *stacked_adapters.tensors(stacks, rank, form))
         targets = [*targets, *((times, m) for times, m, _ in stacks)]
     if kind.shared is not None:
-        beside = (*beside, *_alone(kind.shared(rank, [m for _, m in targets])))
+        asked = Asked(names, form, rank, w.lora_dropout or 0.0, loaded, inputs, settings(kind, w.adapter_options))
+        once = _alone(kind.shared(asked, [m for _, m in targets]))
+        trained = (*trained, *((t, n) for t, n in once if t.role != "buffer"))
+        beside = (*beside, *((t, n) for t, n in once if t.role == "buffer"))
+    if hasattr(method, "bank"):
+        _shared_alone(kind, w, [m for _, m in targets])
     return method, tuple(m.module for _, m in targets), trained, beside
+
+
+def _shared_alone(kind: Adapter, w: Train, found: Sequence[Matrix]) -> None:
+    """Refuse what else adds to a gradient that all layers share, or takes it early.
+
+    Raises:
+        UnsupportedError: several passes a step, an optimizer in the backward pass, an adapted head.
+    """
+    no = {
+        "accumulate": (w.accumulate or 1) > 1, "retain": "grads" in w.retain,
+        "optimizer_in_backward": bool(w.optimizer_in_backward), "lora_targets": any(m.role == "head" for m in found),
+    }  # fmt: skip
+    for key, said in no.items():
+        if said:
+            raise UnsupportedError(
+                f"adapter = {kind.name}, whose gradient all layers share, with {key} = {getattr(w, key)} is not "
+                "modelled", key=key, value=str(getattr(w, key)), hint=f"without {key}, or --adapter lora",
+            )  # fmt: skip
 
 
 def _possible(kind: Adapter, asked: Asked, found: Sequence[Matrix]) -> None:

@@ -174,7 +174,9 @@ class Pass:
         reached = self.reached
         flows = root is not None
         self.stem.flows = flows or prefix is not None
+        begun = _begun(stack, tuning)
         for index, layer in enumerate(stack.layers):
+            tape.begun = begun[index]
             trained = None if own is None else own.layers[index]
             if trained is not None:
                 tape.trained = trained.__contains__
@@ -187,7 +189,7 @@ class Pass:
             )
             f.narrow = narrow if index or narrow is None else narrow.of_first(layer)
             f.prompted = None if tuning is None else tuning.prompts(index)
-            key = id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow, f.prompted
+            key = id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow, f.prompted, tape.begun
             account = accounts.get(key)
             if account is None:
                 f.taken.clear()
@@ -217,6 +219,7 @@ class Pass:
             dtype, flows = account.output.dtype, flows or account.flows
         if own is not None:
             tape.trained = own.ends.__contains__
+        tape.begun = frozenset()
         self.dtype, self.flows = dtype, flows
         # The last norm runs while the model's code still has its names.
         self.closing: Span | None = None
@@ -350,6 +353,16 @@ def windows(stack: Stack, keys: int) -> set[int | None]:
             if getattr(sub.block, "causal", True) or (window is not None and keys >= window):
                 found.add(window)
     return found
+
+
+def _begun(stack: Stack, tuning: Tuning | None) -> list[frozenset[str]]:
+    """For each layer, parameters that it shares with layers above, whose gradients are there before its own."""
+    found: list[frozenset[str]] = []
+    above: frozenset[str] = frozenset()
+    for layer in reversed(stack.layers):
+        found.append(above)
+        above = above if tuning is None else above | tuning.banks(layer)
+    return found[::-1]
 
 
 def _tape(hosts: bool, compiled: Compiled | None) -> type[Tape]:
