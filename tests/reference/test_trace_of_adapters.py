@@ -109,6 +109,12 @@ METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"adapter": "vblora", "adapter_options": "num_vectors=30,vector_length=32"},
     ),
     "unilora": ("UniLoraConfig", {"r": 4}, {"adapter": "unilora"}),
+    "lily": ("LilyConfig", {"r": 4}, {"adapter": "lily", "lora_rank": 4}),
+    "lily of three": (
+        "LilyConfig",
+        {"r": 5, "num_B": 3},
+        {"adapter": "lily", "lora_rank": 5, "adapter_options": "num_B=3"},
+    ),
     "tinylora": ("TinyLoraConfig", {"r": 2}, {"adapter": "tinylora"}),
     "oft": ("OFTConfig", {"oft_block_size": 32}, {"adapter": "oft"}),
     "oft, one block, solved": (

@@ -32,7 +32,9 @@ def _changed(
 ) -> Value:
     """``y + linear(linear(x, A), B)``."""
     first, second = pair
-    made = [matrices.against(ops.dropout(x, dropout, f.training), first, len(linear.ins), first.axes[:1], "low product")]
+    made = [
+        matrices.against(ops.dropout(x, dropout, f.training), first, len(linear.ins), first.axes[:1], "low product")
+    ]
     made.append(matrices.against(made.pop(), second, 1, linear.outs, "change"))
     return ops.add(y, made.pop())
 

@@ -121,8 +121,7 @@ class Tape:
         self.often: dict[str, Value] = {}
         self.context: list[Value] = []
         self.tied: str | None = None
-        # Parameters that layers share, to which one above has handed its gradient already.
-        self.begun: frozenset[str] = frozenset()
+        self.begun: frozenset[str] = frozenset()  # Parameters to which a layer above has handed its gradient already.
         # Where other models run before the pass goes on: events, and what is alive there.
         self.pauses: list[tuple[int, list[Storage]]] = []
         # What autograd accumulates into although it is no parameter: the graph holds it, and its gradient.

@@ -8,7 +8,6 @@ REFUSED: Final[dict[str, str]] = {
     "cartridge": "its keys and values stand in a cache, whose gradients wait for the embedding's: not modelled",
     "multitask-prompt": "it takes task ids beside the tokens, which a step on token ids alone has not",
     "cpt": "its mask and loss by token types are not modelled",
-    "lily": "layers share their matrices, whose gradients grow over the layers, which is not modelled",
     "adamss": "which subspaces it trains follows from clustering the weights",
     "frod": "which elements it trains follows from a joint decomposition of the weights",
     "shira": "its sparse sum with a copy of the matrix is not modelled",

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from tonnage.arch.tuners import Method
     from tonnage.quant._stored import Matrix
 
-DECOMPOSED: Final = "tinylora decomposes every adapted matrix in fp32 when it is made: before the step, and outside of it"
+LINEAR: Final = "peft takes linear modules alone"
+DECOMPOSED: Final = (
+    "tinylora decomposes every adapted matrix in fp32 when it is made: before the step, and outside of it"
+)
 
 
 def _vblora(a: Asked) -> Method:
@@ -73,7 +76,36 @@ def _tinylora(a: Asked) -> Method:
 def _few(a: Asked, outs: int, ins: int) -> str:
     if a.options["weight_tying"]:
         return "numbers that modules share (weight_tying) are not modelled"
-    return f"`u` should be a positive integer value but the value passed is {a.options['u']}" if a.options["u"] <= 0 else ""
+    return (
+        f"`u` should be a positive integer value but the value passed is {a.options['u']}"
+        if a.options["u"] <= 0
+        else ""
+    )
+
+
+def _lily(a: Asked) -> Method:
+    from tonnage.arch.lily import Lily
+
+    return Lily(a.modules, a.dtype, a.rank, a.options["num_B"])
+
+
+def _seconds(a: Asked, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
+    """What modules of a name and shape share, under the name of the first."""
+    from tonnage.arch.lily import SECOND
+
+    groups: dict[tuple[str, int, int], Matrix] = {}
+    for m in found:
+        groups.setdefault((m.module.rpartition(".")[2], m.rows, m.columns), m)
+    rows = ("X", a.options["num_B"] * a.rank)
+    return tuple(
+        Tensor(f"{m.module}.{SECOND}", (rows, m.outs), m.role, layer=m.layer, dtype=a.dtype) for m in groups.values()
+    )
+
+
+def _mixed(a: Asked, outs: int, ins: int) -> str:
+    if a.options["stride_A"] != 1:
+        return "first matrices that neighbouring layers share (stride_A) are not modelled"
+    return f"num_B should be a positive integer value, not {a.options['num_B']}" if a.options["num_B"] <= 0 else ""
 
 
 SHARED: Final[dict[str, Adapter]] = {
@@ -84,6 +116,10 @@ SHARED: Final[dict[str, Adapter]] = {
     "unilora": Adapter(
         "unilora", _unilora, rank=4, refuses=_length, shared=_numbers, options={"theta_d_length": 256},
         transposed="its indices of a turned matrix are not modelled",
+    ),
+    "lily": Adapter(
+        "lily", _lily, rank=32, drops=False, refuses=_mixed, shared=_seconds, options={"num_B": 2, "stride_A": 1},
+        transposed=LINEAR,
     ),
     "tinylora": Adapter(
         "tinylora", _tinylora, rank=2, refuses=_few, options={"u": 64, "weight_tying": 0.0}, told=DECOMPOSED,

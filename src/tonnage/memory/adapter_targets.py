@@ -31,8 +31,8 @@ VBLORA: Final[dict[str, tuple[str, ...]]] = {
     **{
         kind: LORA[kind]
         for kind in (
-            "bloom", "gpt2", "gpt_bigcode", "gptj", "gpt_neox", "gpt_neo", "llama", "llama4", "bert", "roberta", "deberta",
-            "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "nemotron_h",
+            "bloom", "gpt2", "gpt_bigcode", "gptj", "gpt_neox", "gpt_neo", "llama", "llama4", "bert", "roberta",
+            "deberta", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "nemotron_h",
         )
     },
     "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
