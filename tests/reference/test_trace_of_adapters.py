@@ -225,13 +225,30 @@ def test_every_part_of_a_step_is_what_peft_makes_of_it(
     same_parts(CONFIGS[family], config, SHAPE | {"lora_targets": TARGETS} | asked | SETTINGS[setting], monkeypatch)
 
 
+PACKED = (
+    "rows", "oft", "fourierft", "waveft", "miss", "beft", "c3a", "vblora", "lily", "lora and rows",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", ["plain", "recomputed", "autocast"])
+@pytest.mark.parametrize("method", PACKED)
+def test_every_part_of_a_step_beside_packed_weights(method: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, settings, asked = METHODS[method]
+    config = getattr(peft, name)(**{"target_modules": TARGETS, "task_type": "CAUSAL_LM"} | settings)
+    said = SHAPE | {"lora_targets": TARGETS} | asked | SETTINGS[setting] | {"quant": "nf4"}
+    same_parts(CONFIGS[OTHERS.get(method, "llama")], config, said, monkeypatch)
+
+
 def same_parts(shape: dict[str, Any], config: Any, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from tracing_cases import traced
 
     import tonnage as tn
     from tonnage.estimate.training import Step
+    from tonnage.tracing import bitsandbytes as packing
     from tonnage.tracing import tuning
     from tonnage.tracing.levels import levels
+    from tonnage.tracing.models import DTYPES
 
     most: dict[str, int] = {}
     moments = Step.moments
@@ -243,7 +260,14 @@ def same_parts(shape: dict[str, Any], config: Any, said: dict[str, Any], monkeyp
 
     monkeypatch.setattr(Step, "moments", watched)
     result = tn.train({"config": shape}, suggest=False, replay=False, **said)
-    monkeypatch.setattr(tuning, "tuned", lambda model, job: adapted(model, config))
+
+    def tuned(model: Any, job: Any) -> Any:
+        if job.get("nf4"):
+            packing.install()
+            packing.pack(model, DTYPES[job["nf4"]], nested=False)
+        return adapted(model, config)
+
+    monkeypatch.setattr(tuning, "tuned", tuned)
     rest = {k: v for k, v in said.items() if k not in OURS}
     found = levels(traced(shape, layers="all", lora_rank=1, lora_targets=["q_proj"], **rest))
     got: dict[str, int] = {}

@@ -110,7 +110,7 @@ def _mixed(a: Asked, outs: int, ins: int) -> str:
 
 SHARED: Final[dict[str, Adapter]] = {
     "vblora": Adapter(
-        "vblora", _vblora, rank=4, defaults=targets.VBLORA, refuses=_tiles, shared=_vectors,
+        "vblora", _vblora, rank=4, packs=True, defaults=targets.VBLORA, refuses=_tiles, shared=_vectors,
         options={"num_vectors": 256, "vector_length": 256, "topk": 2},
     ),
     "unilora": Adapter(
@@ -118,7 +118,7 @@ SHARED: Final[dict[str, Adapter]] = {
         transposed="its indices of a turned matrix are not modelled",
     ),
     "lily": Adapter(
-        "lily", _lily, rank=32, drops=False, refuses=_mixed, shared=_seconds, options={"num_B": 2, "stride_A": 1},
+        "lily", _lily, rank=32, packs=True, drops=False, refuses=_mixed, shared=_seconds, options={"num_B": 2, "stride_A": 1},
         transposed=LINEAR,
     ),
     "tinylora": Adapter(

@@ -131,12 +131,7 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         matrices, shares, weights = _packed(model, w, recipe, weights, compute)
         caveats.append(f"{recipe.title}: the frozen weights")
         if not kind.packs:
-            raise UnsupportedError(
-                f"adapter = {kind.name} beside packed weights is not modelled",
-                key="adapter",
-                value=kind.name,
-                hint="--adapter lora, or no --quant",
-            )
+            trainable.stands_beside(kind.name)
         if kind.name == "ia3" and not w.kbit_prepared and not (w.precision or "").endswith(("autocast", "mixed")):
             raise UnsupportedError(
                 "ia3 beside packed weights makes some of the keys, values and queries fp32 and leaves others in 16 "

@@ -153,5 +153,5 @@ VIRTUAL: Final[dict[str, Adapter]] = {
     "adaption-prompt": Adapter(
         "adaption-prompt", rank=0, drops=False, options={"adapter_len": 0, "adapter_layers": 0}, prompted=_prompted
     ),
-    "prefix": Adapter("prefix", rank=0, drops=False, virtual=_cached),
+    "prefix": Adapter("prefix", rank=0, drops=False, virtual=_cached, packs=True),
 }
