@@ -68,7 +68,9 @@ METHODS: Final[dict[str, Adapter]] = {
     **SHARED,
     **VIRTUAL,
     **BOTTLENECKS,
-    "trainable-tokens": Adapter("trainable-tokens", rank=0, drops=False, options={"token_indices": 0}, rows=True, packs=True),
+    "trainable-tokens": Adapter(
+        "trainable-tokens", rank=0, drops=False, options={"token_indices": 0}, rows=True, packs=True
+    ),
     "layernorm": Adapter("layernorm", rank=0, drops=False, norms=True, packs=True),
 }  # fmt: skip
 

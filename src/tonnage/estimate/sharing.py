@@ -118,8 +118,8 @@ SHARED: Final[dict[str, Adapter]] = {
         transposed="its indices of a turned matrix are not modelled",
     ),
     "lily": Adapter(
-        "lily", _lily, rank=32, packs=True, drops=False, refuses=_mixed, shared=_seconds, options={"num_B": 2, "stride_A": 1},
-        transposed=LINEAR,
+        "lily", _lily, rank=32, packs=True, drops=False, refuses=_mixed, shared=_seconds, transposed=LINEAR,
+        options={"num_B": 2, "stride_A": 1},
     ),
     "tinylora": Adapter(
         "tinylora", _tinylora, rank=2, refuses=_few, options={"u": 64, "weight_tying": 0.0}, told=DECOMPOSED,
