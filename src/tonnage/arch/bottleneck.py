@@ -93,7 +93,9 @@ class Bottleneck(Record):
         del given
         out = ops.add(up, x, "adapter and output")
         out = ops.add(out, residual, "residual stream")
-        return out if norm is None else norm.forward(f, out)
+        out = out if norm is None else norm.forward(f, out)
+        f.local.clear()
+        return out
 
     def _through(self, f: Forward, place: str, x: Value) -> Value:
         tape = f.tape

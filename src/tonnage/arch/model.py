@@ -153,10 +153,9 @@ class Layer(Record):
         for sub in self.sublayers:
             residual = x
             x = sub.output(f, x)
-            place = "" if f.tuning is None or f.tuning.bottleneck is None else f.tuning.bottleneck.place(sub.block)
-            if place:
-                x = f.tuning.bottleneck.forward(f, place, x, residual, sub.of_sum)  # type: ignore[union-attr]
-                f.local.clear()
+            bottleneck = None if f.tuning is None else f.tuning.bottleneck
+            if bottleneck is not None and (place := bottleneck.place(sub.block)):
+                x = bottleneck.forward(f, place, x, residual, sub.of_sum)
                 continue
             x = ops.add(residual, ops.scaled(x, "scaled output") if sub.scaled else x, "residual stream")
             if sub.rebinds:

@@ -396,11 +396,9 @@ def narrow(x: Value, axes: Axes, *, by_heads: bool = False) -> Value:
 
 def cat(values: tuple[Value, ...], axes: Axes, label: str = "joined") -> Value:
     """``torch.cat``: copies; the gradients are views of one."""
-    tape, dtype = values[0].tape, values[0].dtype
+    tape, dtype = values[0].tape, max((v.dtype for v in values), key=WIDTH.__getitem__)
     if not tape.joins_nothing and sum(size(v.axes) > 0 for v in values) == 1:
         return next(v for v in values if size(v.axes))
-    for v in values[1:]:
-        dtype = promoted(dtype, v.dtype)
     (out,) = tape.results("cat", lambda: (tape.new(label, axes, dtype),))
     shapes = tuple((v.axes, v.dtype) for v in values)
 

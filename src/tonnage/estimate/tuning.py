@@ -122,6 +122,11 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         standing = tuple((t, 1) for t in part)
         return Tuned(Tuning(own=trained_own(model, part, copied=False)), weights, own=standing)
     kind = adapter(w)
+    if own is not None and kind.whole:
+        raise UnsupportedError(
+            f"adapter = {kind.name} with modules of a stack of its own is not modelled", key="adapter", value=kind.name,
+            hint="--stack transformers, or --adapter lora",
+        )  # fmt: skip
     loaded, caveats = weights, []
     matrices: Packed | None = None
     shares: tuple[Share, ...] = ()
@@ -244,6 +249,7 @@ def _shared_alone(kind: Adapter, w: Train, found: Sequence[Matrix]) -> None:
     """
     no = {
         "accumulate": (w.accumulate or 1) > 1, "retain": "grads" in w.retain,
+        "optimizer": "lomo" in (w.optimizer or ""),
         "optimizer_in_backward": bool(w.optimizer_in_backward), "lora_targets": any(m.role == "head" for m in found),
     }  # fmt: skip
     for key, said in no.items():
