@@ -237,9 +237,8 @@ class Step(Ledger):
         r, p, stack = self.recipe, self.passes, self.model.decoder
         yield Moment("forward embedding", self.now + p.stem.forward.peak, p.stem.forward)
         self.take("stem", "activations", "kept by the embedding", p.stem.kept(), p.stem.saved)
-        self.take(
-            f"casts {_key(p.stem)}", "activations", "autocast's copies of weights", level(p.stem.casts), p.stem.casts
-        )
+        casts = p.stem.casts
+        self.take(f"casts {_key(p.stem)}", "activations", "autocast's copies of weights", level(casts), casts)
         self.take("shared", "activations", "shared by the layers", level(p.shared), p.shared)
         stages = [p.stem, *p.layers, p.tail]
         H = [level([below.output]) for below in stages[:-1]]
@@ -254,7 +253,6 @@ class Step(Ledger):
         for i, layer in enumerate(stack.layers):
             a = stages[i + 1]
             if a.found:
-                # The layer lets go of what it finds.
                 self.drop("prefix")
             stream = f"stream {stages[i].output.dtype}"
             self.take(stream, "activations", "layer inputs", H[i], [stages[i].output])
@@ -397,9 +395,7 @@ class Step(Ledger):
                     if again.allocated > best.level.allocated:
                         best = Moment(name, again, a.recompute)
                 yield best
-                if a.awaited:
-                    awaited = "gradients of keys and values before a layer's own"
-                    self.take(f"awaited {id(a)}", "activations", awaited, level(a.awaited), a.awaited)
+                self.take(f"awaited {id(a)}", "activations", "gradients of prefixes", level(a.awaited), a.awaited)
                 if i == len(stages) - 2:
                     self.take("summed", "activations", "gradient of the position bias", level(p.summed), p.summed)
                 # What is shared lives until the lowest layer that keeps it is through.
