@@ -16,8 +16,13 @@ from tonnage.record import Record
 from tonnage.tensors import Axes, size
 
 if TYPE_CHECKING:
+    from tonnage.arch.bottleneck import Bottleneck
     from tonnage.arch.layers import Linear
     from tonnage.arch.merged import Merge
+    from tonnage.arch.model import Layer
+    from tonnage.arch.prefix import Prefix
+    from tonnage.arch.prompted import Prompted
+    from tonnage.arch.rows import Rows
     from tonnage.arch.tuners import Method
     from tonnage.arch.virtual import Virtual
 
@@ -171,18 +176,36 @@ class Tuning(Record):
         packed: those that are stored packed; None for none.
         method: what is trained beside them; None for nothing.
         own: which of the model's own weights are trained; None for none.
-        virtual: trained tokens before each sequence; None for none.
+        virtual: trained tokens before each sequence, or keys and values before each layer's; None for none.
+        rows: rows of the embedding that are trained; None for none.
+        prompted: prompts that attention sees apart; None for none.
+        bottleneck: adapters between blocks and residual stream; None for none.
     """
 
     packed: Packed | None = None
     method: Method | None = None
     own: Trained | None = None
-    virtual: Virtual | None = None
+    virtual: Virtual | Prefix | None = None
+    rows: Rows | None = None
+    prompted: Prompted | None = None
+    bottleneck: Bottleneck | None = None
 
     @property
     def early(self) -> tuple[str, ...]:
         """Ends of the names of parameters whose gradient is made before the backward pass comes to the model."""
         return () if self.method is None else self.method.early
+
+    def prompts(self, layer: int) -> Prompted | None:
+        """What the attention of this layer sees apart."""
+        return self.prompted if self.prompted is not None and layer >= self.prompted.first else None
+
+    def banks(self, layer: Layer) -> frozenset[str]:
+        """The parameters that this layer shares with others."""
+        bank = getattr(self.method, "bank", None)
+        if bank is None:
+            return frozenset()
+        modules = {t.name.rpartition(".")[0] for t in layer.weights()}
+        return frozenset(bank(name) for name in modules & self.method.modules)  # type: ignore[union-attr]
 
     def adapts(self, name: str) -> bool:
         """Whether something is trained beside the matrix of this name."""

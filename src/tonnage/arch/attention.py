@@ -234,7 +234,7 @@ class GroupedQuery(Record):
             # The caller's name is bound to the new output when the module behind has returned.
             f.local.append(out)
             out = self._out(f, out)
-        return out
+        return out if f.prompted is None else f.prompted.forward(f, self, x, out)
 
     def _attended(self, f: Forward, x: Value) -> Value:
         packed, q, k, v = self._projected(f, x)

@@ -187,8 +187,15 @@ class Stem(Record):
 
     def forward(self, f: Forward, ids: Value) -> Value:
         """Token ids (axes ``B T``) to the first layer's input."""
+        virtual = None if f.tuning is None else f.tuning.virtual
+        if virtual is not None:
+            virtual.begun(f, ids)
         width: Axes = (("D", self.width or self.D),)
-        x = ops.embedding(ids, f.tape.parameter(self.alias_of or f"{self.name}.weight", (("V", self.V), *width)), width)
+        words = f.tape.parameter(self.alias_of or f"{self.name}.weight", (("V", self.V), *width))
+        if f.tuning is not None and f.tuning.rows is not None:
+            x = f.tuning.rows.embedded(ids, words, width)
+        else:
+            x = ops.embedding(ids, words, width)
         # A module that multiplies for itself (Gemma's) is hooked behind that.
         within = self.scaled_within or (self.scaled and any(t.name.endswith("embed_scale") for t in self.buffers))
         if f.input_grads and not within:
@@ -199,8 +206,8 @@ class Stem(Record):
             x = ops.scaled(x, "scaled embedding", in_place=self.scaled_in_place)
         if f.input_grads and within:
             f.tape.start(x, held=True)
-        if f.tuning is not None and f.tuning.virtual is not None:
-            x = f.tuning.virtual.joined(f, x)
+        if virtual is not None:
+            x = virtual.joined(f, x)
         rows = x.axes[:2]
         # BERT makes all this in a module of its own, of which the model's code names the output alone.
         apart = self.apart or any(table.buffered and not table.named for table in self.tables)
@@ -335,6 +342,8 @@ class Head(Record):
             x = f.narrow.forward(x, weight, bias, D, V)
         elif f.tuning is not None and f.tuning.adapts(self.name):
             x = f.tuning.forward(f, Linear(self.name, D, V, "head", self.bias), x)
+        elif f.tuning is not None and f.tuning.rows is not None and self.alias_of is not None:
+            x = f.tuning.rows.multiplied(x, weight, V)
         else:
             x = ops.linear(x, weight, bias, 1, V)
         if self.wide:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
+    from tonnage.arch.prompted import Prompted
 
 AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math", "flash_attention_2", "flex"]
 
@@ -71,6 +72,8 @@ class Forward:
     when it returns. ``local`` is the same for a block, ``frame`` for the model, which returns when its
     layers are through.
     ``positions`` are a table's indices that every layer is handed as well.
+    ``prefixes`` are the keys and values that each layer finds in its cache.
+    ``prompted`` is what the attention at hand sees apart.
     ``labels`` are those of a pass that lengthens its sequences; ``around`` what code around the model names until the
     loss is there.
     ``logits`` are those that a loss of its own hands back to the caller.
@@ -104,6 +107,8 @@ class Forward:
         "narrow",
         "position",
         "positions",
+        "prefixes",
+        "prompted",
         "ran",
         "rotary",
         "store",
@@ -152,6 +157,8 @@ class Forward:
         self.position: Value | None = None
         self.labels: Value | None = None
         self.positions: Value | None = None
+        self.prefixes: list[tuple[Value, Value]] = []
+        self.prompted: Prompted | None = None
         self.around: list[Value] = []
         self.logits: list[Value] = []
         self.held: list[Value] = []

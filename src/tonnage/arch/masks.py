@@ -1,7 +1,8 @@
 """Attention masks that a pass makes once and its layers share.
 
 Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/masking_utils.py: without padding,
-the fused kernels need no mask unless a layer sees as many tokens as its window has; the eager kernel always takes one.
+the fused kernels need no mask unless a layer sees as many tokens as its window has, or
+several new tokens see others that are cached; the eager kernel always takes one.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def make_masks(
             continue
         if f.kernel == "eager":
             form, sequences = dtype, batch
-        elif window is not None and seen >= window:
+        elif (window is not None and seen >= window) or keys > queries > 1:
             # One for all sequences: what is boolean is only seen as one for each.
             form, sequences = "bool", batch if always else 1
         elif always:

@@ -153,6 +153,10 @@ class Layer(Record):
         for sub in self.sublayers:
             residual = x
             x = sub.output(f, x)
+            bottleneck = None if f.tuning is None else f.tuning.bottleneck
+            if bottleneck is not None and (place := bottleneck.place(sub.block)):
+                x = bottleneck.forward(f, place, x, residual, sub.of_sum)
+                continue
             x = ops.add(residual, ops.scaled(x, "scaled output") if sub.scaled else x, "residual stream")
             if sub.rebinds:
                 f.local.clear()

@@ -394,7 +394,7 @@ def narrow(x: Value, axes: Axes, *, by_heads: bool = False) -> Value:
 
 def cat(values: tuple[Value, ...], axes: Axes, label: str = "joined") -> Value:
     """``torch.cat``: copies; the gradients are views of one."""
-    tape, dtype = values[0].tape, values[0].dtype
+    tape, dtype = values[0].tape, max((v.dtype for v in values), key=WIDTH.__getitem__)
     if not tape.joins_nothing and sum(size(v.axes) > 0 for v in values) == 1:
         return next(v for v in values if size(v.axes))
     (out,) = tape.results("cat", lambda: (tape.new(label, axes, dtype),))
@@ -429,7 +429,7 @@ def expand(x: Value, axes: Axes) -> Value:
     return out
 
 
-def embedding(indices: Value, weight: Parameter, width: Axes, *, kept: bool = True) -> Value:
+def embedding(indices: Value, weight: Parameter | Value, width: Axes, *, kept: bool = True) -> Value:
     """``F.embedding``: saves the indices; its gradient is as large as the whole table.
 
     ``kept`` is off where the indices are part of a buffer.

@@ -126,6 +126,7 @@ class Tape:
         self.often: dict[str, Value] = {}
         self.context: list[Value] = []
         self.tied: str | None = None
+        self.begun: frozenset[str] = frozenset()  # Parameters to which a layer above has handed its gradient already.
         # Where other models run before the pass goes on: events, and what is alive there.
         self.pauses: list[tuple[int, list[Storage]]] = []
         # What autograd accumulates into although it is no parameter: the graph holds it, and its gradient.
@@ -318,6 +319,8 @@ class Tape:
         """
         name = parameter.name
         self.reached.add(name)
+        if name in self.begun:
+            return
         held = self.gradients.get(name)
         if held is not None and held.storage.viewed:
             total = self.new("sum of tied gradients", grad.axes, grad.dtype)

@@ -56,6 +56,9 @@ class Virtual(Record):
     def _axes(self) -> Axes:
         return (("P", self.tokens), ("D", self.width))
 
+    def begun(self, f: Forward, ids: Value) -> None:
+        """Nothing is made before the tokens are embedded."""
+
     def joined(self, f: Forward, x: Value) -> Value:
         """The embedded tokens (axes ``B T D``) behind the trained ones; the labels grow as well."""
         tape, (B, (_, tokens), D) = x.tape, x.axes

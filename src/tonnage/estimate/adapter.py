@@ -10,7 +10,10 @@ from tonnage.record import Record
 from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
-    from tonnage.arch.ends import Stem
+    from tonnage.arch.bottleneck import Bottleneck
+    from tonnage.arch.model import Model
+    from tonnage.arch.prefix import Prefix
+    from tonnage.arch.prompted import Prompted
     from tonnage.arch.tuners import Method
     from tonnage.arch.virtual import Virtual
     from tonnage.quant._stored import Matrix
@@ -62,11 +65,14 @@ class Adapter(Record):
         options: settings with what they are when nothing is said, by the names of peft's config.
         choices: what a setting may be, where that is a name.
         refuses: why a matrix of these outputs and inputs cannot have it; empty where it can.
-        shared: tensors that stand once for all targets.
+        shared: tensors that stand once for all targets; those that are no buffers are trained.
         packs: it may stand beside packed matrices.
         transposed: why it may not stand beside matrices that are stored input first; empty where it may.
-        virtual: trained tokens before a sequence; None for none.
+        virtual: trained tokens before a sequence, or what stands for them; None for none.
         norms: it trains copies of norms.
+        rows: it trains rows of the embedding and nothing else.
+        bottleneck: what stands between blocks and residual stream; None for nothing.
+        prompted: what attention sees apart; None for nothing.
         told: what has to be said of it.
     """
 
@@ -80,9 +86,17 @@ class Adapter(Record):
     options: Mapping[str, Option] = {}
     choices: Mapping[str, tuple[str, ...]] = {}
     refuses: Callable[[Asked, int, int], str] | None = None
-    shared: Callable[[int, Sequence[Matrix]], tuple[Tensor, ...]] | None = None
+    shared: Callable[[Asked, Sequence[Matrix]], tuple[Tensor, ...]] | None = None
     packs: bool = False
     transposed: str = ""
-    virtual: Callable[[Train, Stem], Virtual] | None = None
+    virtual: Callable[[Train, Model], Virtual | Prefix] | None = None
     norms: bool = False
+    rows: bool = False
+    bottleneck: Callable[[Mapping[str, Option], Model, str], Bottleneck] | None = None
+    prompted: Callable[[Mapping[str, Option], Model], Prompted] | None = None
     told: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is no choice of modules that it adapts."""
+        return self.virtual is not None or self.rows or self.prompted is not None or self.bottleneck is not None

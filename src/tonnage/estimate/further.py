@@ -80,8 +80,9 @@ def _randlora(a: Asked) -> Method:
     return RandLoRA(a.modules, a.dtype, a.rank, a.dropout)
 
 
-def _random(rank: int, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
+def _random(a: Asked, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
     """RandLoRA's two matrices."""
+    rank = a.rank
     short, longest = sorted((max(m.rows for m in found), max(m.columns for m in found)))
     count = -(-short // rank)
     first = Tensor("base_model.randlora_A", (("R", rank), ("X", 1), ("X", short)), "buffer", dtype=ADAPTERS)
@@ -185,7 +186,7 @@ def _circles(a: Asked, outs: int, ins: int) -> str:
 
 FURTHER: Final[dict[str, Adapter]] = {
     "oft": Adapter(
-        "oft", _oft, rank=0, drops=False, refuses=_turns, transposed=LINEAR,
+        "oft", _oft, rank=0, packs=True, drops=False, refuses=_turns, transposed=LINEAR,
         options={
             "oft_block_size": 32, "r": 0, "block_share": False, "use_cayley_neumann": True,
             "num_cayley_neumann_terms": 5,
@@ -207,22 +208,22 @@ FURTHER: Final[dict[str, Adapter]] = {
     ),
     "hira": Adapter("hira", _hira, rank=32, transposed="the product with a turned matrix is not modelled"),
     "fourierft": Adapter(
-        "fourierft", _fourierft, rank=0, drops=False, defaults=targets.FOURIER, refuses=_frequencies,
+        "fourierft", _fourierft, rank=0, packs=True, drops=False, defaults=targets.FOURIER, refuses=_frequencies,
         options={"n_frequency": 1000},
     ),
     "waveft": Adapter(
-        "waveft", _waveft, rank=0, drops=False, defaults=targets.WAVE, refuses=_elements,
+        "waveft", _waveft, rank=0, packs=True, drops=False, defaults=targets.WAVE, refuses=_elements,
         options={"n_frequency": 2592, "use_idwt": True},
     ),
     "randlora": Adapter("randlora", _randlora, rank=32, shared=_random),
-    "miss": Adapter("miss", _miss, rank=64, refuses=_shards, transposed=LINEAR),
-    "beft": Adapter("beft", _beft, rank=0, drops=False, defaults=targets.BEFT, transposed=LINEAR),
+    "miss": Adapter("miss", _miss, rank=64, packs=True, refuses=_shards, transposed=LINEAR),
+    "beft": Adapter("beft", _beft, rank=0, packs=True, drops=False, defaults=targets.BEFT, transposed=LINEAR),
     "road": Adapter(
         "road", _road, rank=0, drops=False, refuses=_groups, transposed=LINEAR,
         options={"variant": "road_1", "group_size": 64}, choices={"variant": ("road_1", "road_2")},
     ),
     "c3a": Adapter(
-        "c3a", _c3a, rank=0, drops=False, defaults=targets.FOURIER, refuses=_circles, transposed=LINEAR,
+        "c3a", _c3a, rank=0, packs=True, drops=False, defaults=targets.FOURIER, refuses=_circles, transposed=LINEAR,
         options={"block_size": 256},
     ),
 }  # fmt: skip

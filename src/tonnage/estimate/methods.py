@@ -7,41 +7,32 @@ from typing import TYPE_CHECKING, Final
 
 from tonnage.arch.adalora import AdaLoRA
 from tonnage.arch.tuners import IA3, DoRA, LoRA, VeRA
-from tonnage.arch.virtual import Virtual
 from tonnage.errors import InputError, UnsupportedError, nearest
-from tonnage.estimate.adapter import ADAPTERS, Adapter, Option
+from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked, Option
+from tonnage.estimate.bottlenecks import BOTTLENECKS
 from tonnage.estimate.further import FURTHER
 from tonnage.estimate.refused import REFUSED
+from tonnage.estimate.sharing import SHARED
+from tonnage.estimate.virtual import VIRTUAL
 from tonnage.memory import adapter_targets as targets
 from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
-    from tonnage.arch.ends import Stem
     from tonnage.quant._stored import Matrix
     from tonnage.workload.training import Train
 
 
-def _projections(rank: int, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
+def _projections(a: Asked, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
     """VeRA's two matrices, as large as the largest target each way."""
+    rank = a.rank
     ins, outs = max(m.columns for m in found), max(m.rows for m in found)
     first = Tensor("base_model.vera_A", (("R", rank), ("X", ins)), "buffer", dtype=ADAPTERS)
     return first, Tensor("base_model.vera_B", (("X", outs), ("R", rank)), "buffer", dtype=ADAPTERS)
 
 
-def _tokens(w: Train, stem: Stem) -> Virtual:
-    if w.virtual_tokens is None:
-        raise InputError("adapter = prompt needs a number of tokens", key="virtual_tokens", hint="--virtual-tokens 20")
-    return Virtual(w.virtual_tokens, stem.width or stem.D, ADAPTERS)
-
-
-def _encoded(w: Train, stem: Stem) -> Virtual:
-    if w.virtual_tokens is None or w.encoder_hidden is None:
-        key = "virtual_tokens" if w.virtual_tokens is None else "encoder_hidden"
-        raise InputError(f"adapter = p-tuning needs {key}", key=key, hint="--virtual-tokens 20 --encoder-hidden 128")
-    return Virtual(w.virtual_tokens, stem.width or stem.D, ADAPTERS, w.encoder_hidden)
-
-
-_LORA: Final = Adapter("lora", lambda a: LoRA(a.modules, a.rank, a.dropout, a.dtype), packs=True)
+_LORA: Final = Adapter(
+    "lora", lambda a: LoRA(a.modules, a.rank, a.dropout, a.dtype), packs=True, options={"trainable_token_indices": 0}
+)
 
 
 METHODS: Final[dict[str, Adapter]] = {
@@ -74,15 +65,20 @@ METHODS: Final[dict[str, Adapter]] = {
         packs=True,
     ),
     **FURTHER,
-    "prompt": Adapter("prompt", rank=0, drops=False, virtual=_tokens, packs=True),
-    "p-tuning": Adapter("p-tuning", rank=0, drops=False, virtual=_encoded, packs=True),
+    **SHARED,
+    **VIRTUAL,
+    **BOTTLENECKS,
+    "trainable-tokens": Adapter(
+        "trainable-tokens", rank=0, drops=False, options={"token_indices": 0}, rows=True, packs=True
+    ),
     "layernorm": Adapter("layernorm", rank=0, drops=False, norms=True, packs=True),
 }  # fmt: skip
 
 ALIASES: Final = {
     "qlora": "lora", "lorafa": "lora-fa", "prompt-tuning": "prompt", "ln": "layernorm", "ln-tuning": "layernorm",
     "ptuning": "p-tuning", "prefix-tuning": "prefix", "bone": "miss", "llama-adapter": "adaption-prompt",
-    "adapters": "adaption-prompt", "multitask-prompt-tuning": "multitask-prompt", "vb-lora": "vblora",
+    "adapters": "seq-bn", "bottleneck": "seq-bn", "pfeiffer": "seq-bn", "houlsby": "double-seq-bn",
+    "multitask-prompt-tuning": "multitask-prompt", "vb-lora": "vblora",
 }  # fmt: skip
 """Other spellings, with hyphens where peft's ``PeftType`` has underscores."""
 
@@ -148,11 +144,11 @@ def adapter(w: Train) -> Adapter:
     useless = {
         "lora_rank": found.rank == 0 and not found.ranked and w.lora_rank is not None,
         "lora_dropout": not found.drops and bool(w.lora_dropout),
-        "lora_targets": found.virtual is not None and bool(w.lora_targets),
+        "lora_targets": found.whole and bool(w.lora_targets),
         "virtual_tokens": found.virtual is None and w.virtual_tokens is not None,
-        "encoder_hidden": found.name != "p-tuning" and w.encoder_hidden is not None,
+        "encoder_hidden": found.name not in ("p-tuning", "prefix") and w.encoder_hidden is not None,
         "adapter_options": not found.options and bool(w.adapter_options),
-        "modules_to_save": (found.norms or found.virtual is not None) and bool(w.modules_to_save),
+        "modules_to_save": (found.norms or found.whole) and bool(w.modules_to_save),
     }
     for key, is_useless in useless.items():
         if is_useless:

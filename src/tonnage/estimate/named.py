@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tonnage.errors import InputError, nearest
+from tonnage.errors import InputError, UnsupportedError, nearest
+from tonnage.estimate.adapter import ADAPTERS, Adapter
 from tonnage.memory import adapter_targets as targets
 from tonnage.memory.adapters import local_names, own_weights
 from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
     from tonnage.arch.model import Model
+    from tonnage.arch.rows import Rows
     from tonnage.quant._stored import Matrix
     from tonnage.workload.training import Train
 
@@ -60,6 +62,43 @@ def norms(model: Model, w: Train) -> tuple[Tensor, ...]:
             f"no norms are known for {model.model_type}", key="lora_targets", hint="--lora-targets input_layernorm,norm"
         )
     return _matched(model, names, "lora_targets", ("norm",))
+
+
+def trained_rows(model: Model, w: Train, kind: Adapter) -> Rows | None:
+    """Rows of the embedding that are trained, as many as a list in peft's config would have.
+
+    Raises:
+        InputError: more than the vocabulary has; none where nothing else is trained; the embedding is trained whole.
+        UnsupportedError: several stacks share the embedding.
+    """
+    from tonnage.estimate.methods import settings
+
+    name = "token_indices" if kind.rows else "trainable_token_indices"
+    count = int(settings(kind, w.adapter_options).get(name, 0))
+    if not count and not kind.rows:
+        return None
+    stem, head = model.decoder.stem, model.head
+    vocabulary = stem.rows or stem.V
+    if not 0 < count <= vocabulary:
+        raise InputError(
+            f"{name} = {count}: how many of the embedding's {vocabulary:,} rows are trained", key="adapter_options",
+            value=str(count), hint=f"--adapter-options {name}=100",
+        )  # fmt: skip
+    table = stem.name.rpartition(".")[2]
+    if table in w.modules_to_save:
+        raise InputError(
+            f"{name} and modules_to_save = {table}: peft trains rows of the embedding or all of it, not both",
+            key="modules_to_save", value=table, hint=f"without {name}",
+        )  # fmt: skip
+    if stem.alias_of is not None or len(model.stacks) > 1:
+        raise UnsupportedError(
+            "trained rows of an embedding that several stacks share are not modelled", key="adapter_options",
+            value=str(count), hint=f"without {name}",
+        )  # fmt: skip
+    from tonnage.arch.rows import Rows
+
+    tied = head is not None and head.alias_of == f"{stem.name}.weight"
+    return Rows(stem.name, int(count), stem.width or stem.D, ADAPTERS, tied)
 
 
 def trained_part(model: Model, w: Train) -> tuple[Tensor, ...]:

@@ -59,6 +59,9 @@ class Player:
         self.tape = step.passes.tape
         self.sizes = {id(self.tape): [s.nbytes for s in self.tape.born]}
         self.grads: list[Block] = []
+        # Keys and values that layers will find in their cache, and what of theirs the model's output alone holds.
+        self.found: list[list[Block]] = []
+        self.cached: list[Block] = []
         self.shared: Own = {}
         # Whether this thread has not multiplied yet; the program's own goes forward, the engine's back.
         self.due = False
@@ -211,6 +214,9 @@ class Player:
                 self.begin()
             if i == last:
                 start = self.pause(start, own, joints)
+            if a.found:
+                own |= zip((s.serial for s in a.found), self.found.pop(0), strict=True)
+                start += len(a.found)
             self.play(start, a.forward.stop, own, joints)
             if not i and self.loading is not None and self.loading.rotates:
                 # Cosines and sines came from a product of matrices.
@@ -223,7 +229,9 @@ class Player:
                 # What the code around the model made before the pass.
                 own |= {s.serial: self.take(s.nbytes) for s in (*a.saved, *self.passes.around) if s.position < start}
                 frame, around = self.settle_shared(own, streams[0])
+                self.found = [[own.pop(s.serial) for s in pair] for pair in self.passes.prefixes]
             casts += [own.pop(s.serial) for s in a.casts if s.serial in own]
+            self.cached += [own.pop(s.serial) for s in a.apart() if a.found and s.serial in own]
             self.settle(a, own, joints)
             left.append((own, joints))
             before, carried = carried, [self.take(s.nbytes) for s in a.carried]
@@ -234,8 +242,9 @@ class Player:
                 else:
                     self.drop(streams[i - 1])
         self.workspace()
-        self.free([*casts, *self.loss, *self.outputs])
+        self.free([*casts, *self.loss, *self.outputs, *self.cached])
         self.outputs = []
+        self.cached.clear()
         self.loss = [left[last][0].pop(s.serial) for s in self.passes.loss[:1] if s.serial in left[last][0]]
         for held in around:
             self.drop(held)
@@ -291,6 +300,7 @@ class Player:
             early = self.passes.tape.early
             self.grads += [self.take(self.run.bytes_of(t)) for t in self.run.in_order() if t.name.endswith(early)]
         tied: Own = {}
+        # What the steps before the layers are given by them.
         summed: list[Block] = []
         self.thread(1)
         for i in range(last, -1, -1):
@@ -315,8 +325,7 @@ class Player:
             self.end("loss backward" if i == last else f"backward layer {i - 1}" if i else "backward embedding")
             gradient = own.pop(a.handed.serial, None) if a.handed is not None else None
             self.grads += [own.pop(s.serial) for s in a.gradients if s.serial in own]
-            if i == last - 1:
-                summed = [own.pop(s.serial) for s in p.summed]
+            summed += [own.pop(s.serial) for s in (*(p.summed if i == last - 1 else ()), *a.awaited)]
             if i == last:
                 tied = {s.serial: own.pop(s.serial) for s in p.waiting if s.serial in own}
                 self.outputs = [own.pop(s.serial) for s in p.outputs if s.serial in own]

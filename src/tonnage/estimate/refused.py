@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 REFUSED: Final[dict[str, str]] = {
-    "prefix": "its keys and values stand in a cache, whose gradients wait for the embedding's: not modelled",
     "cartridge": "its keys and values stand in a cache, whose gradients wait for the embedding's: not modelled",
-    "adaption-prompt": "its prompts attend beside the model's own attention, which is not modelled",
     "multitask-prompt": "it takes task ids beside the tokens, which a step on token ids alone has not",
     "cpt": "its mask and loss by token types are not modelled",
-    "trainable-tokens": "the rows that it writes into a copy of the embedding are not modelled",
-    "vblora": "all modules share one bank of vectors, whose gradient grows over the layers, which is not modelled",
-    "unilora": "all modules share one vector, whose gradient grows over the layers, which is not modelled",
-    "tinylora": "modules share their vectors, whose gradients grow over the layers, which is not modelled",
-    "lily": "layers share their matrices, whose gradients grow over the layers, which is not modelled",
     "adamss": "which subspaces it trains follows from clustering the weights",
     "frod": "which elements it trains follows from a joint decomposition of the weights",
     "shira": "its sparse sum with a copy of the matrix is not modelled",

@@ -7,7 +7,7 @@ https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/ aqlm.py, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from tonnage.errors import InputError, UnsupportedError
 
@@ -61,3 +61,39 @@ def check(recipe: Recipe, said: str | None) -> None:
         raise InputError(f"{beside}: {NEVER[recipe.method]}", key="quant", value=said, hint=ALL)
     why = KERNELS.get(recipe.method, "its backward pass is not modelled")
     raise UnsupportedError(f"{beside}: {why}", key="quant", value=said, hint=ALL)
+
+
+APART: Final = {
+    "hra": "its product is with the matrix as it lies there, packed: shapes cannot be multiplied",
+    "loha": "it adds to the matrix as it lies there, packed: shapes cannot be multiplied",
+    "lokr": "it takes its shapes from the matrix as it lies there, packed",
+    "osf": "it decomposes the matrix as it lies there: only floating point can require gradients",
+    "tinylora": "it decomposes the matrix as it lies there: only floating point can require gradients",
+    "unilora": "it casts its scales, which are below 1, to the packed matrix's uint8, so that nothing is trained",
+    "adaption-prompt": "its attention has no matrices by the names that the quantizer asks for",
+}
+"""By the adapter: what peft 0.21.2 does beside matrices of 4 bit, tried with bitsandbytes 0.50.2."""
+
+WIDE: Final = (
+    "its outputs are fp32 beside others in 16 bit, which attention refuses without autocast; under autocast it is not "
+    "modelled"
+)
+OPEN: Final = {"road": WIDE, "randlora": WIDE}
+"""By the adapter: what else keeps it from being answered."""
+
+
+def stands_beside(adapter: str) -> NoReturn:
+    """Refuse an adapter beside packed weights.
+
+    Raises:
+        InputError: the library fails.
+        UnsupportedError: it does not, and the pass is not modelled.
+    """
+    hint = "--adapter lora, or no --quant"
+    if adapter in APART:
+        raise InputError(
+            f"adapter = {adapter} beside packed weights: peft fails, {APART[adapter]}", key="adapter", value=adapter,
+            hint=hint,
+        )  # fmt: skip
+    why = f": {OPEN[adapter]}" if adapter in OPEN else " is not modelled"
+    raise UnsupportedError(f"adapter = {adapter} beside packed weights{why}", key="adapter", value=adapter, hint=hint)

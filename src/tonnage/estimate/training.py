@@ -238,6 +238,8 @@ class Step(Ledger):
         r, p, stack = self.recipe, self.passes, self.model.decoder
         yield Moment("forward embedding", self.now + p.stem.forward.peak, p.stem.forward)
         self.take("stem", "activations", "kept by the embedding", p.stem.kept(), p.stem.saved)
+        casts = p.stem.casts
+        self.take(f"casts {_key(p.stem)}", "activations", "autocast's copies of weights", level(casts), casts)
         self.take("shared", "activations", "shared by the layers", level(p.shared), p.shared)
         stages = [p.stem, *p.layers, p.tail]
         H = [level([below.output]) for below in stages[:-1]]
@@ -247,8 +249,12 @@ class Step(Ledger):
         self.take("frame", "activations", "named by the model's code", level(framed), framed)
         around = [s for s in p.around if s is not p.stem.output]
         self.take("around", "activations", "named by code around the model", level(around), around)
+        for pair in p.prefixes:
+            self.take("prefix", "activations", "keys and values before a layer's own", level(pair), pair)
         for i, layer in enumerate(stack.layers):
             a = stages[i + 1]
+            if a.found:
+                self.drop("prefix")
             stream = f"stream {stages[i].output.dtype}"
             self.take(stream, "activations", "layer inputs", H[i], [stages[i].output])
             yield Moment(f"forward layer {i}", self.now + a.forward.peak, a.forward)
@@ -271,7 +277,7 @@ class Step(Ledger):
             self.take(f"casts {_key(a)}", "activations", "autocast's copies of weights", level(a.casts), a.casts)
             self.drop_all("carried")
             self.take("carried", "activations", "attention weights of the layer before", level(a.carried), a.carried)
-            if self.hands:
+            if self.hands or a.found:
                 self.take(f"handed {id(a)}", "kv_cache", "keys and values handed out", level(a.apart()), a.apart())
         if p.closing is not None:
             yield Moment("last norm", self.now + H[-1] + p.closing.peak, p.closing)
@@ -284,12 +290,12 @@ class Step(Ledger):
             # The last norm saves more than are copied at once.
             self.drop_all(f"stream {below.output.dtype}")
         yield Moment("loss", self.now + H[-1] + p.tail.forward.peak, p.tail.forward)
-        for a in p.layers:
+        for a in (p.stem, *p.layers):
             self.drop_all(f"casts {_key(a)}")
         yield from self._others()
         self.drop_all("loss before")
         self.drop_all("lingering")
-        for key in (BEFORE, BEFORE + GRAPH, "around", "first"):
+        for key in (BEFORE, BEFORE + GRAPH, "around", "first", *(f"handed {id(a)}" for a in p.layers if a.found)):
             self.drop_all(key)
         if kept[-1]:
             self.take(f"stream {stages[-2].output.dtype}", "activations", "layer inputs", H[-1], [stages[-2].output])
@@ -392,6 +398,7 @@ class Step(Ledger):
                     if again.allocated > best.level.allocated:
                         best = Moment(name, again, a.recompute)
                 yield best
+                self.take(f"awaited {id(a)}", "activations", "gradients of prefixes", level(a.awaited), a.awaited)
                 if i == len(stages) - 2:
                     self.take("summed", "activations", "gradient of the position bias", level(p.summed), p.summed)
                 # What is shared lives until the lowest layer that keeps it is through.
@@ -404,8 +411,10 @@ class Step(Ledger):
                 self.drop("tied")
                 # What the layers have summed for the stem is the stem's own from here on.
                 self.drop("summed")
-                here = here + level(p.waiting) + level(p.given)
-                yield Moment("backward embedding", self.now + here + H[0] + a.backward.peak, a.backward)
+                for above in p.layers:
+                    self.drop(f"awaited {id(above)}")
+                here = here + level(p.waiting) + level(p.given) + (Level() if a.seed is None else H[0])
+                yield Moment("backward embedding", self.now + here + a.backward.peak, a.backward)
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
         self.drop_all("outputs")

@@ -13,7 +13,7 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate import trainable
 from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked
 from tonnage.estimate.methods import adapter, settings
-from tonnage.estimate.named import layers_of, norms, saved, trained_part
+from tonnage.estimate.named import layers_of, norms, saved, trained_part, trained_rows
 from tonnage.formats import FORMATS
 from tonnage.memory import stacked_adapters
 from tonnage.memory.adapters import Standing, adapters, local_names, targeted, trained_own
@@ -127,6 +127,11 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         from tonnage.estimate.paired import adapts
 
         adapts(model, kind)
+    if own is not None and kind.whole:
+        raise UnsupportedError(
+            f"adapter = {kind.name} with modules of a stack of its own is not modelled", key="adapter", value=kind.name,
+            hint="--stack transformers, or --adapter lora",
+        )  # fmt: skip
     loaded, caveats = weights, []
     matrices: Packed | None = None
     shares: tuple[Share, ...] = ()
@@ -136,12 +141,7 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         matrices, shares, weights = _packed(model, w, recipe, weights, compute)
         caveats.append(f"{recipe.title}: the frozen weights")
         if not kind.packs:
-            raise UnsupportedError(
-                f"adapter = {kind.name} beside packed weights is not modelled",
-                key="adapter",
-                value=kind.name,
-                hint="--adapter lora, or no --quant",
-            )
+            trainable.stands_beside(kind.name)
         if kind.name == "ia3" and not w.kbit_prepared and not (w.precision or "").endswith(("autocast", "mixed")):
             raise UnsupportedError(
                 "ia3 beside packed weights makes some of the keys, values and queries fp32 and leaves others in 16 "
@@ -151,7 +151,12 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
     found = quant.entries(model, by_layer=False)
     method, targets, trained, beside = _method(model, w, kind, found, loaded, own or Own(), packs=recipe is not None)
     copies = norms(model, w) if kind.norms else saved(model, w)
-    virtual = kind.virtual(w, model.decoder.stem) if kind.virtual is not None else None
+    virtual = kind.virtual(w, model) if kind.virtual is not None else None
+    rows = trained_rows(model, w, kind)
+    bottleneck = (
+        kind.bottleneck(settings(kind, w.adapter_options), model, weights) if kind.bottleneck is not None else None
+    )
+    prompted = kind.prompted(settings(kind, w.adapter_options), model) if kind.prompted is not None else None
     table = _table(model) if own is not None and own.embeds and matrices is not None else ()
     if own is not None and own.keeps and isinstance(matrices, FourBit):
         matrices = matrices.but(keeps=True)
@@ -163,10 +168,28 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
             method=method,
             own=trained_own(model, copies or table, copied=bool(copies)) if copies or table else None,
             virtual=virtual,
+            rows=rows,
+            prompted=prompted,
+            bottleneck=bottleneck,
         ),
         weights=weights,
-        trained=(*trained, *_alone(copies), *_alone(virtual.weights() if virtual is not None else ())),
-        beside=(*beside, *((Tensor(f"{t.name}.grad", t.axes, t.role, t.dims, dtype=weights), 1) for t in table)),
+        trained=(
+            *trained,
+            *_alone(copies),
+            *_alone(virtual.weights() if virtual is not None else ()),
+            *_alone(rows.weights() if rows is not None else ()),
+            *(
+                bottleneck.weights(f"{model.decoder.path}.0", len(model.decoder.layers))
+                if bottleneck is not None
+                else ()
+            ),
+            *(prompted.weights(f"{model.decoder.path}.0.self_attn") if prompted is not None else ()),
+        ),
+        beside=(
+            *beside,
+            *_alone(rows.kept() if rows is not None else ()),
+            *((Tensor(f"{t.name}.grad", t.axes, t.role, t.dims, dtype=weights), 1) for t in table),
+        ),
         shares=shares,
         packing=recipe,
         adapter=kind.name,
@@ -214,8 +237,32 @@ def _method(
         trained = (*trained, *stacked_adapters.tensors(stacks, rank, form))
         targets = [*targets, *((times, m) for times, m, _ in stacks)]
     if kind.shared is not None:
-        beside = (*beside, *_alone(kind.shared(rank, [m for _, m in targets])))
+        asked = Asked(names, form, rank, w.lora_dropout or 0.0, loaded, inputs, settings(kind, w.adapter_options))
+        once = _alone(kind.shared(asked, [m for _, m in targets]))
+        trained = (*trained, *((t, n) for t, n in once if t.role != "buffer"))
+        beside = (*beside, *((t, n) for t, n in once if t.role == "buffer"))
+    if hasattr(method, "bank"):
+        _shared_alone(kind, w, [m for _, m in targets])
     return method, tuple(m.module for _, m in targets), trained, beside
+
+
+def _shared_alone(kind: Adapter, w: Train, found: Sequence[Matrix]) -> None:
+    """Refuse what else adds to a gradient that all layers share, or takes it early.
+
+    Raises:
+        UnsupportedError: several passes a step, an optimizer in the backward pass, an adapted head.
+    """
+    no = {
+        "accumulate": (w.accumulate or 1) > 1, "retain": "grads" in w.retain,
+        "optimizer": "lomo" in (w.optimizer or ""),
+        "optimizer_in_backward": bool(w.optimizer_in_backward), "lora_targets": any(m.role == "head" for m in found),
+    }  # fmt: skip
+    for key, said in no.items():
+        if said:
+            raise UnsupportedError(
+                f"adapter = {kind.name}, whose gradient all layers share, with {key} = {getattr(w, key)} is not "
+                "modelled", key=key, value=str(getattr(w, key)), hint=f"without {key}, or --adapter lora",
+            )  # fmt: skip
 
 
 def _possible(kind: Adapter, asked: Asked, found: Sequence[Matrix]) -> None:

@@ -55,7 +55,7 @@ def read(k: Keys) -> Model:
         sublayers=(
             Sublayer(block=attention, before=Norm("ln_1", norm, "layer", bias=True), holds=True),
             *_crosses(k, D, N, attention.H),
-            Sublayer(block=mlp, before=Norm("ln_2", norm, "layer", bias=True)),
+            Sublayer(block=mlp, before=Norm("ln_2", norm, "layer", bias=True), holds_input=True),
         )
     )
     tied = k.want("tie_word_embeddings", True)

@@ -52,7 +52,7 @@ def read(k: Keys) -> Model:
     layer = Layer(
         sublayers=(
             Sublayer(block=attention, before=Norm("ln_1", norm, "layer", bias=True), holds=True),
-            Sublayer(block=mlp, before=Norm("ln_2", norm, "layer", bias=True)),
+            Sublayer(block=mlp, before=Norm("ln_2", norm, "layer", bias=True), holds_input=True),
         ),
         carries=True,
     )

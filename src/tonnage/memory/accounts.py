@@ -14,6 +14,7 @@ from tonnage.tensors import Axes
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
+    from tonnage.memory.prefixed import Prefixed
     from tonnage.memory.recompute import Recompute
 
 BLOCK = 512
@@ -117,8 +118,9 @@ class Account:
     """
 
     __slots__ = (
-        "backward", "cached", "carried", "casts", "entered", "flows", "forward", "gradients", "handed", "input",
-        "keeps_input", "keeps_output", "left", "output", "recompute", "saved", "seed", "shares", "waits",
+        "awaited", "backward", "cached", "carried", "casts", "entered", "flows", "forward", "found", "gradients",
+        "handed", "input", "keeps_input", "keeps_output", "left", "output", "recompute", "saved", "seed", "shares",
+        "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -142,6 +144,10 @@ class Account:
         self.cached: list[Storage] = []
         # Attention weights that it hands back and the graph does not hold: they live until the next one has returned.
         self.carried: list[Storage] = []
+        # Those that were in its cache before.
+        self.found: list[Storage] = []
+        # Gradients of what it was handed by the steps before all layers, which take them when these are through.
+        self.awaited: list[Storage] = []
         self.shares: frozenset[Storage] = frozenset()
         self.keeps_input = False
         self.keeps_output = False
@@ -199,16 +205,22 @@ def only_cached(tape: Tape) -> list[Storage]:
     return [v.storage for v in tape.casts.values() if v.storage.owners == 1]
 
 
-def back(tape: Tape, root: tuple[Node, int], hand: list[Value], floor: int, first: int, account: Account) -> None:
+def back(
+    tape: Tape, root: tuple[Node, int] | None, hand: list[Value], floor: int, first: int, account: Account
+) -> None:
     """Run the backward pass from ``root`` down to the ``floor`` of the tape's nodes.
 
-    ``hand`` holds the gradient that it starts from, and is emptied: nobody else may keep it alive.
+    ``hand`` holds the gradient that it starts from, and is emptied: nobody else may keep it alive. Without a root it
+    starts from the gradients that wait.
     """
     # The gradient of a tied weight, with which this one's is summed, is another account's where older ones stay.
     others = set(tape.gradients) if tape.accumulated or tape.stepping is not None else set[str]()
     start = len(tape.events)
-    account.seed = hand[0].storage
-    tape.backward(root, hand.pop(), floor)
+    if root is None:
+        tape.unwind(floor)
+    else:
+        account.seed = hand[0].storage
+        tape.backward(root, hand.pop(), floor)
     if tape.stepping is not None:
         tape.stepping.settle(tape)
     account.backward = Span(tape, start, len(tape.events), first)
@@ -224,6 +236,7 @@ def layer_account(
     recompute: Recompute | None,
     flows: bool = True,
     viewed: bool = False,
+    cache: Prefixed | None = None,
 ) -> Account:
     """Account of one layer.
 
@@ -236,6 +249,7 @@ def layer_account(
             all is saved that the backward pass asks for.
         flows: whether its input needs a gradient.
         viewed: the gradient that it is given is a view.
+        cache: where it finds keys and values; None where it finds none.
     """
     account, keeper = Account(), None
     first = len(tape.born)
@@ -262,6 +276,9 @@ def layer_account(
     if keeper is not None:
         keeper.restart()
     root = ahead(tape, run, x, account)
+    if cache is not None:
+        account.cached, account.found = cache.let_go(), cache.found
+        account.saved = [s for s in account.saved if s.owners]
     if recompute is None:
         account.casts = only_cached(tape)
         account.waits = account.saved
@@ -297,6 +314,8 @@ def layer_account(
     if leaf is not None:
         account.handed = leaf.pending[0].storage if leaf.pending and leaf.pending[0] is not None else None
         leaf.pending = []
+    if cache is not None:
+        account.awaited = cache.awaited()
     tape.gradients.clear()
     return account
 

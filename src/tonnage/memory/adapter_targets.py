@@ -27,6 +27,19 @@ LORA: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 """TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING."""
 
+VBLORA: Final[dict[str, tuple[str, ...]]] = {
+    **{
+        kind: LORA[kind]
+        for kind in (
+            "bloom", "gpt2", "gpt_bigcode", "gptj", "gpt_neox", "gpt_neo", "llama", "llama4", "bert", "roberta",
+            "deberta", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "nemotron_h",
+        )
+    },
+    "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "deberta-v2": ("query_proj", "key_proj", "value_proj", "dense"),
+}  # fmt: skip
+"""TRANSFORMERS_MODELS_TO_VBLORA_TARGET_MODULES_MAPPING."""
+
 FOURIER: Final = {**LORA, **dict.fromkeys(("gpt2", "gpt_bigcode"), ("mlp.c_proj",))}
 """TRANSFORMERS_MODELS_TO_FOURIERFT_TARGET_MODULES_MAPPING, and C3A's."""
 

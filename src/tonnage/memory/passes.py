@@ -6,7 +6,7 @@ level at which it started, and what its backward pass takes are then placed wher
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, cast
 
 from tonnage.arch.ends import Stem
@@ -15,7 +15,17 @@ from tonnage.arch.loss import Loss, cross_entropy, of_model
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Model, Stack
 from tonnage.arch.tape import Storage, Tape, Value
-from tonnage.memory.accounts import Account, Span, ahead, back, blocks, layer_account, level, noted
+from tonnage.memory.accounts import (
+    Account,
+    Span,
+    ahead,
+    back,
+    blocks,
+    layer_account,
+    level,
+    noted,
+    only_cached,
+)
 from tonnage.tensors import Axes, Axis
 from tonnage.timeline import Level
 
@@ -95,6 +105,8 @@ class Pass:
             # What is trained is a copy of the table or of the head, and the other is not.
             self.head = self.head.but(alias_of=None, bias_alias_of=None)
         tape.tied = None if self.head is None else self.head.alias_of
+        if tuning is not None and tuning.rows is not None:
+            tape.tied = tuning.rows.name if tuning.rows.tied else None
         if own is not None:
             tape.trained = own.ends.__contains__
         f = Forward(
@@ -116,6 +128,8 @@ class Pass:
         root = ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
         # The stem's pass is the last one.
         tape.leaves.clear()
+        self.stem.casts = only_cached(tape)
+        tape.casts.clear()
         if f.labels is not None:
             # Sequences have grown.
             ids, T = f.labels, f.labels.axes[1]
@@ -124,12 +138,22 @@ class Pass:
         joined = [f.around.pop(0)] if loss is not None and loss.joins and ids.storage.owners > 1 else []
         self.stem.saved += [v.storage for v in joined]
         self.around = [v.storage for v in f.around]
-        make_masks(f, windows(stack, tokens), batch, tokens, tokens, self.stem.output.dtype, always=makes_mask)
+        # Keys and values that layers find in their cache.
+        prefix = f.prefixes[0] if f.prefixes else None
+        prefixes = None
+        if f.prefixes:
+            # Imported late: most models start with empty caches.
+            from tonnage.memory.prefixed import Prefixed, Waiting
+
+            prefixes = Waiting(f.prefixes)
+        self.prefixes = [] if prefixes is None else prefixes.storages
+        keys = f.cached + tokens
+        make_masks(f, windows(stack, keys), batch, tokens, keys, self.stem.output.dtype, always=makes_mask)
         dtype = self.stem.output.dtype
         framed = {v.storage for v in f.frame if v.storage.owners == 1}
-        apart = {*framed, *(v.storage for v in f.shared()), *self.around}
+        apart = {*framed, *(v.storage for v in f.shared()), *self.around, *(s for pair in self.prefixes for s in pair)}
         self.stem.saved = [s for s in self.stem.saved if s not in apart]
-        handed = position_ids(tape, stack.stem, B, T)
+        handed = position_ids(tape, stack.stem, B, T, f.cached)
         if f.positions is not None:
             handed.append(f.positions)
             self.stem.saved = [s for s in self.stem.saved if s is not f.positions.storage]
@@ -143,7 +167,7 @@ class Pass:
         always = {v.storage for v in handed} | ({f.bias.storage} if f.bias is not None else set())
         axes = (B, T, ("D", stack.stem.D))
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
-        accounts: dict[tuple[int, str, bool, frozenset[str] | None, bool, bool, bool, Narrow | None], Account] = {}
+        accounts: dict[Hashable, Account] = {}
         self.layers: list[Account] = []
         # What functions of the last pass hold as long as its loss is there.
         self.lingering = Level()
@@ -155,8 +179,11 @@ class Pass:
         # Which parameters a gradient arrives at: by layer, under their names below it; of the rest, under None.
         self.reached: dict[int | None, set[str]] = {}
         reached = self.reached
-        self.stem.flows = flows = root is not None
+        flows = root is not None
+        self.stem.flows = flows or prefix is not None
+        begun = _begun(stack, tuning)
         for index, layer in enumerate(stack.layers):
+            tape.begun = begun[index]
             trained = None if own is None else own.layers[index]
             if trained is not None:
                 tape.trained = trained.__contains__
@@ -168,16 +195,20 @@ class Pass:
                 (fused is not None and fused.norms is not None) or getattr(stack.norm, "hands_view", False)
             )
             f.narrow = narrow if index or narrow is None else narrow.of_first(layer)
-            key = id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow
+            f.prompted = None if tuning is None else tuning.prompts(index)
+            key = id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow, f.prompted, tape.begun
             account = accounts.get(key)
             if account is None:
                 f.taken.clear()
                 if bias is not None and not begins:
                     bias.wait(tape)
-                watched = _Watched(layer.forward, f, self.shared)
+                cache = None if prefix is None else Prefixed(layer.forward, prefix)
+                watched = _Watched(cache or layer.forward, f, self.shared)
                 tape.lingering.clear()
                 if compiled is None:
-                    account = layer_account(tape, watched, axes, dtype, recompute=way, flows=flows, viewed=viewed)
+                    account = layer_account(
+                        tape, watched, axes, dtype, recompute=way, flows=flows, viewed=viewed, cache=cache
+                    )
                 else:
                     account = compiled.layer(tape, watched, axes, dtype, again=way is not None, flows=flows)
                 # A checkpoint holds all that the layer was called with; the graph, only what it saved.
@@ -196,6 +227,7 @@ class Pass:
             dtype, flows = account.output.dtype, flows or account.flows
         if own is not None:
             tape.trained = own.ends.__contains__
+        tape.begun = frozenset()
         self.dtype, self.flows = dtype, flows
         # The last norm runs while the model's code still has its names.
         self.closing: Span | None = None
@@ -218,13 +250,17 @@ class Pass:
         f.blocks.clear()
         f.bias = f.labels = None
         f.around.clear()
-        if root is not None:
+        f.prefixes.clear()
+        prefix = None
+        if self.stem.flows:
             if self.tied is not None and tape.tied is not None:
                 tape.gradients[tape.tied] = self.tied
                 self.tied = None
-            seed = [tape.new("gradient of embedding output", axes, self.stem.output.dtype)]
+            seed = [tape.new("gradient of embedding output", axes, self.stem.output.dtype)] if root is not None else []
             if bias is not None:
                 self.given = bias.wait(tape)
+            if prefixes is not None:
+                self.given += prefixes.wait(tape, [a.awaited for a in self.layers])
             back(tape, root, seed, 0, first, self.stem)
         joined.clear()
         reached[None] = tape.reached
@@ -325,6 +361,16 @@ def windows(stack: Stack, keys: int) -> set[int | None]:
             if getattr(sub.block, "causal", True) or (window is not None and keys >= window):
                 found.add(window)
     return found
+
+
+def _begun(stack: Stack, tuning: Tuning | None) -> list[frozenset[str]]:
+    """For each layer, parameters that it shares with layers above, whose gradients are there before its own."""
+    found: list[frozenset[str]] = []
+    above: frozenset[str] = frozenset()
+    for layer in reversed(stack.layers):
+        found.append(above)
+        above = above if tuning is None else above | tuning.banks(layer)
+    return found[::-1]
 
 
 def _tape(hosts: bool, compiled: Compiled | None) -> type[Tape]:
