@@ -92,11 +92,16 @@ def several(
                 node.pending[index] = given.pop()
         del node
         roots.clear()
-        began, outer, tape.asked = len(tape.events), tape.asked, None
+        began, until, outer, tape.asked = len(tape.events), len(tape.born), tape.asked, None
         tape.unwind(floor)
         # It runs again where something that was saved is first asked for: sums and casts of gradients come before.
         asked = began if tape.asked is None else tape.asked
-        tape.events[start:asked] = tape.events[began:asked] + tape.events[start:began]
+        ahead: list[int] = []
+        own: list[int] = []
+        for event in tape.events[began:asked]:
+            # What the run itself made dies behind it.
+            (own if event < 0 and first <= ~event < until else ahead).append(event)
+        tape.events[start:asked] = ahead + tape.events[start:began] + own
         tape.rerun, tape.asked = before, outer
         found = tuple(leaf.pending[0] if leaf is not None else None for leaf in leaves)
         for leaf in leaves:

@@ -422,11 +422,8 @@ class Parameters:
         total = 0
         for stack in self._model.stacks:
             for layer, times in stack.distinct():
-                unused = 0
-                for sub in layer.sublayers:
-                    live = getattr(sub.block, "unused", None)
-                    unused += live() if live is not None else 0
-                total -= times * unused
+                unused = (getattr(sub.block, "unused", None) for sub in layer.sublayers)
+                total -= times * sum(count() for count in unused if count is not None)
         total += self.total
         if not count_embedding:
             total -= sum(t.numel for stack in self._model.stacks for t in stack.stem.weights() if t.role == "embedding")

@@ -15,7 +15,7 @@ from tonnage.estimate.summary import caching
 from tonnage.estimate.training import Step
 from tonnage.evidence import DERIVED
 from tonnage.stacks import Stack
-from tonnage.timeline import Rank, exact, ranged
+from tonnage.timeline import Component, Rank, exact, ranged
 
 if TYPE_CHECKING:
     from tonnage.estimate.loading import Loading
@@ -49,10 +49,15 @@ def ranked(
         components.append(ranged("other:attention", 0, 0, more[1], more[0], stack.reference, tier="allocated"))
     components += reserves(moment.level.allocated, static, caching=caching(device), device=device)
     o = step.recipe.optimizer
-    moved = list(step.host())
-    words = f"saved activations, pinned: {len(moved)} tensors, each rounded up to a power of two"
-    host = sum(1 << (n - 1).bit_length() for n in moved)
-    offloaded = [exact("activations", host, words, OFFLOAD, tier="host", trust=DERIVED)] if moved else []
+    offloaded: list[Component] = []
+    if step.recipe.hosts or step.staged or step.recipe.offloads:
+        # Imported late: most steps save on the device.
+        from tonnage.estimate.pinned import pinned
+
+        moved = list(pinned(step))
+        words = f"saved activations, pinned: {len(moved)} tensors, each rounded up to a power of two"
+        host = sum(1 << (n - 1).bit_length() for n in moved)
+        offloaded.append(exact("activations", host, words, OFFLOAD, tier="host", trust=DERIVED))
     held = step.paged.requested
     paged = [exact("optimizer_state", held, f"{o.name}: {o.why}", o.source, tier="host")] if held else []
     rank = Rank(

@@ -32,15 +32,6 @@ https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading
 GRAPH: Final = " graph"
 BEFORE: Final = "outputs before"
 """Keys of what hangs on an output, and of the output of the pass before, where the loop still has it."""
-OFFLOADED: Final = 1024
-"""Bytes below which a tensor stays (``min_offload_size``)."""
-
-
-PINNED, BUFFERS = 256 * 2**10, 200
-"""Bytes of a buffer on the host, and how many unsloth makes before it knows how many it needs.
-
-unsloth_zoo 2026.10.9, unsloth_zoo/gradient_checkpointing.py (``INITIAL_CPU_BUFFER_SIZE``, 2 B each).
-"""
 
 
 class Step(Ledger):
@@ -343,20 +334,6 @@ class Step(Ledger):
         """
         last = index == len(self.passes.layers) - 1
         return self.staged and not last and not (not index and self.passes.stem.keeps_output)
-
-    def host(self) -> Iterator[int]:
-        """Tensors that saved activations take on the host: of the layers what they were given, and of the loss."""
-        p = self.passes
-        if self.recipe.hosts:
-            for a in (p.stem, *p.layers, p.tail):
-                yield from p.tape.within(a.forward.start, a.forward.stop)  # type: ignore[attr-defined]
-        if self.staged:
-            away = [below.output.nbytes for below in (p.stem, *p.layers[:-2])]
-            yield from away
-            yield from (PINNED for _ in range(BUFFERS - len(away)))
-        if self.recipe.offloads:
-            yield from (below.output.nbytes for below in (p.stem, *p.layers[:-1]))
-            yield from (s.nbytes for s in p.tail.saved if s.category == "loss" and s.nbytes >= OFFLOADED)
 
     def backward(self, stages: list[Account], H: list[Level]) -> Iterator[Moment]:
         """From the loss down."""
