@@ -325,3 +325,13 @@ def test_copies_of_heads_are_a_range() -> None:
 def test_modules_that_unsloth_puts_on_the_host_are_told() -> None:
     found = tn.train("llama-3.1-8b", stack="unsloth", modules_to_save=["lm_head"], **SHAPE, **LORA)
     assert any("modules_to_save" in c for c in found.caveats)
+
+
+@pytest.mark.parametrize(("stack", "trained"), [("transformers", 3_407_872), ("llama-factory", 20_971_520)])
+def test_a_stack_adapts_what_it_says(stack: str, trained: int) -> None:
+    """By hand, Llama 3.1 8B at rank 8: peft's queries and values, or every matrix of 32 layers."""
+    assert 32 * 8 * (4096 + 4096 + 4096 + 1024) == 3_407_872
+    ends = ((4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096), (4096, 14336), (4096, 14336), (14336, 4096))
+    assert 32 * 8 * sum(a + b for a, b in ends) == 20_971_520
+    said = tn.train("llama-3.1-8b", stack=stack, lora_rank=8, seq=64, suggest=False).model
+    assert said["trainable_parameters"] == trained

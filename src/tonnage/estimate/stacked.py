@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
@@ -15,6 +15,10 @@ from tonnage.workload.training import Train
 if TYPE_CHECKING:
     from tonnage.arch.tuners import Method
     from tonnage.estimate.tuning import Own
+
+
+LORA: Final = ("lora", "rslora", "dora")
+"""Methods that adapt what the stack says."""
 
 
 def as_stack(
@@ -68,6 +72,8 @@ def as_stack(
         given, model = model, stack.restated(model, version, w.lora_rank)
         if model is given:
             doubt += (stack.unstated.format(stack=stack.name, model=model.model_type),)
+    if stack.targets and w.lora_rank is not None and w.adapter in (None, *LORA) and not w.lora_targets:
+        said["lora_targets"] = stack.targets
     if stack.modules and w.lora_targets:
         said["lora_targets"] = _targets(model, w.lora_targets, stack)
     return model, w.but(**said), _own(model, w, stack, version) if adapts else None, doubt

@@ -264,7 +264,13 @@ class Step(Ledger):
                     self.take("first", "activations", "named by the model's code", H[0], [p.stem.output])
                 elif i and stack.keeps:
                     self.take("passed", "activations", "outputs of earlier layers", H[i], [stages[i].output])
-            self.take(_key(a), "activations", f"saved by a {layer.kind}", level(a.left_behind()), a.left_behind())
+            self.take(
+                _key(a),
+                "activations",
+                f"saved by a{'n' * (layer.kind[0] in 'aeio')} {layer.kind}",
+                level(a.left_behind()),
+                a.left_behind(),
+            )
             self.take(f"casts {_key(a)}", "activations", "autocast's copies of weights", level(a.casts), a.casts)
             self.drop_all("carried")
             self.take("carried", "activations", "attention weights of the layer before", level(a.carried), a.carried)

@@ -22,6 +22,7 @@ STACK: Final = Stack(
     shards="ddp",
     recomputes=("none", "full"),
     recompute=(((0, 0), "full"),),
+    targets=("all-linear",),
     places=True,
     compiles="model",
     reference="https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/src/llamafactory/model/adapter.py",

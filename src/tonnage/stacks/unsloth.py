@@ -81,6 +81,7 @@ STACK: Final = Stack(
         "the logits at a time"
     ),
     kernels=False,
+    targets=("all-linear",),
     places=True,
     reference="https://pypi.org/project/unsloth/2026.10.9/ unsloth/models/llama.py",
     left_out=(((2026, 10), (COMPILED,)), ((0, 0), (OLDER,))),
