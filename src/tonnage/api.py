@@ -199,7 +199,7 @@ def _padded(result: Result, model: Model, w: Train, where: Device | None, held: 
     if mean > longest:
         raise InputError(
             f"mean_length = {mean:,} is longer than the longest sample, seq = {longest:,}", key="mean_length",
-            value=mean, hint="--seq",
+            value=mean, hint=f"at most --mean-length {longest}",
         )  # fmt: skip
     shorter = answer(model, w.but(seq=mean), where, in_use=held, **more)
     return padded(result, shorter, where, held, mean)
