@@ -49,7 +49,16 @@ def test_the_first_block_and_the_order(monkeypatch: pytest.MonkeyPatch, name: st
     own = stream.replayed
     monkeypatch.setattr(stream, "replayed", lambda *a: seen.append(a) or own(*a))
     said: dict[str, Any] = {"lora_rank": 8, "precision": "bf16", "dtype": "bf16", "stack_version": "5.23"}
-    said |= {"quant": "nf4", "kbit_prepared": True} if packs else {"stack": "unsloth", "stack_version": None}
+    said |= (
+        {"quant": "nf4", "kbit_prepared": True}
+        if packs
+        else {
+            "stack": "llama-factory",
+            "stack_version": None,
+            "recompute": "none",
+            "lora_targets": ["q_proj", "v_proj"],
+        }
+    )
     answer = tn.train(tn.load({"config": CONFIGS[name]}), seq=64, replay=True, suggest=False, **said)
     step, _, loading = seen[-1]
     assert (loading.placed, loading.packs) == (True, packs)
