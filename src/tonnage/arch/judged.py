@@ -27,11 +27,8 @@ class Reward(Loss):
         """The loss of a batch whose first half was chosen."""
         hand = [x]
         del x
-        rewards = head.forward(f, hand.pop())
-        tape = f.tape
-        if tape.autocast is not None:
-            rewards = ops.cast(rewards, "fp32")
-        tape.category = "loss"
+        rewards = _judged(f, head, hand)
+        f.tape.category = "loss"
         (name, rows) = labels.axes[0]
         half: Axes = ((name, rows // 2),)
         chosen, rejected = ops.split(rewards.view(labels.axes[:1]), (half, half))
@@ -49,10 +46,8 @@ class Relevance(Loss):
         """The loss of a batch."""
         hand = [x]
         del x
-        scores = head.forward(f, hand.pop())
+        scores = _judged(f, head, hand)
         tape = f.tape
-        if tape.autocast is not None:
-            scores = ops.cast(scores, "fp32")
         tape.category = "loss"
         flat = scores.view(labels.axes[:1])
         target = tape.new("labels, as numbers", flat.axes, "fp32")
@@ -72,3 +67,9 @@ def _mean(x: Value) -> Value:
 
     tape.record((out,), (x,), back, ())
     return out
+
+
+def _judged(f: Forward, head: Head, hand: list[Value]) -> Value:
+    """What the head makes of hidden states, which are handed over; under autocast accelerate casts it to fp32."""
+    made = head.forward(f, hand.pop())
+    return made if f.tape.autocast is None else ops.cast(made, "fp32")

@@ -13,7 +13,7 @@ from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.memory.accounts import blocks
 from tonnage.memory.steps import Group, Trained
 from tonnage.record import Record
-from tonnage.tensors import Axes, Tensor, size
+from tonnage.tensors import Axes, Tensor
 from tonnage.timeline import Level
 
 TORCH: Final = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/"
@@ -147,15 +147,3 @@ def optimizer(name: str) -> Optimizer:
         f"unknown optimizer {name!r}", key="optimizer", value=name, nearest=nearest(name, (*NAMES, *REFUSED, "adamw")),
         hint=f"one of {', '.join(NAMES)}",
     )  # fmt: skip
-
-
-def state(o: Optimizer, parameters: Iterable[Tensor]) -> Iterator[tuple[Tensor, str | None]]:
-    """The optimizer's tensors for a list of parameters, with the format where it is not the parameter's."""
-    for t in parameters:
-        for name, axes, form in o.state(t):
-            yield Tensor(f"{t.name}.{name}", axes, "optimizer", layer=t.layer), form
-
-
-def numel(axes: Axes) -> int:
-    """Elements of a state."""
-    return size(axes)

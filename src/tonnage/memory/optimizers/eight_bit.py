@@ -23,13 +23,16 @@ SCALED: Final = 256
 """Elements that share a scale."""
 
 
+def _in_full(t: Tensor) -> bool:
+    """Small tensors keep states in fp32 where the others keep 8 bits, and so do tables, as the Trainer asks."""
+    return t.numel < LEAST_8BIT or t.role in ("embedding", "position")
+
+
 def _maps(*states: str) -> Callable[[Trained], list[int]]:
     """A map for each state, made where the first tensor is kept in 8 bits."""
-    kept = _kept(*states, bits=8)
 
     def made(trained: Trained) -> list[int]:
-        packs = any(form == "uint8" for t, _, _ in trained for _, _, form in kept(t))
-        return [MAP] * len(states) if packs else []
+        return [] if all(_in_full(t) for t, _, _ in trained) else [MAP] * len(states)
 
     return made
 
@@ -39,21 +42,18 @@ def _large(t: Tensor, name: str) -> bool:
     return name.startswith("state") and t.numel >= LEAST_PAGED
 
 
-def _kept(
-    *names: str, bits: int, tables: bool = True, norm: bool = False, double: bool = False
-) -> Callable[[Tensor], Iterator[Stored]]:
+def _kept(*names: str, bits: int, norm: bool = False, double: bool = False) -> Callable[[Tensor], Iterator[Stored]]:
     """States of a parameter.
 
     Args:
         names: of the states.
-        bits: 8, a byte an element with a scale for 256, but small tensors in fp32; or 32, fp32.
-        tables: those of embeddings stay in fp32, as the Trainer asks.
+        bits: 8, a byte an element with a scale for 256, but of some in fp32; or 32, fp32.
         norm: one value more, of the update's norm.
         double: the first state holds two moments.
     """
 
     def state(t: Tensor) -> Iterator[Stored]:
-        full = bits == 32 or t.numel < LEAST_8BIT or (tables and t.role in ("embedding", "position"))
+        full = bits == 32 or _in_full(t)
         for i, name in enumerate(names, 1):
             twice = (("X", 2),) if double and i == 1 else ()
             yield name, (*twice, *t.axes), "fp32" if full else "uint8"
@@ -79,7 +79,7 @@ def _optimizer(
 def _norms(trained: Trained) -> Group:
     """LAMB's norm of each parameter that keeps its states in full, of a copy in fp32."""
     for t, width, _ in trained:
-        if any(form == "fp32" and axes == t.axes for _, axes, form in _kept("state1", bits=8)(t)):
+        if _in_full(t):
             yield [4 * t.numel if width < 4 else 0, 4]
 
 

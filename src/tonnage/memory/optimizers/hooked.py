@@ -13,15 +13,12 @@ from typing import Final
 
 from tonnage.memory.optimizers import Optimizer, Stored
 from tonnage.memory.optimizers.factored import factors
+from tonnage.memory.optimizers.plain import stateless
 from tonnage.memory.steps import Group, Trained
 from tonnage.tensors import Tensor
 
 LOMO: Final = "https://pypi.org/project/lomo-optim/0.1.1/"
 LAST: Final = "the last gradient of a layer, which waits for the first one of the next"
-
-
-def _none(t: Tensor) -> Iterator[Stored]:
-    yield from ()
 
 
 def _factored(t: Tensor) -> Iterator[Stored]:
@@ -53,7 +50,7 @@ def _adalomo(t: Tensor, copy: int) -> list[list[int]]:
 
 
 OPTIMIZERS: Final = (
-    Optimizer("lomo", _none, _fused(_lomo), "no state", LOMO, late=True, rough=LAST),
+    Optimizer("lomo", stateless, _fused(_lomo), "no state", LOMO, late=True, rough=LAST),
     Optimizer(
         "adalomo", _factored, _fused(_adalomo), "sums of squares over rows and columns, in fp32", LOMO, late=True,
         rough=LAST,

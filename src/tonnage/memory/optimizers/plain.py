@@ -21,7 +21,8 @@ def adam_fused(t: Tensor) -> Iterator[Stored]:
     yield from like("exp_avg", "exp_avg_sq")(t)
 
 
-def _none(t: Tensor) -> Iterator[Stored]:
+def stateless(t: Tensor) -> Iterator[Stored]:
+    """Nothing is kept."""
     yield from ()
 
 
@@ -76,7 +77,7 @@ OPTIMIZERS: Final = (
         "two moments and the largest second one",
     ),
     Optimizer("sgd-momentum", like("momentum_buffer"), steps.nothing, "one momentum in the parameters' format"),
-    Optimizer("sgd", _none, steps.nothing, "no state"),
+    Optimizer("sgd", stateless, steps.nothing, "no state"),
     Optimizer("rmsprop", like("square_avg"), steps.all_at_once(1), "one second moment in the parameters' format"),
     Optimizer("adagrad", like("sum"), steps.all_at_once(2), "one sum of squares in the parameters' format"),
     Optimizer("nadam", like("exp_avg", "exp_avg_sq"), steps.all_at_once(1), "two moments in the parameters' format"),
