@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from tonnage.plan.against import Against
     from tonnage.workload.told import Told
 
-SIZES = ("in_use", "kv_cache_memory", "kv_offloading_size", "cpu_offload")
-"""Keys whose values are bytes."""
 Loads = Callable[[Any], Model]
 """Reads a model as ``api.load`` does."""
 Places = Callable[[str | None, Any], tuple[Device | None, int]]
@@ -66,8 +64,7 @@ def configured(
     Raises:
         InputError: another stack is named beside it, or no model is named.
     """
-    # ``first_step`` is off unless it is asked for; everything else that was not said is None or empty.
-    own = {k: v for k, v in said.items() if v is not None and v != () and not (k == "first_step" and not v)}
+    own = {k: v for k, v in said.items() if v is not None and v != ()}
     named = own.pop("stack", None)
     job = training.read(config, named) if isinstance(config, str) else config
     return load(model if model is not None else training.named(job)), {**job.said, **own}, job.unmodelled, job.told
@@ -177,7 +174,7 @@ def _answered(path: str) -> dict[str, Any]:
     if keys.pop("task", None) != "serve":
         return {}
     # Sizes are bytes in a result, and have a unit where they are said.
-    sized = {key: f"{value} B" for key, value in keys.items() if key in SIZES and value}
+    sized = {key: f"{value} B" for key, value in keys.items() if value and Serve.keys[key].kind == "size"}
     return {key: value for key, value in {**keys, **sized}.items() if value not in (None, "none", "checkpoint", [])}
 
 

@@ -67,6 +67,7 @@ ALLOWED = frozenset(
         "tonnage.arch.storage",
         "tonnage.arch.tape",
         "tonnage.cli",
+        "tonnage.cli.flags",
         "tonnage.cli.options",
         "tonnage.cli.show",
         "tonnage.cli.train",

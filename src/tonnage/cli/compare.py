@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from tonnage.cli.options import OUTPUT, text, waiting
+from tonnage.cli.flags import switch, text
+from tonnage.cli.options import OUTPUT, waiting
 
 
 @click.command(short_help="What a config predicts beside what a file holds.")
@@ -16,11 +17,11 @@ from tonnage.cli.options import OUTPUT, text, waiting
 @text("--gpu", "The device of a log (tonnage devices), or a size.", "DEVICE")
 @text("--in-use", "What others held on it, such as 2341MiB.", "SIZE")
 @text("--engine-version", "The engine's release, where the log does not tell.")
-@click.option("--head", metavar="HEAD", help="Count this class: causal, masked, seq2seq, none, classify:N.")
-@click.option("--ignore-key", multiple=True, metavar="KEY", help="A config key to pass over; may be repeated.")
-@click.option("--ignore-unknown", is_flag=True, help="Pass over every config key that is not understood.")
+@text("--head", "Count this class: causal, masked, seq2seq, none, classify:N.", "HEAD")
+@text("--ignore-key", "A config key to pass over; may be repeated.", "KEY", multiple=True)
+@switch("--ignore-unknown", "Pass over every config key that is not understood.")
 @text("--html", "Write both runs over time, side by side on one scale, for a browser.", "FILE")
-@click.option("--strict", is_flag=True, help="Exit 1 where tensors differ.")
+@switch("--strict", "Exit 1 where tensors differ.")
 @OUTPUT
 def command(left: str, right: str, as_json: bool, strict: bool, **given: Any) -> int:
     """Tensors that a model (a config, a name) and a file of weights, or two such files, do not share.

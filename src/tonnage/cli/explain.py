@@ -7,22 +7,10 @@ from typing import Any, Final
 
 import click
 
-from tonnage.cli.options import (
-    DEVICES,
-    DIMENSIONS,
-    FROM,
-    MODEL,
-    OUTPUT,
-    PLACE,
-    SHAPES,
-    model_of,
-    plain,
-    started,
-    text,
-    together,
-)
-from tonnage.cli.serve import WORKLOAD as SERVE
-from tonnage.cli.train import WORKLOAD as TRAIN
+from tonnage.cli.flags import Verb, flags, text, together
+from tonnage.cli.options import DIMENSIONS, FROM, MODEL, OUTPUT, SHAPES, STRICT, model_of, plain, started
+from tonnage.workload.serving import Serve
+from tonnage.workload.training import Train
 
 LINE: Final = text("--line", "Name of the line: weights, activations, kv_cache, ...; or instants.", "NAME")
 
@@ -32,23 +20,23 @@ def command() -> None:
     """A line of an answer down to its formula, numbers and reference; or the rules of thumb."""
 
 
-@command.command("train", short_help="A line of tonnage train.")
+@command.command("train", cls=Verb, short_help="A line of tonnage train.")
 @MODEL
-@together(LINE, PLACE, TRAIN, DEVICES, OUTPUT)
+@together(LINE, flags(Train), STRICT, OUTPUT)
 def train(**given: Any) -> int:
     """A line of tonnage train MODEL: formula, numbers, trust and reference."""
     return _line("train", given)
 
 
-@command.command("serve", short_help="A line of tonnage serve.")
+@command.command("serve", cls=Verb, short_help="A line of tonnage serve.")
 @MODEL
-@together(LINE, FROM, PLACE, SERVE, DEVICES, OUTPUT)
+@together(LINE, FROM, flags(Serve), STRICT, OUTPUT)
 def serve(**given: Any) -> int:
     """A line of tonnage serve MODEL: formula, numbers, trust and reference."""
     return _line("serve", given)
 
 
-@command.command("rules", short_help="The rules of thumb, beside the project's own figures.")
+@command.command("rules", cls=Verb, short_help="The rules of thumb, beside the project's own figures.")
 @MODEL
 @OUTPUT
 def rules(**given: Any) -> int:

@@ -6,43 +6,33 @@ from typing import Any, Final
 
 import click
 
-from tonnage.cli.options import OUTPUT, text, together
+from tonnage.cli.flags import Verb, flags, headed, switch, text, together
+from tonnage.cli.options import OUTPUT
+from tonnage.workload.serving import Serve
+from tonnage.workload.training import Train
 
-ASKED: Final = together(
+ASKED: Final = headed(
+    "Run",
     text("--task", "train or serve."),
     text("--head", "The class that runs: causal, masked, seq2seq, none.", "HEAD"),
     text("--device", "auto, cuda, cuda:1, mps, cpu (auto).", "DEVICE"),
     text("--max-seconds", "Longest time of the measured process (600).", "N"),
-    click.option("--trace/--no-trace", "traced", default=True, help="Trace the workload as well, for comparison."),
+    switch("--trace/--no-trace", "Trace the workload as well, for comparison (yes).", into="traced"),
     text("--calibrate", "Keep what the run shows of the device here, for later answers.", "FILE"),
     text("--record", "Record what the caching allocator does here, for tonnage replay (.json.gz).", "FILE"),
     text("--out", "Append the row here.", "FILE"),
     text("--id", "Name of the row."),
 )
 WORKLOAD: Final = together(
-    text("--batch", "train: sequences in one forward pass (1).", "N"),
-    text("--seq", "train: tokens of a sequence (2048, or the model's positions).", "N"),
-    text("--accumulate", "train: forward passes a step (1).", "N"),
-    text("--precision", "train: fp32 bf16-mixed bf16 ... (what the stack does)."),
-    text("--optimizer", "train: adamw, adamw-fused, adamw-foreach, adamw-loop, sgd, sgd-momentum (adamw)."),
-    text("--recompute", "train: none, full (none)."),
-    text("--lora-rank", "train: rank; turns LoRA on.", "N"),
-    text("--lora-targets", "train: module names, attention, all-linear."),
-    text("--lora-dropout", "train: dropout of the adapters."),
-    click.option(
-        "--retain", multiple=True, help="train: what the loop still holds: outputs, step-outputs, last-outputs, grads."
+    flags(
+        Train, "batch", "seq", "accumulate", "precision", "optimizer", "attention", "recompute", "retain", "lora_rank",
+        "lora_targets", "lora_dropout", "dtype", "alloc_conf",
     ),
-    text("--context", "serve: tokens of one sequence (8192, or the model's positions).", "N"),
-    text("--concurrency", "serve: sequences of that length held at once (1).", "N"),
-    text("--prompt", "serve: tokens read in one pass, the rest being generated (context).", "N"),
-    text("--logits", "serve: last or all positions of the prompt (last)."),
-    text("--dtype", "Format of the checkpoint's weights."),
-    text("--attention", "eager, sdpa, flash, flash_attention_2 (sdpa)."),
-    text("--alloc-conf", "Settings of the allocator, as PYTORCH_ALLOC_CONF has them.", "SETTINGS"),
-)
+    flags(Serve, "context", "concurrency", "prompt", "logits"),
+)  # fmt: skip
 
 
-@click.command(short_help="The real code on the real device, beside the prediction.")
+@click.command(cls=Verb, short_help="The real code on the real device, beside the prediction.")
 @click.argument("model")
 @ASKED
 @WORKLOAD

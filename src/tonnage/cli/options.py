@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from tonnage.cli.flags import headed, switch, text, together
 
 DIMENSIONS: Final = {
     "hidden": "residual width",
@@ -28,38 +28,29 @@ SHAPES: Final = {
 }
 
 
-def together(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Apply options so that they are listed in the order given."""
-
-    def apply(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return apply
-
-
-def text(flag: str, help: str, metavar: str = "TEXT") -> Callable[[F], F]:
-    """An option that is checked by the core, which knows what it means."""
-    return click.option(flag, metavar=metavar, help=help)
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 MODEL: Final = together(
     click.argument("model", required=False),
-    click.option("--model", "model_flag", metavar="MODEL", help="The model, where no MODEL is given."),
-    text("--head", "Count this class: causal, masked, seq2seq, none, classify:N.", "HEAD"),
-    click.option("--ignore-key", multiple=True, metavar="KEY", help="A config key to pass over; may be repeated."),
-    click.option("--ignore-unknown", is_flag=True, help="Pass over every config key that is not understood."),
-    click.option(
-        "--prune",
-        multiple=True,
-        metavar="WHAT=HOW",
-        help="Less of layers, heads, ffn, experts, hidden or vocab: heads=25%, layers=24; may be repeated.",
+    headed(
+        "Model",
+        text("--model", "The model, where no MODEL is given.", "MODEL", into="model_flag"),
+        text("--head", "Count this class: causal, masked, seq2seq, none, classify:N.", "HEAD"),
+        text("--ignore-key", "A config key to pass over; may be repeated.", "KEY", multiple=True),
+        switch("--ignore-unknown", "Pass over every config key that is not understood."),
+        text(
+            "--prune",
+            "Less of layers, heads, ffn, experts, hidden or vocab: heads=25%, layers=24; may be repeated.",
+            "WHAT=HOW",
+            multiple=True,
+        ),
     ),
-    *(text(f"--{name.replace('_', '-')}", f"From dimensions: {what}.", "N") for name, what in DIMENSIONS.items()),
-    *(
-        click.option(f"--{name}/--no-{name}", default=None, help=f"From dimensions: {what}.")
-        for name, what in SHAPES.items()
+    headed(
+        "Model from dimensions",
+        *(text(f"--{name.replace('_', '-')}", _sentence(what), "N") for name, what in DIMENSIONS.items()),
+        *(switch(f"--{name}/--no-{name}", _sentence(what)) for name, what in SHAPES.items()),
     ),
 )
 
@@ -75,26 +66,13 @@ CONFIG: Final = text(
     "CONFIG",
 )
 
-OUTPUT: Final = together(
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+OUTPUT: Final = switch("--json", "Print one JSON object.", into="as_json")
+
+STRICT: Final = switch("--strict", "Exit 1 where it is uncertain as well.")
+
+CALIBRATION: Final = headed(
+    "Devices", text("--calibration", "What tonnage measure --calibrate kept of the device.", "FILE")
 )
-
-PLACE: Final = together(
-    text("--gpu", "A device (tonnage devices), a size such as 24GiB, or here.", "DEVICE"),
-    text("--in-use", "What others hold on it, such as 2341MiB.", "SIZE"),
-    click.option("--strict", is_flag=True, help="Exit 1 where it is uncertain as well."),
-)
-
-CALIBRATION: Final = text("--calibration", "What tonnage measure --calibrate kept of the device.", "FILE")
-
-DEVICES: Final = together(
-    text("--gpus", "Number of devices.", "N"),
-    *(text(f"--{name}", f"Degree of {what}.", "N") for name, what in (
-        ("tp", "tensor parallelism"), ("pp", "pipeline parallelism"), ("cp", "context parallelism"),
-        ("ep", "expert parallelism"), ("dp", "data parallelism"),
-    )),
-    text("--sharding", "none, ddp, zero-1, zero-2, zero-3, fsdp, hsdp.", "KIND"),
-)  # fmt: skip
 
 
 def model_of(given: dict[str, Any]) -> Any:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from tonnage.cli.options import DIMENSIONS, MODEL, OUTPUT, SHAPES, model_of, together, waiting
+from tonnage.cli.flags import Verb, headed, switch
+from tonnage.cli.options import DIMENSIONS, MODEL, OUTPUT, SHAPES, model_of, waiting
 
 if TYPE_CHECKING:
     from tonnage.checkpoint import Header
 
 
-MORE = together(
-    click.option("--storage", is_flag=True, help="Files by format and scheme; training checkpoints."),
-    click.option(
-        "--loading", is_flag=True, help="Host and device memory of the ways to load it, or to quantize it so."
-    ),
-    click.option("--jobs", is_flag=True, help="Peaks of merging, converting, quantizing and calibrating."),
-    click.option("--all", "everything", is_flag=True, help="All three."),
+MORE: Final = headed(
+    "What it takes",
+    switch("--storage", "Files by format and scheme; training checkpoints."),
+    switch("--loading", "Host and device memory of the ways to load it, or to quantize it so."),
+    switch("--jobs", "Peaks of merging, converting, quantizing and calibrating."),
+    switch("--all", "All three.", into="everything"),
 )
 
 
-@click.command(short_help="How many parameters, where.")
+@click.command(cls=Verb, short_help="How many parameters, where.")
 @MODEL
 @MORE
 @OUTPUT

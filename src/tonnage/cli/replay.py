@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from tonnage.cli.options import OUTPUT, text
+from tonnage.cli.flags import switch, text
+from tonnage.cli.options import OUTPUT
 
 
 @click.command(short_help="A recording of the caching allocator through the model of it; any profile, at its peak.")
@@ -15,10 +16,10 @@ from tonnage.cli.options import OUTPUT, text
 @text("--device-memory", "What would this much memory for the allocator have done, such as 22GiB.", "SIZE")
 @text("--gpu", "The same for a device (tonnage devices), whose context is taken off.", "DEVICE")
 @text("--in-use", "What others hold on it, such as 2341MiB.", "SIZE")
-@click.option("--device", type=int, metavar="INDEX", help="Device of the recording, where it holds several.")
+@text("--device", "Device of the recording, where it holds several.", "INDEX", type=int)
 @text("--html", "Write a timeline that a browser shows: zoom, hover, what is alive at any instant.", "FILE")
-@click.option("--peak", is_flag=True, help="Tell what is alive at the peak, as of any other profile.")
-@click.option("--strict", is_flag=True, help="Exit 1 where an address or a segment differs, or it is uncertain.")
+@switch("--peak", "Tell what is alive at the peak, as of any other profile.")
+@switch("--strict", "Exit 1 where an address or a segment differs, or it is uncertain.")
 @OUTPUT
 def command(recording: str, as_json: bool, strict: bool, peak: bool, html: str | None, **given: Any) -> int:
     """Replay what PyTorch's caching allocator did, and compare every address and every segment.

@@ -2,54 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import click
 
-from tonnage.cli.options import (
-    CALIBRATION,
-    DEVICES,
-    FROM,
-    MODEL,
-    OUTPUT,
-    PLACE,
-    exit_code,
-    model_beside,
-    started,
-    text,
-    together,
-)
+from tonnage.cli.flags import Verb, flags, text, together
+from tonnage.cli.options import CALIBRATION, FROM, MODEL, OUTPUT, STRICT, exit_code, model_beside, started
 from tonnage.record import fields
 from tonnage.workload.serving import Serve
-
-
-def _own() -> list[Callable[[Any], Any]]:
-    """A flag for every key that only some engines have."""
-    out: list[Callable[[Any], Any]] = []
-    for name, key in Serve.keys.items():
-        flag = name.replace("_", "-")
-        if key.kind == "switch":
-            out.append(click.option(f"--{flag}/--no-{flag}", name, default=None, help=key.says))
-        else:
-            out.append(text(f"--{flag}", key.says, "N" if key.kind in ("count", "number") else "TEXT"))
-    return out
-
-
-WORKLOAD: Final = together(
-    text("--context", "Tokens of one sequence (8192, or the model's positions).", "N"),
-    text("--concurrency", "Sequences of that length held at once (1).", "N"),
-    text("--dtype", "Format of the weights (the checkpoint's, else bf16)."),
-    text("--kv-dtype", "Format of the cache (dtype)."),
-    text("--engine", "transformers, vllm, llamacpp, ... (transformers)."),
-    text("--engine-version", "Its release (newest known)."),
-    text(
-        "--quant",
-        "nf4, int8, awq-int4, fp8-block, q4_k_m, ...; none (the checkpoint's own).",
-        "SCHEME",
-    ),
-    *_own(),
-)
 
 ANSWERS: Final = together(
     FROM,
@@ -58,13 +18,12 @@ ANSWERS: Final = together(
 )
 
 
-@click.command(short_help="Memory to run a model.")
+@click.command(cls=Verb, short_help="Memory to run a model.")
 @MODEL
-@PLACE
-@WORKLOAD
-@ANSWERS
+@flags(Serve)
 @CALIBRATION
-@DEVICES
+@ANSWERS
+@STRICT
 @OUTPUT
 def command(**given: Any) -> int:
     """Memory to run MODEL; does it fit; how much context and concurrency are left.

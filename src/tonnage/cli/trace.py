@@ -6,16 +6,13 @@ from typing import Any, Final
 
 import click
 
-from tonnage.cli.options import MODEL, OUTPUT, PLACE, exit_code, model_name, text, together
-from tonnage.cli.train import WORKLOAD
+from tonnage.cli.flags import Verb, flags, headed, text
+from tonnage.cli.options import MODEL, OUTPUT, STRICT, exit_code, model_name
+from tonnage.workload.serving import Serve
+from tonnage.workload.training import Train
 
-SERVE: Final = together(
-    text("--context", "serve: tokens of one sequence (8192, or the model's positions).", "N"),
-    text("--concurrency", "serve: sequences of that length held at once (1).", "N"),
-    text("--prompt", "serve: tokens read in one pass, the rest being generated (context).", "N"),
-    text("--logits", "serve: last or all positions of the prompt (last)."),
-)
-TRACED: Final = together(
+TRACED: Final = headed(
+    "Trace",
     text("--task", "train or serve, for a MODEL."),
     text("--layers-traced", "few (identical ones are told from a few of them), all.", "WHICH"),
     text("--backend", "cuda (a stand-in for it) or meta (what the precision needs)."),
@@ -27,12 +24,12 @@ TRACED: Final = together(
 )
 
 
-@click.command(short_help="The real code on tensors without data: every allocation.")
+@click.command(cls=Verb, short_help="The real code on tensors without data: every allocation.")
 @MODEL
 @TRACED
-@PLACE
-@WORKLOAD
-@SERVE
+@flags(Train)
+@flags(Serve, "context", "concurrency", "prompt", "logits")
+@STRICT
 @OUTPUT
 def command(**given: Any) -> int:
     """Trace MODEL as transformers runs it, or a function of yours, without a GPU and without weights.
@@ -45,7 +42,7 @@ def command(**given: Any) -> int:
 
     as_json, strict, out = given.pop("as_json"), given.pop("strict"), given.pop("out")
     given["layers"], dimensions = given.pop("layers_traced"), model_name(given)
-    said = {key: value for key, value in given.items() if value not in (None, (), False)}
+    said = {key: value for key, value in given.items() if value not in (None, ())}
     result = api.trace(dimensions, **said)
     if out is not None:
         from tonnage.tracing.stream import write

@@ -26,6 +26,7 @@ from tonnage.workload.training import Train
 LOSSES: Final = ("full", "fused", "liger")
 PARTS: Final = ("chunked", "cut", "cut-fp32", "trl", "trl-chunks", "vocab-parallel", "vocab-parallel-te")
 """Losses that are no kernels of Liger's."""
+NAMES: Final = (*LOSSES, *PARTS)
 COMPILED: Final = "vocab-parallel-fused"
 TOLD: Final = {
     "liger": "the loss is Liger's cross entropy, which writes its gradient over the logits in fp32",
@@ -64,8 +65,8 @@ def chunked(model: Model, said: str) -> Loss:
     found = others.get(said, found)
     if found is None:
         raise InputError(
-            f"unknown loss {said!r}", key="loss", value=said, nearest=nearest(said, (*LOSSES, *PARTS)),
-            hint=f"one of {', '.join((*LOSSES, *PARTS))}; chunked-16 for 16 chunks",
+            f"unknown loss {said!r}", key="loss", value=said, nearest=nearest(said, NAMES),
+            hint=f"one of {', '.join(NAMES)}; chunked-16 for 16 chunks",
         )  # fmt: skip
     head = model.head
     if not model.causal or model.classes is not None or head is None:

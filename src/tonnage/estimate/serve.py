@@ -23,7 +23,7 @@ from tonnage.estimate.verdict import fit, held
 from tonnage.formats import FORMATS
 from tonnage.record import stated
 from tonnage.releases import shown
-from tonnage.workload.serving import Serve
+from tonnage.workload.serving import OWN, Serve
 
 DEFAULT_CONTEXT: Final = 8192
 UNLISTED: Final = "whether this release has the model's architecture"
@@ -110,7 +110,7 @@ def answer(
 
 def _takes(engine: Engine, w: Serve) -> None:
     """Refuse keys that other engines have."""
-    for name in w.keys:
+    for name in OWN:
         if getattr(w, name) is not None and name not in engine.takes:
             there = ", ".join(engine.takes) or "none of its own"
             raise InputError(

@@ -155,7 +155,7 @@ def answer(
         keep_step=any(kept.endswith("-outputs") for kept in w.retain),
         keep_last="last-outputs" in w.retain,
         keep_gradients="grads" in w.retain,
-        first_step=w.first_step,
+        first_step=bool(w.first_step),
         targets=targets(model, w, seq),
         evaluates=w.eval_batch,
         evaluates_fused=stack.name == "transformers" and version >= SKIPS,

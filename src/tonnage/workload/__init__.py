@@ -5,7 +5,8 @@ A key that is None was not said; the stack or engine decides it, and a result re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from tonnage.errors import InputError, nearest
@@ -25,58 +26,67 @@ PRECISION: Final = (
     "fp8", "fp8-autocast", "fp8-mixed",
 )  # fmt: skip
 
-CHOICES: Final[dict[str, tuple[str, ...]]] = {
-    "attention": ATTENTION,
-    "sharding": SHARDING,
-    "precision": PRECISION,
-    "retain": ("outputs", "step-outputs", "last-outputs", "grads"),
-    "offload": ("none", "activations", "save-on-cpu"),
-    "task": ("train", "serve"),
-    "experts": ("grouped_mm", "batched_mm", "eager"),
-}
-COUNTS: Final = (
-    "batch", "accumulate", "seq", "context", "concurrency", "gpus", "tp", "pp", "cp", "ep", "dp", "lora_rank",
-    "target_seq", "mean_length", "eval_batch", "logits_to_keep", "virtual_tokens", "encoder_hidden",
-    "completion_length", "generations", "steps_per_generation", "iterations", "rollout_batch", "columns", "mini_batch",
-    "rejected_length",
-)  # fmt: skip
-SWITCHES: Final = (
-    "first_step", "kbit_prepared", "master", "replay", "optimizer_in_backward", "ema", "compile", "padded",
-    "clip_grad_norm",
-)  # fmt: skip
-SIZES: Final = ("in_use",)
-LISTS: Final = ("retain", "lora_targets", "adapter_options", "modules_to_save", "train_only")
-SHARES: Final = ("lora_dropout", "rollout_share")
-RATIOS: Final = ("expert_imbalance",)
-
 W = TypeVar("W", "Train", "Serve")
 
 
 class Key(Record):
-    """A key that its flag on the command line is made of.
+    """A key of a workload: how it is read, and what its flag on the command line is made of.
 
     Args:
-        kind: how its value is read: "count" (from 1), "number" (from 0), "share" (from 0 to 1), "switch", "size",
-            "choice" or "text".
-        says: what it means, in one line.
-        choices: the values of a choice.
+        kind: how its value is read: "count" (from 1), "number" (from 0), "share" (above 0, at most 1), "part" (from 0,
+            below 1), "ratio" (from 1), "switch", "size", "list" or "text".
+        says: what it means, in one line, with what holds in brackets where it is not said.
+        choices: the only values that it takes; any where none are given.
+        heading: of help, under which its flag stands.
+        wants: what help writes for its value.
     """
 
     kind: str
     says: str
     choices: tuple[str, ...] = ()
+    heading: str = ""
+    wants: str = ""
+
+    @property
+    def unsaid(self) -> Any:
+        """The value of a field that was not said."""
+        return () if self.kind == "list" else None
+
+
+def key(kind: str, says: str, choices: tuple[str, ...] = (), *, heading: str = "", wants: str = "") -> Any:
+    """A field of a workload that is a ``Key``."""
+    return Key(kind, says, choices, heading, wants)
 
 
 class Workload(Record):
-    """Base of what is asked: a ``Key`` in the class body is a field that is None where it is not said."""
+    """Base of what is asked: a ``Key`` in the class body is a field that is None, or empty, where it is not said."""
 
     keys: ClassVar[Mapping[str, Key]] = {}
+    task: str = ""
 
     def __init_subclass__(cls) -> None:
-        cls.keys = {name: value for name, value in vars(cls).items() if isinstance(value, Key)}
-        for name in cls.keys:
-            setattr(cls, name, None)
+        own = {name: value for name, value in vars(cls).items() if isinstance(value, Key)}
+        for name, value in own.items():
+            setattr(cls, name, value.unsaid)
+        cls.keys = {**cls.keys, **own}
         super().__init_subclass__()
+
+
+placed = partial(key, heading="Devices")
+
+
+class Placed(Workload):
+    """What every workload says: the devices, and how they share it."""
+
+    gpu: str | None = placed("text", "A device (tonnage devices), a size such as 24GiB, or here.", wants="DEVICE")
+    in_use: str | int | None = placed("size", "What others hold on it, such as 2341MiB.")
+    gpus: int | None = placed("count", "Number of devices.")
+    tp: int | None = placed("count", "Degree of tensor parallelism.")
+    pp: int | None = placed("count", "Degree of pipeline parallelism.")
+    cp: int | None = placed("count", "Degree of context parallelism.")
+    ep: int | None = placed("count", "Degree of expert parallelism.")
+    dp: int | None = placed("count", "Degree of data parallelism.")
+    sharding: str | None = placed("text", "How data-parallel devices share weights and states", SHARDING)
 
 
 def workload(kind: type[W], said: Mapping[str, Any]) -> W:
@@ -98,66 +108,72 @@ def workload(kind: type[W], said: Mapping[str, Any]) -> W:
     task = kind.__name__.lower()
     if said.get("task", task) != task:
         raise InputError(f"task = {said['task']!r} is asked of {task}", key="task", value=said["task"])
-    for key, value in said.items():
-        if key not in known:
-            raise InputError(f"unknown key {key!r}", key=key, value=value, nearest=nearest(key, known))
+    for name, value in said.items():
+        if name not in known:
+            raise InputError(f"unknown key {name!r}", key=name, value=value, nearest=nearest(name, known))
         if value is not None:
-            values[key] = _checked(key, value, kind.keys.get(key))
+            values[name] = _checked(name, value, kind.keys.get(name))
     return kind(**values)
 
 
-def _checked(key: str, value: Any, own: Key | None) -> Any:
-    """A value as its kind is read; the lists above tell it where the key does not."""
-    kind = None if own is None else own.kind
-    if key in LISTS:
+def _checked(name: str, value: Any, asked: Key | None) -> Any:
+    """A value as its key's kind is read."""
+    kind, choices = ("text", ()) if asked is None else (asked.kind, asked.choices)
+    if kind == "list":
         if not isinstance(value, str | tuple | list) or not all(isinstance(v, str) for v in value):
-            raise InputError(f"{key} is a list of texts, not {value!r}", key=key, value=value)
+            raise InputError(f"{name} is a list of texts, not {value!r}", key=name, value=value)
         parts = (value,) if isinstance(value, str) else value
-        return tuple(_one_of(key, item.strip()) for part in parts for item in part.split(","))
+        return tuple(_one_of(name, item.strip(), choices) for part in parts for item in part.split(","))
     if kind == "number" and str(value) == "0":
         return 0
-    if key in COUNTS or kind in ("count", "number"):
-        return parse_count(value, key=key)
-    if key in SWITCHES or kind == "switch":
+    if kind in ("count", "number"):
+        return parse_count(value, key=name)
+    if kind == "switch":
         if not isinstance(value, bool):
-            raise InputError(f"{key} is true or false, not {value!r}", key=key, value=value)
+            raise InputError(f"{name} is true or false, not {value!r}", key=name, value=value)
         return value
-    if key in SIZES or kind == "size":
+    if kind == "size":
         if not isinstance(value, str):
-            raise InputError(f"{key} = {value!r} has no unit", key=key, value=value, hint="write for example '2341MiB'")
-        return value if value == "here" else parse_bytes(value, key=key)
-    if key in SHARES or kind == "share":
-        number = float(value) if isinstance(value, int | float | str) and _is_number(value) else -1.0
-        if not 0.0 <= number <= 1.0 or (number == 1.0 if key in SHARES else number == 0.0):
-            raise InputError(f"{key} is a number from 0 to 1, not {value!r}", key=key, value=value)
-        return number
-    if key in RATIOS:
-        number = float(value) if isinstance(value, int | float | str) and _is_number(value) else 0.0
-        if not 1.0 <= number < float("inf"):
-            raise InputError(f"{key} is a number from 1 on, not {value!r}", key=key, value=value)
+            raise InputError(
+                f"{name} = {value!r} has no unit", key=name, value=value, hint="write for example '2341MiB'"
+            )
+        return value if value == "here" else parse_bytes(value, key=name)
+    if kind in RANGES:
+        says, within = RANGES[kind]
+        number = _number(value)
+        if number is None or not within(number):
+            raise InputError(f"{name} is a number {says}, not {value!r}", key=name, value=value)
         return number
     if not isinstance(value, str):
-        raise InputError(f"{key} is a text, not {value!r}", key=key, value=value)
-    return _one_of(key, value, () if own is None else own.choices)
+        raise InputError(f"{name} is a text, not {value!r}", key=name, value=value)
+    return _one_of(name, value, choices)
 
 
-def _one_of(key: str, value: str, choices: tuple[str, ...] = ()) -> str:
-    choices = choices or CHOICES.get(key, ())
+RANGES: Final[Mapping[str, tuple[str, Callable[[float], bool]]]] = {
+    "share": ("from 0 to 1", lambda number: 0.0 < number <= 1.0),
+    "part": ("from 0 to 1", lambda number: 0.0 <= number < 1.0),
+    "ratio": ("from 1 on", lambda number: 1.0 <= number < float("inf")),
+}
+"""Kinds that are numbers with a point, and what they may be."""
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
+    if not choices or value in choices:
+        return value
     if value.lower() in choices:
         return value.lower()
-    if choices and value not in choices:
-        raise InputError(
-            f"{key} is one of {', '.join(choices)}, not {value!r}",
-            key=key,
-            value=value,
-            nearest=nearest(value, choices),
-        )
-    return value
+    raise InputError(
+        f"{name} is one of {', '.join(choices)}, not {value!r}",
+        key=name,
+        value=value,
+        nearest=nearest(value, choices),
+    )
 
 
-def _is_number(value: object) -> bool:
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
     try:
-        float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
-    return True
+        return float(value)
+    except ValueError:
+        return None
