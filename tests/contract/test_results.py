@@ -155,4 +155,4 @@ def test_suggestion_is_re_estimated() -> None:
     none = tn.train("llama-3.1-70b", gpu="8GiB")
     assert none.fit is not None
     assert none.fit.suggestion is None
-    assert any("no single change" in c for c in none.caveats)
+    assert any("no change of those" in c for c in none.caveats)
