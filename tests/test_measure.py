@@ -118,17 +118,18 @@ def test_every_estimate_for_the_device_counts_with_its_calibration(tmp_path: Pat
 
 
 def test_a_suggestion_counts_with_the_calibration(tmp_path: Path) -> None:
-    """What is said to fit does so beside the measured context, and nothing is said where it would not."""
+    """What is said to fit does so beside the measured context; where it would not, more is changed."""
     said = {"gpu": "h100-sxm-80gb", "seq": 6144, "replay": False}
     small, large = str(tmp_path / "10.json"), str(tmp_path / "30.json")
     measures.calibrate(row(context_bytes=10 * GiB, fragmentation=0.1), small)
     measures.calibrate(row(context_bytes=30 * GiB, fragmentation=0.3), large)
     fits = [tn.train("llama-3.1-8b", calibration=path, **said).fit for path in (None, small, large)]
-    told = [f.suggestion.device_bytes if f is not None and f.suggestion is not None else None for f in fits]
-    assert told[0] is not None
-    assert told[1] is not None
-    assert told[1] > told[0] + 8 * GiB
-    assert told[2] is None
+    told = [f.suggestion for f in fits if f is not None and f.suggestion is not None]
+    assert len(told) == 3
+    assert told[1].device_bytes > told[0].device_bytes + 8 * GiB
+    assert told[0].change == told[1].change
+    # What is enough beside 10 GiB is not beside 30.
+    assert told[2].change.items() > told[1].change.items()
 
 
 def test_what_a_calibration_does_not_say_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
