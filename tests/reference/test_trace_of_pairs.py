@@ -36,7 +36,7 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "first step": {"first_step": True},
     "recomputed": {"recompute": "full", "seq": 128},
 }
-OF: Final = ("t5", "bart", "whisper")
+OF: Final = ("t5", "bart", "whisper", "m2m_100")
 TARGETS: Final = {
     "t5": ["q", "v"], "mt5": ["q", "v"], "t5 (gated)": ["q", "v"], "own": ["q", "k", "wi", "wo"],
     "bart": ["q_proj", "v_proj", "fc1", "fc2"],
@@ -140,7 +140,7 @@ def test_every_part_of_a_pair_that_is_recomputed(name: str, monkeypatch: pytest.
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("setting", ADAPTED)
-@pytest.mark.parametrize("name", [*OF, "t5 (gated)", "mt5", "marian", "pegasus"])
+@pytest.mark.parametrize("name", [*OF, "t5 (gated)", "mt5", "marian", "pegasus", "m2m_100"])
 def test_adapters_of_a_pair(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft")
     said = {"lora_rank": 8, "lora_targets": TARGETS.get(name, ["q_proj", "v_proj"])}
@@ -159,6 +159,11 @@ def test_other_methods_of_a_pair(name: str, method: str, recompute: str, monkeyp
     monkeypatch.setattr(tuning, "tuned", lambda model, job: of_one_stack.adapted(model, config))
     asked = {"lora_targets": targets["target_modules"]} if targets else {}
     same_parts(name, said | asked | {"recompute": recompute}, monkeypatch)
+
+
+def test_a_table_that_the_code_would_make_anew_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="1,025 tokens are more than the 1,024 positions"):
+        tn.train({"config": PAIRS["m2m_100"]}, suggest=False, seq=1025)
 
 
 @pytest.mark.parametrize("said", [{"adapter": "prompt", "virtual_tokens": 8}, {"adapter": "adalora"}])

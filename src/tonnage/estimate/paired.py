@@ -79,7 +79,7 @@ class PairedStep(Step):
         r = self.recipe
         found = Paired(
             model, batch=r.batch, tokens=r.tokens, targets=r.targets or r.tokens, kernel=r.kernel, weights=r.weights,
-            autocast=r.autocast, recompute=r.way(), accumulated=accumulated, keep_logits=r.keep_logits,
+            loaded=r.loaded, autocast=r.autocast, recompute=r.way(), accumulated=accumulated, keep_logits=r.keep_logits,
             makes_mask=r.makes_mask, stepping=self.stepping(), drops=r.drops, tuning=r.tuning,
             input_grads=r.input_grads,
         )  # fmt: skip

@@ -60,6 +60,7 @@ class Paired:
         targets: of one that is written.
         kernel: what computes attention.
         weights: format of the weights.
+        loaded: format that buffers keep; None where it is that of the weights.
         autocast: format that autocast casts to, or None.
         recompute: layers are checkpointed: all of them, or none where it is None.
         accumulated: gradients of an earlier pass are there.
@@ -81,6 +82,7 @@ class Paired:
         kernel: AttentionKernel,
         weights: str,
         autocast: str | None,
+        loaded: str | None = None,
         recompute: Recompute | None = None,
         accumulated: bool = False,
         keep_logits: bool = False,
@@ -96,7 +98,7 @@ class Paired:
         self.tape = tape = Tape(
             grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else frozen
         )
-        tape.accumulated, tape.stepping = accumulated, stepping
+        tape.accumulated, tape.stepping, tape.buffers = accumulated, stepping, loaded or weights
         # One table for both stacks, or for the head as well: its gradients wait for each other.
         tape.tied = model.head.alias_of or decoder.stem.alias_of
         tape.category = "inputs"
