@@ -36,7 +36,7 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "first step": {"first_step": True},
     "recomputed": {"recompute": "full", "seq": 128},
 }
-OF: Final = ("t5", "bart", "whisper", "m2m_100")
+OF: Final = ("t5", "mt5", "bart", "whisper", "m2m_100")
 TARGETS: Final = {
     "t5": ["q", "v"], "mt5": ["q", "v"], "t5 (gated)": ["q", "v"], "own": ["q", "k", "wi", "wo"],
     "bart": ["q_proj", "v_proj", "fc1", "fc2"],
@@ -51,6 +51,7 @@ ADAPTED: Final[dict[str, dict[str, Any]]] = {
     "short": {"batch": 1, "seq": 77, "target_seq": 33},
     "nf4": {"quant": "nf4"},
     "nf4, prepared": {"quant": "nf4-dq", "kbit_prepared": True, "recompute": "full"},
+    "nf4, prepared, autocast": {"quant": "nf4", "kbit_prepared": True, "precision": "bf16-autocast"},
 }
 SHORT: Final = {("whisper", "mixed"): {"forward layer 2": 2192}}
 """Bytes that a part's closed form lacks between the stacks, far below the peak; not found yet."""

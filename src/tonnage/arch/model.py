@@ -256,9 +256,12 @@ class Pair(Record):
 
     Args:
         shifts_first: what the decoder is given is made of the labels before the encoder runs (BART), else behind it.
+        caches: the decoder keeps keys and values though nothing is written: its config is a copy, which the Trainer
+            does not reach (T5). Checkpoints turn it off.
     """
 
     shifts_first: bool = False
+    caches: bool = False
 
 
 class Model(Record):

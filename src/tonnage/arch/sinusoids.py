@@ -28,7 +28,7 @@ class Sinusoids(Table):
         tokens = f.cached + ids[1][1]
         if f.tape.grad and tokens > self.rows - SPARE:
             raise UnsupportedError(
-                f"{tokens:,} tokens are more than the {self.rows - SPARE:,} positions of {self.name}: the table that is "
+                f"{tokens:,} tokens are more than the {self.rows - SPARE:,} positions of {self.name}: a table that is "
                 "made anew for them is not modelled in training",
                 key="seq",
                 value=tokens,

@@ -72,7 +72,7 @@ def read(k: Keys) -> Model:
             *composers,
         ),
         causal=False,
-        pair=Pair() if parts.kind in MODELLED else None,
+        pair=Pair(caches=bool(k.config.get("use_cache", True))) if parts.kind in MODELLED else None,
         # ``_keep_in_fp32_modules``: loaded in fp32 beside fp16, and packed by no scheme.
         plain=("DenseReluDense.wo",) if parts.kind in ("mt5", "pop2piano", "t5", "umt5") else (),
     )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch import ops
 from tonnage.arch.again import several
+from tonnage.arch.eager import by_heads
 from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.loss import cross_entropy
 from tonnage.arch.masks import make_masks
@@ -150,7 +151,17 @@ class Paired:
         g.encoder = self._through(encoder, f, ids)
         self._part("forward decoder embedding")
         moved = moved or _moved(labels)
+        kept: list[Value] = []
+        if self.model.pair.caches and self.recompute is None:
+
+            def store(new: tuple[Value, ...], _: int | None) -> tuple[Value, ...]:
+                made = tuple(ops.copy(v, by_heads(v), "cached") for v in new)
+                kept.extend(made)
+                return made
+
+            g.store = store
         states = self._through(decoder, g, moved)
+        g.store = None
         self.kernels = f.ran | g.ran
         self._part("loss")
         head = self.model.head
@@ -159,8 +170,8 @@ class Paired:
         logits = [head.but(divided=False).forward(g, given)]
         loss = cross_entropy(logits[0], labels, causal=False, wide=False)
         self.tape.category = "activations"
-        # The output that the caller is handed names the encoder's states too.
-        logits.append(g.encoder)
+        # The output that the caller is handed names the encoder's states too, and what was cached.
+        logits += [g.encoder, *kept]
         g.encoder = None
         return loss, logits
 
