@@ -83,6 +83,18 @@ def test_every_setting_of_a_pair(name: str, setting: str, monkeypatch: pytest.Mo
     compared(name, SETTINGS[setting], monkeypatch)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["whisper", "m2m_100", "mbart", "pegasus"])
+def test_encoders_that_clamp_their_layers_in_fp16(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BART's own are looked at instead, which takes data: no trace can follow."""
+    compared(name, {"precision": "fp16", "seq": 128}, monkeypatch)
+
+
+def test_t5_in_fp16_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="in fp16 keeps DenseReluDense.wo in fp32"):
+        tn.train({"config": PAIRS["t5"]}, suggest=False, precision="fp16")
+
+
 def told(name: str, layers: int) -> str:
     """The part of a trace that a moment of the closed form is in: layers of both stacks in one row.
 

@@ -223,7 +223,9 @@ class GroupedQuery(Record):
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Self-attention over ``x`` and what is cached before it."""
-        if (self.cross and f.encoder is None) or (self.position_bias == "relative" and f.store is not None and not f.tape.grad):
+        if (self.cross and f.encoder is None) or (
+            self.position_bias == "relative" and f.store is not None and not f.tape.grad
+        ):
             raise UnsupportedError(
                 "forward passes of encoder-decoder models that write tokens are not modelled yet",
                 key="model_type",

@@ -142,7 +142,8 @@ class Builder:
             sublayers=(
                 self.sub(block, "self_attn_layer_norm"),
                 self.sub(self.feed_forward("encoder"), "final_layer_norm"),
-            )
+            ),
+            bounds="clamped" if self.style.pre_norm else "checked",
         )
 
     def decoder_layer(self, *, alone: bool) -> Layer:
