@@ -36,9 +36,9 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "first step": {"first_step": True},
     "recomputed": {"recompute": "full", "seq": 128},
 }
-OF: Final = ("t5", "mt5", "bart", "whisper", "m2m_100")
+OF: Final = ("t5", "mt5", "umt5", "bart", "whisper", "m2m_100")
 TARGETS: Final = {
-    "t5": ["q", "v"], "mt5": ["q", "v"], "t5 (gated)": ["q", "v"], "own": ["q", "k", "wi", "wo"],
+    "t5": ["q", "v"], "mt5": ["q", "v"], "umt5": ["q", "v"], "t5 (gated)": ["q", "v"], "own": ["q", "k", "wi", "wo"],
     "bart": ["q_proj", "v_proj", "fc1", "fc2"],
 }  # fmt: skip
 """Modules that are adapted; the attention's of BART's kind else."""
@@ -91,7 +91,7 @@ def test_encoders_that_clamp_their_layers_in_fp16(name: str, monkeypatch: pytest
 
 
 def test_t5_in_fp16_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="in fp16 keeps DenseReluDense.wo in fp32"):
+    with pytest.raises(UnsupportedError, match=r"in fp16 keeps DenseReluDense\.wo in fp32"):
         tn.train({"config": PAIRS["t5"]}, suggest=False, precision="fp16")
 
 
@@ -153,7 +153,7 @@ def test_every_part_of_a_pair_that_is_recomputed(name: str, monkeypatch: pytest.
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("setting", ADAPTED)
-@pytest.mark.parametrize("name", [*OF, "t5 (gated)", "mt5", "marian", "pegasus", "m2m_100"])
+@pytest.mark.parametrize("name", [*OF, "t5 (gated)", "mt5", "marian", "pegasus", "m2m_100", "umt5"])
 def test_adapters_of_a_pair(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft")
     said = {"lora_rank": 8, "lora_targets": TARGETS.get(name, ["q_proj", "v_proj"])}
