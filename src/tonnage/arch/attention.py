@@ -56,7 +56,8 @@ class GroupedQuery(Record):
         dropout: of the attention weights.
         causal: whether later tokens are hidden.
         cross: keys and values come from the encoder.
-        position_bias: a learned or fixed bias is added to the scores ("alibi", "relative"); None for none.
+        position_bias: a learned or fixed bias is added to the scores ("alibi"; "relative", which layers share; "own",
+            where every layer makes one); None for none.
         buckets: rows of the table of relative positions that this layer holds for all (T5's first).
         clip: queries, keys and values are clamped (OLMo, MPT).
         eager: how eager attention makes weights of scores.
@@ -223,7 +224,9 @@ class GroupedQuery(Record):
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Self-attention over ``x`` and what is cached before it."""
-        if (self.cross and f.encoder is None) or (self.position_bias == "relative" and f.store is not None):
+        if (self.cross and f.encoder is None) or (
+            self.position_bias in ("relative", "own") and f.store is not None and not f.tape.grad
+        ):
             raise UnsupportedError(
                 "forward passes of encoder-decoder models that write tokens are not modelled yet",
                 key="model_type",
@@ -268,7 +271,7 @@ class GroupedQuery(Record):
         if self.eager == "floored":
             # The modelled code binds the names anew (XGLM).
             q, k, v = batched(q), batched(k), batched(v)
-        if self.position_bias == "relative":
+        if self.position_bias in ("relative", "own"):
             # Imported late: most models turn queries and keys instead.
             from tonnage.arch.relative import shared_bias
 

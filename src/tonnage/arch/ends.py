@@ -105,7 +105,7 @@ class Table(Record):
     def _fixed(self, f: Forward, ids: Axes) -> Value:
         f.frame.append(f.tape.new("positions", ids[1:], "int64"))
         moved = f.tape.new("positions, counted on", ids[1:], "int64") if self.offset else None
-        found = f.tape.new("fixed positions", (ids[1], ("D", self.width)), f.tape.weights)
+        found = f.tape.new("fixed positions", (ids[1], ("D", self.width)), f.tape.buffers)
         del moved
         if not self.offset:
             f.frame.append(found)
@@ -360,9 +360,9 @@ class Head(Record):
 
 
 def _offset(x: Value) -> Value:
-    """Logits and a buffer in the weights' format."""
+    """Logits and a buffer in the format of buffers."""
     tape, axes, before = x.tape, x.axes, x.dtype
-    form = ops.promoted(before, tape.weights)
+    form = ops.promoted(before, tape.buffers)
     out = tape.new("logits with their offset", axes, form)
     same = form == before
     tape.record((out,), (x,), lambda g: (g if same else tape.new("cast gradient of logits", axes, before),), ())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tonnage.arch import ops
 from tonnage.arch.ends import Head, Stem
@@ -120,6 +120,8 @@ class Layer(Record):
         carries: eager attention's weights are handed back, and live until the next layer has returned (GPT-J, BLOOM).
         norms_first: every parallel sublayer's norm runs before the first sublayer (Falcon-40B).
         wide: the residual stream is fp32 whatever the weights' format (Mamba); the first layer widens it.
+        bounds: what is done to an output in fp16: it is "clamped" to what the format holds (mBART, Whisper), or
+            "checked", and clamped only where something is not finite (BART); empty for nothing.
         kind: what the layer is called in a breakdown.
     """
 
@@ -132,6 +134,7 @@ class Layer(Record):
     norms_first: bool = False
     carries: bool = False
     wide: bool = False
+    bounds: Literal["", "clamped", "checked"] = ""
     kind: str = "layer"
 
     def weights(self) -> Inventory:
@@ -143,6 +146,8 @@ class Layer(Record):
         """The layer's output."""
         run = self._wide if self.wide else self._parallel if self.parallel else self._sequential
         x = run(f, x)
+        if self.bounds and x.dtype == "fp16":
+            x = ops.clamped(x) if self.bounds == "clamped" else ops.checked(x)
         f.carried = [v.storage for v in f.weights] if self.carries else []
         f.weights.clear()
         f.held.clear()
@@ -256,9 +261,12 @@ class Pair(Record):
 
     Args:
         shifts_first: what the decoder is given is made of the labels before the encoder runs (BART), else behind it.
+        caches: the decoder keeps keys and values though nothing is written: its config is a copy, which the Trainer
+            does not reach (T5). Checkpoints turn it off.
     """
 
     shifts_first: bool = False
+    caches: bool = False
 
 
 class Model(Record):

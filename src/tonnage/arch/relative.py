@@ -94,6 +94,11 @@ class Biased(Protocol):
         ...
 
     @property
+    def position_bias(self) -> str | None:
+        """Whether layers share it."""
+        ...
+
+    @property
     def cross(self) -> bool:
         """Whether keys are the encoder's."""
         ...
@@ -105,8 +110,16 @@ class Biased(Protocol):
 
 
 def shared_bias(f: Forward, a: Biased, q: Value, k: Value) -> Value:
-    """The bias of T5's layers, axes ``T S N``: the first layer looks it up, and over the encoder makes one of zeros."""
+    """The bias of T5's layers, axes ``T S N``: the first layer looks it up, and over the encoder makes one of zeros.
+
+    umT5's layers each do so for themselves.
+    """
     T, S = (("T", _tokens(q)), ("S", _tokens(k)))
+    if a.position_bias == "own":
+        made = f.tape.new("position bias of zeros", (T, S, ("N", a.N)), q.dtype) if a.cross else _looked_up(f, a, T, S)
+        # The block's code names it to its end.
+        f.local.append(made)
+        return made
     if a.cross:
         if f.zeros is None:
             f.zeros = f.tape.new("position bias of zeros", (T, S, ("N", a.N)), q.dtype)
@@ -115,12 +128,16 @@ def shared_bias(f: Forward, a: Biased, q: Value, k: Value) -> Value:
                 f.tape.start(f.zeros, held=True)
         return f.zeros
     if f.bias is None:
-        rows = a.buckets or 0
-        near = _distances(f, (T, S), causal=a.causal)
-        weight = f.tape.parameter(f"{a.name}.relative_attention_bias.weight", (("X", rows), ("N", a.N)))
-        f.bias = ops.embedding(near.pop(0), weight, (("N", a.N),))
-        near.clear()
+        f.bias = _looked_up(f, a, T, S)
     return f.bias
+
+
+def _looked_up(f: Forward, a: Biased, T: Axis, S: Axis) -> Value:  # noqa: N803
+    near = _distances(f, (T, S), causal=a.causal)
+    weight = f.tape.parameter(f"{a.name}.relative_attention_bias.weight", (("X", a.buckets or 0), ("N", a.N)))
+    found = ops.embedding(near.pop(0), weight, (("N", a.N),))
+    near.clear()
+    return found
 
 
 def _tokens(x: Value) -> int:

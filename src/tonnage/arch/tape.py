@@ -94,6 +94,8 @@ class Tape:
     ) -> None:
         self.grad = grad
         self.weights = weights
+        # Format of buffers, which stay as they were loaded where weights are cast.
+        self.buffers = weights
         self.autocast = autocast
         self.trained = trained
         self.category = "activations"

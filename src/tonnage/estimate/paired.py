@@ -70,6 +70,12 @@ class PairedStep(Step):
     """One step; the whole of its pass is on one tape."""
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
+        if model.plain and recipe.weights == "fp16":
+            raise UnsupportedError(
+                f"{model.model_type} in fp16 keeps {', '.join(model.plain)} in fp32, and its stream with them: not "
+                "modelled in training", key="precision", value="fp16",
+                hint="--precision bf16, or fp16-mixed over weights in fp32",
+            )  # fmt: skip
         super().__init__(model, recipe)
         fixed = _fixed(model)
         self.idle = [(t, times) for t, times in self.idle if t.name not in fixed]
@@ -79,7 +85,7 @@ class PairedStep(Step):
         r = self.recipe
         found = Paired(
             model, batch=r.batch, tokens=r.tokens, targets=r.targets or r.tokens, kernel=r.kernel, weights=r.weights,
-            autocast=r.autocast, recompute=r.way(), accumulated=accumulated, keep_logits=r.keep_logits,
+            loaded=r.loaded, autocast=r.autocast, recompute=r.way(), accumulated=accumulated, keep_logits=r.keep_logits,
             makes_mask=r.makes_mask, stepping=self.stepping(), drops=r.drops, tuning=r.tuning,
             input_grads=r.input_grads,
         )  # fmt: skip

@@ -75,6 +75,7 @@ class Step(Ledger):
             tokens=recipe.tokens,
             kernel=recipe.kernel,
             weights=recipe.weights,
+            loaded=recipe.loaded,
             autocast=recipe.autocast,
             recompute=recipe.way(),
             accumulated=accumulated,

@@ -11,6 +11,7 @@ from tonnage.arch.feedforward import Plain
 from tonnage.arch.layers import Norm
 from tonnage.arch.model import Layer, Model, Pair, Stack, Sublayer
 from tonnage.arch.parts import Part
+from tonnage.arch.sinusoids import Sinusoids
 from tonnage.families._pieces import counted, layer_norm, matrix
 from tonnage.keys import Keys
 from tonnage.record import Record
@@ -141,7 +142,8 @@ class Builder:
             sublayers=(
                 self.sub(block, "self_attn_layer_norm"),
                 self.sub(self.feed_forward("encoder"), "final_layer_norm"),
-            )
+            ),
+            bounds="clamped" if self.style.pre_norm else "checked",
         )
 
     def decoder_layer(self, *, alone: bool) -> Layer:
@@ -169,12 +171,7 @@ class Builder:
         s, path = self.style, f"{self.style.path}.{side}"
         rows = self.positions(side) + s.offset
         table = f"{path}.embed_positions"
-        given: dict[str, Any] = {
-            "tables": (self._table(side, table, rows),) if s.table in ("learned", "fixed") else (),
-            "buffers": (Tensor(f"{table}.weights", (("P", rows), ("D", self.D)), "buffer"),)
-            if s.table == "buffer"
-            else (),
-        }
+        given: dict[str, Any] = {"tables": (self._table(side, table, rows),) if s.table != "none" else ()}
         norm = layer_norm(f"{path}.layernorm_embedding", self.D) if s.embedding_norm else None
         return Stem(
             name=name,
@@ -189,6 +186,8 @@ class Builder:
         )
 
     def _table(self, side: Side, name: str, rows: int) -> Table:
+        if self.style.table == "buffer":
+            return Sinusoids(name=f"{name}.weights", rows=rows, width=self.D)
         counted: Any = self.style.counted[side == "decoder"]
         return Table(name=name, rows=rows, width=self.D, counted=counted, frozen=self.style.table == "fixed")
 

@@ -55,7 +55,14 @@ STYLES: Final[dict[str, Style]] = {
     "blenderbot": Style(last_norm=True, pre_norm=True, rows=128, modelled=True, counted=COUNTED),
     "blenderbot-small": Style(embedding_norm=True, rows=512, modelled=True, counted=COUNTED, scales="code"),
     "m2m_100": Style(
-        act="relu", offset=2, last_norm=True, pre_norm=True, table="buffer", logits_bias=False, alone=False
+        act="relu",
+        offset=2,
+        last_norm=True,
+        pre_norm=True,
+        table="buffer",
+        logits_bias=False,
+        alone=False,
+        modelled=True,
     ),
     "mbart": Style(offset=2, embedding_norm=True, last_norm=True, pre_norm=True, modelled=True, counted=COUNTED_ON),
     "mvp": Style(offset=2, embedding_norm=True, scales="code"),

@@ -23,7 +23,7 @@ from tonnage.families._pieces import counted, matrix
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
-MODELLED: Final = ("t5", "mt5")
+MODELLED: Final = ("t5", "mt5", "umt5")
 """Types whose training step is modelled."""
 
 
@@ -39,8 +39,9 @@ def read(k: Keys) -> Model:
     k.skip("local_radius", "global_block_size", "num_experts", "router_bias", "add_cross_attention")
     parts = _Parts(k, D, dropout)
     tied = k.want("tie_word_embeddings", True)
-    # T5's configuration works it out where it does not say; mT5's code never does.
-    scales = bool(k.optional("scale_decoder_outputs", bool, tied)) and parts.kind == "t5"
+    # T5's configuration works it out where it does not say; umT5's code asks for the tie, mT5's never scales.
+    stated = bool(k.optional("scale_decoder_outputs", bool, tied))
+    scales = tied if parts.kind == "umt5" else stated and parts.kind == "t5"
     composers: tuple[Tensor, ...] = ()
     if parts.kind == "pop2piano":
         rows, tied = k.size("composer_vocab_size", 21), False
@@ -72,7 +73,7 @@ def read(k: Keys) -> Model:
             *composers,
         ),
         causal=False,
-        pair=Pair() if parts.kind in MODELLED else None,
+        pair=Pair(caches=bool(k.config.get("use_cache", True))) if parts.kind in MODELLED else None,
         # ``_keep_in_fp32_modules``: loaded in fp32 beside fp16, and packed by no scheme.
         plain=("DenseReluDense.wo",) if parts.kind in ("mt5", "pop2piano", "t5", "umt5") else (),
     )
@@ -175,7 +176,7 @@ class _Parts:
             rotary=None,
             causal=causal,
             cross=cross,
-            position_bias="relative",
+            position_bias="own" if self.kind == "umt5" else "relative",
             buckets=buckets,
             dropout=self.dropout,
             eager="relative",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch import ops
 from tonnage.arch.again import several
+from tonnage.arch.eager import by_heads
 from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.loss import cross_entropy
 from tonnage.arch.masks import make_masks
@@ -60,6 +61,7 @@ class Paired:
         targets: of one that is written.
         kernel: what computes attention.
         weights: format of the weights.
+        loaded: format that buffers keep; None where it is that of the weights.
         autocast: format that autocast casts to, or None.
         recompute: layers are checkpointed: all of them, or none where it is None.
         accumulated: gradients of an earlier pass are there.
@@ -81,6 +83,7 @@ class Paired:
         kernel: AttentionKernel,
         weights: str,
         autocast: str | None,
+        loaded: str | None = None,
         recompute: Recompute | None = None,
         accumulated: bool = False,
         keep_logits: bool = False,
@@ -96,7 +99,7 @@ class Paired:
         self.tape = tape = Tape(
             grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else frozen
         )
-        tape.accumulated, tape.stepping = accumulated, stepping
+        tape.accumulated, tape.stepping, tape.buffers = accumulated, stepping, loaded or weights
         # One table for both stacks, or for the head as well: its gradients wait for each other.
         tape.tied = model.head.alias_of or decoder.stem.alias_of
         tape.category = "inputs"
@@ -148,7 +151,17 @@ class Paired:
         g.encoder = self._through(encoder, f, ids)
         self._part("forward decoder embedding")
         moved = moved or _moved(labels)
+        kept: list[Value] = []
+        if self.model.pair.caches and self.recompute is None:
+
+            def store(new: tuple[Value, ...], _: int | None) -> tuple[Value, ...]:
+                made = tuple(ops.copy(v, by_heads(v), "cached") for v in new)
+                kept.extend(made)
+                return made
+
+            g.store = store
         states = self._through(decoder, g, moved)
+        g.store = None
         self.kernels = f.ran | g.ran
         self._part("loss")
         head = self.model.head
@@ -157,8 +170,8 @@ class Paired:
         logits = [head.but(divided=False).forward(g, given)]
         loss = cross_entropy(logits[0], labels, causal=False, wide=False)
         self.tape.category = "activations"
-        # The output that the caller is handed names the encoder's states too.
-        logits.append(g.encoder)
+        # The output that the caller is handed names the encoder's states too, and what was cached.
+        logits += [g.encoder, *kept]
         g.encoder = None
         return loss, logits
 

@@ -50,6 +50,7 @@ class Pass:
         tokens: tokens a sequence.
         kernel: what computes attention.
         weights: format of the weights.
+        loaded: format that buffers keep; None where it is that of the weights.
         autocast: format that autocast casts to, or None.
         recompute: which layers are checkpointed, and what of them is kept; None for none.
         accumulated: gradients of an earlier pass are there, so that new ones are added into them.
@@ -77,6 +78,7 @@ class Pass:
         weights: str,
         autocast: str | None,
         recompute: Recompute | None,
+        loaded: str | None = None,
         accumulated: bool = False,
         keep_logits: bool = False,
         makes_mask: bool = False,
@@ -98,7 +100,7 @@ class Pass:
         self.tape = tape = _tape(hosts, compiled)(
             grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else frozen
         )
-        tape.accumulated, tape.stepping = accumulated, stepping
+        tape.accumulated, tape.stepping, tape.buffers = accumulated, stepping, loaded or weights
         tape.early = () if tuning is None else tuning.early
         self.head, own = model.head, None if tuning is None else tuning.own
         if own is not None and own.copied and self.head is not None:
