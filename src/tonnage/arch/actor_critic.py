@@ -13,11 +13,12 @@ from collections.abc import Callable
 
 from tonnage.arch import ops
 from tonnage.arch.ends import Head
+from tonnage.arch.exponentials import log_sum_exp
 from tonnage.arch.forward import Forward
 from tonnage.arch.loss import Loss, log_softmax
 from tonnage.arch.model import Model
-from tonnage.arch.tape import WIDTH, Grads, Tape, Value
-from tonnage.tensors import Axes, size
+from tonnage.arch.tape import Grads, Tape, Value
+from tonnage.tensors import Axes
 
 Ends = Callable[[Forward, Head, Value, Value], list[Value]]
 
@@ -158,7 +159,7 @@ def _selected(logits: Value) -> Value:
         chosen = _gathered(logits)
         sums = []
         for row in ops.split(logits, (one,) * B[1]):
-            sums.append(_log_sum(row))
+            sums.append(log_sum_exp(row))
         joined = ops.cat(tuple(sums), (B, T), "logarithms of sums")
         sums.clear()
         return ops.sub(chosen, joined, "log-probabilities")
@@ -174,23 +175,6 @@ def _gathered(x: Value) -> Value:
     tape, axes, dtype = x.tape, x.axes, x.dtype
     out = tape.new("of labels", axes[:-1], dtype)
     tape.record((out,), (x,), lambda g: (tape.new("gradient of gathered", axes, dtype),), ())
-    return out
-
-
-def _log_sum(x: Value) -> Value:
-    """``torch.logsumexp(x, -1)``: keeps what it is given and its result."""
-    tape, axes, dtype = x.tape, x.axes, x.dtype
-    out = tape.new("logarithm of sums", axes[:-1], dtype)
-    tape.scratch("exponentials", size(axes) * WIDTH[dtype])
-
-    def back(g: Value) -> Grads:
-        apart = tape.new("less the logarithm", axes, dtype)
-        share = tape.new("shares", axes, dtype)
-        grad = tape.new("gradient of logits", axes, dtype)
-        del apart, share
-        return (grad,)
-
-    tape.record((out,), (x,), back, (x, out))
     return out
 
 

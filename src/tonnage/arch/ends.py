@@ -9,7 +9,7 @@ from tonnage.arch import ops
 from tonnage.arch.activation import activate
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Alibi, Linear, Norm, Rotary
-from tonnage.arch.tape import Value
+from tonnage.arch.tape import Parameter, Value
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
@@ -275,6 +275,7 @@ class Head(Record):
             padding, whose logits are taken from those of all (Llama); empty where that is not modelled.
         drops_first: dropout of what its first matrix is given.
         drops: dropout of what its last matrix is given.
+        chunk: tokens that are multiplied at a time; 0 for all of them (Reformer).
     """
 
     name: str
@@ -299,6 +300,7 @@ class Head(Record):
     pooled: Literal["", "first", "last"] = ""
     drops_first: float = 0.0
     drops: float = 0.0
+    chunk: int = 0
     extra: tuple[Tensor, ...] = ()
 
     def weights(self) -> Iterator[Tensor]:
@@ -345,7 +347,7 @@ class Head(Record):
         elif f.tuning is not None and f.tuning.rows is not None and self.alias_of is not None:
             x = f.tuning.rows.multiplied(x, weight, V)
         else:
-            x = ops.linear(x, weight, bias, 1, V)
+            x = ops.linear(x, weight, bias, 1, V) if not self.chunk else self._in_pieces(x, weight, bias)
         if self.wide:
             x = ops.cast(x, "fp32")
         if self.scaled:
@@ -357,6 +359,16 @@ class Head(Record):
             x = ops.unary(x, "tanh", saves="output")
             x = ops.scaled(x, "capped logits")
         return _of_last(x) if self.pooled == "last" else x
+
+    def _in_pieces(self, x: Value, weight: Parameter, bias: Parameter | None) -> Value:
+        """Some tokens at a time. A product takes tokens as rows, for which a piece of several sequences is copied."""
+        # Imported late: most heads take all tokens at once.
+        from tonnage.arch.pieces import in_pieces
+
+        def run(x: Value) -> Value:
+            return ops.linear(ops.copy(x) if x.axes[0][1] > 1 else x, weight, bias, 1, (("V", self.V),))
+
+        return in_pieces(run, x, self.chunk)
 
 
 def _offset(x: Value) -> Value:

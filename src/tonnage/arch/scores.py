@@ -11,9 +11,9 @@ from typing import Final
 
 from tonnage.arch import ops
 from tonnage.arch.eager import Attention, applied, batched, by_heads, masked, named, product, repeated, tokens_first
+from tonnage.arch.exponentials import log_sum_exp
 from tonnage.arch.forward import Forward
-from tonnage.arch.tape import WIDTH, Grads, Value
-from tonnage.tensors import size
+from tonnage.arch.tape import Grads, Value
 
 
 def _sinks_apart(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
@@ -21,7 +21,7 @@ def _sinks_apart(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Valu
     keys = repeated(k, a.N)
     values = repeated(v, a.N)
     weights = masked(f, a, ops.scaled(product(q, keys), "scaled scores"))
-    lse = _logsumexp(weights)
+    lse = log_sum_exp(weights)
     scale = ops.unary(ops.cast(_below_sinks(f, a, lse), "fp32"), "sigmoid", saves="output")
     weights = ops.cast(ops.softmax(weights, dtype="fp32", label="attention weights"), q.dtype)
     weights = ops.dropout(weights, a.dropout, f.training)
@@ -29,24 +29,6 @@ def _sinks_apart(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Valu
     out = ops.mul(out, ops.cast(scale, out.dtype).view((*scale.axes, ("X", 1))), "output without sinks")
     out = tokens_first(out)
     f.weights.append(weights)
-    return out
-
-
-def _logsumexp(x: Value) -> Value:
-    """``torch.logsumexp``: keeps its input and its result; exponentials of all scores pass."""
-    x = ops.raised(x)
-    tape, axes, dtype = x.tape, x.axes, x.dtype
-    out = tape.new("log-sum-exp", axes[:-1], dtype)
-    tape.scratch("exponentials", size(axes) * WIDTH[dtype])
-
-    def back(g: Value) -> Grads:
-        below = tape.new("scores below log-sum-exp", axes, dtype)
-        weights = tape.new("weights", axes, dtype)
-        grad = tape.new("gradient of log-sum-exp", axes, dtype)
-        del below, weights
-        return (grad,)
-
-    tape.record((out,), (x,), back, (x, out))
     return out
 
 

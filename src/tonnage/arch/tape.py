@@ -378,8 +378,7 @@ def _fitted(made: list[Value | Later | None]) -> list[Value | None]:
 def _sum(first: Value | None, second: Value, pending: list[Value | None], index: int) -> Value:
     if first is None:
         return second
-    # In place where either operand is held by nobody else, which a view never is.
-    for grad in (first, second):
-        if grad.storage.owners == 1 and not grad.storage.viewed:
-            return grad
+    # Into what is there where nobody else holds it, which is never so of a view.
+    if first.storage.owners == 1 and not first.storage.viewed:
+        return first
     return first.storage.tape.new("sum of gradients", first.axes, first.dtype)

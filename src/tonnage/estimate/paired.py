@@ -1,20 +1,16 @@
-"""A training step of an encoder and a decoder: its instants are those of one tape."""
+"""A training step of an encoder and a decoder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, cast
+from typing import cast
 
-from tonnage.allocator.blocks import Block
 from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked
-from tonnage.estimate.moments import Moment
-from tonnage.estimate.player import Own, Player, Shared
+from tonnage.estimate.one_tape import TapedStep
 from tonnage.estimate.recipe import Recipe
-from tonnage.estimate.training import BEFORE, GRAPH, Step
 from tonnage.memory.paired import Paired
-from tonnage.memory.passes import Pass, level
+from tonnage.memory.passes import Pass
 from tonnage.workload.training import Train
 
 
@@ -66,7 +62,7 @@ def trained(model: Model) -> int:
     return model.parameters.total - sum(_fixed(model).values())
 
 
-class PairedStep(Step):
+class PairedStep(TapedStep):
     """One step; the whole of its pass is on one tape."""
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
@@ -91,60 +87,3 @@ class PairedStep(Step):
         )  # fmt: skip
         # What a step asks of either is the same.
         return cast(Pass, found)
-
-    @property
-    def paired(self) -> Paired:
-        """The pass."""
-        return cast(Paired, self.passes)
-
-    def passing(self) -> Iterator[Moment]:
-        """Forward and back."""
-        p = self.paired
-        for name, span in p.spans(p.parts):
-            if name == "loss backward":
-                self.drop_all("loss before")
-                self.drop_all(BEFORE)
-                self.drop_all(BEFORE + GRAPH)
-            yield Moment(name, self.now + span.peak, span)
-        loss = [p.tail.output]
-        self.take("loss itself", "loss", "the loss itself", level(loss), loss)
-        left = [] if p.tape.accumulated or p.tape.stepping is not None else p.grown
-        self.take("gradients", "gradients", "parameters", level(left))
-        if self.recipe.keep_step:
-            self.hold()
-
-
-class PairedPlayer(Player):
-    """Plays such a step to an allocator."""
-
-    def forward(self) -> tuple[list[Any], list[Shared]]:
-        """Up to the loss."""
-        p = cast(Paired, self.run.passes)
-        self.thread(0)
-        self.own: Own = {}
-        for part in p.parts[: p.turn]:
-            self.begin()
-            self.play(part.start, part.stop, self.own, {})
-            self.end(part.name)
-        self.workspace()
-        self.free([*self.loss, *self.outputs])
-        self.loss: list[Block] = []
-        self.outputs: list[Block] = []
-        return [], []
-
-    def backward(self, left: list[Any], streams: list[Shared]) -> None:
-        """From the loss down; gradients of what is trained stay."""
-        p = cast(Paired, self.run.passes)
-        self.thread(1)
-        for part in p.parts[p.turn :]:
-            self.begin()
-            self.play(part.start, part.stop, self.own, {})
-            self.end(part.name)
-        self.workspace()
-        self.loss = [self.own.pop(p.tail.output.serial)]
-        self.outputs = [self.own.pop(s.serial) for s in (*p.outputs, *p.graph)]
-        stays = p.tape.added if self.fresh else {s.serial for s in p.grown}
-        self.grads += [self.own.pop(n) for n in list(self.own) if n in stays]
-        self.free(self.own.values())
-        self.own.clear()
-        self.let_go()

@@ -12,6 +12,7 @@ from tonnage.estimate.moments import instants, largest
 from tonnage.estimate.origins import origins
 from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.summary import caching
+from tonnage.estimate.trained import reverses
 from tonnage.estimate.training import Step
 from tonnage.evidence import DERIVED
 from tonnage.stacks import Stack
@@ -84,6 +85,11 @@ def step_of(model: Model, recipe: Recipe) -> Step:
         from tonnage.estimate.paired import PairedStep
 
         return PairedStep(model, recipe)
+    if reverses(model):
+        # Imported late: most layers keep what they are given.
+        from tonnage.estimate.reversible import MirroredStep
+
+        return MirroredStep(model, recipe)
     if recipe.columns == 1 and recipe.critic is None:
         return Step(model, recipe)
     from tonnage.estimate.columns import several

@@ -57,12 +57,12 @@ class Replay(Record):
 
 
 def _player(step: Step, allocator: Allocator, loading: Loading | None) -> Player:
-    if len(step.model.stacks) == 1:
+    if not step.taped:
         return Player(step, allocator, loading)
-    # Imported late: most models have one stack.
-    from tonnage.estimate.paired import PairedPlayer
+    # Imported late: most passes are told layer by layer.
+    from tonnage.estimate.one_tape import TapedPlayer
 
-    return PairedPlayer(step, allocator, loading)
+    return TapedPlayer(step, allocator, loading)
 
 
 def replayed(step: Step, conf: str | None = None, loading: Loading | None = None) -> Replay:

@@ -26,7 +26,7 @@ from tonnage.estimate.settle import (
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
 from tonnage.estimate.switches import averaged, clips, elements, hosts, in_backward, offloads, padded, targets
-from tonnage.estimate.trained import passed_by, trainable
+from tonnage.estimate.trained import passed_by, reverses, trainable
 from tonnage.estimate.verdict import fit
 from tonnage.memory.optimizers import optimizer
 from tonnage.memory.overhead import cublas_workspace
@@ -114,7 +114,13 @@ def answer(
         weights = fine.weights
         doubt = (*doubt, stack.packs) if stack.packs and fine.shares else doubt
     seq = w.seq or default_length(model, DEFAULT_SEQ) - (w.virtual_tokens or 0)
-    caveats = [*tokens_within(model, seq + (w.virtual_tokens or 0), "seq"), *([newer] if newer else [])]
+    said_apart: list[str] = []
+    if reverses(model):
+        # Imported late: most layers keep what they are given.
+        from tonnage.estimate import reversible
+
+        seq, said_apart = reversible.length(model, w.seq, seq), reversible.told(model, weights)
+    caveats = [*tokens_within(model, seq + (w.virtual_tokens or 0), "seq"), *([newer] if newer else []), *said_apart]
     caveats += [AS_NEWEST] if version[0] < stack.releases.newest[0] else []
     if w.attention == "flex" and stack.restated is not None:
         raise UnsupportedError(

@@ -42,6 +42,11 @@ def reached(
     return trained, idle
 
 
+def reverses(model: Model) -> bool:
+    """Whether one step of the backward pass runs all of the model's layers, which keep nothing."""
+    return bool(getattr(model.decoder.layers[0], "reversible", False))
+
+
 def passed_by(idle: Standing) -> list[str]:
     """What is said of parameters that a step on token ids leaves without a gradient, each as often as it stands."""
     left = list(idle)
@@ -74,6 +79,11 @@ def trainable(model: Model, w: Train) -> None:
         from tonnage.estimate.paired import refused
 
         refused(model, w)
+    elif reverses(model):
+        # Imported late: most layers keep what they are given.
+        from tonnage.estimate import reversible
+
+        reversible.refused(model, w)
     judges = w.objective in ("reward", "rerank") and model.head is not None and bool(model.head.pooled)
     classifies = model.classes is not None and model.head is not None and not judges
     if classifies and model.head is not None and (not model.head.pooled or model.classes == 1):

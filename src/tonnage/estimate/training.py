@@ -38,10 +38,12 @@ class Step(Ledger):
     """One optimizer step.
 
     ``moments()`` walks through it. While it stands at a moment, the ledger lists what is alive beside what the
-    moment's span itself holds. What a pass ``hands`` out, all hidden states, is named until it is over.
+    moment's span itself holds. What a pass ``hands`` out, all hidden states, is named until it is over. One that is
+    ``taped`` is on one tape, not told layer by layer.
     """
 
     hands = False
+    taped = False
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
         super().__init__()

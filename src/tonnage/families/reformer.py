@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
-from tonnage.arch.ends import Head, Stem
-from tonnage.arch.model import Layer, Model, Stack, Sublayer
-from tonnage.arch.parts import Memory, Part, PerToken
+from tonnage.arch.adjacent import Adjacent, Local, Neighbourhood
+from tonnage.arch.axial import Gridded
+from tonnage.arch.ends import Head
+from tonnage.arch.hashed import Hashed
+from tonnage.arch.model import Model, Stack, Sublayer
+from tonnage.arch.reversible import InChunks, Reversible
 from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._hybrid import whole_numbers
-from tonnage.families._pieces import counted, layer_norm, matrix
+from tonnage.families._pieces import layer_norm, matrix
 from tonnage.keys import Keys
-from tonnage.tensors import Axis, Tensor
+from tonnage.tensors import Tensor
 
 BASE: Final = "reformer"
 OLD: Final = (
@@ -30,8 +33,10 @@ OLD: Final = (
 def read(k: Keys) -> Model:
     """Build the model that ``ReformerForMaskedLM`` builds. ``ReformerModelWithLMHead`` holds the same tensors."""
     D, V, P = k.size("hidden_size", 256), k.size("vocab_size", 320), k.size("max_position_embeddings", 4096)
-    kinds, decodes = _kinds(k), k.want("is_decoder", False)
-    k.skip("num_hidden_layers", "hash_seed", "num_buckets", "chunk_size_lm_head", "axial_norm_std", *OLD)
+    kinds, decodes, drops = _kinds(k), k.want("is_decoder", False), k.want("hidden_dropout_prob", 0.05)
+    k.skip("num_hidden_layers", "hash_seed", "axial_norm_std", *OLD)
+    # Either kind's settings stand in every config.
+    k.skip("num_buckets", "num_hashes")
     for kind in ("local", "lsh"):
         k.skip(*(f"{kind}_{key}" for key in ("num_chunks_before", "num_chunks_after", "attention_probs_dropout_prob")))
         k.skip(f"{kind}_attn_chunk_length")
@@ -39,31 +44,36 @@ def read(k: Keys) -> Model:
     k.skip("tie_word_embeddings")
 
     @cache
-    def layer(kind: str) -> Layer:
-        return _layer(k, D, kind, decodes)
+    def layer(kind: str) -> Reversible:
+        return _layer(k, D, P, kind, decodes, drops)
 
     table = f"{BASE}.embeddings"
-    stem = Stem(name=f"{table}.word_embeddings", V=V, D=D, dropout=k.want("hidden_dropout_prob", 0.05))
+    stem = _stem(k, f"{table}.word_embeddings", f"{table}.position_embeddings", V, D, P, drops)
     stack = Stack(
         name="decoder" if decodes else "encoder",
         path=f"{BASE}.encoder.layers",
         stem=stem,
         layers=tuple(map(layer, kinds)),
         norm=layer_norm(f"{BASE}.encoder.layer_norm", 2 * D),
+        dropout=drops,
     )
     bias = Tensor("lm_head.bias", (("V", V),), "head")
     dense = matrix("classifier.dense", ("X", 2 * D), ("D", D), "head")
+    gone = k.optional("classifier_dropout", float)
+    gone = drops if gone is None else gone
     return Model(
         model_type=BASE,
         stacks=(stack,),
-        head=Head(name="lm_head.decoder", D=2 * D, V=V, extra=(bias,)),
+        head=Head(name="lm_head.decoder", D=2 * D, V=V, extra=(bias,), chunk=k.want("chunk_size_lm_head", 0)),
         positions=P,
         table=True,
         eager_only=True,
         causal=decodes,
-        extra=_positions(k, D, P, f"{table}.position_embeddings"),
-        classifier=Head(name="classifier.out_proj", D=D, V=1, bias=True, dense=dense, act="tanh"),
-    )
+        classifier=Head(
+            name="classifier.out_proj", D=D, V=1, bias=True, dense=dense, act="tanh", pooled="first", drops_first=gone,
+            drops=gone,
+        ),
+    )  # fmt: skip
 
 
 def _kinds(k: Keys) -> list[str]:
@@ -74,11 +84,11 @@ def _kinds(k: Keys) -> list[str]:
     return kinds
 
 
-def _positions(k: Keys, D: int, P: int, path: str) -> tuple[Tensor, ...]:
-    """A table, or one for each axis of a grid: a position then has the rows of all of them, side by side."""
+def _stem(k: Keys, words: str, path: str, V: int, D: int, P: int, drops: float) -> Gridded:
+    """Words, and positions of one table, or of one for each axis of a grid."""
     if not k.want("axial_pos_embds", True):
         k.skip("axial_pos_shape", "axial_pos_embds_dim")
-        return (Tensor(f"{path}.embedding.weight", (("P", P), ("D", D)), "position"),)
+        return Gridded(name=words, V=V, D=D, dropout=drops, path=path, rows_of=P)
     shape = whole_numbers(k, "axial_pos_shape") or [64, 64]
     widths = whole_numbers(k, "axial_pos_embds_dim") or [64, 192]
     if len(shape) != len(widths) or sum(widths) != D or math.prod(shape) < 1:
@@ -88,42 +98,47 @@ def _positions(k: Keys, D: int, P: int, path: str) -> tuple[Tensor, ...]:
             value=widths,
             file=k.file,
         )
-
-    def grid(axis: int) -> tuple[Axis, ...]:
-        return tuple(("P", n if axis == other else 1) for other, n in enumerate(shape))
-
-    return tuple(Tensor(f"{path}.weights.{i}", (*grid(i), ("X", width)), "position") for i, width in enumerate(widths))
+    return Gridded(name=words, V=V, D=D, dropout=drops, path=path, shape=tuple(shape), widths=tuple(widths))
 
 
-def _layer(k: Keys, D: int, kind: str, decodes: bool) -> Layer:
+def _layer(k: Keys, D: int, P: int, kind: str, decodes: bool, drops: float) -> Reversible:
     """Attention whose queries, by hash, are the keys, and a feed-forward block."""
-    F, inner = k.size("feed_forward_size", 512), k.size("num_attention_heads", 12) * k.size("attention_head_size", 64)
-    N, heads, path = k.size("num_attention_heads", 12), ("N", inner), "attention.self_attention"
-    hashes, hashed = k.size("num_hashes", 1), kind == "lsh"
-    masks: tuple[str, ...] = ("mask_value_float16", "mask_value_float32")
-    if hashed:
-        masks += ("self_mask_value_float16", "self_mask_value_float32")
-    names = ("query_key", "value") if hashed else ("query", "key", "value")
-    parts: list[Part | Tensor] = [matrix(f"{path}.{n}", ("D", D), heads, "attention", bias=False) for n in names]
-    parts += [matrix("attention.output.dense", heads, ("D", D), "attention", bias=False)]
-    parts += [Tensor(f"{path}.{mask}", (), "buffer") for mask in masks]
-    if decodes:
-        # What goes into the layer is kept in the place of keys and values, and the bucket of every token.
-        parts += [Memory(D)]
-        parts += [PerToken((("buckets", (("N", N), ("X", hashes)), "int64"),))] if hashed else ()
-    mlp = (
-        matrix("feed_forward.dense.dense", ("D", D), ("F", F), "feed_forward"),
-        matrix("feed_forward.output.dense", ("F", F), ("D", D), "feed_forward"),
+    near = Neighbourhood(
+        chunk=k.size(f"{kind}_attn_chunk_length", 64),
+        before=k.want(f"{kind}_num_chunks_before", 1),
+        after=k.want(f"{kind}_num_chunks_after", 0),
     )
-    k.skip("hidden_act")
-    what = "a reversible layer"
-    return Layer(
-        sublayers=(
-            Sublayer(block=counted(what, *parts), before=layer_norm("attention.layer_norm", D)),
-            Sublayer(block=counted(what, *mlp), before=layer_norm("feed_forward.layer_norm", D)),
-        ),
+    said: dict[str, Any] = {
+        "name": "attention", "D": D, "N": k.size("num_attention_heads", 12), "H": k.size("attention_head_size", 64),
+        "near": near, "drops": drops, "causal": decodes,
+        "dropout": k.want(f"{kind}_attention_probs_dropout_prob", 0.05 if kind == "local" else 0.0),
+    }  # fmt: skip
+    if kind == "lsh":
+        block: Adjacent = Hashed(**said, hashes=k.size("num_hashes", 1), buckets=_buckets(k), positions=P)
+    else:
+        block = Local(**said)
+    mlp = InChunks(
+        name="feed_forward",
+        D=D,
+        F=k.size("feed_forward_size", 512),
+        act=k.want("hidden_act", "relu"),
+        norm=layer_norm("feed_forward.layer_norm", D),
+        dropout=drops,
+        chunk=k.want("chunk_size_feed_forward", 0),
+    )
+    return Reversible(
+        sublayers=(Sublayer(block=block, before=layer_norm("attention.layer_norm", D)), Sublayer(block=mlp)),
         kind=f"{kind} layer",
     )
+
+
+def _buckets(k: Keys) -> tuple[int, ...]:
+    """Buckets of a round of hashing, as factors; none where the model's code works them out."""
+    said = k.optional("num_buckets", object)
+    found = tuple(said) if isinstance(said, list) else () if said is None else (said,)
+    if not all(isinstance(n, int) and n > 0 and n % 2 == 0 for n in found):
+        raise ConfigError("num_buckets are even numbers", key="num_buckets", value=said, file=k.file)
+    return found
 
 
 FAMILY: Final = Family(

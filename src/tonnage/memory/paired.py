@@ -1,8 +1,7 @@
 """A pass over an encoder and a decoder, on one tape from the embedding to the embedding's gradient.
 
 What the encoder makes is named and taken by every layer of the decoder, which hands gradients back to it, and T5's
-first layers make a bias for the others: the stretches of such a model do not lie one behind the other as those of
-``memory/passes.py`` do. Here every layer runs where it stands.
+first layers make a bias for the others.
 
 Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/ (t5/modeling_t5.py,
 bart/modeling_bart.py: the classes for conditional generation)
@@ -12,7 +11,6 @@ Leaves out: layers that are dropped at random (``encoder_layerdrop``), counted a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,10 +22,9 @@ from tonnage.arch.loss import cross_entropy
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Layer, Model, Stack
 from tonnage.arch.sound import Sound
-from tonnage.arch.tape import Storage, Tape, Value
-from tonnage.memory.accounts import Account, Span, blocks
+from tonnage.arch.tape import Tape, Value
+from tonnage.memory.one_tape import OneTape
 from tonnage.memory.passes import frozen, windows
-from tonnage.timeline import Level
 
 if TYPE_CHECKING:
     from tonnage.arch.adapters import Tuning
@@ -39,20 +36,8 @@ SHARED: Final = ("encoder", "bias", "zeros")
 """What layers are handed beside masks, as ``Forward`` names it."""
 
 
-class Part:
-    """A stretch of the tape, and the number of steps of the backward pass that were there before it."""
-
-    __slots__ = ("floor", "name", "start", "stop")
-
-    def __init__(self, name: str, start: int, floor: int) -> None:
-        self.name = name
-        self.start = start
-        self.stop = start
-        self.floor = floor
-
-
-class Paired:
-    """The pass, as ``parts`` of its tape in order.
+class Paired(OneTape):
+    """The pass.
 
     Args:
         model: with an encoder and a decoder.
@@ -95,10 +80,8 @@ class Paired:
     ) -> None:
         assert model.head is not None
         encoder, decoder = model.stacks
-        self.model, self.recompute, self.always = model, recompute, makes_mask
-        self.tape = tape = Tape(
-            grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else frozen
-        )
+        self.recompute, self.always = recompute, makes_mask
+        tape = Tape(grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else frozen)
         tape.accumulated, tape.stepping, tape.buffers = accumulated, stepping, loaded or weights
         # One table for both stacks, or for the head as well: its gradients wait for each other.
         tape.tied = model.head.alias_of or decoder.stem.alias_of
@@ -109,47 +92,20 @@ class Paired:
         else:
             ids = tape.new("token ids", (B, ("T", tokens)), "int64")
         labels = tape.new("labels", (B, ("T", targets)), "int64")
-        self.inputs = [ids.storage, labels.storage]
-        self.first = len(tape.born)
-        tape.category = "activations"
-        self.parts: list[Part] = []
+        self.begin(model, tape, [ids.storage, labels.storage])
         make = partial(Forward, tape, kernel, training=drops, tuning=tuning, input_grads=input_grads)
         loss, logits = self._forward(make(), make(), encoder, decoder, ids, labels)
-        self.turn = len(self.parts)
-        if not keep_logits:
-            logits.clear()
-        self.outputs = [v.storage for v in logits]
-        self.graph: list[Storage] = []
-        tape.casts.clear()
-        assert loss.node is not None
-        self._backward(loss)
-        self.grown = [v.storage for v in tape.gradients.values()]
-        logits.clear()
-        # What a step of one pass over one stack is asked for as well.
-        self.tail = self.stem = Account()
-        self.tail.output = loss.storage
-        self.layers: list[Account] = []
-        self.context: list[Storage] = []
-        self.lingering = Level()
-        self.reached = self._reached()
-        self.held = loss
-
-    def _part(self, name: str) -> None:
-        """Another part begins."""
-        position = len(self.tape.events)
-        if self.parts:
-            self.parts[-1].stop = position
-        self.parts.append(Part(name, position, len(self.tape.nodes)))
+        self.run_back(loss, logits, keep_logits=keep_logits)
 
     def _forward(
         self, f: Forward, g: Forward, encoder: Stack, decoder: Stack, ids: Value, labels: Value
     ) -> tuple[Value, list[Value]]:
         assert self.model.head is not None
         assert self.model.pair is not None
-        self._part("forward encoder embedding")
+        self.part("forward encoder embedding")
         moved = _moved(labels) if self.model.pair.shifts_first else None
         g.encoder = self._through(encoder, f, ids)
-        self._part("forward decoder embedding")
+        self.part("forward decoder embedding")
         moved = moved or _moved(labels)
         kept: list[Value] = []
         if self.model.pair.caches and self.recompute is None:
@@ -163,7 +119,7 @@ class Paired:
         states = self._through(decoder, g, moved)
         g.store = None
         self.kernels = f.ran | g.ran
-        self._part("loss")
+        self.part("loss")
         head = self.model.head
         # The model's code names what the head is given as long as its own output.
         given = ops.scaled(states, "scaled hidden states") if head.divided else states
@@ -182,10 +138,10 @@ class Paired:
         make_masks(f, windows(stack, tokens), ids.axes[0][1], tokens, tokens, x.dtype, always=self.always)
         f.checkpoints = self.recompute is not None
         for index, layer in enumerate(stack.layers):
-            self._part(f"forward {stack.name} layer {index}")
+            self.part(f"forward {stack.name} layer {index}")
             called = _Call(f, layer, f"{stack.path}.{index}.")
             x = called.again(x) if self.recompute is not None and self.recompute.again(index) else called(x)
-        self._part(f"last norm of the {stack.name}")
+        self.part(f"last norm of the {stack.name}")
         if stack.norm is not None:
             x = stack.norm.forward(f, x)
         x = ops.dropout(x, stack.dropout, f.training)
@@ -193,56 +149,6 @@ class Paired:
             names.clear()
         f.bias = f.zeros = None
         return x
-
-    def _backward(self, loss: Value) -> None:
-        tape = self.tape
-        forward = list(self.parts)
-        tape.category = "loss"
-        self._part("loss backward")
-        seed = tape.new("gradient of loss", loss.axes, loss.dtype)
-        tape.category = "activations"
-        assert loss.node is not None
-        root = loss.node, loss.index
-        # The loop holds the loss without what it saved.
-        loss.node = None
-        tape.backward(root, seed.view(seed.axes), forward[-1].floor)
-        del root
-        for part in reversed(forward[:-1]):
-            self._part(part.name.replace("forward", "backward") if "forward" in part.name else f"{part.name}, backward")
-            tape.unwind(part.floor)
-        if tape.stepping is not None:
-            tape.stepping.settle(tape)
-        del seed
-        if not self.outputs:
-            # The loop's loss is without its graph.
-            tape.leaves.clear()
-        self.parts[-1].stop = len(tape.events)
-        self.graph = [v.storage for leaf in tape.leaves for v in (*leaf.saved, *leaf.pending) if v is not None]
-        tape.leaves.clear()
-
-    def _reached(self) -> dict[int | None, set[str]]:
-        """Names of the parameters that a gradient arrives at: by layer below it, of the rest under None."""
-        found: dict[int | None, set[str]] = {None: set(self.tape.reached)}
-        for stack in self.model.stacks:
-            for index, layer in enumerate(stack.layers):
-                prefix = f"{stack.path}.{index}."
-                names = {name.removeprefix(prefix) for name in self.tape.reached if name.startswith(prefix)}
-                found.setdefault(id(layer), set()).update(names)
-        return found
-
-    def spans(self, parts: Iterable[Part]) -> Iterable[tuple[str, Span]]:
-        """Stretches with what is alive in them, from the pass's first storage on."""
-        tape, first = self.tape, self.first
-        requested = allocated = at = 0
-        for part in parts:
-            for event in tape.events[at : part.start]:
-                s = tape.born[event if event >= 0 else ~event]
-                if s.serial >= first:
-                    sign = 1 if event >= 0 else -1
-                    requested += sign * s.nbytes if s.category != "workspace" else 0
-                    allocated += sign * blocks(s.nbytes)
-            at = part.start
-            yield part.name, Span(tape, part.start, part.stop, first, Level(requested, allocated))
 
 
 class _Call:
