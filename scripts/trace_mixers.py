@@ -1,11 +1,11 @@
-"""Records what training steps take whose mixers run by the kernels of a package: ``tests/data/mixers.json``.
+"""Records what training steps of models with recurrent mixers take: ``tests/data/mixers.json``, ``hybrids.json``.
 
-The packages' own ``autograd.Function``s run on tensors without data, under ``tonnage trace``; of the packages their
-Python code is enough, without a compiler of CUDA:
+By the kernels of a package or in operations of torch, as a run says. The packages' own ``autograd.Function``s run on
+tensors without data, under ``tonnage trace``; of the packages their Python code is enough, without a compiler of CUDA:
 
     MAMBA_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps \\
         mamba-ssm==2.3.2.post1 causal-conv1d==1.6.1 flash-linear-attention==0.6.0 fla-core==0.6.0 einops triton==3.4.0
-    python scripts/trace_mixers.py
+    python scripts/trace_mixers.py [configs, comma-separated]
 
 Needs the extra ``test-reference``.
 """
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "reference")]
-TABLE: Final = ROOT / "tests" / "data" / "mixers.json"
+TABLES: Final = tuple(ROOT / "tests" / "data" / f"{name}.json" for name in ("mixers", "hybrids"))
 KINDS: Final = ("forward", "backward", "optimizer")
 
 
@@ -39,14 +39,17 @@ def recorded(config: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run every case of the table again and write what it took."""
-    table = json.loads(TABLE.read_text())
-    for run in table["runs"]:
-        run.update(recorded(table["configs"][run["config"]], run["said"]))
-        print(run["config"], run["said"], run["peaks"])
-    TABLE.write_text(json.dumps(table, indent=1) + "\n")
+def main(names: str = "") -> None:
+    """Run every case of the tables again, or those of some configs, and write what it took."""
+    for path in TABLES:
+        table = json.loads(path.read_text())
+        runs = [run for run in table["runs"] if not names or run["config"] in names.split(",")]
+        for run in runs:
+            run.update(recorded(table["configs"][run["config"]], run["said"]))
+            print(run["config"], run["said"], run["peaks"], flush=True)
+        if runs:
+            path.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

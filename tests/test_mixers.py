@@ -1,6 +1,6 @@
-"""Mixers run by kernels of a package: closed form against traces of the package's own code, to the byte.
+"""Recurrent mixers: closed form against traces of transformers' and the packages' own code, to the byte.
 
-The recorded runs are in data/mixers.json, with how they were made (``scripts/trace_mixers.py``).
+The recorded runs are in data/mixers.json and data/hybrids.json, with how they were made (``scripts/trace_mixers.py``).
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from tonnage.estimate.training import Step
 from tonnage.families import model_from
 from tonnage.memory.optimizers import optimizer
 
-RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "mixers.json").read_text())
-CONFIGS: dict[str, Any] = RECORDED["configs"]
-RUNS = RECORDED["runs"]
+RECORDED: list[dict[str, Any]] = [
+    json.loads((Path(__file__).parent / "data" / f"{name}.json").read_text()) for name in ("mixers", "hybrids")
+]
+CONFIGS: dict[str, Any] = RECORDED[0]["configs"] | RECORDED[1]["configs"]
+RUNS = [run for table in RECORDED for run in table["runs"]]
 MAMBA: dict[str, Any] = {"config": CONFIGS["mamba"]}
 
 
@@ -35,7 +37,7 @@ def remains_otherwise(run: dict[str, Any]) -> bool:
     So they do in the unfused path of attention, which fp32 brings, and beside adapters of Qwen3-Next's attention.
     """
     said = run["said"]
-    return said["kernels"] == "fla" and (
+    return said.get("kernels") == "fla" and (
         said["precision"] == "fp32" or (run["config"] == "qwen3_next" and "lora_rank" in said)
     )
 
@@ -149,13 +151,16 @@ def test_they_are_named_beside_liger() -> None:
             "attention is gated",
         ),
         ({"lora_rank": 8, "lora_targets": ("out_proj",)}, InputError, "peft adapts no out_proj"),
+        ({"config": "bamba", "z_loss_coefficient": 0.1}, UnsupportedError, "further term"),
         ({"kernels": "mamba-ssm", "objective": "dpo"}, UnsupportedError, "on the next token"),
         ({"config": "qwen3_5", "kernels": "fla", "objective": "dpo"}, UnsupportedError, "on the next token"),
     ],
 )
 def test_what_does_not_go_is_refused(said: dict[str, Any], kind: type[Exception], words: str) -> None:
+    config = CONFIGS[said.pop("config", "mamba")]
+    config = config | {name: said.pop(name) for name in ("z_loss_coefficient",) if name in said}
     with pytest.raises(kind, match=words):
-        tn.train({"config": CONFIGS[said.pop("config", "mamba")]}, suggest=False, seq=64, **said)
+        tn.train({"config": config}, suggest=False, seq=64, **said)
 
 
 def test_a_model_without_mixers_has_no_use_for_them() -> None:

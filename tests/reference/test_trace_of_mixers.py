@@ -15,10 +15,14 @@ from tracing_cases import CONFIGS, traced
 from tonnage.errors import UnsupportedError
 from tonnage.tracing.mixers import PACKAGES
 
-TABLE: dict[str, Any] = json.loads((Path(__file__).parent.parent / "data" / "mixers.json").read_text())
+TABLES: list[dict[str, Any]] = [
+    json.loads((Path(__file__).parent.parent / "data" / f"{name}.json").read_text()) for name in ("mixers", "hybrids")
+]
+RECORDED_CONFIGS = TABLES[0]["configs"] | TABLES[1]["configs"]
 OF = ("mamba", "mamba2", "jamba")
 NAMED = {"mamba": ["in_proj", "x_proj"], "mamba2": ["in_proj"], "jamba": ["in_proj", "q_proj"]}
 SAID = [name for name in SETTINGS if name not in ("eager", "math") and "lora" not in name]
+SOME = [run for table in TABLES for run in table["runs"][::5]]
 GROUPED_IN_FP32 = {("jamba", "mixed")}
 """Settings for which this release of torch has no meta kernel."""
 
@@ -43,14 +47,14 @@ def test_operations_of_torch_are_what_the_code_does(family: str, setting: str, m
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("run", TABLE["runs"][::5], ids=lambda run: f"{run['config']} {sorted(run['said'].items())}")
-def test_kernels_take_what_their_code_does(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in PACKAGES[run["said"]["kernels"]]:
+@pytest.mark.parametrize("run", SOME, ids=lambda run: f"{run['config']} {sorted(run['said'].items())}")
+def test_recorded_runs_take_what_the_code_does(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in PACKAGES[run["said"]["kernels"]] if "kernels" in run["said"] else ():
         # Some look for a device as they are imported.
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     # The table's own test tells where blocks keep over another number of bytes.
-    compared(TABLE["configs"][run["config"]], run["said"], monkeypatch, rounded=False)
+    compared(RECORDED_CONFIGS[run["config"]], run["said"], monkeypatch, rounded=False)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -62,6 +62,7 @@ class Experts(Record):
         zero: experts that pass a token on as it is: chosen as others are, with a row of gate and up that is stored and
             never used (LongCat).
         scored: what the router scores where that is more than the experts (Inkling's shared ones).
+        gated: an expert has a gate beside its up projection; a plain one has not (Nemotron-H).
     """
 
     name: str
@@ -85,6 +86,7 @@ class Experts(Record):
     corrected: Tensor | None = None
     zero: int = 0
     scored: int | None = None
+    gated: bool = True
 
     module: ClassVar[str] = "moe"
 
@@ -105,6 +107,11 @@ class Experts(Record):
             return (
                 (f"{self.name}.experts.gate_up_proj", (E, D, F, ("X", 2)), (1, 1, 2)),
                 (f"{self.name}.experts.down_proj", (E, F, D), (1, 1, 1)),
+            )
+        if not self.gated:
+            return (
+                (f"{self.name}.experts.up_proj", (E, F, D), (1, 1, 1)),
+                (f"{self.name}.experts.down_proj", (E, D, F), (1, 1, 1)),
             )
         return (
             (f"{self.name}.experts.gate_up_proj", (("E", self.E + self.zero), ("X", 2), F, D), (1, 2, 1)),
@@ -164,12 +171,12 @@ class Experts(Record):
             raise ConfigError("num_experts_per_tok is missing", key="num_experts_per_tok")
         if self.shared is None:
             _, weights, chosen = routed(self, f, x, self.used)
-            return self._mixed(f, x, chosen, weights)
+            return self.mixed(f, x, chosen, weights)
         if self.shared_gate is None:
             return self._with_shared(f, x, self.shared, self.used)
         shared = self._shared(f, self.shared, x)
         _, weights, chosen = routed(self, f, x, self.used)
-        out = self._mixed(f, x, chosen, weights)
+        out = self.mixed(f, x, chosen, weights)
         gate = ops.unary(self._gate().forward(f, x), "sigmoid", saves="output")
         shared = ops.mul(gate, shared, "weighed shared expert")
         del gate
@@ -182,7 +189,7 @@ class Experts(Record):
             f.held.append(x)
             return ops.add(x, self._shared(f, shared, residuals), "routed and shared")
         _, weights, chosen = routed(self, f, x, used)
-        x = self._mixed(f, x, chosen, weights)
+        x = self.mixed(f, x, chosen, weights)
         if self.order == "wide":
             total = ops.add(
                 ops.cast(x, "fp32"), ops.cast(self._shared(f, shared, residuals), "fp32"), "routed and shared"
@@ -200,7 +207,7 @@ class Experts(Record):
 
         return module(shared, f, x)
 
-    def _mixed(self, f: Forward, x: Value, chosen: Value, weights: Value) -> Value:
+    def mixed(self, f: Forward, x: Value, chosen: Value, weights: Value) -> Value:
         """``grouped_mm_experts_forward``: tokens by expert, two products, weighed, back in order and added up."""
         tape, pairs = f.tape, chosen.axes
         stacks = [(name, axes) for name, axes, _ in self._fused()]
@@ -215,7 +222,8 @@ class Experts(Record):
         offsets = tape.new("ends of groups", (("E", self.E),), "int32")
         bias = self._bias(f, by_expert, 0)
         held = [sums[name]() if name in sums else None for name, _ in stacks[:1]]
-        out = _grouped(rows, held[0] or parameters[0], offsets, (*pairs, ("F", self.F), ("X", 2)), bias)
+        inner: Axes = (("F", self.F), ("X", 2)) if self.gated else (("F", self.F),)
+        out = _grouped(rows, held[0] or parameters[0], offsets, (*pairs, *inner), bias)
         out, discard = self._activated(f, out)
         bias = self._bias(f, by_expert, 1)
         held += [sums[name]() if name in sums else None for name, _ in stacks[1:]]
@@ -246,6 +254,8 @@ class Experts(Record):
         return out, discard
 
     def _gated(self, both: Value) -> Value:
+        if not self.gated:
+            return activate(both, self.act)
         half: Axes = (*both.axes[:3], ("F", self.F))
         if not self.clamped:
             gate, up = ops.split(both, (half, half))

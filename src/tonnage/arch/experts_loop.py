@@ -61,7 +61,7 @@ class Looped(Experts):
     classes: ClassVar[int] = 1
     """Of the one-hot choices, beyond the experts."""
 
-    def _mixed(self, f: Forward, x: Value, chosen: Value, weights: Value) -> Value:
+    def mixed(self, f: Forward, x: Value, chosen: Value, weights: Value) -> Value:
         """Zeros, to which every expert's weighed output is added."""
         tape, (B, T, D) = f.tape, x.axes
         tokens, used = B[1] * T[1], chosen.axes[-1][1]
@@ -141,7 +141,7 @@ class Batched(Experts):
     Whatever the router chooses, it takes the same.
     """
 
-    def _mixed(self, f: Forward, x: Value, chosen: Value, weights: Value) -> Value:
+    def mixed(self, f: Forward, x: Value, chosen: Value, weights: Value) -> Value:
         """``batched_mm_experts_forward``."""
         tape, pairs, F, D = f.tape, chosen.axes, ("F", self.F), x.axes[2]
         wide: Axes = (*pairs, F, ("X", 2))

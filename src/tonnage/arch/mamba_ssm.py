@@ -318,8 +318,9 @@ def _of_norm(tape: Tape, norm: Parameter, heads: Heads, element: int) -> Value:
     for n in scratch(rows, size(norm.axes)):
         tape.scratch("partial sums", n)
     total = tape.new("gradient of norm weight", norm.axes, "fp32")
+    total = total if norm.dtype == "fp32" else tape.new("gradient of norm weight", norm.axes, norm.dtype)
     del parts
-    return total if norm.dtype == "fp32" else tape.new("gradient of norm weight", norm.axes, norm.dtype)
+    return total
 
 
 def _scanned_back(

@@ -118,6 +118,11 @@ def _trainable(model: Model, w: Train) -> None:
         raise UnsupportedError(
             "compile is not modelled beside recurrent mixers", key="compile", value="true", hint="leave it out"
         )
+    if model.config.get("z_loss_coefficient"):
+        raise UnsupportedError(
+            f"the further term of {model.model_type}'s loss is not modelled", key="z_loss_coefficient",
+            value=model.config["z_loss_coefficient"], hint="0 in the config leaves it out",
+        )  # fmt: skip
     if w.kbit_prepared and "fla" in run_by(model):
         raise UnsupportedError(
             f"kbit_prepared is not modelled for {model.model_type}, whose attention is gated", key="kbit_prepared",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage.arch.model import Layer, Model
-from tonnage.arch.untraced import Untraced
 from tonnage.families import Family
 from tonnage.families._blocks import attention, decoder, gated, normed_before
 from tonnage.families._decoder import rotary_width
@@ -17,6 +16,8 @@ def read(k: Keys) -> Model:
     """Build the model that ``BambaForCausalLM`` builds."""
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
     full = attention(k, D, K=8)
+    width = rotary_width(k, full.H, 0.5)
+    full = full.but(rotary_width=width, rotary_style="rebound")
     mixer = mamba2(k, D)
     mlp = gated(k, D, bias=k.want("mlp_bias", False)).but(name="feed_forward")
     # The layers of attention are told by their indices alone.
@@ -25,7 +26,7 @@ def read(k: Keys) -> Model:
 
     def layer(kind: str) -> Layer:
         return normed_before(
-            Untraced(block=full if kind == FULL else mixer, what=f"a layer of Bamba ({kind})"),
+            full if kind == FULL else mixer,
             mlp,
             D,
             names=("input_layernorm", "pre_ff_layernorm"),
@@ -37,7 +38,7 @@ def read(k: Keys) -> Model:
         k,
         D,
         tuple(layers[FULL if i in attends else LINEAR] for i in range(L)),
-        width=rotary_width(k, full.H, 0.5),
+        width=width,
         positions=262144,
         norm="final_layernorm",
     )

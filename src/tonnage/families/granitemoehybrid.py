@@ -8,7 +8,6 @@ from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Block, Layer, Model, Sublayer
-from tonnage.arch.untraced import Untraced
 from tonnage.families import Family
 from tonnage.families._blocks import attention, decoder
 from tonnage.families._decoder import chosen
@@ -25,7 +24,7 @@ def read(k: Keys) -> Model:
     channel = _channel(k, D, k.want("hidden_act", "silu"))
 
     def layer(kind: str) -> Layer:
-        token: Block = full if kind == FULL else Untraced(block=mixer, what="a Mamba 2 mixer of Granite")
+        token: Block = full if kind == FULL else mixer
         return Layer(
             sublayers=(
                 Sublayer(block=token, before=Norm("input_layernorm", (("D", D),)), scaled=True),
@@ -46,9 +45,9 @@ def read(k: Keys) -> Model:
         scaled=True,
         head_scaled=True,
     )
-    # Positions are counted whether or not a layer turns by them.
+    # Positions are counted whether or not a layer turns by them, and handed to none.
     stack = model.decoder
-    return model.but(stacks=(stack.but(stem=stack.stem.but(position_ids="row")),))
+    return model.but(stacks=(stack.but(stem=stack.stem.but(position_ids="named")),))
 
 
 def _channel(k: Keys, D: int, act: str) -> Block:

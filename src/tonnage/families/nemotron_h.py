@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Plain
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.model import Block, Layer, Model, Sublayer
-from tonnage.arch.parts import Loose, Parts, Routed
+from tonnage.arch.parts import Loose, Routed
 from tonnage.arch.recurrent import Mamba2
+from tonnage.arch.ungated import PlainAlone, UngatedExperts
 from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._decoder import causal, chosen, heads
@@ -30,24 +32,24 @@ def read(k: Keys) -> Model:
     k.skip("num_logits_to_keep", "use_mamba_kernels", "rescale_prenorm_residual", "hidden_dropout", "num_hidden_layers")
     k.skip("time_step_limit", "time_step_min", "time_step_max", "time_step_floor", "mamba_ssm_cache_dtype", "expand")
     k.skip("moe_shared_expert_overlap")
-    k.skip("routed_scaling_factor", "n_group", "topk_group", "norm_topk_prob", "residual_in_fp32", "mamba_proj_bias")
+    k.skip("routed_scaling_factor", "n_group", "topk_group", "residual_in_fp32", "mamba_proj_bias")
     k.skip("mamba_dt_min", "mamba_dt_max", "mamba_dt_limit", "mamba_dt_init_floor", "mamba_expand", "time_step_rank")
+    plain = _plain(k, D, "mixer", k.need("intermediate_size"))
     blocks: dict[str, Block] = {
         LINEAR: _mixer(k, D),
         FULL: _attention(k, D),
-        "mlp": Parts(
-            what="a feed-forward layer of Nemotron-H", parts=(_plain(k, D, "mixer", k.need("intermediate_size")),)
-        ),
+        "mlp": PlainAlone(what="a feed-forward layer of Nemotron-H", parts=(plain,), inner=plain),
         "moe": _experts(k, D),
     }
-    norm = Norm("norm", (("D", D),))
+    # The weight is multiplied in fp32.
+    norm = Norm("norm", (("D", D),), "rms-cast-weight")
     layers = {kind: Layer(sublayers=(Sublayer(block=block, before=norm),), kind=kind) for kind, block in blocks.items()}
     model = causal(
         k,
         V=k.need("vocab_size"),
         D=D,
         layers=tuple(layers[kind] for kind in kinds),
-        norm=Norm("model.norm_f", (("D", D),)),
+        norm=Norm("model.norm_f", (("D", D),), "rms-cast-weight"),
         rotary=(),
         tied=False,
         positions=k.size("max_position_embeddings", 4096),
@@ -56,7 +58,10 @@ def read(k: Keys) -> Model:
     # Transformers' class ties nothing, whatever its config says.
     k.skip("tie_word_embeddings")
     stack = model.decoder
-    return model.but(stacks=(stack.but(stem=stack.stem.but(name="model.embeddings")),))
+    stem = stack.stem.but(name="model.embeddings", position_ids="row")
+    # Logits are cast to fp32 before the loss, and handed out so.
+    head = None if model.head is None else model.head.but(wide=True)
+    return model.but(stacks=(stack.but(stem=stem),), head=head)
 
 
 def _kinds(
@@ -128,36 +133,46 @@ def _plain(k: Keys, D: int, name: str, F: int) -> Plain:
     return Plain(name=name, D=D, F=F, act=act, up="up_proj", down="down_proj", bias=bias)
 
 
-def _experts(k: Keys, D: int) -> Parts:
+def _experts(k: Keys, D: int) -> UngatedExperts:
     """Experts without gates, in a latent of their own where there is one, and shared ones of the full width."""
     E, F = k.size("n_routed_experts", 8), k.size("moe_intermediate_size", 7688)
     R = k.optional("moe_latent_size")
     k.skip("n_shared_experts")
     shared = _plain(k, D, "mixer.shared_experts", k.size("moe_shared_expert_intermediate_size", 7688))
     width: Axes = (("D", D),)
-    inner: Axes = width if R is None else (("R", R),)
+    narrow: Axes = width if R is None else (("R", R),)
     latent = () if R is None else (
-        Linear("mixer.fc1_latent_proj", width, inner, "shared_expert", shared.bias),
-        Linear("mixer.fc2_latent_proj", inner, width, "shared_expert", shared.bias),
+        Linear("mixer.fc1_latent_proj", width, narrow, "shared_expert", shared.bias),
+        Linear("mixer.fc2_latent_proj", narrow, width, "shared_expert", shared.bias),
     )  # fmt: skip
+    used = chosen(k, E, 2)
     routed = Routed(
         E=E,
-        used=chosen(k, E, 2),
+        used=used,
         tensors=(
-            Tensor("mixer.experts.up_proj", (("E", E), ("F", F), *inner), "expert"),
-            Tensor("mixer.experts.down_proj", (("E", E), *inner, ("F", F)), "expert"),
+            Tensor("mixer.experts.up_proj", (("E", E), ("F", F), *narrow), "expert"),
+            Tensor("mixer.experts.down_proj", (("E", E), *narrow, ("F", F)), "expert"),
         ),
     )
     correction = Tensor("mixer.gate.e_score_correction_bias", (("Er", E),), "buffer", dtype="fp32")
-    return Parts(
+    shared = shared.but(role="shared_expert")
+    inner = Experts(
+        name="mixer", D=R or D, E=E, used=used, F=F, act=shared.act, routing="sigmoid", gated=False,
+        normalised=k.want("norm_topk_prob", True),
+    )  # fmt: skip
+    return UngatedExperts(
         what="experts of Nemotron-H",
         parts=(
             Linear("mixer.gate", width, (("Er", E),), "router"),
             Loose(tensors=(correction,)),
             routed,
-            shared.but(role="shared_expert"),
+            shared,
             *latent,
         ),
+        inner=inner,
+        scored=inner.but(D=D),
+        latent=latent,
+        shared=shared,
     )
 
 

@@ -167,6 +167,8 @@ class Pass:
         if compiled is not None and compiled.within:
             self.frame = []
         always = {v.storage for v in handed} | ({f.bias.storage} if f.bias is not None else set())
+        # A single table is handed to layers that turn nothing as well.
+        tables = {v.storage for pair in f.rotary.values() for v in pair} if len(f.rotary) == 1 else set()
         axes = (B, T, ("D", stack.stem.D))
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
         accounts: dict[Hashable, Account] = {}
@@ -214,7 +216,7 @@ class Pass:
                 else:
                     account = compiled.layer(tape, watched, axes, dtype, again=way is not None, flows=flows)
                 # A checkpoint holds all that the layer was called with; the graph, only what it saved.
-                account.shares = frozenset(f.taken | always) if way is not None else frozenset(watched.kept)
+                account.shares = frozenset(f.taken | always | tables) if way is not None else frozenset(watched.kept)
                 if "attention" in f.again:
                     account.shares |= always
                 account.carried = [s for s in f.carried if s not in account.left_behind()]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
@@ -114,13 +115,25 @@ def install(p: Patches, model: Any, package: str, processors: int) -> None:
         for tuned in [v for v in vars(module).values() if isinstance(v, Autotuner)]:
             # How many of the sums in parts are read; it decides the size of nothing.
             tuned.best_config = tuned.configs[0]
-    for module in {sys.modules[type(m).__module__] for m in model.modules()}:
-        for name, own in NAMES.items():
-            if module.__name__.startswith("transformers.") and hasattr(module, name) and own in paths:
-                p.put(module, name, _called(getattr(import_module(paths[own]), own)))
+    for module, name in _functions(model):
+        if NAMES[name] in paths:
+            p.put(module, name, _called(getattr(import_module(paths[NAMES[name]]), NAMES[name])))
     for module in [m for name, m in list(sys.modules.items()) if name.startswith("fla.")]:
         if hasattr(module, "check_shared_mem"):
             p.put(module, "check_shared_mem", lambda *args: True)
+
+
+def in_torch(p: Patches, model: Any) -> None:
+    """Have a model's mixers run in operations of torch, though transformers found a package as it was imported."""
+    for module, name in _functions(model):
+        p.put(module, name, inspect.unwrap(getattr(module, name)))
+
+
+def _functions(model: Any) -> Iterator[tuple[ModuleType, str]]:
+    """Modeling files of a model, each with the functions for which transformers looks for a package."""
+    for module in {sys.modules[type(m).__module__] for m in model.modules()}:
+        if module.__name__.startswith("transformers."):
+            yield from ((module, name) for name in NAMES if hasattr(module, name))
 
 
 def _called(function: Any) -> Any:

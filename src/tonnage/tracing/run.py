@@ -189,6 +189,8 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
             liger.install(place.patches, _base(model), job["liger"] | {"capability": job["capability"]}, r.modules)
         if job.get("mixers") is not None:
             mixers.install(place.patches, _base(model), **job["mixers"])
+        else:
+            mixers.in_torch(place.patches, _base(model))
         tell(r)
         made = optimizers.optimizer(job["optimizer"], model) if training else None
         if made is not None:
