@@ -26,6 +26,10 @@ CATEGORISED_OTHERWISE = {("mamba2", "mixed")}
 """At its peak the head's gradient is there in 16 bit as well, which a trace knows for a gradient by its shape."""
 
 
+def named(run: dict[str, Any]) -> str:
+    return f"{run['config']} {sorted(run['said'].items())}"
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("setting", [*SAID, "lora"])
 @pytest.mark.parametrize("family", OF)
@@ -43,7 +47,17 @@ def test_operations_of_torch_are_what_the_code_does(family: str, setting: str, m
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("run", TABLE["runs"][::5], ids=lambda run: f"{run['config']} {sorted(run['said'].items())}")
+@pytest.mark.parametrize("run", [r for r in TABLE["runs"] if "kernels" not in r["said"]][::5], ids=named)
+def test_delta_nets_in_operations_of_torch_are_what_the_code_does(
+    run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "lora_rank" in run["said"]:
+        pytest.importorskip("peft")
+    compared(TABLE["configs"][run["config"]], run["said"], monkeypatch, rounded=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("run", [r for r in TABLE["runs"] if "kernels" in r["said"]][::5], ids=named)
 def test_kernels_take_what_their_code_does(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for package in PACKAGES[run["said"]["kernels"]]:
         # Some look for a device as they are imported.

@@ -216,6 +216,10 @@ class Tape:
             out.index = index
         self.nodes.append(node)
 
+    def forget(self, since: int, until: int | None = None) -> None:
+        """These steps go, and what they saved: nobody holds what they made."""
+        del self.nodes[since:until]
+
     def backward(self, root: tuple[Node, int], grad: Value, floor: int = 0) -> None:
         """Run the backward pass: newest node first, as the engine orders them.
 
@@ -309,7 +313,7 @@ class Tape:
                     self._keep(target, grad)
                 continue
             node, index = target
-            node.pending[index] = _sum(node.pending[index], grad, node.pending, index)
+            node.pending[index] = _sum(node.pending[index], grad)
 
     def _keep(self, parameter: Parameter, grad: Value) -> None:
         """AccumulateGrad: the first gradient is kept as it is; in later passes it is added into what is there.
@@ -373,11 +377,10 @@ def _fitted(made: list[Value | Later | None]) -> list[Value | None]:
     return grads
 
 
-def _sum(first: Value | None, second: Value, pending: list[Value | None], index: int) -> Value:
+def _sum(first: Value | None, second: Value) -> Value:
     if first is None:
         return second
-    # In place where either operand is held by nobody else, which a view never is.
-    for grad in (first, second):
-        if grad.storage.owners == 1 and not grad.storage.viewed:
-            return grad
+    # In place where nobody else holds what is there, which a view never is.
+    if first.storage.owners == 1 and not first.storage.viewed:
+        return first
     return first.storage.tape.new("sum of gradients", first.axes, first.dtype)
