@@ -7,15 +7,9 @@ torch/csrc/autograd/FunctionsManual.cpp.
 
 from __future__ import annotations
 
-from typing import Final
-
 from tonnage.arch.reductions import scratch
 from tonnage.arch.tape import HALF, WIDTH, Back, Grads, Later, Parameter, Source, Tape, Value, needs_grad
 from tonnage.tensors import Axes, size
-
-
-BATCHED = 3
-"""Axes of a batch of matrices."""
 
 
 def promoted(a: str, b: str) -> str:
@@ -197,9 +191,8 @@ def sub(a: Value, b: Value, label: str = "difference", *, axes: Axes | None = No
 
     def back(g: Value) -> Grads:
         gb = fitted(tape.new("negated gradient", whole, dtype), axes_b, dtype_b) if grad_b else None
-        if size(axes_a) != size(whole):
-            return fitted(g, axes_a, dtype_a) if grad_a else None, gb
-        return to(g.view(axes_a), dtype_a) if grad_a else None, gb
+        g = g.view(axes_a) if size(axes_a) == size(whole) else g
+        return fitted(g, axes_a, dtype_a) if grad_a else None, gb
 
     tape.record((out,), (a, b), back, ())
     return out
@@ -355,11 +348,8 @@ def matmul(a: Value, b: Value, axes: Axes, label: str) -> Value:
     grad_a, grad_b = needs_grad(a), needs_grad(b)
 
     def back(g: Value) -> Grads:
-        gb = tape.product("gradient of right factor", axes_b, dtype) if grad_b else None
-        ga = tape.product("gradient of left factor", axes_a, dtype) if grad_a else None
-        for grad in (ga, gb):
-            if grad is not None:
-                grad.storage.viewed = len(grad.axes) > BATCHED  # The product is of one batch of matrices.
+        gb = tape.factor("gradient of right factor", axes_b, dtype) if grad_b else None
+        ga = tape.factor("gradient of left factor", axes_a, dtype) if grad_a else None
         return ga, gb
 
     saved = (*((a,) if grad_b else ()), *((b,) if grad_a else ()))

@@ -33,6 +33,9 @@ HALF: Final = ("bf16", "fp16")
 FLAT: Final = 2
 """Axes of what takes tokens as rows."""
 
+BATCHED: Final = 3
+"""Axes of a batch of matrices."""
+
 Later = Callable[[], "Value"]
 """A gradient that the engine still has to fit to its tensor, when the node has made all of them."""
 
@@ -144,6 +147,12 @@ class Tape:
         """What a product of matrices makes: the first of each thread takes a workspace from the allocator."""
         self.products.add(len(self.born))
         return self.new(label, axes, dtype)
+
+    def factor(self, label: str, axes: Axes, dtype: str) -> Value:
+        """A factor's gradient: the product is of one batch of matrices, of which more axes are a view."""
+        value = self.product(label, axes, dtype)
+        value.storage.viewed = len(axes) > BATCHED
+        return value
 
     def leaf(self, label: str, axes: Axes, dtype: str) -> Value:
         """A fresh tensor whose gradient the backward pass shall deliver."""
