@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from tonnage.arch import fla, mamba_ssm, ops, scan
+from tonnage.arch import delta_rule, fla, mamba_ssm, ops, scan
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.tape import Value
@@ -38,6 +38,7 @@ class GatedDelta(Record):
         VH: width of a value head.
         C: tokens that the convolution sees.
         style: which projections share a matrix.
+        act: activation function behind the convolution.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("fla",)
@@ -53,6 +54,7 @@ class GatedDelta(Record):
     VH: int
     C: int
     style: DeltaStyle = "joined"
+    act: str = "silu"
 
     @property
     def channels(self) -> int:
@@ -103,11 +105,9 @@ class GatedDelta(Record):
         yield Tensor("recurrent_states", axes, "state", dtype="fp32")
 
     def forward(self, f: Forward, x: Value) -> Value:
-        """The path with the kernels of flash-linear-attention and causal-conv1d."""
+        """In operations of torch, or by the kernels of flash-linear-attention and causal-conv1d."""
         if f.mixer is None:
             raise untold("a gated delta net outside of a training step on the next token")
-        if f.mixer.package is None:
-            raise untold("a gated delta net in operations of torch", hint="train with --kernels fla: its kernels are")
         if self.style == "apart":
             raise untold("a gated delta net of OLMo Hybrid")
         # Every layer is handed the table, which a checkpoint then holds.
@@ -116,9 +116,19 @@ class GatedDelta(Record):
         heads: Axes = (*rows, ("K", self.K), ("H", self.H))
         per_value: Axes = (*rows, ("N", self.N), ("H", self.VH))
         mixed, z, b, a, *named = self._packed(f, x) if self.style == "packed" else self._joined(f, x)
-        kernel = tape.parameter(f"{self.name}.conv1d.weight", (("I", self.channels), ("X", 1), ("C", self.C)))
-        mixed = mamba_ssm.convolution(mixed, kernel)
-        q, k, v = ops.split(mixed, (heads, heads, per_value))
+        if f.mixer.package is None:
+            channels = delta_rule.transposed(mixed)
+            channels = scan.convolution(tape, channels, f"{self.name}.conv1d", self.C, False, self.act)
+            mixed = channels.view(mixed.axes)
+            del channels
+            parts: Axes = tuple(("I", n) for n in (*(self.K * self.H,) * 2, self.N * self.VH))
+            split = ops.split(mixed, tuple((*rows, part) for part in parts))
+            q, k, v = (part.view(axes) for part, axes in zip(split, (heads, heads, per_value), strict=True))
+            del split
+        else:
+            kernel = tape.parameter(f"{self.name}.conv1d.weight", (("I", self.channels), ("X", 1), ("C", self.C)))
+            mixed = mamba_ssm.convolution(mixed, kernel)
+            q, k, v = ops.split(mixed, (heads, heads, per_value))
         # What these names stood for before is let go of.
         del named[:3]
         beta = ops.unary(b, "sigmoid", saves="output")
@@ -127,7 +137,12 @@ class GatedDelta(Record):
         step = ops.unary(step, "softplus")
         g = ops.mul(decay, step, "decays", axes=step.axes)
         del decay, step
-        out = fla.delta_rule(q, k, v, g, beta, f.mixer.tiling)
+        if f.mixer.package is None:
+            out = delta_rule.delta_rule(q, k, v, g, beta)
+            # The norm takes heads as rows.
+            out = ops.copy(out, label="output by tokens") if out.dtype == "fp32" else out
+        else:
+            out = fla.delta_rule(q, k, v, g, beta, f.mixer.tiling)
         out = scan.norm_gated(out, z, tape.parameter(f"{self.name}.norm.weight", (("H", self.VH),)))
         del named
         return self._matrix("out_proj").forward(f, out)

@@ -6,7 +6,7 @@ tensor that is overwritten) and torch/csrc/autograd/functions/tensor.cpp (``Copy
 
 from __future__ import annotations
 
-from tonnage.arch.ops import fitted
+from tonnage.arch.ops import fitted, to
 from tonnage.arch.tape import Grads, Value, needs_grad
 from tonnage.tensors import Axes
 
@@ -32,8 +32,10 @@ def filled(base: Value, part: Value, axes: Axes) -> Value:
 
     def back(g: Value) -> Grads:
         rest = tape.new("gradient around the slice", whole, dtype)
-        zeros = tape.new("zeroed slice", axes, dtype) if grad_base else None
         grad = tape.new("gradient of slice", axes, dtype)
+        zeros = tape.new("zeroed slice", axes, dtype) if grad_base else None
+        # The copy's own step casts; the engine sums.
+        grad = to(grad, own)
         del zeros
         return rest if grad_base else None, fitted(grad, before, own)
 

@@ -105,7 +105,7 @@ def fitted(g: Value | None, axes: Axes, dtype: str) -> Value | Later | None:
         return g
 
     def fit() -> Value:
-        return _to(g if size(axes) == size(g.axes) else summed(g, f"{g.storage.label}, summed", axes), dtype)
+        return to(g if size(axes) == size(g.axes) else summed(g, f"{g.storage.label}, summed", axes), dtype)
 
     return fit
 
@@ -154,7 +154,7 @@ def weight_in(weight: Parameter, dtype: str) -> Value | Parameter:
     return weight if weight.dtype == dtype else cast_weight(weight, dtype)
 
 
-def _to(g: Value, dtype: str) -> Value:
+def to(g: Value, dtype: str) -> Value:
     """A gradient in the format of its tensor."""
     return g if g.dtype == dtype else g.tape.new(f"gradient to {dtype}", g.axes, dtype)
 
@@ -171,7 +171,7 @@ def add(a: Value, b: Value | Parameter, label: str = "sum", *, in_place: bool = 
     def share(g: Value, axes: Axes, own: str) -> Value:
         if size(axes) != size(whole):
             g = summed(g, "gradient of sum, summed", axes)
-        return _to(g, own) if g.dtype != own else g.view(axes)
+        return to(g, own) if g.dtype != own else g.view(axes)
 
     def back(g: Value) -> Grads:
         return share(g, axes_a, dtype_a) if grad_a else None, share(g, axes_b, dtype_b) if grad_b else None
@@ -180,17 +180,19 @@ def add(a: Value, b: Value | Parameter, label: str = "sum", *, in_place: bool = 
     return out
 
 
-def sub(a: Value, b: Value, label: str = "difference") -> Value:
-    """``a - b``: saves nothing; the second operand's gradient is a tensor of its own."""
+def sub(a: Value, b: Value, label: str = "difference", *, axes: Axes | None = None) -> Value:
+    """``a - b``, both broadcast to ``axes``: saves nothing; the second operand's gradient is a tensor of its own."""
     tape = a.tape
     dtype = promoted(a.dtype, b.dtype)
     axes_a, axes_b, dtype_a, dtype_b = a.axes, b.axes, a.dtype, b.dtype
-    out = tape.new(label, axes_a, dtype)
+    whole = axes or axes_a
+    out = tape.new(label, whole, dtype)
     grad_a, grad_b = needs_grad(a), needs_grad(b)
 
     def back(g: Value) -> Grads:
-        gb = fitted(tape.new("negated gradient", axes_a, dtype), axes_b, dtype_b) if grad_b else None
-        return _to(g.view(axes_a), dtype_a) if grad_a else None, gb
+        gb = fitted(tape.new("negated gradient", whole, dtype), axes_b, dtype_b) if grad_b else None
+        g = g.view(axes_a) if size(axes_a) == size(whole) else g
+        return fitted(g, axes_a, dtype_a) if grad_a else None, gb
 
     tape.record((out,), (a, b), back, ())
     return out
@@ -372,8 +374,8 @@ def matmul(a: Value, b: Value, axes: Axes, label: str) -> Value:
     grad_a, grad_b = needs_grad(a), needs_grad(b)
 
     def back(g: Value) -> Grads:
-        gb = tape.product("gradient of right factor", axes_b, dtype) if grad_b else None
-        ga = tape.product("gradient of left factor", axes_a, dtype) if grad_a else None
+        gb = tape.factor("gradient of right factor", axes_b, dtype) if grad_b else None
+        ga = tape.factor("gradient of left factor", axes_a, dtype) if grad_a else None
         return ga, gb
 
     saved = (*((a,) if grad_b else ()), *((b,) if grad_a else ()))

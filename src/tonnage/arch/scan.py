@@ -25,7 +25,7 @@ def loop(
     tape, wide = xs.tape, (B, I, T, Z)
     step = ops.add(step, to(bias, step.dtype), "time step")
     step = _softplus(step)
-    decays = _exp(ops.mul(A, step, "decays before exp", axes=wide))
+    decays = exp(ops.mul(A, step, "decays before exp", axes=wide))
     inputs = ops.mul(step, to(b, "fp32"), "inputs of the state", axes=wide)
     driven = ops.mul(inputs, to(xs, "fp32"), "what drives the state", axes=wide)
     state = tape.new("state", (B, I, Z), xs.dtype)
@@ -48,7 +48,8 @@ def to(x: Value | Parameter, dtype: str) -> Any:
     return ops.cast_weight(x, dtype) if isinstance(x, Parameter) else ops.cast(x, dtype)
 
 
-def _exp(x: Value) -> Value:
+def exp(x: Value) -> Value:
+    """``torch.exp``: keeps its result."""
     return ops.unary(x, "exp", saves="output")
 
 
@@ -87,10 +88,11 @@ def convolution(tape: Tape, x: Value, path: str, C: int, bias: bool, act: str) -
     weight = tape.parameter(f"{path}.weight", (I, ("X", 1), ("C", C)))
     shift = tape.parameter(f"{path}.bias", (I,)) if bias else None
     given = to(x, weight.dtype)
-    x = ops.lowered(given)
-    # Autocast does not cache its copy of the weight, which comes as a view.
-    kernel = weight if tape.autocast is None else to(weight, tape.autocast)
+    # Autocast's casts are made from the last argument to the first. That of the weight, which comes as a view, is not
+    # cached.
     shift_in = None if shift is None else ops.lowered_weight(shift)
+    kernel = weight if tape.autocast is None else to(weight, tape.autocast)
+    x = ops.lowered(given)
     out = tape.new("convolution", (B, I, ("T", T[1] + C - 1)), x.dtype)
     axes, stored, dtype = x.axes, weight.axes, x.dtype
     grad_x, grad_w, grad_b = needs_grad(x), needs_grad(kernel), needs_grad(shift_in)
@@ -126,31 +128,31 @@ def blocks(chunk: int, xs: Value, b: Value, c: Value, step: Value, A: Value, ski
     step = _softplus(step)
     step = ops.unary(step, "clamp")
     xs = to(xs, "fp32")
-    b = _repeated(to(b, "fp32"), (B, T, N, Z))
-    c = _repeated(to(c, "fp32"), (B, T, N, Z))
+    b = repeated(to(b, "fp32"), (B, T, N, Z))
+    c = repeated(to(c, "fp32"), (B, T, N, Z))
     skipped = ops.mul(_padded(xs, length), skip, "skipped", axes=(B, length, N, H))
     xs = ops.mul(xs, to(step, "fp32"), "inputs", axes=xs.axes)
     A = ops.mul(to(step, "fp32"), A, "decays", axes=(B, T, N))
     A = _padded(A, length)
     xs, b, c = (_in_blocks(_padded(x, length), blocks) for x in (xs, b, c))
-    total = _cumulated(A.view((B, N, n, inside)), (B, N, n, inside))
+    total = cumulated(A.view((B, N, n, inside)), (B, N, n, inside))
 
-    decay = _exp(_segments(A.view((B, N, n, inside)), (B, N, n, inside, other)))
+    decay = exp(_segments(A.view((B, N, n, inside)), (B, N, n, inside, other)))
     scores = _contracted(c, b, (B, n, inside, other, N), several, several)
     mixed = ops.mul(scores, decay, "decayed scores", axes=(B, n, inside, other, N))
     diagonal = _contracted(mixed, xs, (B, n, inside, N, H), False, blocks > 1, several)
 
-    remaining = _exp(_difference(ops.narrow(total, (B, N, n)), total))
+    remaining = exp(ops.sub(ops.narrow(total, (B, N, n)), total, axes=total.axes))
     fading = ops.mul(b, remaining, "fading state vectors", axes=(B, n, inside, N, Z))
     states = _contracted(fading, xs, (B, n, N, H, Z), several, blocks > 1, blocks > 1)
 
     first = xs.tape.new("first state", (B, ("X", 1), N, H, Z), states.dtype)
     states = ops.cat((first, states), (B, later, N, H, Z), "states")
-    across = _exp(_segments(_widened(ops.narrow(total, (B, N, n)), (B, N, later)), (B, N, later, ("S", blocks + 1))))
+    across = exp(_segments(widened(ops.narrow(total, (B, N, n)), (B, N, later)), (B, N, later, ("S", blocks + 1))))
     ahead = _contracted(across, states, (B, later, N, H, Z), False, B[1] > 1, B[1] > 1)
     states = ops.narrow(ahead, (B, n, N, H, Z))
 
-    leaving = _exp(total)
+    leaving = exp(total)
     read = _contracted(c, states, (B, n, inside, N, H), several, blocks > 1, several)
     out = ops.mul(read, leaving, "output of states", axes=(B, n, inside, N, H))
     summed = ops.copy(ops.add(diagonal, out, "output of blocks"), (B, length, N, H))
@@ -192,14 +194,14 @@ def _contracted(a: Value, b: Value, axes: Axes, copy_a: bool, copy_b: bool, copy
     return turned(out, axes) if copy_gradient else out
 
 
-def _repeated(x: Value, axes: Axes) -> Value:
+def repeated(x: Value, axes: Axes) -> Value:
     """``repeat_interleave``: a copy for every head of a group."""
     return ops.copy(x, axes, "repeated")
 
 
 def _padded(x: Value, length: Axis) -> Value:
     """``F.pad`` behind the last token: a copy even where nothing is added; so is its gradient."""
-    return _widened(x, tuple(length if a[0] == "T" else a for a in x.axes))
+    return widened(x, tuple(length if a[0] == "T" else a for a in x.axes))
 
 
 def _in_blocks(x: Value, blocks: int) -> Value:
@@ -207,7 +209,7 @@ def _in_blocks(x: Value, blocks: int) -> Value:
     return turned(x, x.axes) if blocks > 1 else x
 
 
-def _widened(x: Value, axes: Axes) -> Value:
+def widened(x: Value, axes: Axes) -> Value:
     """``F.pad``."""
     tape, before, dtype = x.tape, x.axes, x.dtype
     out = tape.new("padded", axes, dtype)
@@ -215,7 +217,7 @@ def _widened(x: Value, axes: Axes) -> Value:
     return out
 
 
-def _cumulated(x: Value, axes: Axes) -> Value:
+def cumulated(x: Value, axes: Axes) -> Value:
     """``torch.cumsum``: its backward flips, sums and flips back."""
     tape, dtype = x.tape, x.dtype
     out = tape.new("cumulated", axes, dtype)
@@ -231,7 +233,7 @@ def _cumulated(x: Value, axes: Axes) -> Value:
     return out
 
 
-def _masked(x: Value, axes: Axes, mask: Value) -> Value:
+def masked(x: Value, axes: Axes, mask: Value) -> Value:
     """``masked_fill``: keeps the mask."""
     tape, before, dtype = x.tape, x.axes, x.dtype
     out = tape.new("masked", axes, dtype)
@@ -258,22 +260,9 @@ def _segments(x: Value, axes: Axes) -> Value:
     """``segment_sum``: sums of every stretch of a block, as a lower triangle."""
     tape, square = x.tape, axes[-2:]
     mask = _mask(tape, square)
-    x = _masked(x, axes, tape.new("not mask", square, "bool"))
-    total = _cumulated(x, axes)
+    x = masked(x, axes, tape.new("not mask", square, "bool"))
+    total = cumulated(x, axes)
     mask = _mask(tape, square)
-    total = _masked(total, axes, tape.new("not mask", square, "bool"))
+    total = masked(total, axes, tape.new("not mask", square, "bool"))
     del mask
     return total
-
-
-def _difference(a: Value, b: Value) -> Value:
-    """``a - b`` with ``a`` broadcast: the second gradient is negated, the first one summed."""
-    tape, whole, small, dtype = a.tape, b.axes, a.axes, b.dtype
-    out = tape.new("difference", whole, dtype)
-
-    def back(g: Value) -> Grads:
-        second = tape.new("negated gradient", whole, dtype)
-        return tape.new("gradient of difference, summed", small, dtype), second
-
-    tape.record((out,), (a, b), back, ())
-    return out

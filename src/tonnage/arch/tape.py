@@ -33,6 +33,9 @@ HALF: Final = ("bf16", "fp16")
 FLAT: Final = 2
 """Axes of what takes tokens as rows."""
 
+BATCHED: Final = 3
+"""Axes of a batch of matrices."""
+
 Later = Callable[[], "Value"]
 """A gradient that the engine still has to fit to its tensor, when the node has made all of them."""
 
@@ -147,6 +150,12 @@ class Tape:
         self.products.add(len(self.born))
         return self.new(label, axes, dtype)
 
+    def factor(self, label: str, axes: Axes, dtype: str) -> Value:
+        """A factor's gradient: the product is of one batch of matrices, of which more axes are a view."""
+        value = self.product(label, axes, dtype)
+        value.storage.viewed = len(axes) > BATCHED
+        return value
+
     def leaf(self, label: str, axes: Axes, dtype: str) -> Value:
         """A fresh tensor whose gradient the backward pass shall deliver."""
         value = self.new(label, axes, dtype)
@@ -217,6 +226,10 @@ class Tape:
             out.node = node
             out.index = index
         self.nodes.append(node)
+
+    def forget(self, since: int, until: int | None = None) -> None:
+        """These steps go, and what they saved: nobody holds what they made."""
+        del self.nodes[since:until]
 
     def backward(self, root: tuple[Node, int], grad: Value, floor: int = 0) -> None:
         """Run the backward pass: newest node first, as the engine orders them.
@@ -311,7 +324,7 @@ class Tape:
                     self._keep(target, grad)
                 continue
             node, index = target
-            node.pending[index] = _sum(node.pending[index], grad, node.pending, index)
+            node.pending[index] = _sum(node.pending[index], grad)
 
     def _keep(self, parameter: Parameter, grad: Value) -> None:
         """AccumulateGrad: the first gradient is kept as it is; in later passes it is added into what is there.
@@ -375,10 +388,10 @@ def _fitted(made: list[Value | Later | None]) -> list[Value | None]:
     return grads
 
 
-def _sum(first: Value | None, second: Value, pending: list[Value | None], index: int) -> Value:
+def _sum(first: Value | None, second: Value) -> Value:
     if first is None:
         return second
-    # Into what is there where nobody else holds it, which is never so of a view.
+    # In place where nobody else holds what is there, which a view never is.
     if first.storage.owners == 1 and not first.storage.viewed:
         return first
     return first.storage.tape.new("sum of gradients", first.axes, first.dtype)

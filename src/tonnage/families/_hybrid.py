@@ -88,6 +88,7 @@ def gated_delta(
         VH=k.size("linear_value_head_dim", VH),
         C=k.size("linear_conv_kernel_dim", 4),
         style=style,
+        act=k.want("hidden_act", "silu"),
     )
     k.divides("linear_num_value_heads", "linear_num_key_heads", mixer.N, mixer.K)
     return mixer

@@ -63,6 +63,7 @@ def _defaulted(k: Keys, heads: int, N: int, H: int) -> Keys:
         "linear_key_head_dim": H,
         "linear_value_head_dim": k.optional("linear_value_head_dim") or 2 * H,
         "linear_conv_kernel_dim": k.size("linear_conv_kernel_dim", 4),
+        "hidden_act": k.want("hidden_act", "silu"),
     }
     return Keys(filled, file=k.file)
 
