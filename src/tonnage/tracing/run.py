@@ -190,7 +190,8 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
         if job.get("mixers") is not None:
             mixers.install(place.patches, _base(model), **job["mixers"])
         tell(r)
-        made = optimizers.optimizer(job["optimizer"], model) if training else None
+        make = optimizers.in_backward if job.get("in_backward") else optimizers.optimizer
+        made = make(job["optimizer"], model) if training else None
         if made is not None:
             optimizers.patches(place.patches, made)
             bnb_optimizers.patches(place.patches, r)
