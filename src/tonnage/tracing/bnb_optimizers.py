@@ -31,8 +31,6 @@ def made(model: Any, trained: list[Any], name: str, bits: int, *, paged: bool, r
         UnsupportedError: the library is not installed.
     """
     optim = real().optim
-    # One for the process: what an earlier trace has told it is forgotten.
-    optim.GlobalOptimManager._instance = None
     one = getattr(optim, name)(trained, lr=rate, optim_bits=bits, **({"is_paged": True} if paged else {}))
     if bits == 8:
         for module in model.modules():
@@ -62,6 +60,8 @@ def real() -> Any:
             f"bitsandbytes {bitsandbytes.__version__} is not known to the tracer", key="optimizer",
             hint="pip install bitsandbytes==0.50.2",
         )  # fmt: skip
+    # One for the process: what an earlier trace has told it is forgotten.
+    bitsandbytes.optim.GlobalOptimManager._instance = None
     return bitsandbytes
 
 
