@@ -6,6 +6,12 @@ from tonnage.estimate.player import Player
 from tonnage.estimate.training import Step
 
 
+class Piece(list[int]):
+    """A block, and what was asked for."""
+
+    requested: int
+
+
 class Plain:
     """An allocator that hands out blocks of 512 B from an endless memory."""
 
@@ -13,8 +19,9 @@ class Plain:
         self.allocated = self.peak_allocated = self.reserved = self.peak_reserved = 0
         self.live: set[int] = set()
 
-    def malloc(self, size: int) -> list[int]:
-        block = [-(-size // 512) * 512]
+    def malloc(self, size: int) -> Piece:
+        block = Piece([-(-size // 512) * 512])
+        block.requested = size
         self.live.add(id(block))
         self.allocated += block[0]
         self.peak_allocated = max(self.peak_allocated, self.allocated)
@@ -23,7 +30,7 @@ class Plain:
     def empty_cache(self) -> None:
         """There is none."""
 
-    def free(self, block: list[int]) -> None:
+    def free(self, block: Piece) -> None:
         self.live.remove(id(block))
         self.allocated -= block[0]
 

@@ -194,6 +194,7 @@ def test_a_model_that_a_release_does_not_know_yet_runs_as_it_is() -> None:
         ("llama-3.2-1b", {"recompute": "every-0"}, InputError, "every-0"),
         ("llama-3.2-1b", {"recompute": "first-x"}, InputError, "first-x"),
         ("llama-3.2-1b", {"optimizer_in_backward": True, "accumulate": 2}, InputError, "accumulate = 2"),
+        ("llama-3.2-1b", {"optimizer": "galore-8bit", "retain": ["grads"]}, InputError, "gradients' places"),
         ("llama-3.2-1b", {"ema": True, "lora_rank": 8}, UnsupportedError, "beside adapters"),
         ("llama-3.2-1b", {"precision": "bf16-master", "lora_rank": 8}, UnsupportedError, "master weights of adapters"),
         ("llama-3.2-1b", {"recompute": "some"}, InputError, "some"),

@@ -450,6 +450,21 @@ def test_a_stack_that_is_named_is_not_guessed(tmp_path: Path) -> None:
         read(path, "axolotle")
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("galore_adamw_8bit", ("galore-8bit", None)),
+        ("galore_adamw_8bit_layerwise", ("galore-8bit", True)),
+        ("apollo_adamw_layerwise", ("apollo", True)),
+    ],
+)
+def test_a_layerwise_optimizer_steps_in_the_backward_pass(
+    name: str, wanted: tuple[str, bool | None], tmp_path: Path
+) -> None:
+    said = read(written(tmp_path, "a.yaml", f"optim: {name}\n"), "transformers").said
+    assert (said["optimizer"], said.get("optimizer_in_backward")) == wanted
+
+
 def test_every_table_reads_its_own_defaults() -> None:
     for table in configs():
         job = told(table, {}, "nothing")

@@ -12,12 +12,12 @@ class Stepping:
     """What steps a parameter as its gradient is there.
 
     Args:
-        takes: what the step for one parameter takes for a moment: groups of what it holds at once. [byte]
-        late: as soon as the next gradient is there instead, whose hook makes the step; the first group is a copy, which
-            takes the gradient's place.
+        takes: what the step for one parameter takes for a moment: groups of what it holds at once, and pairs of sizes
+            where a tensor takes the gradient's place. [byte]
+        late: as soon as the next gradient is there instead, whose hook makes the step.
     """
 
-    def __init__(self, takes: Callable[[Parameter], Iterable[Iterable[int]]], *, late: bool) -> None:
+    def __init__(self, takes: Callable[[Parameter], Iterable[list[int] | tuple[int, int]]], *, late: bool) -> None:
         self.takes = takes
         self.late = late
         self.waiting: list[Any] = []
@@ -38,8 +38,10 @@ class Stepping:
             return
         grad = due.pop()
         for group in self.takes(due.pop()):
+            if isinstance(group, tuple):
+                grad = tape.new("in the gradient's place", (("X", group[1]),), "uint8")
+                grad.storage.category = "gradients"
+                continue
             step = [Storage(tape, "step of the optimizer", (("X", n),), "uint8", "optimizer_state") for n in group]
             tape.events += [~s.serial for s in step]
-            if self.late:
-                grad = None
         del grad

@@ -309,11 +309,11 @@ class Tape:
         # Of a product with a bias, gradients of bias and weight arrive, and are added to what is there, before the
         # input's is: its weight was transposed after the input was flattened, and without a bias before.
         for index in range(len(targets) - 1, -1, -1) if weights_first else ():
-            parameter, grad = targets[index], grads[index]
-            if isinstance(parameter, Parameter) and parameter.trained and grad is not None:
+            parameter, given = targets[index], [grads[index]]
+            if isinstance(parameter, Parameter) and parameter.trained and given[0] is not None:
                 grads[index] = None
-                self._keep(parameter, grad)
-            del grad
+                self._keep(parameter, given)
+            del given
         grads.reverse()
         for target in targets:
             grad = grads.pop()
@@ -321,18 +321,23 @@ class Tape:
                 continue
             if isinstance(target, Parameter):
                 if target.trained:
-                    self._keep(target, grad)
+                    given = [grad]
+                    del grad
+                    self._keep(target, given)
                 continue
             node, index = target
             node.pending[index] = _sum(node.pending[index], grad)
 
-    def _keep(self, parameter: Parameter, grad: Value) -> None:
+    def _keep(self, parameter: Parameter, given: list[Value | None]) -> None:
         """AccumulateGrad: the first gradient is kept as it is; in later passes it is added into what is there.
+
+        It is handed over: what steps the parameter at once may let go of it.
 
         The gradients of a tied weight wait for each other. What a matrix product left of the first is a transposed
         view, into which nothing is added in place: the sum is a third tensor.
         """
-        name = parameter.name
+        name, grad = parameter.name, given.pop()
+        assert grad is not None
         self.reached.add(name)
         if name in self.begun:
             return

@@ -70,6 +70,15 @@ class Ledger:
         while key in self.held and self.held[key].count:
             self.drop(key)
 
+    def lessen(self, name: str, what: str, by: Level) -> None:
+        """All that is alive of a component becomes one thing, by so much smaller."""
+        left = Level() - by
+        for key, held in self.held.items():
+            if held.name == name:
+                left = left + Level(held.count * held.unit.requested, held.count * held.unit.allocated)
+                self.drop_all(key)
+        self.take(what, name, what, left)
+
 
 def instants(moments: Iterable[Moment]) -> tuple[Instant, ...]:
     """Moments by name, with what is allocated at them."""

@@ -24,6 +24,7 @@ PEFT: Final = "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/
 TRL: Final = "https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/"
 PPO: Final = "https://github.com/huggingface/trl/blob/v1.12.0/trl/experimental/ppo/ppo_trainer.py"
 ENGINE: Final = "https://github.com/huggingface/trl/blob/v1.16.0/trl/generation/vllm_generation.py"
+LEFT: Final = "{}, less what matrices that are stepped already have left of them: their projections"
 BUFFERS: Final = "inverse frequencies and the like, in fp32"
 
 
@@ -82,6 +83,7 @@ def origins(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
         "optimizer_state": (f"{o.name}: {state}", o.source, (*own, *_states(step))),
         "the step's own": (f"{o.name}: what the step takes for a moment", o.source, own),
         "gradients": (amount.format("parameters "), stack.reference, own),
+        "gradients as the step leaves them": (LEFT.format(amount.format("parameters ")), o.source, own),
     }
 
 

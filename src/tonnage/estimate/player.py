@@ -15,7 +15,7 @@ from tonnage.estimate.beside import tensor_sizes
 from tonnage.estimate.training import Step
 from tonnage.formats import FORMATS
 from tonnage.memory.passes import Account
-from tonnage.memory.steps import clipped
+from tonnage.memory.steps import Replaced, clipped
 from tonnage.timeline import Instant
 
 if TYPE_CHECKING:
@@ -360,21 +360,23 @@ class Player:
         run = self.run
         if run.recipe.clips:
             self.begin()
-            for group in clipped((t, run.stepped_form(t).bytes, 1) for t in run.in_order()):
-                self.free([self.take(n) for n in group])
+            for group in clipped(run.one_by_one()):
+                self.free([self.take(n) for n in group if not isinstance(group, Replaced)])
             self.end("gradient clipping")
         self.begin()
         if first:
-            o = run.recipe.optimizer
-            for n in o.tables((t, run.stepped_form(t).bytes, 1) for t in run.in_order()):
+            for n in run.tables():
                 self.take(n)
             for t in run.in_order():
-                for _, n in run.state_of(t, o.resident):
+                for _, n in run.state_of(t, run.recipe.optimizer.resident):
                     if n:
                         self.take(n)
         if not run.recipe.in_backward:
-            for group in run.recipe.optimizer.step((t, run.stepped_form(t).bytes, 1) for t in run.in_order()):
-                self.free([self.take(n) for n in group if n])
+            for group in run.recipe.optimizer.step(run.one_by_one()):
+                if isinstance(group, Replaced):
+                    self.replace(group)
+                else:
+                    self.free([self.take(n) for n in group if n])
             self.end("optimizer step")
         if not run.recipe.keep_last:
             self.free(self.outputs)
@@ -382,6 +384,12 @@ class Player:
         if not run.recipe.keep_gradients:
             self.free(self.grads)
             self.grads.clear()
+
+    def replace(self, given: Replaced) -> None:
+        """A gradient gives way to another tensor: of equal ones, that of the lowest layer, which came last."""
+        at = max(i for i, block in enumerate(self.grads) if block.requested == given.was)
+        block, self.grads[at] = self.grads[at], self.take(given.now)
+        self.allocator.free(block)
 
 
 def resident(run: Step) -> Iterator[int]:

@@ -37,6 +37,14 @@ def clips(w: Train, optimizer: Optimizer) -> bool:
 
 def in_backward(w: Train, optimizer: Optimizer) -> bool:
     """Whether the optimizer steps in the backward pass; what it cannot be combined with is named."""
+    if optimizer.shrinks:
+        kept = {"retain": "grads" in w.retain, "precision": w.precision == "bf16-master"}
+        for key in (key for key, contradicts in kept.items() if contradicts):
+            raise InputError(
+                f"optimizer = {optimizer.name} leaves projections in the gradients' places, to which a pass cannot add "
+                f"as {key} = {getattr(w, key)} has it", key="optimizer", value=optimizer.name,
+                hint=f"leave out {key}",
+            )  # fmt: skip
     if not w.optimizer_in_backward and not optimizer.late:
         return False
     against = {

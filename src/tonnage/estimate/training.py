@@ -65,7 +65,7 @@ class Step(Ledger):
         self.trained, self.idle = reached(model, groups, self.passes, beside)
         self.grown = self._sum((self.bytes_of(t), times) for t, times in self.trained)
         self.state = self._state(recipe.optimizer.resident)
-        self.state += self._sum((n, 1) for n in recipe.optimizer.tables(self.widths()))
+        self.state += self._sum((n, 1) for n in self.tables())
         self.paged = self._state(recipe.optimizer.outside)
 
     def passed(self, model: Model, *, accumulated: bool) -> Pass:
@@ -104,7 +104,7 @@ class Step(Ledger):
 
         return Stepping(self._stepped, late=self.recipe.optimizer.late)
 
-    def _stepped(self, p: Parameter) -> Iterable[Iterable[int]]:
+    def _stepped(self, p: Parameter) -> Iterable[list[int] | tuple[int, int]]:
         """What the optimizer's step for one parameter takes for a moment. [byte]"""
         known = (t for _, inventory in self.groups for t in inventory if (t.name, t.axes) == (p.name, p.axes))
         t = next(known, Tensor(p.name, p.axes, "norm"))
@@ -140,6 +140,16 @@ class Step(Ledger):
         """What is trained, with the bytes of an element and how often each tensor stands."""
         for t, times in self.trained:
             yield t, self.stepped_form(t).bytes, times
+
+    def tables(self) -> Iterator[int]:
+        """What an optimizer keeps once: each parameter's own, where it is stepped as its gradient is there. [byte]"""
+        r, every = self.recipe, list(self.one_by_one())
+        for trained in [[t] for t in every] if r.in_backward and not r.optimizer.late else [every]:
+            yield from r.optimizer.tables(trained)
+
+    def one_by_one(self) -> Iterator[tuple[Tensor, int, int]]:
+        """The same, each tensor where it stands."""
+        return ((t, self.stepped_form(t).bytes, 1) for t in self.in_order())
 
     @staticmethod
     def _sum(sizes: Iterable[tuple[int, int]]) -> Level:
@@ -417,13 +427,15 @@ class Step(Ledger):
     def _stepping(self) -> Iterator[Moment]:
         r = self.recipe
         if r.clips:
-            self.take("norms", "gradients", "their norms", highest(clipped(self.widths())))
+            self.take("norms", "gradients", "their norms", highest(clipped(self.widths()))[0])
             yield Moment("gradient clipping", self.now)
             self.drop("norms")
         if r.first_step:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
         if not r.in_backward:
-            transient = r.optimizer.highest(self.widths())
+            transient, shrunk = highest(r.optimizer.step(self.one_by_one() if r.optimizer.shrinks else self.widths()))
+            if shrunk.allocated:
+                self.lessen("gradients", "gradients as the step leaves them", shrunk)
             self.take("step", "optimizer_state", "the step's own", transient)
             yield Moment("optimizer step", self.now)
             self.drop("step")

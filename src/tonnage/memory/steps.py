@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
-from typing import Final
+from typing import Final, NamedTuple
 
 from tonnage.tensors import Tensor
 
@@ -17,8 +17,17 @@ OUTSIDE: Final = ("embedding", "position", "head")
 
 Trained = Iterable[tuple[Tensor, int, int]]
 """Parameters in the order of the model, each with the bytes of an element and how often it stands."""
-Group = Iterator[list[int]]
-"""What a step holds at once for a moment: sizes, one group after the other. [byte]"""
+
+
+class Replaced(NamedTuple):
+    """A parameter's gradient gives way to another tensor, which stays as long as gradients do: sizes. [byte]"""
+
+    was: int
+    now: int
+
+
+Group = Iterator[list[int] | Replaced]
+"""What a step holds at once for a moment: sizes, one group after the other; between them, what gives way. [byte]"""
 Bound = tuple[str, int, tuple[int, ...]]
 """A name, what is bound to it (0 where that is no new tensor), and what lives only until it is. [byte]"""
 Turn = Callable[[Tensor, int], Iterator[Bound]]

@@ -31,8 +31,6 @@ def made(model: Any, trained: list[Any], name: str, bits: int, *, paged: bool, r
         UnsupportedError: the library is not installed.
     """
     optim = real().optim
-    # One for the process: what an earlier trace has told it is forgotten.
-    optim.GlobalOptimManager._instance = None
     one = getattr(optim, name)(trained, lr=rate, optim_bits=bits, **({"is_paged": True} if paged else {}))
     if bits == 8:
         for module in model.modules():
@@ -62,6 +60,8 @@ def real() -> Any:
             f"bitsandbytes {bitsandbytes.__version__} is not known to the tracer", key="optimizer",
             hint="pip install bitsandbytes==0.50.2",
         )  # fmt: skip
+    # One for the process: what an earlier trace has told it is forgotten.
+    bitsandbytes.optim.GlobalOptimManager._instance = None
     return bitsandbytes
 
 
@@ -77,6 +77,15 @@ def patches(p: Patches, recorder: Any) -> None:
         out.is_paged, out.page_deviceid = True, 0
         return out
 
+    update = functional.optimizer_update_32bit
+
+    def update_32bit(name: str, grad: Any, of: torch.Tensor, *rest: Any, max_unorm: float = 0.0, **how: Any) -> None:
+        # The kernel's argument is read out of this norm, of which a tensor without data tells no number.
+        norm = torch.norm(of.data.float()) if max_unorm > 0 else None
+        update(name, grad, of, *rest, max_unorm=0.0, **how)
+        del norm
+
+    p.put(functional, "optimizer_update_32bit", update_32bit)
     p.put(functional, "get_paged", get_paged)
     # Of the map of formats there is no more to know than its size.
     p.put(functional, "create_dynamic_map", lambda *args, **how: torch.empty(MAP, dtype=torch.float32, device="cpu"))

@@ -78,6 +78,8 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
         for o in made.steppers:
             o.step()
         r.item = before
+        # A step may have put others in their places.
+        _grown(model, r)
         if not job["keep_last"]:
             out = None
         if not job["keep_gradients"]:

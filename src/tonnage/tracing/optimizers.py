@@ -116,15 +116,17 @@ def _split(model: Any, chosen: set[int]) -> tuple[Parameters, Parameters]:
 
 def _muon(model: Any) -> Made:
     wide, rest = _split(model, _hidden(model))
-    return Made((torch.optim.Muon(wide, lr=RATE), torch.optim.AdamW(rest, lr=RATE, fused=True)))
+    made = [torch.optim.Muon(wide, lr=RATE)] if wide else []
+    return Made((*made, *([torch.optim.AdamW(rest, lr=RATE, fused=True)] if rest else ())))
 
 
 def _low_rank(
     package: str, name: str, group: Mapping[str, Any] = MappingProxyType({}), **more: Any
 ) -> Callable[[Any], Made]:
     def make(model: Any) -> Made:
-        wide, rest = _split(model, _linear(model))
-        if not wide:
+        linear = _linear(model)
+        wide, rest = _split(model, linear)
+        if not linear:
             raise InputError(
                 "the model has no linear modules whose gradients the optimizer would project", key="optimizer",
                 hint="--optimizer adamw",
@@ -197,7 +199,8 @@ PACKAGES: Final = {
 """Names that pip knows, where they are others."""
 
 NEEDS: Final = {
-    **dict.fromkeys(PLACES["eight_bit"], "bitsandbytes"), "galore": "galore_torch", "apollo": "apollo_torch",
+    **dict.fromkeys(PLACES["eight_bit"], "bitsandbytes"), "galore": "galore_torch",
+    "galore-8bit": "galore_torch", "apollo": "apollo_torch",
 }  # fmt: skip
 """Libraries that look for a device as they are imported."""
 
@@ -247,6 +250,7 @@ OPTIMIZERS: Final[dict[str, Callable[[Any], Made]]] = {
     "soap": _of("pytorch_optimizer", "SOAP"),
     "shampoo": _of("pytorch_optimizer", "ScalableShampoo", start_preconditioning_step=1),
     "galore": _low_rank("galore_torch", "GaLoreAdamW", no_deprecation_warning=True),
+    "galore-8bit": _low_rank("galore_torch", "GaLoreAdamW8bit"),
     "apollo": _low_rank("apollo_torch", "APOLLOAdamW", {"proj": "random", "scale_type": "channel", "scale": 1.0}),
 }
 
@@ -262,6 +266,47 @@ def ready(name: str) -> None:
 
         bnb_optimizers.real()
         imported(NEEDS[name])
+
+
+class _Only:
+    """A model of which one parameter is trained."""
+
+    def __init__(self, model: Any, only: Any) -> None:
+        self.model = model
+        self.only = only
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def parameters(self) -> Parameters:
+        return [self.only]
+
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        return [(name, p) for name, p in self.model.named_parameters() if p is self.only]
+
+
+def in_backward(name: str, model: Any) -> Made:
+    """An optimizer for every parameter, which steps as soon as its gradient is there, as the Trainer's layerwise ones.
+
+    Raises:
+        UnsupportedError: it is not traced, its library is not installed, or it goes back from the loss by itself.
+    """
+    each = {p: optimizer(name, _Only(model, p)) for p in trained(model)}
+    if any(made.backward is not None for made in each.values()):
+        raise UnsupportedError(
+            f"optimizer = {name} steps in hooks of its own", key="optimizer", value=name,
+            hint="leave out optimizer_in_backward",
+        )  # fmt: skip
+
+    def step(p: Any) -> None:
+        for one in each[p].steppers:
+            one.step()
+            one.zero_grad()
+
+    for p in each:
+        p.register_post_accumulate_grad_hook(step)
+    first = next(iter(each.values()))
+    return first.but(steppers=(), backward=lambda loss: loss.backward())
 
 
 def optimizer(name: str, model: Any) -> Made:
@@ -282,6 +327,9 @@ def patches(p: Patches, made: Made) -> None:
     """What a step needs replaced: random numbers from a generator of a device that is not there, compilation."""
     if made.plain:
         p.put(torch, "compile", lambda function=None, **how: function)
+    if "galore_torch" in sys.modules:
+        # It waits for the device behind every parameter.
+        p.put(torch.cuda, "synchronize", lambda *args, **how: None)
     drawn = sys.modules.get("apollo_torch.random_projector")
     if drawn is not None:
         p.put(drawn, "stable_randn", lambda shape, seed, device=None, dtype=None: torch.empty(

@@ -101,7 +101,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         "keep_outputs": any(kept.endswith("outputs") for kept in w.retain),
         "keep_step": any(kept.endswith("-outputs") for kept in w.retain),
         "keep_last": "last-outputs" in w.retain, "keep_gradients": "grads" in w.retain,
-        "clips": bool(w.clip_grad_norm),
+        "clips": bool(w.clip_grad_norm), "in_backward": bool(w.optimizer_in_backward),
         "steps": 1 if w.first_step else 2, "liger": liger, "mixers": mixers,
     }  # fmt: skip
     # prepare_model_for_kbit_training casts what is not packed.

@@ -192,7 +192,8 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
         else:
             mixers.in_torch(place.patches, _base(model))
         tell(r)
-        made = optimizers.optimizer(job["optimizer"], model) if training else None
+        make = optimizers.in_backward if job.get("in_backward") else optimizers.optimizer
+        made = make(job["optimizer"], model) if training else None
         if made is not None:
             optimizers.patches(place.patches, made)
             bnb_optimizers.patches(place.patches, r)

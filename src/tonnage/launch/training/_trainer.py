@@ -23,14 +23,15 @@ OPTIMIZERS: Final[dict[str, str | None]] = {
     "paged_lion_32bit": "paged-lion", "paged_lion_8bit": "paged-lion-8bit", "rmsprop_bnb": "rmsprop-bnb",
     "rmsprop_bnb_32bit": "rmsprop-bnb", "rmsprop_bnb_8bit": "rmsprop-8bit", "lomo": "lomo", "adalomo": "adalomo",
     "grokadamw": "grokadamw", "schedule_free_radam": "schedule-free-radam", "schedule_free_sgd": "schedule-free-sgd",
-    "apollo_adamw": "apollo", "stable_adamw": "stable-adamw",
+    "apollo_adamw": "apollo", "stable_adamw": "stable-adamw", "galore_adamw_8bit": "galore-8bit",
+    "galore_adamw_layerwise": "galore layerwise", "galore_adamw_8bit_layerwise": "galore-8bit layerwise",
+    "apollo_adamw_layerwise": "apollo layerwise",
     **dict.fromkeys((
-        "adamw_torch_xla", "adamw_torch_npu_fused", "adamw_apex_fused", "adamw_anyprecision", "galore_adamw_8bit",
-        "galore_adafactor", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise",
-        "apollo_adamw_layerwise",
+        "adamw_torch_xla", "adamw_torch_npu_fused", "adamw_apex_fused", "adamw_anyprecision", "galore_adafactor",
+        "galore_adafactor_layerwise",
     )),
 }  # fmt: skip
-"""``OptimizerNames``, as a workload has them."""
+"""``OptimizerNames``, as a workload has them; what is layerwise steps in the backward pass (``layerwise``)."""
 
 ATTENTION: Final[dict[str, str | None]] = {
     "eager": "eager", "sdpa": "sdpa", "flash_attention_2": "flash_attention_2", "flash_attention_3": "flash",
@@ -78,6 +79,13 @@ INERT: Final = (
     "enable_jit_checkpoint", "restore_callback_states_from_checkpoint", "torchdynamo", "ray_scope", "save_on_each_node",
 )  # fmt: skip
 """Evaluation, saving, logging, schedules: outside the step that is answered, or without bytes of their own."""
+
+
+def layerwise(said: dict[str, Any]) -> None:
+    """An optimizer for every parameter, which steps it as its gradient is there."""
+    name, _, hooked = str(said.get("optimizer", "")).partition(" ")
+    if hooked:
+        said["optimizer"], said["optimizer_in_backward"] = name, True
 
 
 def autocast(said: dict[str, Any]) -> str | None:

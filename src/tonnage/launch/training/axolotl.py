@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Config, Key, Settled
-from tonnage.launch.training._trainer import OPTIMIZERS, attention, spread
+from tonnage.launch.training._trainer import OPTIMIZERS, attention, layerwise, spread
 from tonnage.launch.training._values import count, one_of, share, text, texts, truth
 
 LENGTH: Final = 512
@@ -31,6 +31,7 @@ LIGER: Final = "liger_fused_linear_cross_entropy", "liger_cross_entropy"
 
 
 def _finish(said: dict[str, Any]) -> Settled:
+    layerwise(said)
     unmodelled, told = spread(said), []
     compute = _format(said)
     _attention(said)

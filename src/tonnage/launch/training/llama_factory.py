@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Config, Key, Settled
-from tonnage.launch.training._trainer import INERT, KEYS, autocast, liger, spread
+from tonnage.launch.training._trainer import INERT, KEYS, autocast, layerwise, liger, spread
 from tonnage.launch.training._values import count, one_of, share, text, texts, truth
 
 BATCH: Final = 8
@@ -22,6 +22,7 @@ ATTENTION: Final = {"auto": "sdpa", "disabled": "eager", "sdpa": "sdpa", "fa2": 
 
 
 def _finish(said: dict[str, Any]) -> Settled:
+    layerwise(said)
     unmodelled, told = [*liger(said), *spread(said)], []
     stage, kind = said.pop("_stage", "sft"), said.pop("_kind", "lora")
     if stage not in ("sft", "pt"):
@@ -55,7 +56,8 @@ def _finish(said: dict[str, Any]) -> Settled:
     said.setdefault("attention", "sdpa")
     if not said.pop("_packing", False) and stage != "pt":
         told.append(f"batches are padded to their longest sample: at most the {said['seq']:,} tokens answered for")
-    for key, name in (("_galore", "galore"), ("_muon", "muon"), ("_mini", "adam-mini")):
+    eight = said.get("optimizer") in ("adamw-8bit", "paged-adamw-8bit")
+    for key, name in (("_galore", "galore-8bit" if eight else "galore"), ("_muon", "muon"), ("_mini", "adam-mini")):
         if said.pop(key, False):
             said["optimizer"] = name
     return Settled(said, tuple(unmodelled), tuple(told))

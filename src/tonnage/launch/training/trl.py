@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError
 from tonnage.launch.training import Config, Key, Settled
-from tonnage.launch.training._trainer import INERT, KEYS, attention, autocast, liger, spread
+from tonnage.launch.training._trainer import INERT, KEYS, attention, autocast, layerwise, liger, spread
 from tonnage.launch.training._values import DTYPES, count, one_of, share, text, texts, truth
 
 BATCH: Final = 8
@@ -22,6 +22,7 @@ METHODS: Final = ("grpo", "dpo", "kto", "rloo", "reward", "ppo", "orpo", "cpo", 
 
 def _finish(said: dict[str, Any]) -> Settled:
     told: list[str] = []
+    layerwise(said)
     unmodelled = [*liger(said), *spread(said)]
     program = str(said.get("_program", "sft")).removesuffix(".py")
     if any(program.startswith(name) for name in METHODS):

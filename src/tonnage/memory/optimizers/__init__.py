@@ -11,7 +11,7 @@ from typing import Final
 
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.memory.accounts import blocks
-from tonnage.memory.steps import Group, Trained
+from tonnage.memory.steps import Group, Replaced, Trained
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 from tonnage.timeline import Level
@@ -39,12 +39,11 @@ PLACES: Final = {
     ),
     "preconditioned": ("muon", "soap", "shampoo"),
     "hooked": ("lomo", "adalomo"),
-    "low_rank": ("galore", "apollo"),
+    "low_rank": ("galore", "galore-8bit", "apollo"),
 }  # fmt: skip
 """Modules of this package, and the optimizers that they hold."""
 REFUSED: Final = {
     "q-galore": "its matrices lie in int8, and each is unpacked for its own step and packed again",
-    "galore-8bit": "a gradient gives way to its projection while the step runs",
 }
 """Optimizers that are known and not modelled, and why."""
 NAMES: Final = tuple(name for names in PLACES.values() for name in names)
@@ -68,6 +67,7 @@ class Optimizer(Record):
         in_fp32: tensors on the device for a parameter in fp32, where they are others.
         late: it steps within the backward pass, a parameter when the next one's gradient is there.
         fitted: the same for a model, from its weights, where it is told of more than single parameters.
+        shrinks: gradients give way to smaller tensors while it runs: what one leaves counts at the next.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Optimizer(Record):
     in_fp32: Callable[[Tensor], Iterator[Stored]] | None = None
     late: bool = False
     fitted: Callable[[Iterable[Tensor]], Optimizer] | None = None
+    shrinks: bool = False
 
     def resident(self, t: Tensor, form: str) -> Iterator[Stored]:
         """The part of the state that lies on the device, for a parameter in this format."""
@@ -98,18 +99,21 @@ class Optimizer(Record):
         """What the optimizer keeps once. [byte]"""
         return self.once(trained) if self.once is not None else []
 
-    def highest(self, trained: Trained) -> Level:
-        """The most that a step holds for a moment."""
-        return highest(self.step(trained))
 
+def highest(groups: Group) -> tuple[Level, Level]:
+    """The most of what is held for a moment, one group after the other.
 
-def highest(groups: Group) -> Level:
-    """The most of what is held for a moment, one group after the other."""
-    best = Level()
+    Returns what the step holds there, and by how much gradients have shrunk until then.
+    """
+    best, shrunk, gone = Level(), Level(), Level()
     for group in groups:
+        if isinstance(group, Replaced):
+            gone = gone + Level(group.was - group.now, blocks(group.was) - blocks(group.now))
+            continue
         level = Level(sum(group), sum(blocks(n) for n in group))
-        best = level if level.allocated > best.allocated else best
-    return best
+        if level.allocated - gone.allocated > best.allocated - shrunk.allocated:
+            best, shrunk = level, gone
+    return best, shrunk
 
 
 def like(*names: str, form: str | None = None) -> Callable[[Tensor], Iterator[Stored]]:

@@ -28,11 +28,11 @@ def _in_full(t: Tensor) -> bool:
     return t.numel < LEAST_8BIT or t.role in ("embedding", "position")
 
 
-def _maps(*states: str) -> Callable[[Trained], list[int]]:
-    """A map for each state, made where the first tensor is kept in 8 bits."""
+def maps(in_full: Callable[[Tensor], bool], states: int) -> Callable[[Trained], list[int]]:
+    """So many maps, unless all parameters keep their states in full."""
 
     def made(trained: Trained) -> list[int]:
-        return [] if all(_in_full(t) for t, _, _ in trained) else [MAP] * len(states)
+        return [] if all(in_full(t) for t, _, _ in trained) else [MAP] * states
 
     return made
 
@@ -42,7 +42,9 @@ def _large(t: Tensor, name: str) -> bool:
     return name.startswith("state") and t.numel >= LEAST_PAGED
 
 
-def _kept(*names: str, bits: int, norm: bool = False, double: bool = False) -> Callable[[Tensor], Iterator[Stored]]:
+def kept(
+    *names: str, bits: int, norm: bool = False, double: bool = False, in_full: Callable[[Tensor], bool] = _in_full
+) -> Callable[[Tensor], Iterator[Stored]]:
     """States of a parameter.
 
     Args:
@@ -50,10 +52,11 @@ def _kept(*names: str, bits: int, norm: bool = False, double: bool = False) -> C
         bits: 8, a byte an element with a scale for 256, but of some in fp32; or 32, fp32.
         norm: one value more, of the update's norm.
         double: the first state holds two moments.
+        in_full: which parameters keep fp32 under 8 bits.
     """
 
     def state(t: Tensor) -> Iterator[Stored]:
-        full = bits == 32 or _in_full(t)
+        full = bits == 32 or in_full(t)
         for i, name in enumerate(names, 1):
             twice = (("X", 2),) if double and i == 1 else ()
             yield name, (*twice, *t.axes), "fp32" if full else "uint8"
@@ -71,8 +74,8 @@ def _optimizer(
     size = "in fp32" if bits == 32 else "of a byte an element"
     rest = ", large ones in paged memory" if paged else "" if bits == 32 else ", tables and small tensors in fp32"
     return Optimizer(
-        name, _kept(*states, bits=bits, norm=norm, double=double), steps.nothing, f"{what} {size}{rest}", BNB,
-        hosted=_large if paged else None, once=_maps(*states) if bits == 8 else None,
+        name, kept(*states, bits=bits, norm=norm, double=double), steps.nothing, f"{what} {size}{rest}", BNB,
+        hosted=_large if paged else None, once=maps(_in_full, len(states)) if bits == 8 else None,
     )  # fmt: skip
 
 
@@ -80,7 +83,12 @@ def _norms(trained: Trained) -> Group:
     """LAMB's norm of each parameter that keeps its states in full, of a copy in fp32."""
     for t, width, _ in trained:
         if _in_full(t):
-            yield [4 * t.numel if width < 4 else 0, 4]
+            yield norm(t.numel, width)
+
+
+def norm(elements: int, width: int) -> list[int]:
+    """The norm of a tensor in fp32, and the copy that it is taken of. [byte]"""
+    return [4 * elements if width < 4 else 0, 4]
 
 
 ONE: Final = ("state1",)

@@ -14,7 +14,7 @@ from typing import Final
 from tonnage.memory.optimizers import Optimizer, Stored
 from tonnage.memory.optimizers.factored import factors
 from tonnage.memory.optimizers.plain import stateless
-from tonnage.memory.steps import Group, Trained
+from tonnage.memory.steps import Group, Replaced, Trained
 from tonnage.tensors import Tensor
 
 LOMO: Final = "https://pypi.org/project/lomo-optim/0.1.1/"
@@ -26,14 +26,13 @@ def _factored(t: Tensor) -> Iterator[Stored]:
 
 
 def _fused(own: Callable[[Tensor, int], list[list[int]]]) -> Callable[[Trained], Group]:
-    """The gradient's copy beside it, then without it: what the step makes, and the copy of the parameter."""
+    """The gradient gives way to a copy: what the step makes, and the copy of the parameter."""
 
     def step(trained: Trained) -> Group:
         for t, width, _ in trained:
-            grad, copy = 4 * t.numel, 4 * t.numel if width < 4 else 0
-            yield [copy]
-            for made in own(t, copy):
-                yield [grad, *made]
+            if width < 4:
+                yield Replaced(width * t.numel, 4 * t.numel)
+            yield from own(t, 4 * t.numel if width < 4 else 0)
 
     return step
 

@@ -1,6 +1,6 @@
 """Optimizers that keep moments of a matrix' projection.
 
-References: galore-torch 1.0 adamw.py, apollo-torch 1.0.3 apollo.py.
+References: galore-torch 1.0 adamw.py, adamw8bit.py, apollo-torch 1.0.3 apollo.py.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from tonnage.memory import steps
-from tonnage.memory.optimizers import Optimizer, Stored, like
-from tonnage.memory.steps import Bound, is_linear
+from tonnage.memory.optimizers import LEAST_8BIT, Optimizer, Stored, like
+from tonnage.memory.optimizers.eight_bit import TWO, kept, maps, norm
+from tonnage.memory.steps import Bound, Group, Replaced, Trained, is_linear
 from tonnage.tensors import Tensor
 
 SVD: Final = "the decompositions of gradients that the optimizer makes every few hundred steps"
@@ -76,6 +77,49 @@ def apollo(t: Tensor, width: int) -> Iterator[Bound]:
         yield "norm_grad", 0, ()
 
 
+def _projection(t: Tensor) -> Tensor:
+    """What takes a matrix' place while it is stepped."""
+    return t.but(axes=(("X", max(t.shape)), ("X", min(GALORE_RANK, *t.shape)))) if is_linear(t) else t
+
+
+def _small(t: Tensor) -> bool:
+    return _projection(t).numel < LEAST_8BIT
+
+
+_moments: Final = kept(*TWO, bits=8, norm=True, in_full=lambda t: t.numel < LEAST_8BIT)
+
+
+def _galore_8bit(t: Tensor) -> Iterator[Stored]:
+    """Moments as bitsandbytes keeps them, of the projection, and the projection; tables are not kept in full.
+
+    bitsandbytes takes the 100, which once was a percentile, for the largest norm of an update, and keeps that norm.
+    """
+    yield from (s for s in _galore(t) if s[0] == "projector")
+    yield from _moments(_projection(t))
+
+
+def _galore_8bit_fp32(t: Tensor) -> Iterator[Stored]:
+    yield from (s for s in _galore_fp32(t) if s[0] == "projector")
+    yield from _moments(_projection(t))
+
+
+def _replacing(trained: Trained) -> Group:
+    """bitsandbytes' step of the projection in the gradient's place, with the parameter's data swapped for its update.
+
+    Weights are cloned, and the clone is kept: what was there before is gone as soon as the update takes its place.
+    """
+    order = sorted(trained, key=lambda entry: is_linear(entry[0]))
+    for t, width, _ in order:
+        n, low = t.numel * width, _projection(t).numel * width
+        if is_linear(t):
+            yield [low, n, low]
+            yield Replaced(n, low)
+        if _small(t):
+            yield [low if is_linear(t) else 0, *norm(_projection(t).numel, width)]
+        if is_linear(t):
+            yield [low, n, n]
+
+
 OPTIMIZERS: Final = (
     Optimizer(
         "galore",
@@ -85,6 +129,17 @@ OPTIMIZERS: Final = (
         "https://pypi.org/project/galore-torch/1.0/",
         rough=SVD,
         in_fp32=_galore_fp32,
+    ),
+    Optimizer(
+        "galore-8bit",
+        _galore_8bit,
+        _replacing,
+        "two moments of a byte an element, of each layer's matrices at rank 128, and the projections",
+        "https://pypi.org/project/galore-torch/1.0/",
+        rough=SVD,
+        in_fp32=_galore_8bit_fp32,
+        once=maps(_small, 2),
+        shrinks=True,
     ),
     Optimizer(
         "apollo",
