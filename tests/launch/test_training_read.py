@@ -248,6 +248,26 @@ def test_what_may_change_memory_is_told_by_name(said: str, names: str, tmp_path:
     assert names in job.unmodelled[0]
 
 
+@pytest.mark.parametrize(
+    ("said", "objective", "told"),
+    [
+        ("stage: dpo\n", "dpo", ""),
+        ("stage: dpo\npref_loss: orpo\n", "orpo", ""),
+        ("stage: dpo\npref_loss: simpo\n", "simpo", ""),
+        ("stage: dpo\npref_loss: ipo\n", None, "stage = dpo"),
+        ("stage: sft\npref_loss: orpo\n", None, ""),
+        ("stage: kto\n", None, "stage = kto"),
+        ("stage: dpo\npref_ftx: 0.1\n", "dpo", "pref_ftx"),
+    ],
+)
+def test_llama_factorys_preferences_are_objectives(said: str, objective: str, told: str, tmp_path: Path) -> None:
+    text = f"model_name_or_path: gpt2\nfinetuning_type: lora\nbf16: true\n{said}"
+    job = read(written(tmp_path, "a.yml", text))
+    assert job.said.get("objective") == objective
+    assert bool(job.unmodelled) == bool(told)
+    assert told in "".join(job.unmodelled)
+
+
 CUT = "plugins:\n  - axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin\n"
 
 
