@@ -1,6 +1,7 @@
 """A tower's table of positions is an ``nn.Embedding``: no scheme packs it, and nothing adapts it."""
 
 import pytest
+
 import tonnage as tn
 from tonnage.quant._stored import entries
 
@@ -9,7 +10,11 @@ from tonnage.quant._stored import entries
     ("model", "table", "beside"),
     [
         ("qwen3-vl-4b", "model.visual.pos_embed", "model.visual.blocks.0.attn.qkv"),
-        ("gemma-3-4b", "model.vision_tower.embeddings.position_embedding", "model.vision_tower.encoder.layers.0.mlp.fc1"),
+        (
+            "gemma-3-4b",
+            "model.vision_tower.embeddings.position_embedding",
+            "model.vision_tower.encoder.layers.0.mlp.fc1",
+        ),
         ("voxtral-mini-3b", "model.audio_tower.embed_positions", "model.audio_tower.layers.0.fc1"),
     ],
 )
