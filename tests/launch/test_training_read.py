@@ -248,6 +248,82 @@ def test_what_may_change_memory_is_told_by_name(said: str, names: str, tmp_path:
     assert names in job.unmodelled[0]
 
 
+@pytest.mark.parametrize(
+    ("said", "objective", "told"),
+    [
+        ("stage: dpo\n", "dpo", ""),
+        ("stage: dpo\npref_loss: orpo\n", "orpo", ""),
+        ("stage: dpo\npref_loss: simpo\n", "simpo", ""),
+        ("stage: dpo\npref_loss: ipo\n", None, "stage = dpo"),
+        ("stage: sft\npref_loss: orpo\n", None, ""),
+        ("stage: kto\n", None, "stage = kto"),
+        ("stage: dpo\npref_ftx: 0.1\n", "dpo", "pref_ftx"),
+    ],
+)
+def test_llama_factorys_preferences_are_objectives(said: str, objective: str, told: str, tmp_path: Path) -> None:
+    text = f"model_name_or_path: gpt2\nfinetuning_type: lora\nbf16: true\n{said}"
+    job = read(written(tmp_path, "a.yml", text))
+    assert job.said.get("objective") == objective
+    assert bool(job.unmodelled) == bool(told)
+    assert told in "".join(job.unmodelled)
+
+
+CUT = "plugins:\n  - axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "loss", "told"),
+    [
+        (CUT, "cut", ""),
+        (CUT + "cut_cross_entropy: false\n", None, ""),
+        ("cut_cross_entropy: true\n", None, "not among the plugins"),
+        ("plugins: [axolotl.integrations.spectrum.SpectrumPlugin]\n", None, "SpectrumPlugin"),
+        (CUT + "liger_fused_linear_cross_entropy: true\n", "fused", "beside Liger's loss"),
+    ],
+)
+def test_axolotls_plugins_choose_the_loss(said: str, loss: str | None, told: str, tmp_path: Path) -> None:
+    # src/axolotl/integrations/cut_cross_entropy/args.py: the plugin's key is true when it is not said
+    job = read(written(tmp_path, "a.yml", f"base_model: gpt2\nflash_attention: true\n{said}"))
+    assert job.said.get("loss") == loss
+    assert bool(job.unmodelled) == bool(told)
+    assert told in "".join(job.unmodelled)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("adapter: lora\nlora_r: 8\n", "turned on by axolotl"),
+        ("adapter: lora\nlora_r: 8\nlora_mlp_kernel: false\n", ""),
+        ("adapter: lora\nlora_r: 8\ntrust_remote_code: true\n", ""),
+        ("adapter: lora\nlora_r: 8\nload_in_8bit: true\n", ""),
+        ("", ""),
+    ],
+)
+def test_kernels_that_axolotl_turns_on_are_told(said: str, told: str, tmp_path: Path) -> None:
+    # utils/schemas/config.py, check_auto_enable_lora_kernels
+    job = read(written(tmp_path, "a.yml", f"base_model: gpt2\nflash_attention: true\n{said}"))
+    assert bool(job.unmodelled) == bool(told)
+    assert told in "".join(job.unmodelled)
+
+
+def test_axolotls_block_of_fsdp_turns_it_on(tmp_path: Path) -> None:
+    job = read(written(tmp_path, "a.yml", "base_model: gpt2\nfsdp_config:\n  reshard_after_forward: true\n"))
+    assert job.said["sharding"] == "fsdp"
+
+
+def test_targets_may_be_a_pattern(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # examples/gemma3/gemma-3-4b-vision-qlora.yml; peft, tuners/tuners_utils.py: a text is matched with re.fullmatch
+    pattern = r"model.language_model.layers.[\d]+.(mlp|cross_attn|self_attn).(up|down|gate|q|k|v|o)_proj"
+    text = f"base_model: gemma-3-4b\nadapter: lora\nlora_r: 8\nsequence_len: 64\nlora_target_modules: '{pattern}'\n"
+    path = written(tmp_path, "a.yml", text)
+    assert main(["train", "--from", path, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["workload"]["lora_targets"]) == {f"{p}_proj" for p in ("up", "down", "gate", "q", "k", "v", "o")}
+    # 34 layers, width 2,560, 8 heads and 4 of keys of 256, 10,240 inside; the towers' own projections are left alone
+    each = (2560 + 2048) * 2 + (2560 + 1024) * 2 + (2560 + 10240) * 3
+    assert f"{34 * 8 * each:,} trained" in " ".join(c["why"] for c in result["ranks"][0]["components"])
+
+
 def test_such_a_config_is_never_sure_to_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = "base_model: gpt2\nflash_attention: true\nsequence_len: 128\n"
     for text, verdict in ((plain, "fits"), (plain + "tiled_mlp: true\n", "uncertain")):

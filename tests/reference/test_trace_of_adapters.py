@@ -74,6 +74,44 @@ def test_trained_keys_and_values_are_what_peft_makes_of_them(
     same_parts(CONFIGS[family], config, said, monkeypatch)
 
 
+VIRTUAL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "prompt": ("PromptTuningConfig", {}, PROMPT),
+    "p-tuning": ("PromptEncoderConfig", {"encoder_hidden_size": 128}, ENCODER),
+    "prefix": ("PrefixTuningConfig", {}, PREFIX),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", VIRTUAL)
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_trained_tokens_before_padded_texts(family: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a mask in the batch, whose own bytes an answer leaves to the data collator."""
+    import torch
+    import transformers
+    from trl_losses import _hides
+
+    name, settings, asked = VIRTUAL[way]
+    config = getattr(peft, name)(task_type="CAUSAL_LM", num_virtual_tokens=20, **settings)
+    plain = adapted
+
+    def masked(model: Any, config: Any) -> Any:
+        made = plain(model, config)
+        forward = made.forward
+        masks: list[torch.Tensor] = []
+
+        def with_mask(input_ids: torch.Tensor, **rest: Any) -> Any:
+            transformers.masking_utils.fast_all = _hides
+            if not masks:
+                masks.append(torch.ones_like(input_ids))
+            return forward(input_ids=input_ids, attention_mask=masks[0], **rest)
+
+        made.forward = with_mask
+        return made
+
+    monkeypatch.setitem(globals(), "adapted", masked)
+    same_parts(CONFIGS[family], config, SHAPE | asked, monkeypatch, padded=8 * SHAPE["batch"] * SHAPE["seq"])
+
+
 METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "lora": ("LoraConfig", {"r": 8}, {"lora_rank": 8}),
     **dict.fromkeys(
@@ -240,7 +278,9 @@ def test_every_part_of_a_step_beside_packed_weights(method: str, setting: str, m
     same_parts(CONFIGS[OTHERS.get(method, "llama")], config, said, monkeypatch)
 
 
-def same_parts(shape: dict[str, Any], config: Any, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def same_parts(
+    shape: dict[str, Any], config: Any, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, padded: int = 0
+) -> None:
     from tracing_cases import traced
 
     import tonnage as tn
@@ -259,7 +299,7 @@ def same_parts(shape: dict[str, Any], config: Any, said: dict[str, Any], monkeyp
             yield m
 
     monkeypatch.setattr(Step, "moments", watched)
-    result = tn.train({"config": shape}, suggest=False, replay=False, **said)
+    result = tn.train({"config": shape}, suggest=False, replay=False, padded=bool(padded), **said)
 
     def tuned(model: Any, job: Any) -> Any:
         if job.get("nf4"):
@@ -280,4 +320,4 @@ def same_parts(shape: dict[str, Any], config: Any, said: dict[str, Any], monkeyp
     layers = next(shape[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in shape)
     frozen = sum(f"backward layer {i}" not in got for i in range(layers))
     assert len(shared) >= 2 * layers + 3 - frozen
-    assert {name: most[name] for name in shared} == {name: got[name] for name in shared}
+    assert {name: most[name] + padded for name in shared} == {name: got[name] for name in shared}

@@ -13,6 +13,7 @@ from __future__ import annotations
 from tonnage.arch import ops
 from tonnage.arch.forward import Forward
 from tonnage.arch.tape import Parameter, Value
+from tonnage.arch.virtual import masks
 from tonnage.record import Record
 from tonnage.tensors import Axes, Axis, Tensor
 
@@ -30,6 +31,7 @@ class Prefix(Record):
         dtype: format of the table.
         inner: width of the network that makes keys and values of the table's rows; 0 for none.
         windows: for each layer, whether it is cached by its window (Gemma); empty where all are cached alike.
+        masked: the batch has a mask, before which one of the trained tokens is set.
     """
 
     tokens: int
@@ -39,6 +41,7 @@ class Prefix(Record):
     dtype: str
     inner: int = 0
     windows: tuple[bool, ...] = ()
+    masked: bool = False
 
     @property
     def _row(self) -> Axis:
@@ -91,6 +94,8 @@ class Prefix(Record):
         del places
         # Each window's size is a tensor of its cache.
         f.around += [tape.new("size of a window", (), "int64") for w in self.windows if w]
+        if self.masked:
+            f.around += masks(tape, (B, ("T", self.tokens)), (B, ("T", self.tokens + ids.axes[1][1])))
 
     def joined(self, f: Forward, x: Value) -> Value:
         """The embedded tokens as they are."""

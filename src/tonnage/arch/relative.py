@@ -132,7 +132,7 @@ def shared_bias(f: Forward, a: Biased, q: Value, k: Value) -> Value:
     return f.bias
 
 
-def _looked_up(f: Forward, a: Biased, T: Axis, S: Axis) -> Value:  # noqa: N803
+def _looked_up(f: Forward, a: Biased, T: Axis, S: Axis) -> Value:
     near = _distances(f, (T, S), causal=a.causal)
     weight = f.tape.parameter(f"{a.name}.relative_attention_bias.weight", (("X", a.buckets or 0), ("N", a.N)))
     found = ops.embedding(near.pop(0), weight, (("N", a.N),))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tonnage.arch import ops
 from tonnage.arch.forward import Forward
-from tonnage.arch.tape import Parameter, Value
+from tonnage.arch.tape import Parameter, Tape, Value
 from tonnage.record import Record
 from tonnage.tensors import Axes, Axis, Tensor
 
@@ -23,12 +23,14 @@ class Virtual(Record):
         width: of the word embedding.
         dtype: format of the table.
         inner: width of the network that makes the tokens of the table's rows (p-tuning); 0 for none.
+        masked: the batch has a mask, before which one of the trained tokens is set.
     """
 
     tokens: int
     width: int
     dtype: str
     inner: int = 0
+    masked: bool = False
 
     def weights(self) -> tuple[Tensor, ...]:
         """The table, and the network's matrices with their biases."""
@@ -76,4 +78,11 @@ class Virtual(Record):
         prompts = ops.cast(prompts, x.dtype)
         joined = ops.cat((prompts, x), (*whole, D), "embedding behind virtual tokens")
         f.around += [f.labels, prompts, joined]
+        if self.masked:
+            f.around += masks(tape, before, whole)
         return joined
+
+
+def masks(tape: Tape, before: Axes, whole: Axes) -> list[Value]:
+    """The mask of trained tokens, in fp32, and with the batch's behind it: peft's code names both through the pass."""
+    return [tape.new("mask of virtual tokens", before, "fp32"), tape.new("mask with virtual tokens", whole, "fp32")]

@@ -71,7 +71,7 @@ def padded(model: Model, w: Train) -> bool:
     against = {
         "attention": w.attention not in (None, "sdpa", "efficient", "math", "eager"), "stack": own,
         "objective": w.objective in WRITTEN, "rollout": w.rollout is not None,
-        "virtual_tokens": w.virtual_tokens is not None, "compile": bool(w.compile),
+        "rejected_length": not w.padded and w.virtual_tokens is not None, "compile": bool(w.compile),
     }  # fmt: skip
     for key, said in against.items():
         if said:

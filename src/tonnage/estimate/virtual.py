@@ -39,14 +39,14 @@ def _number(w: Train, name: str) -> int:
 
 def _tokens(w: Train, model: Model) -> Virtual:
     stem = model.decoder.stem
-    return Virtual(_number(w, "prompt"), stem.width or stem.D, ADAPTERS)
+    return Virtual(_number(w, "prompt"), stem.width or stem.D, ADAPTERS, masked=bool(w.padded))
 
 
 def _encoded(w: Train, model: Model) -> Virtual:
     stem, tokens = model.decoder.stem, _number(w, "p-tuning")
     if w.encoder_hidden is None:
         raise InputError("adapter = p-tuning needs encoder_hidden", key="encoder_hidden", hint="--encoder-hidden 128")
-    return Virtual(tokens, stem.width or stem.D, ADAPTERS, w.encoder_hidden)
+    return Virtual(tokens, stem.width or stem.D, ADAPTERS, w.encoder_hidden, bool(w.padded))
 
 
 def _cached(w: Train, model: Model) -> Prefix:
@@ -73,7 +73,7 @@ def _cached(w: Train, model: Model) -> Prefix:
     windows = tuple(_own(layer)[0].window is not None for layer in model.decoder.layers)
     return Prefix(
         tokens, len(model.decoder.layers), keys, a.H, ADAPTERS, w.encoder_hidden or 0,
-        windows if model.model_type in COUNTED else (),
+        windows if model.model_type in COUNTED else (), bool(w.padded),
     )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def _tokens(k: Keys) -> tuple[Tensor, ...]:
             "vision",
             "model.generation_head",
             matrix("proj_out", ("D", wide), ("X", outs), "vision"),
-            matrix("vision_head", ("X", outs), ("P", rows), "vision"),
+            matrix("vision_head", ("X", outs), ("V", rows), "vision"),
         ),
     )
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.memory.adapter_patterns import of_peft
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AUTO: Final = {
@@ -99,9 +100,7 @@ def tuned(model: Any, job: Mapping[str, Any]) -> Any:
         import peft
 
         lora = job["lora"]
-        targets = list(lora["targets"]) or None
-        if targets == ["all-linear"]:
-            targets = "all-linear"  # type: ignore[assignment]
+        targets = of_peft(lora["targets"])
         settings = peft.LoraConfig(
             r=lora["rank"], lora_alpha=2 * lora["rank"], target_modules=targets, lora_dropout=lora["dropout"]
         )

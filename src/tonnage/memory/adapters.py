@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tonnage.arch.adapters import Trained
 from tonnage.arch.model import Model
 from tonnage.errors import InputError, nearest
+from tonnage.memory.adapter_patterns import chosen, is_pattern, resolved
 from tonnage.memory.adapter_targets import LORA
 from tonnage.memory.weights import is_parameter
 from tonnage.tensors import Tensor
@@ -36,7 +37,8 @@ def targeted(
     Args:
         model: that is adapted.
         found: its entries.
-        asked: module names as peft matches them, ``attention``, ``all-linear``, or nothing for peft's own choice.
+        asked: module names as peft matches them, a pattern over full names, ``attention``, ``all-linear``, or nothing
+            for peft's own choice.
         default: that choice by type of model.
         gone: names that mean parameters instead, and no matrix of that name.
         heads: whether all-linear means the head as well.
@@ -61,9 +63,9 @@ def targeted(
                 f"no target modules are known for {model.model_type}", key="lora_targets",
                 hint=f"--lora-targets all-linear, attention, or names: {', '.join(_leaves(matrices))}",
             )  # fmt: skip
-    asked = [name for name in asked if name not in gone]
-    matrices = [(n, m) for n, m in matrices if m.module.rpartition(".")[2] not in gone]
-    tests = [_test(name, heads) for name in asked]
+    asked = [name for name in resolved(model, found, asked) if name not in gone]
+    only = [m for _, m in matrices]
+    tests = [_test(model, only, name, gone, heads) for name in asked]
     for name, test in zip(asked, tests, strict=True):
         if not any(test(m) for _, m in matrices):
             leaves = _leaves(matrices)
@@ -94,11 +96,16 @@ def _leaves(matrices: list[tuple[int, Matrix]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(m.module.rpartition(".")[2] for _, m in matrices))
 
 
-def _test(name: str, heads: bool) -> Callable[[Matrix], bool]:
+def _test(
+    model: Model, matrices: Sequence[Matrix], name: str, gone: Collection[str], heads: bool
+) -> Callable[[Matrix], bool]:
     if name == "all-linear":
-        return lambda m: heads or m.role != "head"
+        return lambda m: (heads or m.role != "head") and m.module.rpartition(".")[2] not in gone
     if name == "attention":
         return lambda m: m.role == "attention"
+    if is_pattern(name):
+        names = chosen(model, matrices, name)
+        return lambda m: m.module in names
     return lambda m: m.module == name or m.module.endswith(f".{name}")
 
 

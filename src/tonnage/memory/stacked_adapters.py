@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tonnage.arch.model import Model
 from tonnage.errors import InputError
+from tonnage.memory.adapter_patterns import resolved
 from tonnage.memory.adapter_targets import STACKED
 from tonnage.tensors import Tensor, size
 
@@ -30,6 +31,7 @@ def stacked(model: Model, found: Sequence[Entry], asked: Sequence[str]) -> Stack
         InputError: gate or up alone is named, which lie in one parameter.
     """
     mapping = STACKED.get(model.model_type, {})
+    asked = resolved(model, found, asked)
     names = list(mapping) if "all-linear" in asked else [n for n in asked if n in mapping]
     wanted: dict[str, list[str]] = {}
     for name in names:

@@ -218,6 +218,9 @@ def matrix(t: Tensor, transposed: bool = False, biased: bool = False) -> Matrix 
         return None
     if t.role in ("embedding", "position") and not module.endswith(PROJECTIONS):
         return None
+    if t.axes[0][0] == "P":
+        # A tower's table of positions is looked up, and no product is made with it.
+        return None
     if t.role == "expert" and module == t.name:
         return _stacked(t, transposed, biased)
     dims = t.dims or (1,) * len(t.axes)

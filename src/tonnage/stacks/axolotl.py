@@ -24,5 +24,6 @@ STACK: Final = Stack(
     recomputes=("none", "full", "every", "first"),
     places=True,
     compiles="model",
+    losses=("full", "fused", "liger", "cut"),
     reference="https://github.com/axolotl-ai-cloud/axolotl/blob/v0.18.0/src/axolotl/loaders/model.py",
 )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.memory.adapter_patterns import of_peft
 from tonnage.tracing.models import DTYPES
-
-ALL: Final = "all-linear"
 
 
 def tuned(model: Any, job: Mapping[str, Any]) -> Any:
@@ -45,7 +44,7 @@ def tuned(model: Any, job: Mapping[str, Any]) -> Any:
     config = peft.LoraConfig(
         r=lora["rank"],
         lora_dropout=lora["dropout"],
-        target_modules=ALL if targets == [ALL] else targets or None,
+        target_modules=of_peft(targets),
         init_lora_weights=True,
         task_type=task(model),
     )

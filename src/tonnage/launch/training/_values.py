@@ -71,6 +71,17 @@ def texts(value: Any, key: str) -> tuple[str, ...]:
     raise InputError(f"{key}: a list of texts is meant, not {_shown(value)}", key=key, value=_shown(value))
 
 
+def modules(value: Any, key: str) -> tuple[str, ...]:
+    """Modules that adapters are beside: a list of names, or one text that is a pattern over full names.
+
+    >>> modules(".*self_attn.(q|v)_proj", "lora_target_modules"), modules("q_proj, v_proj", "lora_target_modules")
+    (('.*self_attn.(q|v)_proj',), ('q_proj', 'v_proj'))
+    """
+    if isinstance(value, str) and any(c in value for c in "\\()|*+?^$"):
+        return (value,)
+    return texts(value, key)
+
+
 def one_of(table: Mapping[str, Any]) -> Callable[[Any, str], Any]:
     """A name of a table, as what it stands for.
 

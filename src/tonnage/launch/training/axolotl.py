@@ -11,7 +11,7 @@ from typing import Any, Final
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Config, Key, Settled
 from tonnage.launch.training._trainer import OPTIMIZERS, attention, layerwise, spread
-from tonnage.launch.training._values import count, one_of, share, text, texts, truth
+from tonnage.launch.training._values import count, modules, one_of, share, text, texts, truth
 
 LENGTH: Final = 512
 """``sequence_len``."""
@@ -28,10 +28,17 @@ SWITCHES: Final = {
     "flex_attention": "flex", "xformers_attention": None, "sage_attention": None,
 }  # fmt: skip
 LIGER: Final = "liger_fused_linear_cross_entropy", "liger_cross_entropy"
+KERNELS: Final = tuple(f"lora_{part}_kernel" for part in ("mlp", "qkv", "o", "embedding"))
+CUT: Final = "CutCrossEntropyPlugin"
+READ: Final = (CUT, "LigerPlugin")
+"""Plugins whose keys are read, by the last part of their names."""
 
 
 def _finish(said: dict[str, Any]) -> Settled:
     layerwise(said)
+    if said.get("_fsdp_config") and "_fsdp" not in said:
+        # The block alone turns it on.
+        said["_fsdp"] = "full_shard"
     unmodelled, told = spread(said), []
     compute = _format(said)
     _attention(said)
@@ -58,7 +65,13 @@ def _finish(said: dict[str, Any]) -> Settled:
     said.setdefault("batch", 1)
     said.setdefault("seq", LENGTH)
     said.setdefault("optimizer", "adamw-fused")
+    cuts = _plugged(said, unmodelled)
     unmodelled += _losses(said)
+    if cuts and "loss" in said and said["loss"] != "full":
+        unmodelled.append(f"{CUT} beside Liger's loss: answered with Liger's")
+    elif cuts:
+        said["loss"] = "cut"
+    unmodelled += _kernels(said, adapter is not None and not eight)
     batch = said.pop("_batch_size", None)
     if batch is not None and "accumulate" in said:
         raise InputError(
@@ -123,6 +136,28 @@ def _recomputed(said: dict[str, Any], unmodelled: list[str]) -> str:
     return "full" if truth(value, "gradient_checkpointing") else "none"
 
 
+def _plugged(said: dict[str, Any], unmodelled: list[str]) -> bool:
+    """Whether a plugin makes the loss one without logits, as it does where its key says nothing else."""
+    names = [name.rpartition(".")[2] for name in said.pop("_plugins", ())]
+    unmodelled += [f"plugins: {name}: what it changes is not read" for name in names if name not in READ]
+    cuts = said.pop("_cut", None)
+    if cuts and CUT not in names:
+        unmodelled.append(f"cut_cross_entropy = True, and {CUT} is not among the plugins: answered with all logits")
+    return CUT in names and cuts is not False
+
+
+def _kernels(said: dict[str, Any], could: bool) -> list[str]:
+    """Fused kernels of adapters: those that are asked for, and since 0.16 those that axolotl turns on by itself."""
+    values = {name: said.pop(f"_{name}", None) for name in KERNELS}
+    remote = said.pop("_remote", False)
+    on = [name for name, value in values.items() if value]
+    if on:
+        return [f"{', '.join(on)}: fused kernels of adapters, which keep fewer tensors"]
+    if could and not remote and not said.get("_rl") and all(value is None for value in values.values()):
+        return [f"{', '.join(KERNELS)}: not set, and turned on by axolotl: they keep fewer tensors"]
+    return []
+
+
 def _losses(said: dict[str, Any]) -> list[str]:
     kinds = {key: said.pop(f"_{key}", False) for key in ("rms", "rope", "gated", "fused", "loss", "layer")}
     if not any(kinds.values()):
@@ -167,7 +202,7 @@ CONFIG: Final = Config(
         Key(("load_in_8bit",), "_eight", truth),
         Key(("lora_r",), "lora_rank", count),
         Key(("lora_dropout",), "lora_dropout", share),
-        Key(("lora_target_modules",), "lora_targets", texts),
+        Key(("lora_target_modules",), "lora_targets", modules),
         Key(("lora_target_linear",), "_linear", truth),
         Key(("lora_modules_to_save",), "modules_to_save", texts),
         Key(("peft_use_dora",), "_dora", truth),
@@ -190,9 +225,11 @@ CONFIG: Final = Config(
         Key(("rl",), "_rl"),
         Key(("reward_model", "process_reward_model"), "_reward", truth),
         Key(("torch_compile",), "compile", _compiles),
-        Key(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel"),
-            matters="fused kernels of adapters, which keep fewer tensors"),
-        Key(("cut_cross_entropy",), matters="a loss that makes no logits: answered with all of them"),
+        *(Key((name,), f"_{name}", truth) for name in KERNELS),
+        Key(("trust_remote_code",), "_remote", truth),
+        Key(("plugins",), "_plugins", texts),
+        Key(("cut_cross_entropy",), "_cut", truth),
+        Key(("expert_parallel_size",), "ep", count),
         Key(("chunked_cross_entropy",), matters="a loss by chunks: answered with all logits at once"),
         Key(("activation_offloading", "layer_offloading"), matters="tensors go to the host"),
         Key(("selective_checkpointing",), matters="what checkpoints keep"),
@@ -220,7 +257,7 @@ CONFIG: Final = Config(
     ),
     inert=(
         "base_model_config", "base_model_ignore_patterns", "revision_of_model", "cls_model_config", "model_type",
-        "tokenizer_*", "processor_*", "trust_remote_code", "is_*_derived_model", "use_kernels", "output_dir", "hub_*",
+        "tokenizer_*", "processor_*", "is_*_derived_model", "use_kernels", "output_dir", "hub_*",
         "save_*", "saves_per_epoch", "bos_token", "eos_token", "pad_token", "unk_token", "special_tokens",
         "additional_special_tokens", "datasets", "test_datasets", "dataset_*", "shuffle_*", "pretraining_dataset",
         "skip_prepare_dataset", "num_dataset_shards_to_save", "dataloader_*", "accelerator_config", "push_*",
@@ -232,7 +269,7 @@ CONFIG: Final = Config(
         "lora_alpha", "lora_fan_in_fan_out", "lora_model_dir", "loraplus_*", "lora_rank_alpha", "merge_*", "wandb_*",
         "mlflow_*", "comet_*", "trackio_*", "swanlab_*", "otel_*", "learning_rate", "embedding_lr*", "weight_decay",
         "lr_*", "cosine_*", "adam_*", "max_grad_norm", "num_epochs", "train_on_inputs", "group_by_length",
-        "chat_template*", "eot_tokens", "default_system_message", "val_set_size", "plugins", "resume_from_checkpoint",
+        "chat_template*", "eot_tokens", "default_system_message", "val_set_size", "resume_from_checkpoint",
         "auto_resume_from_checkpoints", "strict", "fix_untrained_tokens", "added_tokens_overrides", "low_cpu_mem_usage",
         "mean_resizing_embeddings", "torch_compile_*", "flex_attn_compile_kwargs", "remove_unused_columns",
         "rl_beta", "orpo_alpha", "dpo_*", "kto_*", "simpo_gamma", "cpo_alpha", "center_rewards_coefficient",

@@ -18,6 +18,8 @@ LENGTH: Final = 2048
 """``cutoff_len``."""
 STAGES: Final = {"pt": "pt", "sft": "sft", "rm": "rm", "ppo": "ppo", "dpo": "dpo", "kto": "kto"}
 TYPES: Final = {"lora": "lora", "full": "full", "freeze": "freeze", "oft": None}
+PREFERENCES: Final = {"sigmoid": "dpo", "orpo": "orpo", "simpo": "simpo"}
+"""``pref_loss`` of stage dpo, as an objective; hinge, ipo and kto_pair are answered as fine-tuning."""
 ATTENTION: Final = {"auto": "sdpa", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2", "fa3": "flash"}
 
 
@@ -25,7 +27,10 @@ def _finish(said: dict[str, Any]) -> Settled:
     layerwise(said)
     unmodelled, told = [*liger(said), *spread(said)], []
     stage, kind = said.pop("_stage", "sft"), said.pop("_kind", "lora")
-    if stage not in ("sft", "pt"):
+    preference = said.pop("_preference", "sigmoid")
+    if stage == "dpo" and preference in PREFERENCES:
+        said["objective"] = PREFERENCES[preference]
+    elif stage not in ("sft", "pt"):
         unmodelled.append(f"stage = {stage}: answered as supervised fine-tuning, without reference, reward and pairs")
     half, pure = autocast(said), said.pop("_pure", False)
     if pure and half:
@@ -104,6 +109,8 @@ CONFIG: Final = Config(
     keys=(
         Key(("model_name_or_path",), "_model", text),
         Key(("stage",), "_stage", one_of(STAGES)),
+        Key(("pref_loss",), "_preference", text),
+        Key(("pref_ftx",), matters="a loss of the chosen answers beside", harmless=(0, 0.0)),
         Key(("finetuning_type",), "_kind", one_of(TYPES)),
         Key(("cutoff_len",), "seq", count),
         Key(("packing", "neat_packing"), "_packing", truth),

@@ -11,7 +11,7 @@ from typing import Any, Final
 from tonnage.errors import InputError
 from tonnage.launch.training import Config, Key, Settled
 from tonnage.launch.training._trainer import INERT, KEYS, attention, autocast, layerwise, liger, spread
-from tonnage.launch.training._values import DTYPES, count, one_of, share, text, texts, truth
+from tonnage.launch.training._values import DTYPES, count, modules, one_of, share, text, texts, truth
 
 BATCH: Final = 8
 """``per_device_train_batch_size``."""
@@ -82,10 +82,6 @@ def _length(value: Any, key: str) -> int:
     return count(value, key)
 
 
-def _targets(value: Any, key: str) -> tuple[str, ...]:
-    return texts(value, key)
-
-
 CONFIG: Final = Config(
     stack="trl",
     reference="trl v1.9.0",
@@ -111,7 +107,7 @@ CONFIG: Final = Config(
         Key(("use_peft",), "_peft", truth),
         Key(("lora_r",), "lora_rank", count),
         Key(("lora_dropout",), "_dropout", share),
-        Key(("lora_target_modules",), "lora_targets", _targets),
+        Key(("lora_target_modules",), "lora_targets", modules),
         Key(("lora_modules_to_save",), "modules_to_save", texts),
         Key(("use_rslora",), "_rslora", truth),
         Key(("use_dora",), "_dora", truth),

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tonnage.launch.training import Config, Key, Settled
 from tonnage.launch.training._trainer import INERT, KEYS, autocast, layerwise, liger, spread
-from tonnage.launch.training._values import DTYPES, count, one_of, share, text, texts, truth
+from tonnage.launch.training._values import DTYPES, count, modules, one_of, share, text, truth
 
 TARGETS: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -65,7 +65,7 @@ CONFIG: Final = Config(
         Key(("training.gradient_checkpointing", "use_gradient_checkpointing"), "_recompute"),
         Key(("lora.lora_r", "r", "lora_r"), "_rank", count),
         Key(("lora.lora_dropout", "lora_dropout"), "_dropout", share),
-        Key(("lora.target_modules", "target_modules"), "_targets", texts),
+        Key(("lora.target_modules", "target_modules"), "_targets", modules),
         Key(("lora.use_rslora", "use_rslora"), "_rslora", truth),
         Key(("lora.use_dora", "use_dora"), "_dora", truth),
         Key(("lora.use_loftq", "loftq_config"), matters="how adapters are made"),
