@@ -113,7 +113,6 @@ WRONG = [
     (3, "serve gpt2 --context 2048", "1,024 positions"),
     (3, "train gpt2 --seq 2000", "1,024 positions"),
     (3, "train t5-small --loss fused", "encoder-decoder"),
-    (3, "train qwen3.5-0.8b", "gated delta net"),
     (4, "params meta-llama/No-Such-Model", "Hub"),
     (4, "params model.safetensors", "cannot read"),
     (2, "params http://example.com/config.json", "https"),

@@ -236,32 +236,6 @@ def raised(x: Value) -> Value:
     return cast(x, "fp32") if x.tape.autocast is not None and x.dtype in HALF else x
 
 
-def clamped(x: Value) -> Value:
-    """``torch.clamp(x, min, max)``: saves its input, and compares it with each bound anew."""
-    tape, axes, dtype = x.tape, x.axes, x.dtype
-    out = tape.new("clamped", axes, dtype)
-
-    def back(g: Value) -> Grads:
-        zero = tape.new("zero", (), dtype)
-        within = [tape.new("within a bound", axes, "bool") for _ in range(2)]
-        grad = tape.new("gradient of clamped", axes, dtype)
-        del zero, within
-        return (grad,)
-
-    tape.record((out,), (x,), back, (x,))
-    return out
-
-
-def checked(x: Value) -> Value:
-    """``torch.isfinite(x).all()``, of which nothing stays where all of it is."""
-    same = x.tape.new("whether it is a number", x.axes, "bool")
-    size_of = x.tape.new("magnitude", x.axes, x.dtype)
-    bounded = x.tape.new("whether it is no infinity", x.axes, "bool")
-    both = x.tape.new("whether it is finite", x.axes, "bool")
-    del same, size_of, bounded, both
-    return x
-
-
 def mean(x: Value) -> Value:
     """``x.mean(-1, keepdim=True)``."""
     tape, axes, dtype = x.tape, x.axes, x.dtype

@@ -38,8 +38,7 @@ class Step(Ledger):
     """One optimizer step.
 
     ``moments()`` walks through it. While it stands at a moment, the ledger lists what is alive beside what the
-    moment's span itself holds. What a pass ``hands`` out, all hidden states, is named until it is over. One that is
-    ``taped`` is on one tape, not told layer by layer.
+    moment's span itself holds. A pass ``hands`` out all hidden states, named until it is over, or is ``taped`` as one.
     """
 
     hands = False

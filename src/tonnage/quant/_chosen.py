@@ -10,7 +10,8 @@ from functools import lru_cache
 from typing import TypeVar
 
 from tonnage.errors import UnsupportedError
-from tonnage.quant._stored import Matrix, expression, names_of
+from tonnage.quant._matching import expression
+from tonnage.quant._stored import Matrix, names_of
 from tonnage.record import Record
 
 T = TypeVar("T")

@@ -8,6 +8,7 @@ from typing import Final
 
 from tonnage.errors import ConfigError, UnsupportedError
 from tonnage.keys import Keys
+from tonnage.quant._matching import expression
 from tonnage.quant._stored import (
     INDICES,
     PACKED,
@@ -17,7 +18,6 @@ from tonnage.quant._stored import (
     Part,
     Recipe,
     Scheme,
-    expression,
     names_of,
     up,
 )
