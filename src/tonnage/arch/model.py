@@ -14,9 +14,10 @@ from tonnage.arch import ops
 from tonnage.arch.ends import Head, Stem
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Norm
+from tonnage.arch.parameters import Parameters
 from tonnage.arch.tape import Value
 from tonnage.record import Record
-from tonnage.tensors import Inventory, Tensor, numel
+from tonnage.tensors import Inventory, Tensor
 
 if TYPE_CHECKING:
     from tonnage.checkpoint import Header
@@ -162,9 +163,15 @@ class Layer(Record):
             if bottleneck is not None and (place := bottleneck.place(sub.block)):
                 x = bottleneck.forward(f, place, x, residual, sub.of_sum)
                 continue
+            crosses = getattr(sub.block, "cross", False)
+            if crosses and not sub.rebinds:
+                # The name of the weights passes over.
+                del f.weights[:-1]
             x = ops.add(residual, ops.scaled(x, "scaled output") if sub.scaled else x, "residual stream")
             if sub.rebinds:
                 f.local.clear()
+            if crosses:
+                del f.weights[:-1]
             if sub.of_sum is not None:
                 x = sub.of_sum.forward(f, x)
             f.local.clear()
@@ -219,6 +226,7 @@ class Stack(Record):
         dropout: behind the norm (T5).
         lists: the model has a list of each part instead of a list of layers (XLM): ``#`` in the names of a layer's
             tensors stands for its number.
+        ones: the model's code makes a mask of ones where it is handed none (Switch Transformers).
     """
 
     name: str
@@ -231,6 +239,7 @@ class Stack(Record):
     keeps: bool = False
     tupled: bool = False
     dropout: float = 0.0
+    ones: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """Every tensor under its full name."""
@@ -397,62 +406,3 @@ class Model(Record):
     def parameters(self) -> Parameters:
         """How many, by what."""
         return Parameters(self)
-
-
-class Parameters:
-    """Counts of a model's parameters; tied tensors count once, buffers not at all."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    def _sum(self, group: str | None = None) -> int:
-        return sum(
-            times * sum(t.numel for t in inventory if t.role != "buffer" and (group is None or t.role == group))
-            for times, inventory in self._model.groups()
-        )
-
-    @property
-    def total(self) -> int:
-        """All parameters that transformers builds."""
-        return self._sum()
-
-    @property
-    def stored(self) -> int:
-        """Those that a checkpoint stores, and what it stores beside them (multi-token prediction)."""
-        return self.total - self._model.unstored + numel(self._model.apart)
-
-    def active(self, *, count_embedding: bool) -> int:
-        """Parameters that one token uses.
-
-        Papers disagree about the embedding table, so the caller chooses: DeepSeek-V3's 37.6 B count it, its 36.6 B do
-        not. The output head is a matrix product and counts either way; a tied one counts as the table does.
-        """
-        total = 0
-        for stack in self._model.stacks:
-            for layer, times in stack.distinct():
-                unused = (getattr(sub.block, "unused", None) for sub in layer.sublayers)
-                total -= times * sum(count() for count in unused if count is not None)
-        total += self.total
-        if not count_embedding:
-            total -= sum(t.numel for stack in self._model.stacks for t in stack.stem.weights() if t.role == "embedding")
-        return total
-
-    def by_component(self) -> dict[str, int]:
-        """Parameters by role; the parts add up to the whole."""
-        parts: dict[str, int] = {}
-        for times, inventory in self._model.groups():
-            for t in inventory:
-                if t.role != "buffer" and t.alias_of is None:
-                    parts[t.role] = parts.get(t.role, 0) + times * t.numel
-        assert sum(parts.values()) == self.total
-        return parts
-
-    def by_layer_kind(self) -> dict[str, int]:
-        """Parameters by kind of layer, and outside the layers."""
-        parts: dict[str, int] = {}
-        for stack in self._model.stacks:
-            for layer, times in stack.distinct():
-                label = layer.kind if len(self._model.stacks) == 1 else f"{stack.name} {layer.kind}"
-                parts[label] = parts.get(label, 0) + times * numel(t for t in layer.weights() if t.role != "buffer")
-        parts["outside the layers"] = self.total - sum(parts.values())
-        return parts
