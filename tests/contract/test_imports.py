@@ -63,6 +63,7 @@ ALLOWED = frozenset(
         "tonnage.arch.ops",
         "tonnage.arch.packed",
         "tonnage.arch.pairs",
+        "tonnage.arch.parameters",
         "tonnage.arch.reductions",
         "tonnage.arch.rotate",
         "tonnage.arch.storage",

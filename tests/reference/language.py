@@ -588,6 +588,7 @@ LANGUAGE: dict[str, Table] = {
         "num_sparse_decoder_layers": (0, 1, 2),
         "num_experts": (2, 4),
         "router_bias": FLAGS,
+        "tie_word_embeddings": FLAGS,
     },
     "umt5": T5,
     "albert": {**NARROW, "num_hidden_groups": (1, 2), "inner_group_num": (1, 2)},

@@ -67,7 +67,7 @@ class Looped(Experts):
         tokens, used = B[1] * T[1], chosen.axes[-1][1]
         for t in self.routed():
             tape.several(tape.parameter(t.name, t.axes))
-        flat = x if self.shared_gate is not None else _rows(x)
+        flat = x if self.shared_gate is not None else rows_of(x)
         out = tape.new("sum over experts", x.axes, x.dtype)
         mask = tape.new("chosen, one hot", (*chosen.axes, ("E", self.E + self.classes)), "int64")
         counts = tape.new("tokens of each expert", (("E", self.E + self.classes),), "int64")
@@ -84,7 +84,7 @@ class Looped(Experts):
             places = tape.new("places", (("N", n), ("X", 2)), "int64")
             names[:1] = [places]
             made = self._turn(f, taken(flat, places, (("N", n), D)), weights, places, names)
-            out = _added(out, ops.cast(made, x.dtype), places)
+            out = onto(out, ops.cast(made, x.dtype), places)
             del made, places
         tape.often.clear()
         del mask, hit
@@ -184,7 +184,7 @@ def looped(model: Model, imbalance: float, *, late: bool = False) -> Model:
     return restated(model, block=block, norm=lambda n: n)
 
 
-def _rows(x: Value) -> Value:
+def rows_of(x: Value) -> Value:
     """A view of tokens as rows, at which the experts' gradients are added up before they meet any other.
 
     Where a matrix weighs a shared expert, the model's code takes the view before, for both.
@@ -218,7 +218,7 @@ def _product(x: Value, weight: Value, outs: Axes) -> Value:
     return out
 
 
-def _added(total: Value, part: Value, places: Value) -> Value:
+def onto(total: Value, part: Value, places: Value) -> Value:
     """``total.index_add_(0, index, part)``: in place; the part's gradient is picked from the sum's."""
     tape, axes, dtype = total.tape, part.axes, part.dtype
     out = Value(total.storage, total.axes, total.dtype)

@@ -11,6 +11,28 @@ from tonnage.arch.forward import Forward
 from tonnage.tensors import Axes
 
 
+def of_ones(f: Forward, axes: Axes, dtype: str, *, causal: bool) -> None:
+    """What code makes that takes no mask for one of ones, which it names to its end (Switch Transformers).
+
+    A causal mask is made of it as ever; else it is turned into a row of numbers for each sequence.
+    """
+    (_, B), (_, T) = axes
+    f.frame.append(f.tape.new("mask of ones", axes, "fp32"))
+    if causal:
+        pairs: Axes = (("B", B), ("X", 1), ("T", T), ("S", T))
+        ones = f.tape.new("mask of ones", axes, "bool")
+        seen = f.tape.new("tokens that are seen", pairs, "bool")
+        numbers = f.tape.new("zero", (), dtype), f.tape.new("smallest number", (), dtype)
+        f.masks[None] = f.tape.new("attention mask", pairs, dtype)
+        del ones, seen, numbers
+        return
+    row: Axes = (("B", B), ("X", 1), ("X", 1), ("S", T))
+    narrow = None if dtype == "fp32" else f.tape.new("mask of ones, cast", row, dtype)
+    hidden = f.tape.new("tokens that are hidden", row, dtype)
+    f.masks[None] = f.tape.new("attention mask", row, dtype)
+    del narrow, hidden
+
+
 def make_masks(
     f: Forward, windows: set[int | None], batch: int, queries: int, keys: int, dtype: str, *, always: bool = False
 ) -> None:

@@ -14,6 +14,7 @@ from tonnage.arch import ops
 from tonnage.arch.ends import Head, Stem
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Norm
+from tonnage.arch.parameters import Parameters
 from tonnage.arch.tape import Value
 from tonnage.record import Record
 from tonnage.tensors import Inventory, Tensor
@@ -165,9 +166,15 @@ class Layer(Record):
             if bottleneck is not None and (place := bottleneck.place(sub.block)):
                 x = bottleneck.forward(f, place, x, residual, sub.of_sum)
                 continue
+            crosses = getattr(sub.block, "cross", False)
+            if crosses and not sub.rebinds:
+                # The name of the weights passes over.
+                del f.weights[:-1]
             x = ops.add(residual, ops.scaled(x, "scaled output") if sub.scaled else x, "residual stream")
             if sub.rebinds:
                 f.local.clear()
+            if crosses:
+                del f.weights[:-1]
             if sub.of_sum is not None:
                 x = sub.of_sum.forward(f, x)
             f.local.clear()
@@ -222,6 +229,7 @@ class Stack(Record):
         dropout: behind the norm (T5).
         lists: the model has a list of each part instead of a list of layers (XLM): ``#`` in the names of a layer's
             tensors stands for its number.
+        ones: the model's code makes a mask of ones where it is handed none (Switch Transformers).
     """
 
     name: str
@@ -234,6 +242,7 @@ class Stack(Record):
     keeps: bool = False
     tupled: bool = False
     dropout: float = 0.0
+    ones: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """Every tensor under its full name."""

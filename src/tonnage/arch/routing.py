@@ -48,25 +48,25 @@ def routed(e: Experts, f: Forward, x: Value, used: int) -> tuple[Value, Value, V
             weights = taken(scores, chosen, top)
         else:
             scores = ops.softmax(logits, dtype="fp32", label="routing scores")
-            weights, chosen = _top(_masked(scores) if e.limited else scores, top)
+            weights, chosen = highest(_masked(scores) if e.limited else scores, top)
         if e.normalised:
             weights = _normalised(weights, shift=True)
         return logits, ops.scaled(weights, "scaled routing weights"), chosen
     logits = e.scores().forward(f, x)
     if e.routing == "softmax-top-fp32":
         logits = ops.cast(logits, "fp32")
-        highest, chosen = _top(logits, top)
-        return logits, ops.cast(ops.softmax(highest, label="routing weights"), x.dtype), chosen
+        best, chosen = highest(logits, top)
+        return logits, ops.cast(ops.softmax(best, label="routing weights"), x.dtype), chosen
     if e.routing == "softmax-top-wide":
-        highest, chosen = _top(logits, top)
-        return logits, ops.cast(ops.softmax(highest, dtype="fp32", label="routing weights"), x.dtype), chosen
+        best, chosen = highest(logits, top)
+        return logits, ops.cast(ops.softmax(best, dtype="fp32", label="routing weights"), x.dtype), chosen
     if e.routing == "softmax-top-plain":
-        highest, chosen = _top(logits, top)
-        return logits, ops.softmax(highest, label="routing weights"), chosen
+        best, chosen = highest(logits, top)
+        return logits, ops.softmax(best, label="routing weights"), chosen
     if e.routing == "softmax-top":
-        highest, chosen = _top(logits, top)
-        return logits, ops.softmax(highest, dtype=highest.dtype, label="routing weights"), chosen
-    weights, chosen = _top(ops.softmax(logits, dtype="fp32", label="routing scores"), top)
+        best, chosen = highest(logits, top)
+        return logits, ops.softmax(best, dtype=best.dtype, label="routing weights"), chosen
+    weights, chosen = highest(ops.softmax(logits, dtype="fp32", label="routing scores"), top)
     if e.normalised:
         weights = _normalised(weights)
     if e.routing == "softmax-fp32":
@@ -98,15 +98,24 @@ def _wide_logits(e: Experts, f: Forward, x: Value) -> Value:
     return ops.matmul(wide, matrix, x.axes[:2] + outs, "router logits")
 
 
-def taken(x: Value | Parameter, indices: Value, axes: Axes) -> Value:
-    """``x[indices]`` or ``gather``: saves the indices; its gradient is as large as ``x``."""
+def taken(x: Value | Parameter, indices: Value, axes: Axes, *, viewed: bool = False) -> Value:
+    """``x[indices]`` or ``gather``: saves the indices; its gradient is as large as ``x``.
+
+    ``viewed``: an axis is put in (``x[None, indices]``), so that the gradient is a view of what the index made.
+    """
     tape, before, dtype = x.tape, x.axes, x.dtype
     out = tape.new("taken", axes, dtype)
-    tape.record((out,), (x,), lambda g: (tape.new("gradient of taken", before, dtype),), (indices,))
+
+    def back(_: Value) -> Grads:
+        g = tape.new("gradient of taken", before, dtype)
+        g.storage.viewed = viewed
+        return (g,)
+
+    tape.record((out,), (x,), back, (indices,))
     return out
 
 
-def _top(x: Value, axes: Axes) -> tuple[Value, Value]:
+def highest(x: Value, axes: Axes) -> tuple[Value, Value]:
     """``torch.topk``: values and indices; saves the indices."""
     tape, before, dtype = x.tape, x.axes, x.dtype
     values = tape.new("highest", axes, dtype)

@@ -134,8 +134,9 @@ def _relative(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     if f.position is not None:
         T, S, N = f.position.axes
         weights = ops.add(weights, f.position.view((("X", 1), N, T, S)), "scores with bias")
-    if not getattr(a, "cross", False):
-        weights = masked(f, a, weights)
+    mask = None if getattr(a, "cross", False) else f.masks.get(a.window)
+    if mask is not None:
+        weights = ops.add(weights, mask, "masked scores")
     weights = ops.softmax(weights, label="attention weights")
     weights = ops.dropout(weights, a.dropout, f.training)
     out = applied(weights, v)

@@ -67,9 +67,12 @@ def restated(
             made[id(layer)] = found
         return found
 
-    stack = model.decoder
-    one = stack.but(layers=tuple(again(layer) for layer in stack.layers), norm=other(stack.norm), stem=stem(stack.stem))
-    return model.but(stacks=(one,))
+    return model.but(
+        stacks=tuple(
+            s.but(layers=tuple(again(layer) for layer in s.layers), norm=other(s.norm), stem=stem(s.stem))
+            for s in model.stacks
+        )
+    )
 
 
 def like(kind: type[Any], record: Any, **changes: Any) -> Any:

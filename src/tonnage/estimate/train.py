@@ -294,9 +294,16 @@ def answer(
 
 def _runs(model: Model, w: Train, stack: Stack) -> Runs | None:
     """How experts run; None where it is by grouped products, or there are none."""
-    if w.experts is None and w.expert_imbalance is None:
+    limited = any(
+        hasattr(s.block, "capacity") for stack in model.stacks for layer in stack.layers for s in layer.sublayers
+    )
+    if w.experts is None and w.expert_imbalance is None and not limited:
         return None
     # Imported late: most answers do without.
+    if limited:
+        from tonnage.estimate import capacity
+
+        return capacity.settled(model, w)
     from tonnage.estimate.expert_runs import settled
 
     return settled(model, w, stack)

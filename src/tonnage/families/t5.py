@@ -12,19 +12,21 @@ from functools import cache
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.capacity import Capped
 from tonnage.arch.ends import Head, Stem
 from tonnage.arch.feedforward import Gated, Plain
 from tonnage.arch.layers import Norm
 from tonnage.arch.model import Layer, Model, Pair, Stack, Sublayer
-from tonnage.arch.parts import Part, Parts, Separate
+from tonnage.arch.parts import Part, Parts
 from tonnage.errors import ConfigError
 from tonnage.families import Family
-from tonnage.families._pieces import counted, matrix
+from tonnage.families._pieces import counted
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
-MODELLED: Final = ("t5", "mt5", "umt5")
+MODELLED: Final = ("t5", "mt5", "umt5", "switch_transformers")
 """Types whose training step is modelled."""
+FORMATS: Final = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def read(k: Keys) -> Model:
@@ -38,38 +40,45 @@ def read(k: Keys) -> Model:
     k.skip("relative_attention_max_distance", "output_past", "tokenizer_class")
     k.skip("local_radius", "global_block_size", "num_experts", "router_bias", "add_cross_attention")
     parts = _Parts(k, D, dropout)
+    switches = parts.switches
     tied = k.want("tie_word_embeddings", True)
     # T5's configuration works it out where it does not say; umT5's code asks for the tie, mT5's never scales.
     stated = bool(k.optional("scale_decoder_outputs", bool, tied))
-    scales = tied if parts.kind == "umt5" else stated and parts.kind == "t5"
+    scales = tied if parts.kind in ("umt5", "switch_transformers") else stated and parts.kind == "t5"
     composers: tuple[Tensor, ...] = ()
+    # T5's stacks share one table whatever its config says; that of Switch Transformers unties all, and uses none.
+    shared, word = ("shared.weight", "shared") if tied or not switches else (None, "encoder.embed_tokens")
     if parts.kind == "pop2piano":
         rows, tied = k.size("composer_vocab_size", 21), False
         composers = (Tensor("mel_conditioner.embedding.weight", (("V", rows), ("D", D)), "audio"),)
+    unused = "shared" if shared is None else "encoder.embed_tokens"
     return Model(
         model_type=parts.kind,
         stacks=(
             Stack(
                 name="encoder",
                 path="encoder.block",
-                stem=Stem(name="shared", V=V, D=D, dropout=dropout),
+                stem=Stem(name=word, V=V, D=D, dropout=dropout),
                 layers=parts.layers(L, decoder=False),
                 norm=parts.norm("encoder.final_layer_norm"),
                 dropout=dropout,
+                ones=switches,
             ),
             Stack(
                 name="decoder",
                 path="decoder.block",
-                stem=Stem(name="decoder.embed_tokens", V=V, D=D, dropout=dropout, alias_of="shared.weight"),
+                stem=Stem(name="decoder.embed_tokens", V=V, D=D, dropout=dropout, alias_of=shared),
                 layers=parts.layers(k.optional("num_decoder_layers") or L, decoder=True),
                 norm=parts.norm("decoder.final_layer_norm"),
                 dropout=dropout,
+                ones=switches,
             ),
         ),
         head=Head(name="lm_head", D=D, V=V, alias_of="shared.weight" if tied else None, divided=scales),
         positions=k.size("n_positions", 512),
+        eager_only=switches,
         extra=(
-            Tensor("encoder.embed_tokens.weight", (("V", V), ("D", D)), "embedding", alias_of="shared.weight"),
+            Tensor(f"{unused}.weight", (("V", V), ("D", D)), "embedding", alias_of=shared),
             *composers,
         ),
         causal=False,
@@ -149,17 +158,31 @@ class _Parts:
                 extra += (Tensor(f"{attention.name}.global_relative_attention_bias.weight", axes, "position"),)
         return counted("LongT5's attention", attention, *extra)
 
-    def _experts(self, path: str) -> Parts:
+    def _experts(self, path: str) -> Capped:
         """Switch Transformers' experts, one for each token."""
-        k, E = self.k, self.k.size("num_experts", 8)
-        k.skip("expert_capacity", "router_dtype", "router_ignore_padding_tokens", "add_router_probs")
-        router = matrix(
-            f"{path}.router.classifier", ("D", self.D), ("Er", E), "router", bias=k.want("router_bias", False)
+        k = self.k
+        k.skip("router_ignore_padding_tokens", "add_router_probs")
+        # Of configs that were written when experts could be others.
+        k.skip("router_type", "feed_forward_proj", "is_gated_act")
+        stated = k.want("router_dtype", "float32")
+        if stated not in FORMATS:
+            raise ConfigError(
+                f"router_dtype = {stated!r} is none of {', '.join(FORMATS)}", key="router_dtype", value=stated
+            )
+        block = self._feed_forward("")
+        assert isinstance(block, Plain)
+        return Capped(
+            name=path,
+            D=self.D,
+            E=k.size("num_experts", 8),
+            capacity=k.size("expert_capacity", 64),
+            block=block,
+            bias=k.want("router_bias", False),
+            router_dtype=FORMATS[stated],
+            jitter=k.want("router_jitter_noise", 0.01) > 0,
         )
-        experts = Separate(path=f"{path}.experts.expert_", E=E, used=1, block=self._feed_forward(""))
-        return counted("Switch Transformers' experts", router, experts)
 
-    def _sub(self, index: int, block: GroupedQuery | Plain | Gated | Parts) -> Sublayer:
+    def _sub(self, index: int, block: GroupedQuery | Plain | Gated | Parts | Capped) -> Sublayer:
         return Sublayer(block=block, before=self.norm(f"layer.{index}.layer_norm"), dropout=self.dropout, rebinds=True)
 
     def _attention(self, name: str, causal: bool, buckets: int | None, *, cross: bool = False) -> GroupedQuery:

@@ -19,7 +19,7 @@ from tonnage.arch.again import several
 from tonnage.arch.eager import by_heads
 from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.loss import cross_entropy
-from tonnage.arch.masks import make_masks
+from tonnage.arch.masks import make_masks, of_ones
 from tonnage.arch.model import Layer, Model, Stack
 from tonnage.arch.sound import Sound
 from tonnage.arch.tape import Tape, Value
@@ -133,9 +133,7 @@ class Paired(OneTape):
 
     def _through(self, stack: Stack, f: Forward, ids: Value) -> Value:
         """Embedding, layers and norm."""
-        x = stack.stem.forward(f, ids)
-        tokens = x.axes[1][1]
-        make_masks(f, windows(stack, tokens), ids.axes[0][1], tokens, tokens, x.dtype, always=self.always)
+        x = self._embedded(stack, f, ids)
         f.checkpoints = self.recompute is not None
         for index, layer in enumerate(stack.layers):
             self.part(f"forward {stack.name} layer {index}")
@@ -148,6 +146,16 @@ class Paired(OneTape):
         for names in (f.frame, f.masks, f.rotary):
             names.clear()
         f.bias = f.zeros = None
+        return x
+
+    def _embedded(self, stack: Stack, f: Forward, ids: Value) -> Value:
+        if stack.ones:
+            x = stack.stem.but(dropout=0.0).forward(f, ids)
+            of_ones(f, x.axes[:2], x.dtype, causal=stack is self.model.decoder)
+            return ops.dropout(x, stack.stem.dropout, f.training)
+        x = stack.stem.forward(f, ids)
+        tokens = x.axes[1][1]
+        make_masks(f, windows(stack, tokens), ids.axes[0][1], tokens, tokens, x.dtype, always=self.always)
         return x
 
 

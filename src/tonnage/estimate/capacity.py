@@ -1,0 +1,67 @@
+"""Experts with a capacity in a training step: what is not known of it is which of them tokens go to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from tonnage.arch.capacity import Capped, Shares, capped, spread
+from tonnage.arch.model import Model
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate.expert_runs import Runs
+from tonnage.workload.training import Train
+
+TOLD: Final = (
+    "experts run one after the other, each with {capacity:,} tokens of a sequence at most; tokens are spread evenly, "
+    "and the range is what other routers would take, down to one expert alone, the only one with gradients and "
+    "optimizer state: --expert-imbalance 1 to {most:g}"
+)
+SAID: Final = "{what}, and the fullest expert is sent {ratio:g} times the mean of tokens, as was said"
+
+
+def settled(model: Model, w: Train) -> Runs:
+    """The model with tokens spread evenly, and with the ends of what a router may do.
+
+    Raises:
+        InputError: experts cannot run otherwise, or a ratio that there cannot be.
+        UnsupportedError: understood, and not modelled.
+    """
+    blocks = capped(model)
+    if w.experts not in (None, "eager"):
+        raise InputError(
+            f"experts = {w.experts}: those of {model.model_type} are modules of their own, which run one after the "
+            "other", key="experts", value=w.experts, hint="--experts eager, or leave it out",
+        )  # fmt: skip
+    _refused(model, w)
+    most = min(b.E for b in blocks)
+    ratio = w.expert_imbalance
+    if ratio is not None and ratio > most:
+        raise InputError(
+            f"expert_imbalance = {ratio:g}: all tokens at one expert are {most:g} times the mean",
+            key="expert_imbalance", value=ratio, hint=f"from 1 to {most:g}",
+        )  # fmt: skip
+    what = TOLD.format(capacity=blocks[0].capacity, most=most)
+    if ratio is not None:
+        told = SAID.format(what=what.partition(";")[0], ratio=ratio)
+        return Runs(spread(model, Shares(imbalance=ratio)), (), told)
+    return Runs(spread(model, Shares()), tuple(spread(model, s) for s in _ends(blocks)), what)
+
+
+def _ends(blocks: list[Capped]) -> Iterator[Shares]:
+    """What routers may do: all tokens at one expert; some experts full, and a token at each of the others."""
+    yield Shares(imbalance=max(b.E for b in blocks))
+    for upward in (False, True):
+        yield Shares(imbalance=max(b.E for b in blocks), fills=True, spares=True, upward=upward)
+
+
+def _refused(model: Model, w: Train) -> None:
+    said = {
+        "lora_rank": w.lora_rank is not None, "adapter": w.adapter is not None, "eval_batch": w.eval_batch is not None,
+        "quant": w.quant not in (None, "none"), "compile": bool(w.compile),
+    }  # fmt: skip
+    for key, there in said.items():
+        if there:
+            raise UnsupportedError(
+                f"{key} = {getattr(w, key)}: not modelled with experts that have a capacity ({model.model_type})",
+                key=key, value=str(getattr(w, key)), hint=f"leave out {key}",
+            )  # fmt: skip
