@@ -7,7 +7,7 @@ Python code is enough, without a compiler of CUDA:
 
     MAMBA_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps \\
         mamba-ssm==2.3.2.post1 causal-conv1d==1.6.1 flash-linear-attention==0.6.0 fla-core==0.6.0 einops triton==3.4.0
-    python scripts/trace_mixers.py
+    python scripts/trace_mixers.py [CONFIG ...]
 
 Needs the extra ``test-reference``.
 """
@@ -43,11 +43,13 @@ def recorded(config: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the cases of the table again whose packages are here, and write what they took."""
+    """Run the cases of the table again whose packages are here, and write what they took: all, or of the configs said."""
     from tonnage.tracing.mixers import PACKAGES
 
     table = json.loads(TABLE.read_text())
     for run in table["runs"]:
+        if sys.argv[1:] and run["config"] not in sys.argv[1:]:
+            continue
         if any(find_spec(name) is None for name in PACKAGES.get(run["said"].get("kernels"), ())):
             continue
         run.update(recorded(table["configs"][run["config"]], run["said"]))
