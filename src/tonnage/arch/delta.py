@@ -165,6 +165,8 @@ class GatedDelta(Record):
         if f.mixer.package is not None:
             kernel = tape.parameter(f"{self.name}.conv1d.weight", (channels, ("X", 1), ("C", self.C)))
             mixed = mamba_ssm.convolution(mixed, kernel)
+            if self.style == "apart":
+                mixed = ops.narrow(mixed, mixed.axes)
             q, k, v = ops.split(mixed, (heads, heads, per_value))
             return q, k, v, mixed
         turned = delta_rule.transposed(mixed)
