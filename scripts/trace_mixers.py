@@ -1,11 +1,12 @@
 """Records what training steps of models with recurrent mixers take: ``tests/data/mixers.json``, ``hybrids.json``.
 
-By the kernels of a package or in operations of torch, as a run says. The packages' own ``autograd.Function``s run on
-tensors without data, under ``tonnage trace``; of the packages their Python code is enough, without a compiler of CUDA:
+By the kernels of a package where the case names one, and all of it is installed; else in operations of torch, where no
+package is. The packages' own ``autograd.Function``s run on tensors without data, under ``tonnage trace``; of the packages
+their Python code is enough, without a compiler of CUDA:
 
     MAMBA_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps \\
         mamba-ssm==2.3.2.post1 causal-conv1d==1.6.1 flash-linear-attention==0.6.0 fla-core==0.6.0 einops triton==3.4.0
-    python scripts/trace_mixers.py [configs, comma-separated]
+    python scripts/trace_mixers.py [CONFIG ...]
 
 Needs the extra ``test-reference``.
 """
@@ -21,6 +22,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "reference")]
 TABLES: Final = tuple(ROOT / "tests" / "data" / f"{name}.json" for name in ("mixers", "hybrids"))
+ANY: Final = ("mamba_ssm", "fla", "causal_conv1d")
 KINDS: Final = ("forward", "backward", "optimizer")
 
 
@@ -40,21 +42,23 @@ def recorded(config: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main(names: str = "") -> None:
-    """Run the cases of the tables again whose packages are here, or those of some configs, and write what they took."""
+def main() -> None:
+    """Run the cases of the tables again whose packages are here, and write what they took: all, or of the configs said."""
     from tonnage.tracing.mixers import PACKAGES
 
     for path in TABLES:
         table = json.loads(path.read_text())
-        runs = [run for run in table["runs"] if not names or run["config"] in names.split(",")]
-        for run in runs:
-            if any(find_spec(name) is None for name in PACKAGES.get(run["said"].get("kernels"), ())):
+        for run in table["runs"]:
+            if sys.argv[1:] and run["config"] not in sys.argv[1:]:
+                continue
+            wanted = PACKAGES.get(run["said"].get("kernels"), ())
+            # transformers takes the packages' functions wherever it can import them.
+            if [name for name in wanted or ANY if find_spec(name) is not None] != list(wanted):
                 continue
             run.update(recorded(table["configs"][run["config"]], run["said"]))
             print(run["config"], run["said"], run["peaks"], flush=True)
-        if runs:
-            path.write_text(json.dumps(table, indent=1) + "\n")
+        path.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

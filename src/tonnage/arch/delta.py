@@ -39,10 +39,13 @@ class GatedDelta(Record):
         C: tokens that the convolution sees.
         style: which projections share a matrix.
         act: activation function behind the convolution.
+        doubled: rates lie between 0 and 2.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("fla",)
     """Packages whose kernels transformers runs it by, where they are installed."""
+    stops_on_hopper: ClassVar[bool] = True
+    """Whether those raise there with some releases of Triton."""
     working_set_modelled: ClassVar[bool] = False
     """Whether the default path's forward pass is modelled."""
 
@@ -55,11 +58,17 @@ class GatedDelta(Record):
     C: int
     style: DeltaStyle = "joined"
     act: str = "silu"
+    doubled: bool = False
 
     @property
     def channels(self) -> int:
         """What the convolution sees: queries, keys and values."""
         return 2 * self.K * self.H + self.N * self.VH
+
+    @property
+    def _own(self) -> str | None:
+        """The decays' format: OLMo Hybrid makes them in fp32, which loading in 16 bit leaves."""
+        return "fp32" if self.style == "apart" else None
 
     def _matrices(self) -> Iterator[Linear]:
         keys, values = self.K * self.H, self.N * self.VH
@@ -90,8 +99,8 @@ class GatedDelta(Record):
 
     def weights(self) -> Iterator[Tensor]:
         """Projections, convolution, decay and rate of every head, norm of the output."""
-        for part in ("dt_bias", "A_log"):
-            yield Tensor(f"{self.name}.{part}", (("N", self.N),), "mixer")
+        yield Tensor(f"{self.name}.dt_bias", (("N", self.N),), "mixer")
+        yield Tensor(f"{self.name}.A_log", (("N", self.N),), "mixer", dtype=self._own)
         yield Tensor(f"{self.name}.conv1d.weight", (("I", self.channels), ("X", 1), ("C", self.C)), "mixer")
         for matrix in self._matrices():
             yield from matrix.weights()
@@ -108,44 +117,67 @@ class GatedDelta(Record):
         """In operations of torch, or by the kernels of flash-linear-attention and causal-conv1d."""
         if f.mixer is None:
             raise untold("a gated delta net outside of a training step on the next token")
-        if self.style == "apart":
-            raise untold("a gated delta net of OLMo Hybrid")
-        # Every layer is handed the table, which a checkpoint then holds.
-        f.rotary.get("default")
         tape, rows = f.tape, x.axes[:2]
-        heads: Axes = (*rows, ("K", self.K), ("H", self.H))
-        per_value: Axes = (*rows, ("N", self.N), ("H", self.VH))
-        mixed, z, b, a, *named = self._packed(f, x) if self.style == "packed" else self._joined(f, x)
-        if f.mixer.package is None:
-            channels = delta_rule.transposed(mixed)
-            channels = scan.convolution(tape, channels, f"{self.name}.conv1d", self.C, False, self.act)
-            mixed = channels.view(mixed.axes)
-            del channels
-            parts: Axes = tuple(("I", n) for n in (*(self.K * self.H,) * 2, self.N * self.VH))
-            split = ops.split(mixed, tuple((*rows, part) for part in parts))
-            q, k, v = (part.view(axes) for part, axes in zip(split, (heads, heads, per_value), strict=True))
-            del split
+        if self.style == "apart":
+            projected = tuple(self._matrix(f"{part}_proj").forward(f, x) for part in "qkv")
+            mixed = [ops.cat(projected, (*rows, ("I", self.channels)), "channels")]
+            del projected
+            given: list[Value] = []
         else:
-            kernel = tape.parameter(f"{self.name}.conv1d.weight", (("I", self.channels), ("X", 1), ("C", self.C)))
-            mixed = mamba_ssm.convolution(mixed, kernel)
-            q, k, v = ops.split(mixed, (heads, heads, per_value))
+            # Every layer is handed the table, which a checkpoint then holds.
+            f.rotary.get("default")
+            first, *given = self._packed(f, x) if self.style == "packed" else self._joined(f, x)
+            mixed = [first]
+            del first
+        q, k, v, channels = self._convolved(f, mixed)
         # What these names stood for before is let go of.
-        del named[:3]
-        beta = ops.unary(b, "sigmoid", saves="output")
-        decay = scan.decay(tape.parameter(f"{self.name}.A_log", (("N", self.N),)))
-        step = ops.add(ops.cast(a, "fp32"), tape.parameter(f"{self.name}.dt_bias", (("N", self.N),)), "time step")
+        del given[3:6]
+        beta = ops.unary(given[1] if given else self._matrix("b_proj").forward(f, x), "sigmoid", saves="output")
+        if self.doubled:
+            beta = ops.scaled(beta, "rates, doubled")
+        decay = scan.decay(tape.parameter(f"{self.name}.A_log", (("N", self.N),), self._own))
+        a = ops.cast(given[2] if given else self._matrix("a_proj").forward(f, x), "fp32")
+        step = ops.add(a, tape.parameter(f"{self.name}.dt_bias", (("N", self.N),)), "time step")
+        del a
         step = ops.unary(step, "softplus")
         g = ops.mul(decay, step, "decays", axes=step.axes)
         del decay, step
         if f.mixer.package is None:
             out = delta_rule.delta_rule(q, k, v, g, beta)
-            # The norm takes heads as rows.
-            out = ops.copy(out, label="output by tokens") if out.dtype == "fp32" else out
         else:
             out = fla.delta_rule(q, k, v, g, beta, f.mixer.tiling)
-        out = scan.norm_gated(out, z, tape.parameter(f"{self.name}.norm.weight", (("H", self.VH),)))
-        del named
-        return self._matrix("out_proj").forward(f, out)
+        gate = given[0] if given else self._matrix("g_proj").forward(f, x)
+        if f.mixer.package is None and out.dtype == "fp32":
+            # The norm takes heads as rows.
+            out = ops.copy(out, label="output by tokens")
+        name = "o_norm" if self.style == "apart" else "norm"
+        out = scan.norm_gated(out, gate, tape.parameter(f"{self.name}.{name}.weight", (("H", self.VH),)))
+        del channels
+        return self._matrix("o_proj" if self.style == "apart" else "out_proj").forward(f, out)
+
+    def _convolved(self, f: Forward, given: list[Value]) -> tuple[Value, Value, Value, Value]:
+        """Queries, keys and values behind the convolution, and all of its channels; lets go of what was given."""
+        tape, mixed = f.tape, given.pop()
+        assert f.mixer is not None
+        B, T, channels = mixed.axes
+        heads: Axes = (B, T, ("K", self.K), ("H", self.H))
+        per_value: Axes = (B, T, ("N", self.N), ("H", self.VH))
+        if f.mixer.package is not None:
+            kernel = tape.parameter(f"{self.name}.conv1d.weight", (channels, ("X", 1), ("C", self.C)))
+            mixed = mamba_ssm.convolution(mixed, kernel)
+            if self.style == "apart":
+                mixed = ops.narrow(mixed, mixed.axes)
+            q, k, v = ops.split(mixed, (heads, heads, per_value))
+            return q, k, v, mixed
+        turned = delta_rule.transposed(mixed)
+        del mixed
+        turned = scan.convolution(tape, turned, f"{self.name}.conv1d", self.C, False, self.act)
+        if self.style == "apart":
+            turned = ops.narrow(turned, turned.axes)
+        mixed = turned.view((B, T, channels))
+        parts: Axes = tuple(("I", n) for n in (*(self.K * self.H,) * 2, self.N * self.VH))
+        q, k, v = ops.split(mixed, tuple((B, T, part) for part in parts))
+        return q.view(heads), k.view(heads), v.view(per_value), mixed
 
     def _matrix(self, name: str) -> Linear:
         return next(m for m in self._matrices() if m.name.endswith(f".{name}"))

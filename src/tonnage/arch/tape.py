@@ -174,10 +174,10 @@ class Tape:
             self.leaves += [value.node] if held else []
             self.collects = value.storage if held else self.collects
 
-    def parameter(self, name: str, axes: Axes) -> Parameter:
-        """The weight of that name."""
+    def parameter(self, name: str, axes: Axes, dtype: str | None = None) -> Parameter:
+        """The weight of that name, in a format of its own where it has one."""
         trained = self.grad and (self.trained is None or self.trained(name))
-        return Parameter(self, name, axes, self.weights, trained)
+        return Parameter(self, name, axes, dtype or self.weights, trained)
 
     def several(self, parameter: Parameter) -> None:
         """Several steps will take this weight: what they hand back is added up before it is the weight's gradient."""

@@ -85,6 +85,7 @@ def version(text: str) -> Version:
         InputError: no release of liger-kernel.
         UnsupportedError: older than what is stated.
     """
+    text = next((name for name in text.split(",") if not name.startswith("liger")), text)
     name, _, release = text.partition("==")
     parts = release.split(".")
     if name != "liger" or (release and (len(parts) != 3 or parts[0] != "0" or not all(p.isdigit() for p in parts))):

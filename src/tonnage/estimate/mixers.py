@@ -28,6 +28,11 @@ RELEASES: Final = {
     "mamba-ssm": "mamba-ssm 2.3.2 and causal-conv1d 1.6.1",
     "fla": "flash-linear-attention 0.6.0 and causal-conv1d 1.6.1",
 }
+HOPPER: Final = "sm_90"
+STOPS: Final = (
+    "flash-linear-attention 0.6.0 stops in the backward pass of a gated delta net on Hopper where Triton is 3.4.0 to 3.7.0 "
+    "(fla/ops/common/chunk_o.py, chunk_bwd_dqkwg): Triton 3.7.1, or tilelang, whose kernels are not modelled"
+)
 LONGEST: Final = 100_000
 """Events of the layers' forward passes: about a second of the allocator's."""
 REFUSED: Final = frozenset(["falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"])
@@ -54,14 +59,17 @@ class Mixing(Record):
 
 def run_by(model: Model) -> tuple[str, ...]:
     """The packages whose kernels run mixers of a model, in the order of ``PACKAGES``."""
-    found = {name for stack in model.stacks for layer, _ in stack.distinct() for name in _packages(layer.sublayers)}
-    return tuple(name for name in PACKAGES if name in found)
+    return tuple(name for name in PACKAGES if next(_run(model, name), None) is not None)
 
 
-def _packages(sublayers: tuple[Any, ...]) -> Iterator[str]:
-    for sub in sublayers:
-        for block in (sub.block, *getattr(sub.block, "parts", ())):
-            yield from getattr(block, "packages", ())
+def _run(model: Model, package: str) -> Iterator[Any]:
+    """The blocks that a package runs."""
+    for stack in model.stacks:
+        for layer, _ in stack.distinct():
+            for sub in layer.sublayers:
+                for block in (sub.block, *getattr(sub.block, "parts", ())):
+                    if package in getattr(block, "packages", ()):
+                        yield block
 
 
 def settled(model: Model, w: Train, device: Device | None) -> Mixing:
@@ -88,9 +96,11 @@ def settled(model: Model, w: Train, device: Device | None) -> Mixing:
         # Imported late: what Liger replaces matters to few of these models.
         from tonnage.estimate.liger import multiprocessors
 
-        told = f"recurrent mixers run by the kernels of {RELEASES[named[0]]}"
+        told = [f"recurrent mixers run by the kernels of {RELEASES[named[0]]}"]
+        if device is not None and device.architecture == HOPPER and any(b.stops_on_hopper for b in _run(model, "fla")):
+            told.append(STOPS)
         return Mixing(
-            Mixers(package=named[0], processors=multiprocessors(device), tiling=_tiling(device)), rest, (told,)
+            Mixers(package=named[0], processors=multiprocessors(device), tiling=_tiling(device)), rest, tuple(told)
         )
     told = (
         f"recurrent mixers run in operations of torch, as transformers runs them where {there[0]} is not installed: "

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.layers import Norm
+from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
-from tonnage.arch.untraced import Untraced
 from tonnage.errors import ConfigError
 from tonnage.families import Family
-from tonnage.families._blocks import attention, decoder, gated, normed_heads
+from tonnage.families._blocks import decoder, gated
 from tonnage.families._hybrid import FULL, LINEAR, gated_delta, layer_kinds
+from tonnage.families._olmo import STYLE, olmo_attention
 from tonnage.keys import Keys
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``OlmoHybridForCausalLM`` builds."""
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
-    full, mlp = attention(k, D), gated(k, D)
-    full = normed_heads(full, style="rms-fp32-weight", whole=True)
+    full, mlp = olmo_attention(k, D), gated(k, D)
+    if not _turned(k):
+        full = full.but(rotary=None)
     N = k.optional("linear_num_key_heads") or full.N
     H = k.optional("linear_key_head_dim") or int(0.75 * D / N)
     k.skip("linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max", "linear_dt_init_floor")
-    k.skip("linear_allow_neg_eigval")
-    delta = gated_delta(_defaulted(k, full.N, N, H), D, "apart")
+    delta = gated_delta(_defaulted(k, full.N, N, H), D, "apart").but(doubled=k.want("linear_allow_neg_eigval", True))
     width = (("D", D),)
 
     def norm(name: str) -> Norm:
-        return Norm(name, width, "rms-fp32-weight")
+        return Norm(name, width, STYLE)
 
     layers = {
         FULL: Layer(
             sublayers=(
-                Sublayer(
-                    block=Untraced(block=full, what="OLMo Hybrid's attention"), after=norm("post_attention_layernorm")
-                ),
+                Sublayer(block=full, after=norm("post_attention_layernorm")),
                 Sublayer(block=mlp, after=norm("post_feedforward_layernorm")),
             ),
             kind="attention",
@@ -52,7 +50,18 @@ def read(k: Keys) -> Model:
         kinds[-1] = FULL
     if len(set(kinds)) < 2:
         raise ConfigError("layer_types must hold both kinds of layer", key="layer_types", value=kinds[0])
-    return decoder(k, D, tuple(layers[kind] for kind in kinds), width=full.H, positions=65536, style="rms-fp32-weight")
+    rotary = (Rotary("model.rotary_emb", full.H, dtype="fp32"),) if _turned(k) else ()
+    model = decoder(
+        k, D, tuple(layers[kind] for kind in kinds), width=full.H, positions=65536, style=STYLE, rotary=rotary
+    )
+    # Layers are handed the positions whether or not they turn by them.
+    return model.but(stacks=(model.decoder.but(stem=model.decoder.stem.but(position_ids="row")),))
+
+
+def _turned(k: Keys) -> bool:
+    """Whether queries and keys are: models for long contexts have a null for the frequencies."""
+    found = k.config.get("rope_parameters")
+    return not (isinstance(found, dict) and "rope_theta" in found and found["rope_theta"] is None)
 
 
 def _defaulted(k: Keys, heads: int, N: int, H: int) -> Keys:
