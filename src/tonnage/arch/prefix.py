@@ -92,6 +92,14 @@ class Prefix(Record):
         # Each window's size is a tensor of its cache.
         f.around += [tape.new("size of a window", (), "int64") for w in self.windows if w]
 
+    def hooked(self, f: Forward) -> bool:
+        """The model embeds the tokens as ever."""
+        return True
+
+    def scaled(self, f: Forward) -> bool:
+        """The model embeds the tokens as ever."""
+        return True
+
     def joined(self, f: Forward, x: Value) -> Value:
         """The embedded tokens as they are."""
         return x
