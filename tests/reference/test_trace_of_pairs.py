@@ -63,6 +63,10 @@ METHODS: Final[dict[str, tuple[str, dict[str, Any], dict[str, Any]]]] = {
 }
 
 
+OURS: Final = ("adapter", "adapter_options", "virtual_tokens", "encoder_hidden")
+"""What stands in a config of peft instead."""
+
+
 def compared(name: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # What the model's code makes around its head is told by the trace as logits: lines are compared elsewhere.
     monkeypatch.setattr(closed, "lines_of", lambda result: None)
@@ -134,7 +138,7 @@ def same_parts(
     asked = closed.SHAPE | said
     if "adapter" in said:
         # What stands for it is made by the caller.
-        asked = {k: v for k, v in asked.items() if k not in ("adapter", "adapter_options")} | {"lora_rank": 1}
+        asked = {k: v for k, v in asked.items() if k not in OURS} | {"lora_rank": 1}
     found = levels(tracing_cases.traced(config, layers="all", **asked))
     got: dict[str, int] = {}
     for p in found.parts:
@@ -179,7 +183,43 @@ def test_a_table_that_the_code_would_make_anew_is_refused() -> None:
         tn.train({"config": PAIRS["m2m_100"]}, suggest=False, seq=1025)
 
 
-@pytest.mark.parametrize("said", [{"adapter": "prompt", "virtual_tokens": 8}, {"adapter": "adalora"}])
+READ: Final[dict[str, dict[str, Any]]] = {
+    "plain": {},
+    "one sequence": {"batch": 1, "seq": 77, "target_seq": 33},
+    "eager": {"attention": "eager"},
+    "mixed": {"precision": "bf16-mixed", "dtype": "fp32"},
+    "recomputed": {"recompute": "full"},
+    "nf4": {"quant": "nf4"},
+    "nf4, prepared": {"quant": "nf4-dq", "kbit_prepared": True},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", READ)
+@pytest.mark.parametrize("inner", [0, 128], ids=["prompt", "p-tuning"])
+@pytest.mark.parametrize("name", ["t5", "mt5", "bart", "marian"])
+def test_trained_tokens_before_what_is_read(
+    name: str, inner: int, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of 20 for each stack, of which the decoder's are made and not used."""
+    peft = pytest.importorskip("peft")
+    made: dict[str, Any] = {"task_type": "SEQ_2_SEQ_LM", "num_virtual_tokens": 20}
+    config = peft.PromptEncoderConfig(**made, encoder_hidden_size=inner) if inner else peft.PromptTuningConfig(**made)
+    frozen = tuning.tuned
+
+    def tuned(model: Any, job: dict[str, Any]) -> Any:
+        model = frozen(model, {**job, "lora": None})
+        if job["kbit"]:
+            model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        return of_one_stack.adapted(model, config)
+
+    monkeypatch.setattr(tuning, "tuned", tuned)
+    said: dict[str, Any] = {"adapter": "prompt", "virtual_tokens": 20}
+    said = said | {"adapter": "p-tuning", "encoder_hidden": inner} if inner else said
+    same_parts(name, said | READ[setting], monkeypatch)
+
+
+@pytest.mark.parametrize("said", [{"adapter": "prefix", "virtual_tokens": 8}, {"adapter": "adalora"}])
 def test_what_is_not_trained_beside_matrices_is_refused(said: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedError, match="not modelled for encoder-decoder models"):
         tn.train({"config": PAIRS["t5"]}, suggest=False, **said)

@@ -233,6 +233,9 @@ class GroupedQuery(Record):
                 hint="parameters, weights and cache can still be told: tonnage params",
             )
         out = self._attended(f, x)
+        if self.cross:
+            # The layer's name for weights that it does not use is bound to these.
+            del f.weights[:-1]
         if self.o_apart:
             # The caller's name is bound to the new output when the module behind has returned.
             f.local.append(out)

@@ -198,11 +198,11 @@ class Stem(Record):
             x = ops.embedding(ids, words, width)
         # A module that multiplies for itself (Gemma's) is hooked behind that.
         within = self.scaled_within or (self.scaled and any(t.name.endswith("embed_scale") for t in self.buffers))
-        if f.input_grads and not within:
+        if f.input_grads and not within and (virtual is None or virtual.hooked(f)):
             f.tape.start(x, held=True)
         if self.scaled and self.scale_cast:
             x = ops.mul(x, f.tape.new("scale of embedding", (), x.dtype), "scaled embedding")
-        elif self.scaled:
+        elif self.scaled and (within or virtual is None or virtual.scaled(f)):
             x = ops.scaled(x, "scaled embedding", in_place=self.scaled_in_place)
         if f.input_grads and within:
             f.tape.start(x, held=True)

@@ -97,6 +97,14 @@ class Prefix(Record):
         if self.masked:
             f.around += masks(tape, (B, ("T", self.tokens)), (B, ("T", self.tokens + ids.axes[1][1])))
 
+    def hooked(self, f: Forward) -> bool:
+        """The model embeds the tokens as ever."""
+        return True
+
+    def scaled(self, f: Forward) -> bool:
+        """The model embeds the tokens as ever."""
+        return True
+
     def joined(self, f: Forward, x: Value) -> Value:
         """The embedded tokens as they are."""
         return x

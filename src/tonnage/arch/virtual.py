@@ -61,6 +61,14 @@ class Virtual(Record):
     def begun(self, f: Forward, ids: Value) -> None:
         """Nothing is made before the tokens are embedded."""
 
+    def hooked(self, f: Forward) -> bool:
+        """Whether the tokens are embedded by the module whose output is made to need a gradient."""
+        return True
+
+    def scaled(self, f: Forward) -> bool:
+        """Whether the model's code multiplies what its embedding makes."""
+        return True
+
     def joined(self, f: Forward, x: Value) -> Value:
         """The embedded tokens (axes ``B T D``) behind the trained ones; the labels grow as well."""
         tape, (B, (_, tokens), D) = x.tape, x.axes
@@ -86,3 +94,40 @@ class Virtual(Record):
 def masks(tape: Tape, before: Axes, whole: Axes) -> list[Value]:
     """The mask of trained tokens, in fp32, and with the batch's behind it: peft's code names both through the pass."""
     return [tape.new("mask of virtual tokens", before, "fp32"), tape.new("mask with virtual tokens", whole, "fp32")]
+
+
+class Read(Virtual):
+    """The same before what an encoder reads: the table has as many rows for the decoder, which are made and not used.
+
+    Args:
+        apart: the encoder embeds its tokens by a module of its own, which peft does not call (Marian).
+
+    Reference: PeftModelForSeq2SeqLM.forward; PromptEmbedding (``num_virtual_tokens * num_transformer_submodules``)
+    """
+
+    apart: bool = False
+
+    def hooked(self, f: Forward) -> bool:
+        """Whether the tokens are embedded by the module whose output is made to need a gradient."""
+        return not self.apart or f.encoder is not None
+
+    def scaled(self, f: Forward) -> bool:
+        """Not what the encoder is handed, whose embedding its own code would multiply (Marian)."""
+        return f.encoder is not None
+
+    def joined(self, f: Forward, x: Value) -> Value:
+        """The embedded tokens behind the trained ones; a decoder's as they are."""
+        if f.encoder is not None:
+            return x
+        tape, (B, (_, tokens), D) = x.tape, x.axes
+        table = Parameter(tape, NAME, self._axes(), self.dtype, tape.grad)
+        indices = tape.new("virtual tokens", (B, ("T", self.tokens)), "int64")
+        first = ops.embedding(indices.view(indices.axes[1:]), table, (D,))
+        del indices
+        prompts = [self._made(first, B)]
+        del first
+        prompts.append(ops.cast(prompts.pop(), x.dtype))
+        taken = ops.narrow(prompts[0], (B, ("T", self.tokens // 2), D))
+        joined = ops.cat((taken, x), (B, ("T", tokens + self.tokens // 2), D), "embedding behind virtual tokens")
+        f.around += [*prompts, joined]
+        return joined

@@ -41,9 +41,11 @@ def adapts(model: Model, kind: Adapter) -> None:
     """Refuse what is trained beside two stacks in another way than beside their matrices.
 
     Raises:
-        UnsupportedError: tokens before a sequence, norms, or a term of the loss (AdaLoRA's).
+        UnsupportedError: keys and values in a cache, norms, or a term of the loss (AdaLoRA's).
     """
     asked = Asked(frozenset(), ADAPTERS, options=kind.options)
+    if kind.name in ("prompt", "p-tuning"):
+        return
     if kind.method is None or kind.method(asked).early:
         raise UnsupportedError(
             f"adapter = {kind.name}: not modelled for encoder-decoder models ({model.model_type})", key="adapter",

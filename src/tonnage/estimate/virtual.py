@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from tonnage.arch.virtual import Virtual
+from tonnage.arch.virtual import Read, Virtual
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.adapter import ADAPTERS, Adapter, Option
 
@@ -27,6 +27,8 @@ NAMELESS: Final = ("mpt", "xglm")
 """Models whose configs name their heads as peft does not look for."""
 PROMPTED: Final = ("llama", "mistral")
 """Models whose attention peft wraps with adaption prompts (TRANSFORMERS_MODEL_CONFIG)."""
+APART: Final = ("marian",)
+"""Models whose encoder is where ``get_input_embeddings`` looks, beside the shared table that peft finds first."""
 OTHERS: Final = ("biogpt", "gpt_neox_japanese", "lfm2")
 """Models that make positions, or masks, of what is cached."""
 
@@ -38,15 +40,32 @@ def _number(w: Train, name: str) -> int:
 
 
 def _tokens(w: Train, model: Model) -> Virtual:
-    stem = model.decoder.stem
-    return Virtual(_number(w, "prompt"), stem.width or stem.D, ADAPTERS, masked=bool(w.padded))
+    return _table(w, model, _number(w, "prompt"))
+
+
+def _table(w: Train, model: Model, tokens: int, inner: int = 0) -> Virtual:
+    """Trained tokens before what is read.
+
+    Raises:
+        UnsupportedError: an encoder that reads sound, or counts positions by token ids.
+    """
+    stem = model.stacks[0].stem
+    width = stem.width or stem.D
+    if len(model.stacks) == 1:
+        return Virtual(tokens, width, ADAPTERS, inner, bool(w.padded))
+    if not stem.name or any(table.fixed for table in stem.tables):
+        raise UnsupportedError(
+            f"trained tokens before what the encoder of {model.model_type} reads are not modelled", key="adapter",
+            value="prompt", hint="--adapter lora",
+        )  # fmt: skip
+    return Read(2 * tokens, width, ADAPTERS, inner, apart=model.model_type in APART)
 
 
 def _encoded(w: Train, model: Model) -> Virtual:
-    stem, tokens = model.decoder.stem, _number(w, "p-tuning")
+    tokens = _number(w, "p-tuning")
     if w.encoder_hidden is None:
         raise InputError("adapter = p-tuning needs encoder_hidden", key="encoder_hidden", hint="--encoder-hidden 128")
-    return Virtual(tokens, stem.width or stem.D, ADAPTERS, w.encoder_hidden, bool(w.padded))
+    return _table(w, model, tokens, w.encoder_hidden)
 
 
 def _cached(w: Train, model: Model) -> Prefix:

@@ -129,6 +129,8 @@ class Paired(OneTape):
         # The output that the caller is handed names the encoder's states too, and what was cached.
         logits += [g.encoder, *kept]
         g.encoder = None
+        # What runs again holds the circumstances, not what the code around the model named.
+        f.around.clear()
         return loss, logits
 
     def _through(self, stack: Stack, f: Forward, ids: Value) -> Value:
