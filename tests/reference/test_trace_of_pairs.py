@@ -82,6 +82,23 @@ def test_every_setting_of_a_pair(name: str, setting: str, monkeypatch: pytest.Mo
     compared(name, SETTINGS[setting], monkeypatch)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("said", [{}, {"recompute": "full"}, {"optimizer": "adamw-loop", "clip_grad_norm": True}])
+@pytest.mark.parametrize("precision", ["fp16", "fp16-autocast"])
+@pytest.mark.parametrize("name", ["t5", "t5 (gated)", "mt5"])
+def test_t5_in_fp16_keeps_some_in_fp32(
+    name: str, precision: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last matrix of each feed-forward (``_keep_in_fp32_modules``), and with it the residual stream."""
+    compared(name, said | {"precision": precision}, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["t5", "mt5"])
+def test_adapters_beside_what_stays_in_fp32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    same_parts(name, {"precision": "fp16", "lora_rank": 8, "lora_targets": ["q", "v"]}, monkeypatch)
+
+
 def told(name: str, layers: int) -> str:
     """The part of a trace that a moment of the closed form is in: layers of both stacks in one row.
 
