@@ -44,12 +44,13 @@ def targeted(
     Raises:
         InputError: a name matches no matrix, or none is named and none is known for the type.
     """
-    # A head is one only by its own name: neither all-linear nor attention means it.
+    # A head is one only by its own name: neither all-linear nor attention means it. What stands before it is none.
+    before = () if model.head is None or model.classes is not None else model.head.before()
     matrices = [
         (n, m)
         for n, _, m in found
         if m is not None
-        and (heads or m.role != "head" or m.module.rpartition(".")[2] in asked)
+        and (heads or m.role != "head" or m.module in before or m.module.rpartition(".")[2] in asked)
         and (m.linear or m.transposed or m.role == "head")
         and not m.batch
     ]
@@ -63,7 +64,7 @@ def targeted(
             )  # fmt: skip
     asked = [name for name in asked if name not in gone]
     matrices = [(n, m) for n, m in matrices if m.module.rpartition(".")[2] not in gone]
-    tests = [_test(name, heads) for name in asked]
+    tests = [_test(name, heads, before) for name in asked]
     for name, test in zip(asked, tests, strict=True):
         if not any(test(m) for _, m in matrices):
             leaves = _leaves(matrices)
@@ -94,9 +95,9 @@ def _leaves(matrices: list[tuple[int, Matrix]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(m.module.rpartition(".")[2] for _, m in matrices))
 
 
-def _test(name: str, heads: bool) -> Callable[[Matrix], bool]:
+def _test(name: str, heads: bool, before: Collection[str]) -> Callable[[Matrix], bool]:
     if name == "all-linear":
-        return lambda m: heads or m.role != "head"
+        return lambda m: heads or m.role != "head" or m.module in before
     if name == "attention":
         return lambda m: m.role == "attention"
     return lambda m: m.module == name or m.module.endswith(f".{name}")
