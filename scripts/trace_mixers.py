@@ -1,8 +1,8 @@
 """Records what training steps of models with recurrent mixers take: ``tests/data/mixers.json``, ``hybrids.json``.
 
 By the kernels of a package where the case names one, and all of it is installed; else in operations of torch, where no
-package is. The packages' own ``autograd.Function``s run on tensors without data, under ``tonnage trace``; of the packages
-their Python code is enough, without a compiler of CUDA:
+package is. The packages' own ``autograd.Function``s run on tensors without data, under ``tonnage trace``; their Python
+code is enough, without a compiler of CUDA:
 
     MAMBA_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps \\
         mamba-ssm==2.3.2.post1 causal-conv1d==1.6.1 flash-linear-attention==0.6.0 fla-core==0.6.0 einops triton==3.4.0
@@ -43,7 +43,7 @@ def recorded(config: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the cases of the tables again whose packages are here, and write what they took: all, or of the configs said."""
+    """Run the cases again whose packages are here, all or of the configs that are said, and write what they took."""
     from tonnage.tracing.mixers import PACKAGES
 
     for path in TABLES:

@@ -48,7 +48,6 @@ ALLOWED = frozenset(
         "tonnage.arch",
         "tonnage.arch.activation",
         "tonnage.arch.attention",
-        "tonnage.arch.counts",
         "tonnage.arch.eager",
         "tonnage.arch.ends",
         "tonnage.arch.feedforward",

@@ -26,6 +26,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt2": {"model_type": "gpt2", "n_embd": 256, "n_layer": 2, "n_head": 4, "vocab_size": 512, "n_positions": 64},
     "gpt_oss": {**LLAMA, "model_type": "gpt_oss", "head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2,
                 "intermediate_size": 128},
+    "opt-projected": {"model_type": "opt", "hidden_size": 256, "ffn_dim": 512, "num_hidden_layers": 2,
+                      "num_attention_heads": 8, "vocab_size": 512, "word_embed_proj_dim": 128,
+                      "max_position_embeddings": 64, "do_layer_norm_before": False},
+    "bert-masked": {"model_type": "bert", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
+                    "num_attention_heads": 8, "vocab_size": 512, "max_position_embeddings": 64,
+                    "architectures": ["BertForMaskedLM"]},
 }  # fmt: skip
 
 TYPES = ("llama", "falcon", "jamba", "jetmoe", "longcat_flash", "afmoe", "deepseek_v3", "electra", "gpt_oss",

@@ -94,9 +94,21 @@ def test_encoders_that_clamp_their_layers_in_fp16(name: str, monkeypatch: pytest
     compared(name, {"precision": "fp16", "seq": 128}, monkeypatch)
 
 
-def test_t5_in_fp16_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"in fp16 keeps DenseReluDense\.wo in fp32"):
-        tn.train({"config": PAIRS["t5"]}, suggest=False, precision="fp16")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("said", [{}, {"recompute": "full"}, {"optimizer": "adamw-loop", "clip_grad_norm": True}])
+@pytest.mark.parametrize("precision", ["fp16", "fp16-autocast"])
+@pytest.mark.parametrize("name", ["t5", "t5 (gated)", "mt5"])
+def test_t5_in_fp16_keeps_some_in_fp32(
+    name: str, precision: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last matrix of each feed-forward (``_keep_in_fp32_modules``), and with it the residual stream."""
+    compared(name, said | {"precision": precision}, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["t5", "mt5"])
+def test_adapters_beside_what_stays_in_fp32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    same_parts(name, {"precision": "fp16", "lora_rank": 8, "lora_targets": ["q", "v"]}, monkeypatch)
 
 
 def told(name: str, layers: int) -> str:

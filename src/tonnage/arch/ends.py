@@ -317,6 +317,10 @@ class Head(Record):
             yield Tensor(f"{self.name}.bias", (("V", self.V),), "head", alias_of=self.bias_alias_of)
         yield from self.extra
 
+    def before(self) -> tuple[str, ...]:
+        """Modules of the matrices that stand before it."""
+        return tuple(m.name for m in (self.project, self.dense, self.second) if m is not None)
+
     def forward(self, f: Forward, x: Value) -> Value:
         """Hidden states to logits, axes ``B T V``."""
         if self.pooled == "first":

@@ -81,7 +81,7 @@ class Plain(Record):
         del given
         x = ops.dropout(x, self.inner_dropout, f.training)
         if self.restored:
-            x = ops.cast(x, f.tape.weights)
+            x = ops.cast(x, f.tape.form_of(down.name))
         if self.holds:
             f.local.append(x)
         named = x if self.names else None
@@ -184,4 +184,4 @@ class Gated(Record):
         if self.inner_norm is not None:
             x = self.inner_norm.forward(f, x)
         x = ops.dropout(x, self.inner_dropout, f.training)
-        return ops.cast(x, f.tape.weights) if self.restored else x
+        return ops.cast(x, f.tape.form_of(self.matrices()[-1].name)) if self.restored else x

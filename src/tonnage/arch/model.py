@@ -20,7 +20,7 @@ from tonnage.record import Record
 from tonnage.tensors import Inventory, Tensor
 
 if TYPE_CHECKING:
-    from tonnage.arch.counts import Parameters
+    from tonnage.arch.pair import Pair
     from tonnage.checkpoint import Header
 
 
@@ -52,6 +52,7 @@ class Sublayer(Record):
         holds_input: the layer keeps a name of its own for the normed input (StableLM).
         named: the output keeps its name until the sum is normed (BERT).
         rebinds: the block's output, before dropout, keeps its name until the sum has it (GTE).
+        bounded: a sum in fp16 is held within its bounds (T5).
     """
 
     block: Block
@@ -66,6 +67,7 @@ class Sublayer(Record):
     holds_input: bool = False
     named: bool = False
     rebinds: bool = False
+    bounded: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """The block's tensors and its norms'."""
@@ -175,6 +177,11 @@ class Layer(Record):
                 f.local.clear()
             if crosses:
                 del f.weights[:-1]
+            if sub.bounded and x.dtype == "fp16":
+                from tonnage.arch.bounds import within_bounds  # Imported late: T5 alone.
+
+                del residual
+                x = within_bounds(f, x)
             if sub.of_sum is not None:
                 x = sub.of_sum.forward(f, x)
             f.local.clear()
@@ -268,19 +275,6 @@ class Stack(Record):
         return [(layer, counts[key]) for key, layer in first.items()]
 
 
-class Pair(Record):
-    """An encoder and a decoder whose training step is modelled.
-
-    Args:
-        shifts_first: what the decoder is given is made of the labels before the encoder runs (BART), else behind it.
-        caches: the decoder keeps keys and values though nothing is written: its config is a copy, which the Trainer
-            does not reach (T5). Checkpoints turn it off.
-    """
-
-    shifts_first: bool = False
-    caches: bool = False
-
-
 class Model(Record):
     """A whole model.
 
@@ -306,6 +300,7 @@ class Model(Record):
         unstored: parameters that transformers builds and no checkpoint stores (LongCat's rows of empty experts).
         fp32: parts of the names of tensors that transformers loads in fp32 although 16 bit are asked for
             (``_keep_in_fp32_modules_strict``).
+        fp32_for_fp16: the same where fp16 is asked for (``_keep_in_fp32_modules``).
         plain: parts of the names of matrices that the model's class makes without any scheme, whatever its config
             lists (Kimi K3's projections into the latent of its experts).
         defaulted: config keys that were absent.
@@ -337,6 +332,7 @@ class Model(Record):
     apart: tuple[Tensor, ...] = ()
     unstored: int = 0
     fp32: tuple[str, ...] = ()
+    fp32_for_fp16: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
     name: str = ""
     class_name: str = ""
@@ -389,9 +385,9 @@ class Model(Record):
     def groups(self) -> Iterator[tuple[int, Inventory]]:
         """The tensors once for each different layer, with how often they stand: fast sums."""
         for times, inventory in self._groups():
-            yield times, tuple(map(self._kept, inventory)) if self.fp32 else inventory
+            yield times, tuple(map(self.kept, inventory)) if self.fp32 else inventory
 
-    def _kept(self, t: Tensor) -> Tensor:
+    def kept(self, t: Tensor) -> Tensor:
         """A tensor in the format that it is loaded in whatever is asked for."""
         if t.dtype is not None or not any(part in t.name for part in self.fp32):
             return t
@@ -408,6 +404,4 @@ class Model(Record):
     @property
     def parameters(self) -> Parameters:
         """How many, by what."""
-        from tonnage.arch.counts import Parameters
-
         return Parameters(self)

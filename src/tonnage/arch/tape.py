@@ -101,6 +101,8 @@ class Tape:
         self.buffers = weights
         self.autocast = autocast
         self.trained = trained
+        # Parts of the names of weights that are in fp32 whatever the others are in.
+        self.wide: tuple[str, ...] = ()
         self.category = "activations"
         self.recording = grad
         # Path of the layer at hand, where all of a model's are on one tape.
@@ -177,7 +179,11 @@ class Tape:
     def parameter(self, name: str, axes: Axes, dtype: str | None = None) -> Parameter:
         """The weight of that name, in a format of its own where it has one."""
         trained = self.grad and (self.trained is None or self.trained(name))
-        return Parameter(self, name, axes, dtype or self.weights, trained)
+        return Parameter(self, name, axes, dtype or self.form_of(name), trained)
+
+    def form_of(self, name: str) -> str:
+        """The format of the weight of that name."""
+        return "fp32" if self.wide and any(part in name for part in self.wide) else self.weights
 
     def several(self, parameter: Parameter) -> None:
         """Several steps will take this weight: what they hand back is added up before it is the weight's gradient."""

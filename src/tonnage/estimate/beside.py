@@ -89,6 +89,6 @@ def tensor_sizes(model: Model, form: Format) -> Iterator[int]:
     """Bytes of the tensors of a model that is not packed, in the order of the modules."""
     inventories = [*(t for stack in model.stacks for t in stack.weights()), *model.extra]
     tensors = [*inventories, *(model.head.weights() if model.head is not None else ())]
-    for t in sorted(tensors, key=is_buffer):
+    for t in map(model.kept, sorted(tensors, key=is_buffer)):
         if t.alias_of is None:
             yield (form if t.dtype is None else FORMATS[t.dtype]).nbytes(t.numel)

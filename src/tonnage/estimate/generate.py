@@ -12,7 +12,7 @@ from tonnage.estimate.lines import Terms, lines, reserves
 from tonnage.estimate.moments import instants, largest
 from tonnage.estimate.result import Fit
 from tonnage.estimate.serving import Run, Session
-from tonnage.estimate.settle import AS_NEWEST, attention_told, dequantized, kernel
+from tonnage.estimate.settle import AS_NEWEST, attention_told, dequantized, kernel, loaded_in
 from tonnage.estimate.summary import caching, no_caching_caveat
 from tonnage.estimate.verdict import fit
 from tonnage.formats import FORMATS, Format, storage_format
@@ -51,6 +51,7 @@ def deploy(model: Model, s: Setting, engine: Engine) -> Deployment:
     prompt = said.get("prompt") or s.context
     if prompt > s.context:
         raise InputError(f"prompt = {prompt:,} is longer than context = {s.context:,}", key="prompt", value=prompt)
+    model = loaded_in(model, s.dtype)
     caveats = [AS_NEWEST] if s.version[0] < engine.releases.newest[0] else []
     quantized = _stored(model, s, caveats)
     if said.get("attention") in ("flash_attention_2", "flash_attention_3", "flex"):

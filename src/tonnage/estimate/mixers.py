@@ -30,8 +30,8 @@ RELEASES: Final = {
 }
 HOPPER: Final = "sm_90"
 STOPS: Final = (
-    "flash-linear-attention 0.6.0 stops in the backward pass of a gated delta net on Hopper where Triton is 3.4.0 to 3.7.0 "
-    "(fla/ops/common/chunk_o.py, chunk_bwd_dqkwg): Triton 3.7.1, or tilelang, whose kernels are not modelled"
+    "flash-linear-attention 0.6.0 stops in the backward pass of a gated delta net on Hopper where Triton is 3.4.0 to "
+    "3.7.0 (fla/ops/common/chunk_o.py, chunk_bwd_dqkwg): Triton 3.7.1, or tilelang, whose kernels are not modelled"
 )
 LONGEST: Final = 100_000
 """Events of the layers' forward passes: about a second of the allocator's."""
@@ -102,11 +102,11 @@ def settled(model: Model, w: Train, device: Device | None) -> Mixing:
         return Mixing(
             Mixers(package=named[0], processors=multiprocessors(device), tiling=_tiling(device)), rest, tuple(told)
         )
-    told = (
+    said = (
         f"recurrent mixers run in operations of torch, as transformers runs them where {there[0]} is not installed: "
         f"--kernels {there[0]} for its kernels, which keep far less"
     )
-    return Mixing(Mixers(), rest, (told,))
+    return Mixing(Mixers(), rest, (said,))
 
 
 def _tiling(device: Device | None) -> int:

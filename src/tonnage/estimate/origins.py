@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from tonnage.arch.model import Model
 from tonnage.estimate.lines import Terms
 from tonnage.estimate.training import Step
 from tonnage.formats import FORMATS
+from tonnage.memory.weights import is_parameter
 from tonnage.stacks import Stack
 from tonnage.tensors import Tensor
 
@@ -26,6 +28,12 @@ PPO: Final = "https://github.com/huggingface/trl/blob/v1.12.0/trl/experimental/p
 ENGINE: Final = "https://github.com/huggingface/trl/blob/v1.16.0/trl/generation/vllm_generation.py"
 LEFT: Final = "{}, less what matrices that are stepped already have left of them: their projections"
 BUFFERS: Final = "inverse frequencies and the like, in fp32"
+
+
+def in_fp32(model: Model, form: str) -> str:
+    """How many parameters stay in fp32 whatever the others are in, in words."""
+    kept = sum(times * t.numel for times, ts in model.groups() for t in ts if t.dtype == "fp32" and is_parameter(t))
+    return f", {kept:,} of them in fp32" if kept and form != "fp32" else ""
 
 
 def origins(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
@@ -68,7 +76,7 @@ def origins(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
         **{what: (what, stack.reference, ()) for what, _ in step.resident},
         **others,
         "parameters": (
-            f"{policy}{frozen}{P:,} parameters x {w} B ({form}), {n} tensors",
+            f"{policy}{frozen}{P:,} parameters x {w} B ({form}){in_fp32(step.model, form)}, {n} tensors",
             stack.reference,
             base,
         ),

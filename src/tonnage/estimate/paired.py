@@ -68,12 +68,6 @@ class PairedStep(TapedStep):
     """One step; the whole of its pass is on one tape."""
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
-        if model.plain and recipe.weights == "fp16":
-            raise UnsupportedError(
-                f"{model.model_type} in fp16 keeps {', '.join(model.plain)} in fp32, and its stream with them: not "
-                "modelled in training", key="precision", value="fp16",
-                hint="--precision bf16, or fp16-mixed over weights in fp32",
-            )  # fmt: skip
         super().__init__(model, recipe)
         fixed = _fixed(model)
         self.idle = [(t, times) for t, times in self.idle if t.name not in fixed]

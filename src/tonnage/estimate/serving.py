@@ -63,6 +63,7 @@ class Reading:
 
     def __init__(self, model: Model, s: Session, tokens: int, cached: int) -> None:
         self.tape = tape = Tape(grad=False, weights=s.dtype)
+        tape.wide = model.fp32_for_fp16 if s.dtype == "fp16" else ()
         self.session = s
         stack = model.decoder
         f = Forward(tape, s.kernel, cached=cached, tuning=s.tuning)

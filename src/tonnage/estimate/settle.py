@@ -95,6 +95,13 @@ def default_length(model: Model, longest: int) -> int:
     return min(longest, model.positions or longest)
 
 
+def loaded_in(model: Model, form: str) -> Model:
+    """The model as transformers loads it in that format: some of it stays in fp32 where fp16 is asked for."""
+    if form != "fp16" or not model.fp32_for_fp16:
+        return model
+    return model.but(fp32=(*model.fp32, *model.fp32_for_fp16))
+
+
 def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tuple[AttentionKernel, list[str]]:
     """What computes attention: ``sdpa`` picks as torch does on that device.
 

@@ -20,6 +20,7 @@ from tonnage.estimate.settle import (
     default_length,
     filled,
     kernel,
+    loaded_in,
     one_device,
     quantization,
     tokens_within,
@@ -108,7 +109,7 @@ def answer(
     mixing, asked = _mixing(model, w, device), w.kernels
     w = w if mixing is None else w.but(kernels=mixing.kernels)
     precision, weights, autocast = precision_of(model, w, since(version, stack.precision))
-    loaded = weights
+    model, loaded = loaded_in(model, weights), weights
     fine = _fine(model, w, weights, autocast, stack, own(weights) if own else None)
     if fine is not None:
         weights = fine.weights

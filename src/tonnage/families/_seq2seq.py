@@ -9,7 +9,8 @@ from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.ends import Head, Stem, Table
 from tonnage.arch.feedforward import Plain
 from tonnage.arch.layers import Norm
-from tonnage.arch.model import Layer, Model, Pair, Stack, Sublayer
+from tonnage.arch.model import Layer, Model, Stack, Sublayer
+from tonnage.arch.pair import Pair
 from tonnage.arch.parts import Part
 from tonnage.arch.sinusoids import Sinusoids
 from tonnage.families._pieces import counted, layer_norm, matrix

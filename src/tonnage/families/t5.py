@@ -16,7 +16,8 @@ from tonnage.arch.capacity import Capped
 from tonnage.arch.ends import Head, Stem
 from tonnage.arch.feedforward import Gated, Plain
 from tonnage.arch.layers import Norm
-from tonnage.arch.model import Layer, Model, Pair, Stack, Sublayer
+from tonnage.arch.model import Layer, Model, Stack, Sublayer
+from tonnage.arch.pair import Pair
 from tonnage.arch.parts import Part, Parts
 from tonnage.errors import ConfigError
 from tonnage.families import Family
@@ -52,6 +53,8 @@ def read(k: Keys) -> Model:
         rows, tied = k.size("composer_vocab_size", 21), False
         composers = (Tensor("mel_conditioner.embedding.weight", (("V", rows), ("D", D)), "audio"),)
     unused = "shared" if shared is None else "encoder.embed_tokens"
+    # ``_keep_in_fp32_modules``: loaded in fp32 beside fp16, and packed by no scheme.
+    kept = ("DenseReluDense.wo",) if parts.kind in ("mt5", "pop2piano", "t5", "umt5") else ()
     return Model(
         model_type=parts.kind,
         stacks=(
@@ -83,8 +86,8 @@ def read(k: Keys) -> Model:
         ),
         causal=False,
         pair=Pair(caches=bool(k.config.get("use_cache", True))) if parts.kind in MODELLED else None,
-        # ``_keep_in_fp32_modules``: loaded in fp32 beside fp16, and packed by no scheme.
-        plain=("DenseReluDense.wo",) if parts.kind in ("mt5", "pop2piano", "t5", "umt5") else (),
+        plain=kept,
+        fp32_for_fp16=kept,
     )
 
 
@@ -183,7 +186,10 @@ class _Parts:
         )
 
     def _sub(self, index: int, block: GroupedQuery | Plain | Gated | Parts | Capped) -> Sublayer:
-        return Sublayer(block=block, before=self.norm(f"layer.{index}.layer_norm"), dropout=self.dropout, rebinds=True)
+        return Sublayer(
+            block=block, before=self.norm(f"layer.{index}.layer_norm"), dropout=self.dropout, rebinds=True,
+            bounded=True,
+        )  # fmt: skip
 
     def _attention(self, name: str, causal: bool, buckets: int | None, *, cross: bool = False) -> GroupedQuery:
         return GroupedQuery(

@@ -46,12 +46,13 @@ def targeted(
     Raises:
         InputError: a name matches no matrix, or none is named and none is known for the type.
     """
-    # A head is one only by its own name: neither all-linear nor attention means it.
+    # A head is one only by its own name: neither all-linear nor attention means it. What stands before it is none.
+    before = () if model.head is None or model.classes is not None else model.head.before()
     matrices = [
         (n, m)
         for n, _, m in found
         if m is not None
-        and (heads or m.role != "head" or m.module.rpartition(".")[2] in asked)
+        and (heads or m.role != "head" or m.module in before or m.module.rpartition(".")[2] in asked)
         and (m.linear or m.transposed or m.role == "head")
         and not m.batch
     ]
@@ -65,7 +66,7 @@ def targeted(
             )  # fmt: skip
     asked = [name for name in resolved(model, found, asked) if name not in gone]
     only = [m for _, m in matrices]
-    tests = [_test(model, only, name, gone, heads) for name in asked]
+    tests = [_test(model, only, name, gone, heads, before) for name in asked]
     for name, test in zip(asked, tests, strict=True):
         if not any(test(m) for _, m in matrices):
             leaves = _leaves(matrices)
@@ -97,10 +98,10 @@ def _leaves(matrices: list[tuple[int, Matrix]]) -> tuple[str, ...]:
 
 
 def _test(
-    model: Model, matrices: Sequence[Matrix], name: str, gone: Collection[str], heads: bool
+    model: Model, matrices: Sequence[Matrix], name: str, gone: Collection[str], heads: bool, before: Collection[str]
 ) -> Callable[[Matrix], bool]:
     if name == "all-linear":
-        return lambda m: (heads or m.role != "head") and m.module.rpartition(".")[2] not in gone
+        return lambda m: (heads or m.role != "head" or m.module in before) and m.module.rpartition(".")[2] not in gone
     if name == "attention":
         return lambda m: m.role == "attention"
     if is_pattern(name):

@@ -101,6 +101,7 @@ class Pass:
             grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else frozen
         )
         tape.accumulated, tape.stepping, tape.buffers = accumulated, stepping, loaded or weights
+        tape.wide = model.fp32_for_fp16 if weights == "fp16" else ()
         tape.early = () if tuning is None else tuning.early
         self.head, own = model.head, None if tuning is None else tuning.own
         if own is not None and own.copied and self.head is not None:

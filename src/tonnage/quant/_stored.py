@@ -20,8 +20,8 @@ CODES: Final = "codebooks"
 KEPT: Final = "kept"
 """What a stored tensor is to the weight that it stands for."""
 
-PROJECTIONS: Final = ("embeddings_project", "embedding_hidden_mapping_in", "map_inputs_layer")
-"""Matrices behind a table of tokens (ELECTRA, RemBERT, RoCBert): linear modules, which a table is not."""
+PROJECTIONS: Final = ("embeddings_project", "embedding_hidden_mapping_in", "map_inputs_layer", "project_in")
+"""Matrices behind a table of tokens (ELECTRA, RemBERT, RoCBert, OPT): linear modules, which a table is not."""
 
 Entry = tuple[int, Tensor, "Matrix | None"]
 """How often a tensor stands, the tensor, and the matrix that it is; None for what no scheme packs."""
@@ -352,7 +352,7 @@ def default_skips(model: Model) -> list[str]:
     for t in tensors:
         if t.alias_of is not None:
             out += [t.name, t.alias_of]
-        elif t.role == "head" and model.classes is None and t.name.endswith(".weight"):
+        elif t.name == f"{model.head.name}.weight" and model.classes is None:
             out.append(t.name)
     return list(dict.fromkeys(name.removesuffix(".weight") for name in out))
 

@@ -43,7 +43,10 @@ PLACES: Final = {
 }  # fmt: skip
 """Modules of this package, and the optimizers that they hold."""
 REFUSED: Final = {
-    "q-galore": "its matrices lie in int8, and each is unpacked for its own step and packed again",
+    "q-galore": (
+        "its matrices lie in int8, and each is unpacked for its own step and packed again; the step of q-galore-torch "
+        "1.0 fails with bitsandbytes 0.50.2, which has no percentile_clipping"
+    ),
 }
 """Optimizers that are known and not modelled, and why."""
 NAMES: Final = tuple(name for names in PLACES.values() for name in names)

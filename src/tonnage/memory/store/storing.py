@@ -136,7 +136,7 @@ RENAMED: Final = frozenset(
 def saved(model: Model, form: Format) -> list[Kept]:
     """What ``save_pretrained`` writes under the names that transformers builds; tied tensors once."""
     out = []
-    for t in map(model._kept, model.tensors()):
+    for t in map(model.kept, model.tensors()):
         if t.alias_of is None and not (t.role == "buffer" and t.name.endswith(LOST)):
             own = form if t.dtype is None else FORMATS[t.dtype]
             out.append(Kept(t.name, t.shape, own.name, own.nbytes(t.numel)))
