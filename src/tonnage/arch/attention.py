@@ -62,6 +62,7 @@ class GroupedQuery(Record):
         clip: queries, keys and values are clamped (OLMo, MPT).
         eager: how eager attention makes weights of scores.
         scaled_queries: queries are multiplied by a number before attention (OPT).
+        scaled_keys: keys are multiplied by a number (Falcon-H1).
         heads_first: queries, keys and values are laid out by heads before any kernel sees them (Whisper).
         o_dropout: of the output.
         bias_apart: biases are added by an operation of their own (Falcon).
@@ -114,6 +115,7 @@ class GroupedQuery(Record):
     clip: bool = False
     eager: EagerStyle = "fp32-softmax"
     scaled_queries: bool = False
+    scaled_keys: bool = False
     o_dropout: float = 0.0
     heads_first: bool = False
     bias_apart: bool = False
@@ -216,7 +218,10 @@ class GroupedQuery(Record):
                 q = by_heads_first(q)
                 keys, values = (by_heads_first(m.forward(f, source)) for m in matrices[1:3])
                 return None, q, keys, values
-            return None, q, matrices[1].forward(f, source), matrices[2].forward(f, source)
+            keys = matrices[1].forward(f, source)
+            if self.scaled_keys:
+                keys = ops.scaled(keys, "multiplied keys")
+            return None, q, keys, matrices[2].forward(f, source)
         packed = matrices[0].forward(f, x)
         if self.clip:
             packed = ops.unary(packed, "clamp")

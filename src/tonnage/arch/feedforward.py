@@ -105,7 +105,7 @@ class Gated(Record):
     the output (Seed-OSS), ``inner_dropout`` of the gated tensor (CPM-Ant). ``down_bias``: whether the last matrix has a
     bias where the others have none (GTE). ``restored``: what it is given is cast to the weights' format, and both
     factors keep their names until the block returns (T5). ``named``: both products have names, up's first, which stand
-    until the block returns (Qwen).
+    until the block returns (Qwen). ``multiplied``: gate and output are multiplied by numbers (Falcon-H1).
     """
 
     name: str
@@ -124,6 +124,7 @@ class Gated(Record):
     down_bias: bool = False
     restored: bool = False
     named: bool = False
+    multiplied: bool = False
     module: ClassVar[str] = "mlp"
 
     def matrices(self) -> tuple[Linear, ...]:
@@ -156,6 +157,11 @@ class Gated(Record):
                 first = up.forward(f, x)
                 second = gate.forward(f, x)
                 return down.forward(f, ops.mul(first, activate(second, self.act), "gated"))
+            if self.multiplied:
+                first = up.forward(f, x)
+                product = ops.mul(first, activate(ops.scaled(gate.forward(f, x)), self.act), "gated")
+                del first
+                return ops.scaled(down.forward(f, product))
             factors: list[Value] = []
             x = self._inner(f, self._gated(f, gate, up, x, factors))
             x = down.forward(f, x)

@@ -1,8 +1,8 @@
 """Recurrent mixers: state-space models whose state has one size whatever the length of the sequence.
 
 transformers runs them by the fused kernels of ``mamba_ssm`` and ``causal_conv1d`` where these are installed
-(``arch/mamba_ssm.py``), and otherwise by operations of torch (``arch/scan.py``). Both are modelled for training steps;
-a pass that fills a cache is refused.
+(``arch/mamba_ssm.py``, ``arch/ssd_combined.py``), and otherwise by operations of torch (``arch/scan.py``). Both are
+modelled for training steps; a pass that fills a cache is refused.
 
 Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/cache_utils.py
 (LinearAttentionLayer), and the modeling files that the families name.
@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from tonnage.arch import mamba_ssm, ops, scan
+from tonnage.arch import mamba_ssm, ops, scan, ssd_combined
 from tonnage.arch.forward import Forward, Mixers
 from tonnage.arch.layers import Linear, Norm
-from tonnage.arch.tape import Tape, Value
+from tonnage.arch.tape import Parameter, Tape, Value
 from tonnage.arch.untraced import untold
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
@@ -180,7 +180,10 @@ class Mamba2(Record):
         bias: whether the projections in and out have one.
         conv_bias: whether the convolution has one.
         normed: the gated output goes through a norm.
+        norm_first: that norm comes before the gate (Falcon-H1).
         out_bias: whether the projection out has a bias, where that differs from the one in (Falcon-H1).
+        multiplied: what goes into the first projection is multiplied by a number, and what comes out by a buffer of
+            one number for each row (Falcon-H1).
     """
 
     packages: ClassVar[tuple[str, ...]] = ("mamba-ssm",)
@@ -200,7 +203,9 @@ class Mamba2(Record):
     bias: bool = False
     conv_bias: bool = True
     normed: bool = True
+    norm_first: bool = False
     out_bias: bool | None = None
+    multiplied: bool = False
 
     @property
     def inner(self) -> int:
@@ -233,6 +238,8 @@ class Mamba2(Record):
         if self.normed:
             yield Tensor(_path(self.name, "norm.weight"), (("I", self.inner),), "norm")
         yield from self.out_proj.weights()
+        if self.multiplied:
+            yield Tensor(_path(self.name, "mup_vector"), (("X", 1), ("X", 1), *self.in_proj.outs), "buffer")
 
     def state(self, B: int, S: int) -> Iterator[Tensor]:
         """The convolution's last inputs and the recurrence, for any ``S``."""
@@ -242,31 +249,44 @@ class Mamba2(Record):
     def forward(self, f: Forward, x: Value) -> Value:
         """Blocks of ``chunk`` tokens, or one kernel with all that stands behind the first projection."""
         how = _mixers(f, "a Mamba 2 mixer")
-        if not self.normed:
-            raise untold("a Mamba 2 mixer without a norm")
         tape, before = f.tape, x.dtype
         B, T, _ = x.axes
         I, N, H = ("I", self.inner), ("N", self.N), ("H", self.H)  # noqa: E741
         shared: Axes = (B, T, ("K", self.G), ("Z", self.Z))
-        packed = self.in_proj.forward(f, x)
+        given = ops.scaled(x) if self.multiplied else x
+        packed = self._packed(f, given)
         A = scan.decay(tape.parameter(_path(self.name, "A_log"), (N,)))
         if how.package is not None:
             return self._fused(f, packed, A, how.processors)
         gate, xs, step = ops.split(packed, ((B, T, I), (B, ("I", self.channels), T), (B, T, N)))
         xs = scan.convolution(tape, xs, _path(self.name, "conv1d"), self.C, self.conv_bias, self.act)
         xs, b, c = ops.split(xs, ((B, T, N, H), shared, shared))
+        # The modelled code binds its name anew.
+        del given
         skip, bias = tape.parameter(_path(self.name, "D"), (N,)), tape.parameter(_path(self.name, "dt_bias"), (N,))
-        out = scan.blocks(self.chunk, xs, b, c, step, A, skip, bias)
-        out = scan.gated_norm(out.view((B, T, I)), gate, tape.parameter(_path(self.name, "norm.weight"), (I,)), self.G)
+        out = scan.blocks(self.chunk, xs, b, c, step, A, skip, bias).view((B, T, I))
+        if not self.normed:
+            out = ops.mul(out, ops.unary(gate, "silu"), "gated", axes=out.axes)
+        else:
+            norm = scan.norm_in_groups if self.norm_first else scan.gated_norm
+            out = norm(out, gate, tape.parameter(_path(self.name, "norm.weight"), (I,)), self.G)
         return self.out_proj.forward(f, scan.to(out, before))
+
+    def _packed(self, f: Forward, x: Value) -> Value:
+        """What the first projection makes."""
+        packed = self.in_proj.forward(f, x)
+        if not self.multiplied:
+            return packed
+        numbers = Parameter(f.tape, _path(self.name, "mup_vector"), packed.axes[2:], f.tape.weights, trained=False)
+        return ops.mul(packed, numbers, "multiplied", axes=packed.axes)
 
     def _fused(self, f: Forward, packed: Value, A: Value, processors: int) -> Value:
         tape = f.tape
         N, I = ("N", self.N), ("I", self.inner)  # noqa: E741
         bias, skip = (tape.parameter(_path(self.name, part), (N,)) for part in ("dt_bias", "D"))
-        norm = tape.parameter(_path(self.name, "norm.weight"), (I,))
+        norm = tape.parameter(_path(self.name, "norm.weight"), (I,)) if self.normed else None
         out_bias = self.bias if self.out_bias is None else self.out_bias
         weights = _weights(tape, self.name, self.channels, self.C, self.conv_bias, self.D, self.inner, out_bias)
-        sizes = mamba_ssm.Heads(N=self.N, H=self.H, G=self.G, Z=self.Z, chunk=self.chunk, processors=processors)
+        sizes = ssd_combined.Heads(N=self.N, H=self.H, G=self.G, Z=self.Z, chunk=self.chunk, processors=processors)
         channels: Axes = (*packed.axes[:2], ("I", self.channels))
-        return mamba_ssm.split(packed, weights, sizes, channels, (bias, skip, norm), A)
+        return ssd_combined.split(packed, weights, sizes, channels, (bias, skip, norm), A)

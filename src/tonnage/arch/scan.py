@@ -172,6 +172,18 @@ def gated_norm(x: Value, gate: Value, weight: Parameter, G: int) -> Value:
     return ops.mul(to(x, before), weight, "norm output", axes=axes)
 
 
+def norm_in_groups(x: Value, gate: Value, weight: Parameter, G: int) -> Value:
+    """``FalconH1RMSNormGated`` with ``norm_before_gate``: the norm over each of ``G`` groups, then the gate."""
+    before, axes = x.dtype, x.axes
+    x = to(x, "fp32")
+    groups = x.view((*axes[:-1], ("K", G), ("X", axes[-1][1] // G)))
+    variance = ops.mean(ops.power(groups, "square"))
+    x = ops.mul(groups, ops.rsqrt(ops.shifted(variance)), "normalised", axes=groups.axes).view(axes)
+    x = ops.mul(weight, x, "norm output", axes=axes)
+    x = ops.mul(x, ops.unary(to(gate, "fp32"), "silu"), "gated", axes=axes)
+    return ops.cast(x, before)
+
+
 def norm_gated(x: Value, gate: Value, weight: Parameter) -> Value:
     """``Qwen3NextRMSNormGated``: an RMS norm over each head, then the gate."""
     before, axes = x.dtype, x.axes
