@@ -51,8 +51,9 @@ class Gridded(Stem):
 
     def forward(self, f: Forward, ids: Value) -> Value:
         """Token ids (axes ``B T``) to what goes into the layers."""
-        f.frame.append(self._added(f, ids))
-        return f.frame[-1].view(f.frame[-1].axes)
+        x = self._added(f, ids)
+        f.frame.append(x)
+        return x
 
     def _added(self, f: Forward, ids: Value) -> Value:
         tape, width = f.tape, (("D", self.D),)

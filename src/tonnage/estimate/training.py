@@ -41,8 +41,7 @@ class Step(Ledger):
     moment's span itself holds. A pass ``hands`` out all hidden states, named until it is over, or is ``taped`` as one.
     """
 
-    hands = False
-    taped = False
+    hands = taped = False
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
         super().__init__()

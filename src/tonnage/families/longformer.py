@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
-from tonnage.arch.model import Model
+from tonnage.arch.model import Layer, Model, Sublayer
+from tonnage.arch.sliding import Masked, Sliding
+from tonnage.errors import ConfigError
 from tonnage.families import Family
-from tonnage.families._encoder import attention, classifier, encoder, lm_head, places, pooler, stem, unrun
-from tonnage.families._pieces import matrix
+from tonnage.families._encoder import classifier, encoder, feed_forward, lm_head, places, pooler, stem
+from tonnage.families._pieces import layer_norm
 from tonnage.keys import Keys
+from tonnage.record import stated
 
 
 def read(k: Keys) -> Model:
     """Build the model that ``LongformerForMaskedLM`` builds."""
     D, N, P = k.need("hidden_size"), k.need("num_attention_heads"), k.size("max_position_embeddings", 512)
-    k.skip("attention_window", "onnx_export", "attention_mode", "ignore_attention_mask", "gradient_checkpointing")
+    k.skip("onnx_export", "attention_mode", "ignore_attention_mask", "gradient_checkpointing")
     k.skip("attention_dilation", "autoregressive")
-    sides = ("D", D)
-    chosen = (matrix(f"attention.self.{part}_global", sides, sides, "attention") for part in ("query", "key", "value"))
-    layer = unrun(k, D, "Longformer's attention", attention(k, D, N), *chosen)
-    base = "longformer"
+    windows, base = _windows(k, k.need("num_hidden_layers")), "longformer"
+
+    @cache
+    def layer(window: int) -> Layer:
+        return _layer(k, D, N, window)
+
+    table = stem(k, base, D, P=P, after_padding=True).but(buffers=())
     return encoder(
         k,
         base,
-        stem(k, base, D, P=P, after_padding=True).but(buffers=()),
-        (layer,) * k.need("num_hidden_layers"),
+        Masked(**stated(table)),
+        tuple(map(layer, windows)),
         lm_head(base, D, k.need("vocab_size"), tied=k.want("tie_word_embeddings", True)),
         positions=places(k, P),
         pooler=pooler(base, D),
         classifier=classifier(D),
+    ).but(eager_only=True)
+
+
+def _windows(k: Keys, layers: int) -> list[int]:
+    """Tokens that each layer's attention sees beside a token, on both sides together."""
+    said = k.optional("attention_window", object, 512)
+    found: list[Any] = said if isinstance(said, list) else [said] * layers
+    if len(found) != layers or not all(isinstance(n, int) and n > 0 and n % 2 == 0 for n in found):
+        raise ConfigError(
+            f"attention_window is an even number, or one for each of the {layers} layers", key="attention_window",
+            value=said, file=k.file,
+        )  # fmt: skip
+    return found
+
+
+def _layer(k: Keys, D: int, N: int, window: int) -> Layer:
+    block = Sliding(
+        name="attention",
+        D=D,
+        N=N,
+        H=k.divides("hidden_size", "num_attention_heads", D, N),
+        w=window // 2,
+        dropout=k.want("attention_probs_dropout_prob", 0.1),
     )
+    dropout = k.want("hidden_dropout_prob", 0.1)
+    attends = Sublayer(block=block, of_sum=layer_norm("attention.output.LayerNorm", D), dropout=dropout, named=True)
+    mlp = Sublayer(block=feed_forward(k, D), of_sum=layer_norm("output.LayerNorm", D), dropout=dropout, named=True)
+    return Layer(sublayers=(attends, mlp))
 
 
 FAMILY: Final = Family(

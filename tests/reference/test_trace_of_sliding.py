@@ -1,0 +1,83 @@
+"""Longformer: the closed form of a step against a live trace of transformers' code, to the byte."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+import test_trace_against_the_closed_form as closed
+from tracing_cases import traced
+
+import tonnage as tn
+from tonnage.estimate.training import Step
+from tonnage.tracing.levels import levels
+
+SMALL: Final[dict[str, Any]] = {
+    "model_type": "longformer", "architectures": ["LongformerForMaskedLM"], "vocab_size": 100, "hidden_size": 32,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 130,
+    "attention_window": [16, 16], "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+    "type_vocab_size": 1, "sep_token_id": 2,
+}  # fmt: skip
+DROPS: Final = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+DEEP: Final = {"num_hidden_layers": 4, "attention_window": 16}
+CASES: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "plain": ({}, {}),
+    "one sequence": ({}, {"batch": 1}),
+    "one sequence, mixed": ({}, {"batch": 1, "precision": "bf16-mixed"}),
+    "windows of its own": ({"attention_window": [8, 16]}, {}),
+    "a window as long as the text": ({"attention_window": [64, 64]}, {}),
+    "three sequences": ({"num_attention_heads": 2, "attention_window": [32, 32]}, {"batch": 3, "seq": 96}),
+    "one head": ({"num_attention_heads": 1}, {}),
+    "dropout": (DROPS, {}),
+    "bf16": ({}, {"precision": "bf16"}),
+    "fp16, untied": (DROPS | {"tie_word_embeddings": False, "type_vocab_size": 2}, {"precision": "fp16"}),
+    "mixed": (DROPS, {"precision": "bf16-mixed"}),
+    "autocast": ({}, {"precision": "bf16-autocast"}),
+    "recomputed": ({}, {"recompute": "full"}),
+    "deep, recomputed": (DEEP, {"recompute": "full", "precision": "bf16"}),
+    "mixed, recomputed": (DROPS, {"recompute": "full", "precision": "bf16-mixed"}),
+    "outputs": ({}, {"retain": ["outputs"]}),
+    "accumulated": ({}, {"accumulate": 4}),
+    "first step": ({}, {"first_step": True}),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_token_is_seen_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoder asks its mask whether any is: a trace has no data to answer that."""
+    import torch
+
+    known = torch.Tensor.any
+
+    def answered(self: Any, *args: Any, **how: Any) -> Any:
+        found = known(self, *args, **how)
+        found.item = lambda: False
+        return found
+
+    monkeypatch.setattr(torch.Tensor, "any", answered)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", CASES)
+def test_every_part_of_a_step_is_what_the_code_does(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    more, asked = CASES[case]
+    c, said = {**SMALL, **more}, {"precision": "fp32", "batch": 2, "seq": 64} | asked
+    most: dict[str, int] = {}
+    moments = Step.moments
+
+    def watched(self: Step) -> Any:
+        for m in moments(self):
+            most[m.name] = max(most.get(m.name, 0), m.highest)
+            yield m
+
+    monkeypatch.setattr(Step, "moments", watched)
+    result = tn.train({"config": c}, suggest=False, replay=True, **said)
+    found = levels(traced(c, layers="all", **said))
+    got: dict[str, int] = {}
+    for part in found.parts:
+        got[part.name] = max(got.get(part.name, 0), *(found.requested[i] for i in range(part.start - 1, part.stop)))
+    assert most == got
+    tiers = [result.ranks[0].tier(tier) for tier in ("allocated", "reserved")]
+    assert tiers[0] == found.samples[found.peak][1]
+    assert abs(tiers[1] - found.reserved) <= closed.SMALL
+    assert found.traced.told["trainable"] == result.model["trainable_parameters"]
