@@ -102,7 +102,9 @@ def aimed(
             *((f"as TRL {shown(release)} does it, which makes all logits",) if wholly else ()),
             *parts.told,
         ),
-        not_modelled=(*(() if recipe.makes_mask else (PADDING,)), LOGGED, *routed, *parts.left_out),
+        not_modelled=(
+            *(() if recipe.makes_mask else (PADDING,)), *(() if wholly else (LOGGED,)), *routed, *parts.left_out
+        ),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Config, Key, Settled
+from tonnage.launch.training._preferences import SIGMOID, preferring
 from tonnage.launch.training._trainer import INERT, KEYS, autocast, liger, spread
 from tonnage.launch.training._values import count, one_of, share, text, texts, truth
 
@@ -24,7 +25,11 @@ ATTENTION: Final = {"auto": "sdpa", "disabled": "eager", "sdpa": "sdpa", "fa2": 
 def _finish(said: dict[str, Any]) -> Settled:
     unmodelled, told = [*liger(said), *spread(said)], []
     stage, kind = said.pop("_stage", "sft"), said.pop("_kind", "lora")
-    if stage not in ("sft", "pt"):
+    pairs = said.pop("_pairs", "sigmoid")
+    aim = {"orpo": "orpo", "simpo": "simpo"}.get(pairs, "dpo") if stage == "dpo" else ""
+    if aim:
+        told += preferring(said, aim)
+    elif stage not in ("sft", "pt"):
         unmodelled.append(f"stage = {stage}: answered as supervised fine-tuning, without reference, reward and pairs")
     half, pure = autocast(said), said.pop("_pure", False)
     if pure and half:
@@ -102,6 +107,9 @@ CONFIG: Final = Config(
     keys=(
         Key(("model_name_or_path",), "_model", text),
         Key(("stage",), "_stage", one_of(STAGES)),
+        Key(("pref_loss",), "_pairs", one_of({"orpo": "orpo", "simpo": "simpo", **dict.fromkeys(SIGMOID, "sigmoid")})),
+        Key(("pref_ftx",), matters="a term of the next token beside that of pairs", harmless=(0, 0.0)),
+        Key(("pref_bco_weight", "ld_alpha"), matters="further terms of the loss of pairs", harmless=(0, 0.0)),
         Key(("finetuning_type",), "_kind", one_of(TYPES)),
         Key(("cutoff_len",), "seq", count),
         Key(("packing", "neat_packing"), "_packing", truth),
