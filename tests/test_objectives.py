@@ -28,6 +28,8 @@ OTHERWISE = {
     # The log's sums under autocast, likewise.
     "reward mixed": (-2336, 0, 0),
     "reward autocast": (-2336, 0, 0),
+    # Ids in the backward pass, which is below the forward pass there.
+    "1.12.0 grpo beside a reference autocast": (0, -4096, 0),
 }
 """Bytes by which the closed form differs in a case, in phases that are not the peak of the step."""
 
@@ -45,7 +47,8 @@ def closed_form(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch, folder: Pa
             yield m
 
     monkeypatch.setattr(Step, "moments", watched)
-    said = dict(run["said"])
+    # How GRPO weighs tokens takes a few numbers a token, below the peak of the head.
+    said = {key: value for key, value in run["said"].items() if key != "weighed"}
     if run.get("trl", "1.16.0") != "1.16.0":
         said |= {"stack": "trl", "stack_version": run["trl"], "recompute": said.get("recompute", "none")}
     config = FAMILIES[run["family"]]
@@ -62,7 +65,7 @@ def closed_form(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch, folder: Pa
 @pytest.mark.parametrize("run", RECORDED, ids=lambda r: f"{r['trl']} {r['id']}")
 def test_the_update_is_what_trl_does(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = [a - b for a, b in zip(closed_form(run, monkeypatch, tmp_path), run["peaks"], strict=True)]
-    assert tuple(found) in ((0, 0, 0), OTHERWISE.get(run["id"]))
+    assert tuple(found) in ((0, 0, 0), OTHERWISE.get(run["id"]), OTHERWISE.get(f"{run['trl']} {run['id']}"))
     most = max(run["peaks"])
     assert found[run["peaks"].index(most)] == 0
 

@@ -89,6 +89,17 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
     for name, said in (("", {}), (" mixed", {"precision": "bf16-mixed"})):
         both = {"objective": "grpo", "precision": "bf16", "seq": 64, **OWN["grpo"], "iterations": 2, **said}
         yield f"grpo of two iterations{name}", "llama", both
+    for how in WEIGHED:
+        for name, said in (("", {}), (" mixed", {"precision": "bf16-mixed"})):
+            both = {"objective": "grpo", "precision": "bf16", "seq": 64, **OWN["grpo"], **said, "weighed": how}
+            yield f"grpo weighed by {how}{name}", "llama", both
+    for name, said in (
+        ("", {}),
+        (" long", {"seq": 512, "completion_length": 200}),
+        (" autocast", {"precision": "bf16-autocast"}),
+    ):
+        both = {"objective": "grpo", "precision": "bf16", "seq": 64, **OWN["grpo"], **L, "reference": "adapter", **said}
+        yield f"grpo beside a reference{name}", "llama", both
     for name, said in (("nf4", {}), ("nf4-dq", {"precision": "bf16-autocast"}), ("nf4", {"seq": 512})):
         taught = {"objective": "distill", "batch": 2, "precision": "bf16", "seq": 64, "teacher_quant": name, **said}
         yield f"distill from {name} {taught['seq']}", "llama", taught
@@ -105,7 +116,7 @@ OLDER: Final[dict[tuple[int, int], tuple[str, ...]]] = {
     (1, 0): ("dpo",),
 }
 """By release: how the names of its cases begin."""
-ONCE: Final = ("nf4", "qlora", "neox", "gemma2", "padded odd", "padded recomputed")
+ONCE: Final = ("weighed", "nf4", "qlora", "neox", "gemma2", "padded odd", "padded recomputed")
 """Words of cases that differ in the layers, and are traced with the newest release alone."""
 
 
@@ -228,6 +239,7 @@ class Alone:
 
     device = torch.device("cuda")
     num_processes = 1
+    sync_gradients = True
     is_main_process = True
 
     def __init__(self, autocast: torch.dtype | None) -> None:
@@ -241,6 +253,10 @@ class Alone:
         return x
 
     gather_for_metrics = unwrap_model = gather
+
+    @staticmethod
+    def pad_across_processes(x: Any, **_: Any) -> Any:
+        return x
 
     @staticmethod
     def reduce(x: Any, reduction: str = "sum") -> Any:
@@ -391,6 +407,28 @@ def teaching(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[
     return batch, lambda: GKDTrainer.compute_loss(owner, model, batch)
 
 
+WEIGHED: Final[dict[str, dict[str, Any]]] = {
+    "grpo": {}, "bnpo": {}, "dr_grpo": {}, "cispo": {"epsilon_high": 5.0}, "luspo": {}, "sapo": {}, "vespo": {},
+    "sequence": {"loss_type": "dapo", "importance_sampling_level": "sequence"},
+    "delta": {"loss_type": "dapo", "delta": 2.0},
+    "quantile": {"loss_type": "dapo", "top_entropy_quantile": 0.2},
+    "off policy": {"loss_type": "dapo", "off_policy_mask_threshold": 0.5},
+}  # fmt: skip
+"""GRPO's ways to weigh tokens, by name: the loss's own or that of dapo, and what else a trainer says then."""
+
+
+def weighed(owner: SimpleNamespace, trainer: Any, how: str) -> None:
+    """Have the trainer weigh tokens so."""
+    vars(owner).update({"loss_type": how, "max_completion_length": 16, **WEIGHED[how]})
+    vars(owner.args).update(
+        delta=WEIGHED[how].get("delta"), sapo_temperature_pos=1.0, sapo_temperature_neg=1.05, vespo_k_pos=2.0,
+        vespo_lambda_pos=3.0, vespo_k_neg=3.0, vespo_lambda_neg=2.0,
+    )  # fmt: skip
+    for name in ("get_off_policy_mask", "get_gamma_weights"):
+        setattr(owner, name, getattr(trainer, name))
+    bound(trainer, owner, "get_high_entropy_mask")
+
+
 def updating(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], Any]]:
     """The batch and the loss of GRPO, of completions that are written."""
     from trl import GRPOTrainer, RLOOTrainer
@@ -404,6 +442,8 @@ def updating(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[
         current_gradient_accumulation_steps=1, _entropy_bonus_enabled=False, _metrics={"train": defaultdict(list)},
         model_kwarg_keys=("logits_to_keep",), temperature=1.0, use_liger_kernel=False,
     )  # fmt: skip
+    if "weighed" in said:
+        weighed(owner, trainer, said["weighed"])
     bound(trainer, owner, "_get_per_token_logps_and_entropies")
     if "_full_logits_logps" in trainer.__dict__:
         bound(trainer, owner, "_full_logits_logps")
@@ -414,6 +454,9 @@ def updating(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[
         for part, n in lengths.items() for what in ("ids", "mask")
     }  # fmt: skip
     batch["advantages"] = torch.empty(rows)
+    if said.get("reference") == "adapter":
+        owner.beta = 0.04
+        batch["ref_per_token_logps"] = torch.empty(rows, written)
     if said.get("iterations", 1) > 1:
         batch["old_per_token_logps"] = torch.empty(rows, written)
     if trainer is RLOOTrainer:
