@@ -25,13 +25,13 @@ LLAMA_1B = 1_235_814_400
 LLAMA_8B = 8_030_261_248
 
 OTHERWISE = {
-    # A few numbers that the log names, below the pass's peak.
-    "simpo": (-32, 0, 0),
     # The log's sums under autocast, likewise.
     "reward mixed": (-2336, 0, 0),
     "reward autocast": (-2336, 0, 0),
+    # Ids in the backward pass, which is below the forward pass there.
+    "1.12.0 grpo beside a reference autocast": (0, -4096, 0),
 }
-"""Bytes by which the closed form differs, in phases that are not the peak of the step."""
+"""Bytes by which the closed form differs in a case, in phases that are not the peak of the step."""
 
 
 def closed_form(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[int]:
@@ -47,7 +47,10 @@ def closed_form(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch, folder: Pa
             yield m
 
     monkeypatch.setattr(Step, "moments", watched)
-    said = dict(run["said"])
+    # How GRPO weighs tokens takes a few numbers a token, below the peak of the head.
+    said = {key: value for key, value in run["said"].items() if key != "weighed"}
+    if run.get("trl", "1.16.0") != "1.16.0":
+        said |= {"stack": "trl", "stack_version": run["trl"], "recompute": said.get("recompute", "none")}
     config = FAMILIES[run["family"]]
     if said["objective"] == "distill":
         form = "float32" if said["precision"] == "bf16-mixed" else "bfloat16"
@@ -59,11 +62,10 @@ def closed_form(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch, folder: Pa
     return [peaks[kind] for kind in KINDS]
 
 
-@pytest.mark.parametrize("run", RECORDED, ids=lambda r: r["id"])
+@pytest.mark.parametrize("run", RECORDED, ids=lambda r: f"{r['trl']} {r['id']}")
 def test_the_update_is_what_trl_does(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = [a - b for a, b in zip(closed_form(run, monkeypatch, tmp_path), run["peaks"], strict=True)]
-    objective = run["said"]["objective"]
-    assert tuple(found) in ((0, 0, 0), OTHERWISE.get(run["id"]), OTHERWISE.get(objective))
+    assert tuple(found) in ((0, 0, 0), OTHERWISE.get(run["id"]), OTHERWISE.get(f"{run['trl']} {run['id']}"))
     most = max(run["peaks"])
     assert found[run["peaks"].index(most)] == 0
 
@@ -109,6 +111,8 @@ def test_a_reference_runs_over_what_the_policy_saved() -> None:
         {"objective": "kto", "batch": 4, "recompute": "full"},
         {"objective": "orpo"},
         {"objective": "distill", "teacher": "llama-3.2-3b"},
+        {"objective": "dpo", "precision": "bf16-mixed", "stack": "trl", "stack_version": "1.9"},
+        {"objective": "kto", "batch": 4, "stack": "trl", "stack_version": "1.8"},
     ],
     ids=str,
 )
@@ -352,7 +356,7 @@ REFUSED: list[tuple[dict[str, Any], type[TonnageError], str]] = [
         "no memory for its cache",
     ),
     ({"objective": "kto", "stack": "llama-factory"}, UnsupportedError, "all logits in fp32"),
-    ({"objective": "dpo", "stack": "axolotl"}, UnsupportedError, "TRL 1.8"),
+    ({"objective": "dpo", "stack": "unsloth"}, UnsupportedError, "runs the trainers of the TRL that is installed"),
     ({"objective": "grpo", "stack": "torchtitan"}, UnsupportedError, "no trainer of it"),
     ({"objective": "rloo", "teacher": "gpt2"}, InputError, "has no teacher"),
     ({"objective": "rloo", "batch": 3}, InputError, "no whole groups of 2"),

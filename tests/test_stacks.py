@@ -211,11 +211,30 @@ def test_the_loss_of_a_release_of_trl(version: str, loss: str) -> None:
 
 def test_objectives_of_older_trl_are_told() -> None:
     said: dict[str, Any] = {"stack": "trl", "objective": "dpo", **SHAPE}
-    assert not any("before 1.15" in c for c in tn.train("llama-3.2-1b", **said).caveats)
-    old = tn.train("llama-3.2-1b", **said, stack_version="1.8", gpu="80GiB")
-    assert any("before 1.15" in c for c in old.caveats)
+    for version in ("1.16", "1.8", "1.0"):
+        found = tn.train("llama-3.2-1b", **said, stack_version=version)
+        assert not any("before 1.0" in c for c in found.caveats)
+        assert any("makes all logits" in c for c in found.caveats) == (version != "1.16")
+    old = tn.train("llama-3.2-1b", **said, stack_version="0.29", gpu="80GiB")
+    assert any("before 1.0" in c for c in old.caveats)
     assert old.fit is not None
     assert old.fit.verdict == "uncertain"
+
+
+@pytest.mark.parametrize(("version", "of_trl"), [("0.19", "1.9"), ("0.18", "1.8"), ("0.17", "1.5")])
+def test_axolotl_runs_the_trainers_of_the_trl_that_it_pins(version: str, of_trl: str) -> None:
+    """``Requires-Dist`` of its wheels on PyPI. Before 1.6 the logits of all tokens but the last were copied."""
+    said: dict[str, Any] = {"objective": "dpo", "precision": "bf16", "recompute": "none", **SHAPE}
+    found = tn.train("llama-3.2-1b", stack="axolotl", stack_version=version, **said)
+    same = tn.train("llama-3.2-1b", stack="trl", stack_version=of_trl, **said)
+    assert [(i.name, i.bytes) for i in found.fullest.instants] == [(i.name, i.bytes) for i in same.fullest.instants]
+    assert any(f"as TRL {of_trl} does it" in c for c in found.caveats)
+    assert found.workload["loss"] == "full"
+
+
+def test_judgements_of_a_trainer_that_was_an_experiment_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"TRL 1\.5"):
+        tn.train("llama-3.2-1b", stack="axolotl", stack_version="0.17", objective="kto", **{**SHAPE, "batch": 2})
 
 
 def test_a_head_that_trl_s_loss_is_not_modelled_for_is_told() -> None:
@@ -268,7 +287,7 @@ def test_llama_factory_s_reference_is_of_16_bit() -> None:
     [
         {"stack": "llama-factory", "objective": "kto", "batch": 2},
         {"stack": "unsloth", "objective": "dpo"},
-        {"stack": "axolotl", "objective": "dpo"},
+        {"stack": "litgpt", "objective": "dpo"},
     ],
 )
 def test_trainers_of_stacks_that_are_not_stated_are_refused(said: dict[str, Any]) -> None:

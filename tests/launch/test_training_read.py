@@ -150,6 +150,65 @@ attn_implementation: flash_attention_2
          "lora_targets": ("all-linear",), "optimizer": "paged-adamw", "attention": "flash_attention_2",
          "recompute": "full"},
     ),
+    # axolotl-ai-cloud/axolotl v0.19.0 examples/llama-3/qlora-1b-kto.yaml
+    "axolotl kto": (
+        "axolotl",
+        "a.yml",
+        """
+base_model: meta-llama/Llama-3.2-1B
+load_in_8bit: false
+load_in_4bit: true
+rl: kto
+rl_beta: 0.5
+kto_desirable_weight: 0.2
+datasets:
+  - path: argilla/ultrafeedback-binarized-preferences-cleaned-kto
+    type: llama3.ultra
+    split: train
+remove_unused_columns: false
+adapter: qlora
+sequence_len: 2048
+sample_packing: false
+lora_r: 32
+lora_dropout: 0.05
+lora_target_linear: true
+gradient_accumulation_steps: 1
+micro_batch_size: 2
+optimizer: adamw_8bit
+bf16: auto
+gradient_checkpointing: true
+gradient_checkpointing_kwargs:
+  use_reentrant: false
+attn_implementation: flash_attention_2
+special_tokens:
+  pad_token: "<|end_of_text|>"
+""",
+        "meta-llama/Llama-3.2-1B",
+        {"objective": "kto", "quant": "nf4-dq", "lora_rank": 32, "batch": 2, "seq": 2048, "reference": None},
+    ),
+    # hiyouga/LLaMA-Factory v0.9.5 examples/train_lora/qwen3_lora_dpo.yaml
+    "LLaMA-Factory dpo": (
+        "llama-factory",
+        "a.yaml",
+        """
+model_name_or_path: Qwen/Qwen3-4B-Instruct-2507
+stage: dpo
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+pref_beta: 0.1
+pref_loss: sigmoid
+dataset: dpo_en_demo
+template: qwen3_nothink
+cutoff_len: 2048
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+bf16: true
+""",
+        "Qwen/Qwen3-4B-Instruct-2507",
+        {"objective": "dpo", "precision": "bf16-autocast", "recompute": "full", "batch": 1, "seq": 2048},
+    ),
     # hiyouga/LLaMA-Factory v0.9.5 examples/train_lora/qwen3_lora_sft.yaml
     "LLaMA-Factory": (
         "llama-factory",
@@ -227,6 +286,20 @@ def test_a_published_config_is_its_workload(case: str, tmp_path: Path) -> None:
     assert not [line for line in job.unmodelled if "not a key" in line]
 
 
+@pytest.mark.parametrize(
+    ("case", "wanted"), [("axolotl kto", "as TRL 1.9"), ("LLaMA-Factory dpo", "all logits in fp32")]
+)
+def test_a_config_of_preferences_is_answered_as_its_trainer(
+    case: str, wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, PUBLISHED[case][1], PUBLISHED[case][2])
+    main(["train", "--from", path, "--model", "llama-3.2-1b", "--seq", "256", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["workload"]["objective"] == case.split()[1]
+    assert result["workload"]["reference"] == "adapter"
+    assert any(wanted in note for note in result["caveats"])
+
+
 def test_every_stack_is_named_by_its_own_config() -> None:
     assert {c.stack for c in configs()} == {stack for stack, *_ in PUBLISHED.values()}
 
@@ -239,7 +312,8 @@ def test_every_stack_is_named_by_its_own_config() -> None:
         ("gradient_checkpointing: offload", "gradient_checkpointing"),
         ("lora_mlp_kernel: true", "lora_mlp_kernel"),
         ("micro_batchsize: 2", "did you mean micro_batch_size"),
-        ("rl: dpo", "rl"),
+        ("rl: grpo", "rl"),
+        ("rl: dpo\ndpo_padding_free: true", "dpo_padding_free"),
     ],
 )
 def test_what_may_change_memory_is_told_by_name(said: str, names: str, tmp_path: Path) -> None:
@@ -254,7 +328,7 @@ def test_what_may_change_memory_is_told_by_name(said: str, names: str, tmp_path:
         ("stage: dpo\n", "dpo", ""),
         ("stage: dpo\npref_loss: orpo\n", "orpo", ""),
         ("stage: dpo\npref_loss: simpo\n", "simpo", ""),
-        ("stage: dpo\npref_loss: ipo\n", None, "stage = dpo"),
+        ("stage: dpo\npref_loss: ipo\n", "dpo", ""),
         ("stage: sft\npref_loss: orpo\n", None, ""),
         ("stage: kto\n", None, "stage = kto"),
         ("stage: dpo\npref_ftx: 0.1\n", "dpo", "pref_ftx"),
@@ -470,6 +544,8 @@ COMMANDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llamafactory-cli train a.yaml cutoff_len=512": ("LLaMA-Factory", "llama-factory", {"seq": 512}),
     "trl sft --config a.yaml --max_length 256 --load_in_4bit --no_such true": (
         "TRL", "trl", {"seq": 256, "quant": "nf4"}),
+    "trl dpo --config a.yaml --max_length 256 --precompute_ref_log_probs true --no_such true": (
+        "TRL", "trl", {"seq": 256, "objective": "dpo", "reference": "precomputed", "loss": None}),
     "python trl/scripts/sft.py --model_name_or_path a/b --dataset_name c --gradient_checkpointing false": (
         "", "trl", {"recompute": "none", "precision": "bf16-mixed"}),
     "torchrun --nproc_per_node=2 -m torchtitan.train --job.config_file a.toml --training.seq_len 1024": (

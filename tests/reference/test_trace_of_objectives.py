@@ -16,10 +16,10 @@ RECORDED: list[dict[str, Any]] = json.loads((Path(__file__).parent.parent / "dat
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("run", RECORDED, ids=lambda r: r["id"])
+@pytest.mark.parametrize("run", RECORDED, ids=lambda r: f"{r['trl']} {r['id']}")
 def test_the_record_is_what_trl_does(run: dict[str, Any]) -> None:
-    if trl.__version__ != "1.16.0":
-        pytest.skip(f"recorded with trl 1.16.0, and {trl.__version__} is installed")
+    if trl.__version__ != run["trl"]:
+        pytest.skip(f"recorded with trl {run['trl']}, and {trl.__version__} is installed")
     from trl_losses import peaks
 
     assert peaks(run["family"], run["said"]) == run["peaks"]

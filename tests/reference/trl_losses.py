@@ -1,18 +1,22 @@
 """TRL's own losses traced on tensors without data, for comparison with the closed form.
 
-``python tests/reference/trl_losses.py`` writes data/objectives.json, where trl 1.16.0 is installed beside torch 2.13.0,
-transformers 5.23.0, peft and accelerate (``pip install --no-deps trl==1.16.0 datasets pandas pyarrow dill multiprocess
-xxhash``). What stands in for a device: Triton's kernels, which allocate nothing, do nothing; an index by a mask finds
-as many elements as the test says; one process gathers from itself. All else is the trainers' code.
+``python tests/reference/trl_losses.py`` writes what the installed release of trl does into data/objectives.json, beside
+torch 2.13.0, transformers 5.23.0, peft and accelerate (``pip install --no-deps trl==1.16.0 datasets pandas pyarrow dill
+multiprocess xxhash``); an older one, unpacked from its wheel, is put before it on the path. What stands in for a
+device: Triton's kernels, which allocate nothing, do nothing; an index by a mask finds as many elements as the test
+says; one process gathers from itself. All else is the trainers' code.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.metadata
+import itertools
 import json
 import types
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -27,6 +31,7 @@ from tonnage.tracing.context import Tracing
 from tonnage.tracing.levels import levels
 from tonnage.tracing.models import on_device
 
+RELEASE: Final = tuple(int(part) for part in importlib.metadata.version("trl").split(".")[:2])
 KINDS: Final = ("forward", "backward", "optimizer")
 TOLD: Final = {
     "dpo": ("log_probs", "entropy", "mean_logits", "is_top1"),
@@ -84,6 +89,17 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
     for name, said in (("", {}), (" mixed", {"precision": "bf16-mixed"})):
         both = {"objective": "grpo", "precision": "bf16", "seq": 64, **OWN["grpo"], "iterations": 2, **said}
         yield f"grpo of two iterations{name}", "llama", both
+    for how in WEIGHED:
+        for name, said in (("", {}), (" mixed", {"precision": "bf16-mixed"})):
+            both = {"objective": "grpo", "precision": "bf16", "seq": 64, **OWN["grpo"], **said, "weighed": how}
+            yield f"grpo weighed by {how}{name}", "llama", both
+    for name, said in (
+        ("", {}),
+        (" long", {"seq": 512, "completion_length": 200}),
+        (" autocast", {"precision": "bf16-autocast"}),
+    ):
+        both = {"objective": "grpo", "precision": "bf16", "seq": 64, **OWN["grpo"], **L, "reference": "adapter", **said}
+        yield f"grpo beside a reference{name}", "llama", both
     for name, said in (("nf4", {}), ("nf4-dq", {"precision": "bf16-autocast"}), ("nf4", {"seq": 512})):
         taught = {"objective": "distill", "batch": 2, "precision": "bf16", "seq": 64, "teacher_quant": name, **said}
         yield f"distill from {name} {taught['seq']}", "llama", taught
@@ -92,14 +108,38 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield f"dpo padded {family}", family, both
 
 
+OLDER: Final[dict[tuple[int, int], tuple[str, ...]]] = {
+    (1, 14): ("dpo", "kto", "orpo", "cpo", "simpo", "grpo", "rloo", "reward p", "distill p", "distill m"),
+    (1, 12): ("grpo", "rloo"),
+    (1, 9): ("dpo", "kto", "orpo", "cpo", "simpo", "grpo", "rloo", "reward p", "distill p", "distill m"),
+    (1, 8): ("kto",),
+    (1, 0): ("dpo",),
+}
+"""By release: how the names of its cases begin."""
+ONCE: Final = ("weighed", "nf4", "qlora", "neox", "gemma2", "padded odd", "padded recomputed")
+"""Words of cases that differ in the layers, and are traced with the newest release alone."""
+
+
+def cases_of_release() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """What is traced with the release that is installed."""
+    begin = OLDER.get(RELEASE, ("",))
+    for name, family, said in cases():
+        again = RELEASE not in OLDER or (name == "dpo padded" or "padded" not in name)
+        if again and name.startswith(begin) and not (RELEASE in OLDER and any(word in name for word in ONCE)):
+            yield name, family, said
+
+
 class Picked(torch.autograd.Function):
-    """``x[mask]``: of the mask, so many elements are set."""
+    """``x[mask]``: so many elements are set, of a mask of the whole batch, and of those of its halves in turn."""
 
     rows: int | None = None
+    whole: int = 0
+    halves: Iterator[int] = iter(())
 
     @staticmethod
     def places(mask: torch.Tensor) -> list[torch.Tensor]:
-        shape = (mask.dim(), Picked.rows or mask.numel())
+        set_ = Picked.rows if len(mask) == Picked.whole else next(Picked.halves, None)
+        shape = (mask.dim(), set_ or mask.numel())
         return list(torch.empty(shape, dtype=torch.int64, device=mask.device).unbind(0))
 
     @staticmethod
@@ -120,25 +160,35 @@ class Selected(torch.autograd.Function):
     """``_LogProbEntropyFunction`` of trl/kernels/logprob_entropy.py, but for the launch of its kernels."""
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, logits: torch.Tensor, index: torch.Tensor, mask: torch.Tensor | None) -> Any:
         logprobs = torch.empty(logits.shape[:-1], device=logits.device, dtype=torch.float32)
         entropy, log_z, expected = (torch.empty_like(logprobs) for _ in range(3))
-        ctx.save_for_backward(logits, index, log_z, expected)
-        del entropy
-        return logprobs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(logits, index, log_z, expected, mask)
+        return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return torch.empty_like(ctx.saved_tensors[0], memory_format=torch.contiguous_format), None
+    def backward(ctx: Any, *_: Any) -> tuple[torch.Tensor, None, None]:
+        return torch.empty_like(ctx.saved_tensors[0], memory_format=torch.contiguous_format), None, None
+
+    @staticmethod
+    def both(
+        logits: torch.Tensor, index: torch.Tensor, temperature: float = 1.0, row_mask: torch.Tensor | None = None
+    ) -> Any:
+        return Selected.apply(logits, index, row_mask)
 
 
 @contextlib.contextmanager
-def as_on_a_device(rows: int | None, batch: int) -> Iterator[None]:
-    """What CUDA with Triton does where a trace has no data."""
-    import trl.experimental.cpo.cpo_trainer as cpo
+def as_on_a_device(rows: int | None, batch: int, whole: int, halves: Sequence[int] = ()) -> Iterator[None]:
+    """What CUDA with Triton does where a trace has no data.
+
+    Args:
+        rows: labels of a batch that count; None for all.
+        batch: answers that are judged.
+        whole: sequences of a batch.
+        halves: labels of its halves that count.
+    """
     import trl.experimental.gkd.gkd_trainer as gkd
-    import trl.experimental.orpo.orpo_trainer as orpo
-    from trl.kernels import chunked_logprob
     from trl.trainer import utils
 
     taken = torch.Tensor.__getitem__
@@ -155,18 +205,27 @@ def as_on_a_device(rows: int | None, batch: int) -> Iterator[None]:
         return torch.empty(next(turns), 1, dtype=torch.int64, device=x.device)
 
     swapped = [
-        (chunked_logprob, "_forward_tile", nothing), (chunked_logprob, "_backward_tile", nothing),
-        (utils, "_use_triton", lambda device: True), (torch.Tensor, "__getitem__", getitem),
-        (torch, "nonzero", nonzero),
+        (torch.Tensor, "__getitem__", getitem), (torch, "nonzero", nonzero),
         # It looks for MLX by its name alone.
-        (transformers.utils.generic, "_is_mlx_available", False),
-        (gkd, "empty_cache", nothing), (orpo, "selective_log_softmax", lambda x, index: Selected.apply(x, index)),
-        (cpo, "selective_log_softmax", lambda x, index: Selected.apply(x, index)),
+        (transformers.utils.generic, "_is_mlx_available", False), (gkd, "empty_cache", nothing),
     ]  # fmt: skip
-    before = [(where, name, getattr(where, name)) for where, name, _ in swapped]
+    if RELEASE >= (1, 15):
+        from trl.kernels import chunked_logprob
+
+        swapped += [
+            (chunked_logprob, "_forward_tile", nothing), (chunked_logprob, "_backward_tile", nothing),
+            (utils, "_use_triton", lambda device: True),
+        ]  # fmt: skip
+    if RELEASE >= (1, 14):
+        swapped += [
+            (utils, "_fused_logprob_entropy", Selected.both), (utils, "_supports_trl_loss_kernel", lambda *_: True),
+            (utils, "is_triton_available", lambda: True),
+        ]  # fmt: skip
+    before = [(where, name, getattr(where, name, None)) for where, name, _ in swapped]
     for where, name, made in swapped:
         setattr(where, name, made)
-    Picked.rows = rows
+    Picked.rows, Picked.whole = rows, whole
+    Picked.halves = itertools.cycle(halves)
     try:
         yield
     finally:
@@ -180,6 +239,7 @@ class Alone:
 
     device = torch.device("cuda")
     num_processes = 1
+    sync_gradients = True
     is_main_process = True
 
     def __init__(self, autocast: torch.dtype | None) -> None:
@@ -193,6 +253,10 @@ class Alone:
         return x
 
     gather_for_metrics = unwrap_model = gather
+
+    @staticmethod
+    def pad_across_processes(x: Any, **_: Any) -> Any:
+        return x
 
     @staticmethod
     def reduce(x: Any, reduction: str = "sum") -> Any:
@@ -236,17 +300,17 @@ def made(config: dict[str, Any], said: dict[str, Any], device: str, *, trained: 
 
 def built(config: dict[str, Any], said: dict[str, Any], *, trained: bool = True, early: Any = None) -> Any:
     """The model that is trained, or the one beside it; ``early`` where it was made on the meta device."""
-    from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
+    from trl.trainer import utils
 
     model = made(config, said, "cuda", trained=trained) if early is None else early
     if early is not None:
         on_device(model, "cuda")
     base = model.get_base_model() if trained and "lora_rank" in said else model
     if said["objective"] not in ("grpo", "rloo"):
-        disable_dropout_in_model(model)
-    told = TOLD.get(said["objective"])
+        utils.disable_dropout_in_model(model)
+    told = TOLD.get(said["objective"]) if RELEASE >= (1, 15) else None
     if told is not None:
-        add_fused_lm_head(base, outputs=told if trained else ("log_probs",))
+        utils.add_fused_lm_head(base, outputs=told if trained else ("log_probs",))
     model.train(trained)
     if trained and said.get("recompute") == "full":
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -267,8 +331,9 @@ def bound(cls: Any, owner: Any, *names: str) -> None:
 
 def preferring(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], Any]]:
     """The batch and the loss of DPO and KTO."""
-    from trl import DPOTrainer, KTOTrainer
+    from trl import DPOTrainer
 
+    kto = importlib.import_module("trl.experimental.kto" if RELEASE < (1, 8) else "trl")
     known = said.get("reference") == "precomputed"
     alone = known or "lora_rank" in said
     owner = SimpleNamespace(
@@ -277,7 +342,7 @@ def preferring(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tupl
         precompute_ref_logps=known, args=SimpleNamespace(gradient_checkpointing_kwargs=None),
         f_divergence_type="reverse_kl", loss_types=["sigmoid"], loss_weights=[1.0], beta=0.1, use_weighting=False,
         label_smoothing=0.0, calculate_KL=True, loss_type="kto", desirable_weight=1.0, undesirable_weight=1.0,
-        _metrics={"train": defaultdict(list)}, _total_train_tokens=0, _tp_size=1,
+        _metrics={"train": defaultdict(list)}, _total_train_tokens=0, _tp_size=1, use_liger_kernel=False,
     )  # fmt: skip
     pairs = said["objective"] == "dpo"
     rows = said["batch"] * (2 if pairs else 1)
@@ -286,11 +351,11 @@ def preferring(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tupl
     batch = {name: torch.empty(rows, said["seq"], dtype=torch.int64) for name in names}
     if not pairs:
         batch["label"] = torch.empty(rows, dtype=torch.bool)
-        bound(KTOTrainer, owner, "_compute_kl_logps")
+        bound(kto.KTOTrainer, owner, "_compute_kl_logps")
     if known:
         names = ("ref_chosen_logps", "ref_rejected_logps") if pairs else ("ref_logps", "ref_KL_logps")
         batch |= {name: torch.empty(said["batch"]) for name in names}
-    trainer = DPOTrainer if pairs else KTOTrainer
+    trainer = DPOTrainer if pairs else kto.KTOTrainer
     return batch, lambda: trainer._compute_loss(owner, model, batch, False)
 
 
@@ -335,11 +400,33 @@ def teaching(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[
 
     owner = SimpleNamespace(
         teacher_model=built(config, said, trained=False, early=EARLY.pop("teacher", None)), beta=0.5,
-        generalized_jsd_loss=GKDTrainer.generalized_jsd_loss,
+        generalized_jsd_loss=GKDTrainer.generalized_jsd_loss, use_liger_gkd_loss=False,
     )  # fmt: skip
     shape = (said["batch"], said["seq"])
     batch = {name: torch.empty(shape, dtype=torch.int64) for name in ("input_ids", "attention_mask", "labels")}
     return batch, lambda: GKDTrainer.compute_loss(owner, model, batch)
+
+
+WEIGHED: Final[dict[str, dict[str, Any]]] = {
+    "grpo": {}, "bnpo": {}, "dr_grpo": {}, "cispo": {"epsilon_high": 5.0}, "luspo": {}, "sapo": {}, "vespo": {},
+    "sequence": {"loss_type": "dapo", "importance_sampling_level": "sequence"},
+    "delta": {"loss_type": "dapo", "delta": 2.0},
+    "quantile": {"loss_type": "dapo", "top_entropy_quantile": 0.2},
+    "off policy": {"loss_type": "dapo", "off_policy_mask_threshold": 0.5},
+}  # fmt: skip
+"""GRPO's ways to weigh tokens, by name: the loss's own or that of dapo, and what else a trainer says then."""
+
+
+def weighed(owner: SimpleNamespace, trainer: Any, how: str) -> None:
+    """Have the trainer weigh tokens so."""
+    vars(owner).update({"loss_type": how, "max_completion_length": 16, **WEIGHED[how]})
+    vars(owner.args).update(
+        delta=WEIGHED[how].get("delta"), sapo_temperature_pos=1.0, sapo_temperature_neg=1.05, vespo_k_pos=2.0,
+        vespo_lambda_pos=3.0, vespo_k_neg=3.0, vespo_lambda_neg=2.0,
+    )  # fmt: skip
+    for name in ("get_off_policy_mask", "get_gamma_weights"):
+        setattr(owner, name, getattr(trainer, name))
+    bound(trainer, owner, "get_high_entropy_mask")
 
 
 def updating(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], Any]]:
@@ -353,8 +440,13 @@ def updating(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[
         loss_type="dapo", epsilon_low=0.2, epsilon_high=0.2, use_vllm=False,
         args=SimpleNamespace(delta=None, steps_per_generation=1, use_bias_correction_kl=False),
         current_gradient_accumulation_steps=1, _entropy_bonus_enabled=False, _metrics={"train": defaultdict(list)},
+        model_kwarg_keys=("logits_to_keep",), temperature=1.0, use_liger_kernel=False,
     )  # fmt: skip
+    if "weighed" in said:
+        weighed(owner, trainer, said["weighed"])
     bound(trainer, owner, "_get_per_token_logps_and_entropies")
+    if "_full_logits_logps" in trainer.__dict__:
+        bound(trainer, owner, "_full_logits_logps")
     rows, written = said["batch"], said["completion_length"]
     lengths = {"prompt": said["seq"] - written, "completion": written}
     batch = {
@@ -362,6 +454,9 @@ def updating(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tuple[
         for part, n in lengths.items() for what in ("ids", "mask")
     }  # fmt: skip
     batch["advantages"] = torch.empty(rows)
+    if said.get("reference") == "adapter":
+        owner.beta = 0.04
+        batch["ref_per_token_logps"] = torch.empty(rows, written)
     if said.get("iterations", 1) > 1:
         batch["old_per_token_logps"] = torch.empty(rows, written)
     if trainer is RLOOTrainer:
@@ -386,11 +481,13 @@ def _hides(mask: torch.Tensor) -> bool:
 def peaks(family: str, said: dict[str, Any]) -> list[int]:
     """The most that tensors take in the forward pass, the backward pass and the step. [byte]"""
     config = CONFIGS[family]
-    rows = None
+    rows, halves, whole = None, (), said["batch"] * (2 if said["objective"] == "dpo" else 1)
     if "completion_length" in said:
-        rows = said["completion_length"] * said["batch"] * (2 if said["objective"] == "dpo" else 1)
-    if "rejected_length" in said:
-        rows = (said["completion_length"] + said["rejected_length"]) * said["batch"]
+        rows = said["completion_length"] * whole
+    if said["objective"] == "dpo" and rows is not None:
+        chosen = said["completion_length"]
+        halves = (chosen * said["batch"], said.get("rejected_length", chosen) * said["batch"])
+        rows = sum(halves)
     if "quant" in said:
         bitsandbytes.install()
     early = made(config, said, "meta") if "quant" in said else None
@@ -398,7 +495,7 @@ def peaks(family: str, said: dict[str, Any]) -> list[int]:
         bitsandbytes.install()
         EARLY["teacher"] = made(config, said, "meta", trained=False)
     tracing = Tracing(item=1.0)
-    with as_on_a_device(rows, said["batch"]), tracing:
+    with as_on_a_device(rows, said["batch"], whole, halves), tracing:
         if said.get("padded"):
             # transformers asks whether a mask hides nothing, which a trace else affirms; put back with the trace's own.
             transformers.masking_utils.fast_all = _hides
@@ -425,14 +522,16 @@ def peaks(family: str, said: dict[str, Any]) -> list[int]:
 
 
 def main() -> None:
-    """Record every case."""
+    """Record every case of the release that is installed; those of others stay."""
     # Before peft is imported, which looks for it.
     bitsandbytes.install()
-    runs = [
-        {"id": name, "family": family, "said": said, "peaks": peaks(family, said)} for name, family, said in cases()
-    ]
-    how = "tests/reference/trl_losses.py: trl 1.16.0, torch 2.13.0, transformers 5.23.0, peft 0.21.2, accelerate 1.15.0"
     path = Path(__file__).parent.parent / "data" / "objectives.json"
+    release = importlib.metadata.version("trl")
+    runs = [run for run in json.loads(path.read_text())["runs"] if run["trl"] != release]
+    for name, family, said in cases_of_release():
+        runs.append({"id": name, "family": family, "said": said, "peaks": peaks(family, said), "trl": release})
+    runs.sort(key=lambda run: [-int(part) for part in run["trl"].split(".")])
+    how = "tests/reference/trl_losses.py: torch 2.13.0, transformers 5.23.0, peft 0.21.2, accelerate 1.15.0"
     lines = ",\n".join(json.dumps(run) for run in runs)
     path.write_text(f'{{"made": {json.dumps(how)}, "runs": [\n{lines}\n]}}\n')
 

@@ -16,6 +16,7 @@ from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
 from tonnage.arch.loss import Loss, log_softmax
 from tonnage.arch.scored import counted, rows_of
+from tonnage.arch.selected import handed_out
 from tonnage.arch.tape import WIDTH, Grads, Tape, Value
 from tonnage.tensors import Axes, size
 
@@ -44,9 +45,7 @@ class Distilled(Loss):
         """The divergence, summed over what counts."""
         tape, hand = f.tape, [x]
         del x
-        logits = head.forward(f, hand.pop())
-        if tape.autocast is not None:
-            logits = ops.cast(logits, "fp32")
+        logits = handed_out(f, head, hand)
         # Here the teacher runs.
         tape.pause()
         form = "fp32" if tape.autocast is not None else self.teacher

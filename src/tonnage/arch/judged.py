@@ -12,6 +12,7 @@ from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
 from tonnage.arch.loss import Loss
 from tonnage.arch.preferences import log_sigmoid
+from tonnage.arch.selected import handed_out
 from tonnage.arch.tape import Grads, Tape, Value
 from tonnage.tensors import Axes
 
@@ -27,7 +28,7 @@ class Reward(Loss):
         """The loss of a batch whose first half was chosen."""
         hand = [x]
         del x
-        rewards = _judged(f, head, hand)
+        rewards = handed_out(f, head, hand)
         f.tape.category = "loss"
         (name, rows) = labels.axes[0]
         half: Axes = ((name, rows // 2),)
@@ -46,7 +47,7 @@ class Relevance(Loss):
         """The loss of a batch."""
         hand = [x]
         del x
-        scores = _judged(f, head, hand)
+        scores = handed_out(f, head, hand)
         tape = f.tape
         tape.category = "loss"
         flat = scores.view(labels.axes[:1])
@@ -67,9 +68,3 @@ def _mean(x: Value) -> Value:
 
     tape.record((out,), (x,), back, ())
     return out
-
-
-def _judged(f: Forward, head: Head, hand: list[Value]) -> Value:
-    """What the head makes of hidden states, which are handed over; under autocast accelerate casts it to fp32."""
-    made = head.forward(f, hand.pop())
-    return made if f.tape.autocast is None else ops.cast(made, "fp32")

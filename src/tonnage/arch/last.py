@@ -24,13 +24,21 @@ class OfLast(Loss):
 
     def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:
         """Mean cross entropy of the last tokens of ``x`` (axes ``B T D``)."""
-        B, (_, whole), D = x.axes
+        B, (_, whole), _ = x.axes
         T = ("T", min(self.tokens, whole))
-        part = ops.narrow(x, (B, T, D)) if T[1] < whole else x
-        if B[1] > 1 and T[1] < whole and f.tape.autocast in (None, x.dtype):
-            # Rows of several sequences are no stretch of memory, which the matrix product wants and a cast makes.
-            part = ops.copy(part, label="hidden states of the last tokens")
-        logits = head.forward(f, part)
+        logits = head.forward(f, last_states(f, x, T[1]))
         # The output that the caller is handed names them; the model's code, the hidden states.
         f.logits.append(logits)
         return cross_entropy(logits, labels.view((B, T)), causal=True, wide=True)
+
+
+def last_states(f: Forward, x: Value, tokens: int) -> Value:
+    """Hidden states (axes ``B T D``) of the last tokens of each sequence, as the head takes them."""
+    B, (_, whole), D = x.axes
+    if tokens >= whole:
+        return x
+    part = ops.narrow(x, (B, ("T", tokens), D))
+    if B[1] > 1 and f.tape.autocast in (None, x.dtype):
+        # Rows of several sequences are no stretch of memory, which the matrix product wants and a cast makes.
+        part = ops.copy(part, label="hidden states of the last tokens")
+    return part

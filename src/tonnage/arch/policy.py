@@ -14,8 +14,9 @@ from tonnage.arch.forward import Forward
 from tonnage.arch.loss import Loss
 from tonnage.arch.preferences import total
 from tonnage.arch.scored import log_probs
+from tonnage.arch.selected import Way, of_written
 from tonnage.arch.tape import Grads, Tape, Value
-from tonnage.tensors import Axes
+from tonnage.tensors import Axes, Axis
 
 
 class Policy(Loss):
@@ -27,12 +28,16 @@ class Policy(Loss):
         kept: numbers a written token that are buffered with them: log-probabilities of the reference, of the policy
             before, of the engine.
         compared: the policy is held near to the reference.
+        how: log-probabilities are taken.
+        in_place: all logits are divided by the temperature where they are.
     """
 
     completion: int
     generated: int
     kept: int = 0
     compared: bool = False
+    how: Way = "tiles"
+    in_place: bool = False
     joins: ClassVar[bool] = True
 
     def inputs(self, tape: Tape, ids: Axes) -> list[Value]:
@@ -49,18 +54,25 @@ class Policy(Loss):
         ]
 
     def named(self, tape: Tape, ids: Axes) -> list[Value]:
-        """Ids and mask of prompts and completions, joined, and the labels."""
-        return [tape.new("joined batch", ids, "int64") for _ in range(3)]
+        """Ids and mask of prompts and completions, joined, and the labels of tiles."""
+        return [tape.new("joined batch", ids, "int64") for _ in range(3 if self.how == "tiles" else 2)]
+
+    def scored(self, f: Forward, head: Head, hand: list[Value], rows: Axis) -> list[Value]:
+        """Log-probabilities and entropies of written tokens, and what else is named. Hidden states are handed over."""
+        if self.how != "tiles":
+            return of_written(f, head, hand, self.completion, self.how, in_place=self.in_place)
+        told = log_probs(f, head, hand.pop(), self.completion, ("entropy",))
+        written: Axes = (rows, ("T", self.completion))
+        logps = ops.copy(ops.narrow(told[0], written), label="log-probabilities, joined")
+        return [logps, f.tape.new("entropy, joined", written, "fp32"), *told]
 
     def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:
         """The loss over written tokens."""
         hand = [x]
         del x
-        told = log_probs(f, head, hand.pop(), self.completion, ("entropy",))
         tape, rows = f.tape, labels.axes[0]
-        written: Axes = (rows, ("T", self.completion))
-        logps = ops.copy(ops.narrow(told[0], written), label="log-probabilities, joined")
-        entropy = tape.new("entropy, joined", written, "fp32")
+        told = self.scored(f, head, hand, rows)
+        logps = told[0]
         ratio = ops.unary(ops.sub(logps, logps.detached()), "exp", saves="output")
         apart = _apart(logps) if self.compared else None
         gain = tape.new("advantages", (rows, ("X", 1)), "fp32")
@@ -68,8 +80,8 @@ class Policy(Loss):
         each = ops.scaled(_least(ops.mul(ratio, gain), ops.mul(clipped, gain)))
         if apart is not None:
             each = ops.add(each, ops.scaled(apart))
-        each = ops.mul(each, tape.new("mask", written, "fp32"))
-        del entropy
+        each = ops.mul(each, tape.new("mask", logps.axes, "fp32"))
+        del told
         return _over_all(each)
 
 
@@ -88,17 +100,15 @@ class LeaveOneOut(Policy):
         """The loss over answers."""
         hand = [x]
         del x
-        told = log_probs(f, head, hand.pop(), self.completion, ("entropy",))
         tape, rows = f.tape, labels.axes[0]
-        written: Axes = (rows, ("T", self.completion))
-        logps = ops.copy(ops.narrow(told[0], written), label="log-probabilities, joined")
-        entropy = tape.new("entropy, joined", written, "fp32")
-        answers = total(ops.mul(logps, tape.new("mask", written, "fp32")))
+        told = self.scored(f, head, hand, rows)
+        logps = told[0]
+        answers = total(ops.mul(logps, tape.new("mask", logps.axes, "fp32")))
         ratio = ops.unary(ops.scaled(answers), "exp", saves="output")
         gain = tape.new("advantages", (rows,), "fp32")
         clipped = ops.unary(ratio, "clamp")
         each = ops.scaled(_least(ops.mul(ratio, gain), ops.mul(clipped, gain)))
-        del entropy, told
+        del told
         return _over_all(each)
 
 

@@ -9,14 +9,16 @@ Reference: https://github.com/huggingface/trl/blob/v1.16.0/trl/ trainer/dpo_trai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from tonnage.arch import ops
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
 from tonnage.arch.loss import Loss, cross_entropy
-from tonnage.arch.scored import Lengths, log_probs
-from tonnage.arch.tape import Grads, Tape, Value
+from tonnage.arch.scored import Lengths, counted, log_probs
+from tonnage.arch.selected import Way, averaged, entropies, handed_out, of_all, selected
+from tonnage.arch.tape import Grads, Storage, Tape, Value
 from tonnage.tensors import Axes, Axis
 
 TOLD: Final = ("entropy", "mean_logits", "is_top1")
@@ -30,11 +32,14 @@ class Preference(Loss):
         completion: tokens of a sequence that are scored, of chosen and of rejected ones where they differ; None for all
             but the first.
         given: whether the reference's log-probabilities were computed before, and are part of the batch.
+        how: log-probabilities are taken.
     """
 
     completion: Lengths = None
     given: bool = False
+    how: Way = "tiles"
     masks: ClassVar[int] = 2
+    told: ClassVar[tuple[str, ...]] = TOLD
 
     def inputs(self, tape: Tape, ids: Axes) -> list[Value]:
         """What is of the ids' shape, and what was computed before."""
@@ -44,11 +49,41 @@ class Preference(Loss):
 
     def named(self, tape: Tape, ids: Axes) -> list[Value]:
         """The labels: the ids, where they are scored."""
-        return [tape.new("labels", ids, "int64")]
+        return [tape.new("labels", ids, "int64")] if self.how == "tiles" else []
 
     def judged(self, ids: Axes) -> Axes:
         """What is judged as one: a pair, of which the first half of the batch was chosen."""
         return ((ids[0][0], ids[0][1] // 2),)
+
+    def scored(self, f: Forward, head: Head, hand: list[Value]) -> tuple[list[Value], Value]:
+        """What is named of the tokens' numbers, and the sums over the answers. The hidden states are handed over."""
+        if self.how == "tiles":
+            found = log_probs(f, head, hand.pop(), self.completion, self.told)
+            # Of which a slice is taken first.
+            return found, total(ops.narrow(found[0], found[0].axes))
+        found = of_all(f, head, hand, self.how)
+        return found, total(found[0])
+
+    def referred(self, tape: Tape, found: list[Value], judged: Value) -> list[Value]:
+        """What is named of the reference when it has run; the last are its numbers."""
+        if self.given:
+            return []
+        before, tape.category = tape.category, "logits"
+        tables = [] if self.how == "tiles" else [v.storage for v in found[1:] if len(v.axes) > len(found[0].axes)]
+        whole = [tape.new("logits of the reference", s.axes, s.dtype) for s in tables]
+        tape.category = before
+        each = [] if self.how == "tiles" else [tape.new("log-probabilities", found[0].axes, found[0].dtype)]
+        return [*whole, *each, tape.new("log-probabilities of the reference", judged.axes, judged.dtype)]
+
+    def logged(self, tape: Tape, logits: Value) -> list[Value]:
+        """What is named of the entropy, for the log: of all tokens, their sum and how many there are."""
+        found = [] if self.how == "kernel" else [entropies(logits)]
+        form = found[0].dtype if found else "fp32"
+        return [*found, tape.new("sum of entropies", (), form), tape.new("number of tokens", (), "int64")]
+
+    def less_given(self, logps: Value) -> Value:
+        """How far answers are from the reference's log-probabilities in fp32, which are part of the batch."""
+        return ops.shifted(logps, "log ratios") if logps.dtype == "fp32" else ops.cast(logps, "fp32", "log ratios")
 
 
 class DPO(Preference):
@@ -58,17 +93,29 @@ class DPO(Preference):
         """The loss of a batch whose first half was chosen."""
         hand = [x]
         del x
-        told = log_probs(f, head, hand.pop(), self.completion, TOLD)
+        found, logps = self.scored(f, head, hand)
         tape, half = f.tape, self.judged(labels.axes)
-        logps = _answers(told[0])
         # Here the reference runs; its log-probabilities are two halves of one tensor.
         tape.pause()
-        reference = tape.new("log-probabilities of the reference", logps.axes, "fp32")
+        others = self.referred(tape, found, logps)
         chosen, rejected = ops.split(logps, (half, half))
-        first = ops.sub(chosen, reference.view(half).detached(), "log ratios")
-        second = ops.sub(rejected, reference.view(half).detached(), "log ratios")
+        if self.given:
+            first, second = self.less_given(chosen), self.less_given(rejected)
+        else:
+            known = others[-1].view(half).detached()
+            first, second = (ops.sub(v, known, "log ratios") for v in (chosen, rejected))
         delta = ops.sub(first, second, "difference of log ratios")
-        return mean_of(ops.scaled(log_sigmoid(ops.scaled(delta))))
+        each = ops.scaled(log_sigmoid(ops.scaled(delta)))
+        loss = mean_of(each)
+        if self.how != "tiles":
+            logits = found[1].detached()
+            kept = self.logged(tape, logits)
+            (_, T, V), lengths = logits.axes, self.completion
+            part = logits.view((*half, T, V))
+            for n in lengths if isinstance(lengths, tuple) else (lengths, lengths):
+                kept += averaged(part, half[0][1] * counted(T[1] + 1, n))
+            del kept, logits, part
+        return loss
 
 
 class KTO(Preference):
@@ -76,9 +123,14 @@ class KTO(Preference):
 
     Each batch comes with another one, of answers to other prompts, on which the policy and the reference are compared
     without a gradient.
+
+    Args:
+        apart: logits of good and of bad answers are copied before the reference runs, as up to TRL 1.8.
     """
 
+    apart: bool = False
     masks: ClassVar[int] = 5
+    told: ClassVar[tuple[str, ...]] = TOLD[:2]
 
     def inputs(self, tape: Tape, ids: Axes) -> list[Value]:
         """The batch, the other one, and the judgements."""
@@ -86,8 +138,10 @@ class KTO(Preference):
 
     def named(self, tape: Tape, ids: Axes) -> list[Value]:
         """The labels, the other batch's log-probabilities and two counts."""
+        form = "fp32" if self.how in ("tiles", "kernel") or tape.autocast is not None else tape.weights
         counts = [tape.new("count of judgements", (), "int64") for _ in range(2)]
-        return [*super().named(tape, ids), tape.new("log-probabilities apart", ids[:1], "fp32"), *counts]
+        counts += [tape.new("judgements", ids[:1], "bool")] if self.apart else []
+        return [*super().named(tape, ids), tape.new("log-probabilities apart", ids[:1], form), *counts]
 
     def judged(self, ids: Axes) -> Axes:
         """Every answer."""
@@ -97,25 +151,63 @@ class KTO(Preference):
         """The loss of a batch."""
         hand = [x]
         del x
-        told = log_probs(f, head, hand.pop(), self.completion, TOLD[:2])
+        found, logps = self.scored(f, head, hand)
         tape, ((name, rows), _) = f.tape, labels.axes
-        logps = _answers(told[0])
         parts = [(name, rows - rows // 2), (name, rows // 2)]
         places = [tape.new("places", (part,), "int64") for part in parts]
-        good, bad = (_selected(logps, place) for place in places)
+        answers = [_selected(logps, place) for place in places]
         # Here the reference runs, first on the other batch.
-        other = [] if self.given else [tape.new("labels of the other batch", labels.axes, "int64")]
+        tiles, form = self.how == "tiles", "fp32" if self.given else logps.dtype
+        other = [tape.new("labels of the other batch", labels.axes, "int64")] if tiles and not self.given else []
+        others = self.split(found[1].storage, parts) if self.apart else []
+        others += [] if tiles or self.given else [tape.new("reference's apart", labels.axes[:1], form)]
         tape.pause()
         other.clear()
-        losses = [ops.scaled(ops.unary(ops.scaled(v), "sigmoid", saves="output")) for v in (good, bad)]
-        return mean_of(ops.cat((losses[0], losses[1]), labels.axes[:1]))
+        if not tiles:
+            # The reference's numbers, how far both are apart, and for each judgement a ratio and a reward.
+            others += self.referred(tape, found, logps)
+            named = ("reference", "reward") if self.given else ("reference", "ratio", "reward")
+            others += [tape.new(what, (part,), form) for part in parts for what in named]
+            others.append(tape.new("divergence", (), form))
+        ratios = [self.less_given(v) for v in answers] if self.given and not tiles else answers
+        losses = [ops.scaled(ops.unary(ops.scaled(v), "sigmoid", saves="output")) for v in ratios]
+        each = ops.cat((losses[0], losses[1]), labels.axes[:1])
+        if not tiles:
+            logits = found[1].detached()
+            kept = self.logged(tape, logits)
+            if not self.apart:
+                self.averaged(logits, parts)
+            kept.clear()
+            del logits
+        loss = mean_of(each)
+        others.clear()
+        return loss
+
+    @staticmethod
+    def split(logits: Storage, parts: Sequence[Axis]) -> list[Value]:
+        """Copies of the logits of good and of bad answers."""
+        tape = logits.tape
+        before, tape.category = tape.category, "logits"
+        found = [tape.new("logits of a judgement", (part, *logits.axes[1:]), logits.dtype) for part in parts]
+        tape.category = before
+        return found
+
+    def averaged(self, logits: Value, parts: Sequence[Axis]) -> None:
+        """Their means, for the log."""
+        tape, T, V = logits.tape, *logits.axes[1:]
+        judged = [tape.new("logits of a judgement", (part, T, V), logits.dtype) for part in parts]
+        masks = [tape.new("masks", (part, T), "int64") for part in parts]
+        assert not isinstance(self.completion, tuple)
+        for each in judged:
+            masks += averaged(each, each.axes[0][1] * counted(T[1] + 1, self.completion))
+        masks.clear()
 
 
 def _selected(x: Value, places: Value) -> Value:
     """``x.index_select(0, places)``: keeps the places."""
-    tape, whole = x.tape, x.axes
-    out = tape.new("selected", places.axes, x.dtype)
-    tape.record((out,), (x,), lambda g: (tape.new("gradient of selected", whole, "fp32"),), (places,))
+    tape, whole, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("selected", places.axes, dtype)
+    tape.record((out,), (x,), lambda g: (tape.new("gradient of selected", whole, dtype),), (places,))
     return out
 
 
@@ -125,12 +217,14 @@ class Odds(Preference):
     All logits are made at once, and there is no reference. Under accelerate's autocast they are cast to fp32.
 
     Args:
+        odds: of answers are compared, in fp32, as ORPO does.
         likelihood: the mean likelihood of the chosen answers is part of the loss.
 
     Reference: https://github.com/huggingface/trl/blob/v1.16.0/trl/ experimental/orpo/orpo_trainer.py,
     experimental/cpo/cpo_trainer.py (concatenated_forward), kernels/logprob_entropy.py
     """
 
+    odds: bool = False
     likelihood: bool = True
     joins: ClassVar[bool] = True
 
@@ -142,26 +236,28 @@ class Odds(Preference):
         """The loss of a batch whose first half was chosen."""
         tape, hand = f.tape, [x]
         del x
-        logits = head.forward(f, hand.pop())
-        if tape.autocast is not None:
-            logits = ops.cast(logits, "fp32")
+        logits = handed_out(f, head, hand)
         tape.category = "loss"
         (B, T), V = labels.axes, logits.axes[2]
         rest = (B, ("T", T[1] - 1))
-        targets = [tape.new("labels", labels.axes, "int64")] if self.likelihood else []
+        targets = tape.new("labels", labels.axes, "int64")
         loss = self._likelihood(logits, V) if self.likelihood else tape.new("no likelihood", (), "fp32")
-        shifted = tape.new("shifted labels", rest, "int64")
+        index = tape.new("shifted labels", rest, "int64")
         counts = tape.new("labels that count", rest, "bool")
         hidden = tape.new("labels that do not count", rest, "bool")
-        index = tape.new("labels, none negative", rest, "int64")
+        if self.odds:
+            # Which elsewhere is done in place.
+            index = tape.new("labels, none negative", rest, "int64")
         del hidden
-        each = _selective(ops.narrow(logits, (*rest, V)), index)
+        each = selected(ops.narrow(logits, (*rest, V)), index, "kernel" if self.how == "tiles" else self.how)[0]
         answers = ops.scaled(total(ops.mul(each, counts)))
-        del shifted
-        targets.clear()
+        answers = ops.cast(answers, "fp32") if self.odds else answers
+        del targets
         half = self.judged(labels.axes)
         chosen, rejected = ops.split(answers, (half, half))
         apart = mean_of(ops.scaled(log_sigmoid(ops.sub(chosen, rejected))))
+        if not self.odds and self.likelihood:
+            loss = ops.scaled(loss, "weighted likelihood")
         return ops.sub(loss, apart, "loss")
 
     def _likelihood(self, logits: Value, V: Axis) -> Value:
@@ -170,25 +266,6 @@ class Odds(Preference):
         half, short = (B[0], B[1] // 2), (T[0], T[1] - 1)
         part = ops.copy(ops.narrow(ops.narrow(logits, (half, T, V)), (half, short, V)), label="chosen logits")
         return cross_entropy(part, part.tape.new("chosen labels", (half, short), "int64"), causal=False, wide=False)
-
-
-def _selective(logits: Value, index: Value) -> Value:
-    """``selective_log_softmax`` by Triton's kernel: keeps the logits, and makes two more numbers a token."""
-    tape, axes, dtype = logits.tape, logits.axes, logits.dtype
-    out = tape.new("log-probabilities", axes[:2], "fp32")
-    entropy = tape.new("entropy", axes[:2], "fp32")
-    log_sum, expected = (tape.new(label, axes[:2], "fp32") for label in ("logarithms of sums", "expected logits"))
-    del entropy
-    tape.record(
-        (out,), (logits,), lambda g: (tape.new("gradient of logits", axes, dtype),), (logits, index, log_sum, expected),
-        custom=True,
-    )  # fmt: skip
-    return out
-
-
-def _answers(log_probs: Value) -> Value:
-    """Sums over the tokens of a sequence, of which a slice is taken first."""
-    return total(ops.narrow(log_probs, log_probs.axes))
 
 
 def total(x: Value, label: str = "sums over tokens") -> Value:

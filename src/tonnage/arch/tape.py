@@ -116,6 +116,8 @@ class Tape:
         self.casts: dict[str, Value] = {}
         # What functions hold on to after their backward pass, as long as the loss is there.
         self.lingering: list[Storage] = []
+        # Where autocast is left, what it has cached is gone: an event, once that is told.
+        self.outside: int | None = None
         self.cut = 0
         self.rerun = False
         # Where the backward pass of a checkpoint first asked for what was saved: there the layer runs again.

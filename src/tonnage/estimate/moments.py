@@ -65,6 +65,11 @@ class Ledger:
             held.count -= 1
             self.now = self.now - held.unit
 
+    def held_by(self, key: str) -> Level:
+        """What is held under this key."""
+        held = self.held.get(key)
+        return Level() if held is None else held.unit.times(held.count)
+
     def drop_all(self, key: str) -> None:
         """All of those die."""
         while key in self.held and self.held[key].count:

@@ -212,11 +212,11 @@ class Player:
                 self.free(carried)
                 self.forget_shared()
                 self.begin()
-            if i == last:
-                start = self.pause(start, own, joints)
             if a.found:
                 own |= zip((s.serial for s in a.found), self.found.pop(0), strict=True)
                 start += len(a.found)
+            if i == last:
+                start = self.pause(start, own, joints, casts)
             self.play(start, a.forward.stop, own, joints)
             if not i and self.loading is not None and self.loading.rotates:
                 # Cosines and sines came from a product of matrices.
@@ -250,12 +250,12 @@ class Player:
             self.drop(held)
         return left, streams
 
-    def pause(self, start: int, own: Own, joints: Joints) -> int:
-        """Play up to where other models run, and those; returns where the pass goes on."""
-        if self.run.recipe.others:
+    def pause(self, start: int, own: Own, joints: Joints, casts: list[Block]) -> int:
+        """Play up to where the model is left and others run, and those; returns where the pass goes on."""
+        if self.run.recipe.others or len(self.passes.leaving) > 1:
             from tonnage.estimate.player_beside import paused
 
-            return paused(self, start, own, joints)
+            return paused(self, start, own, joints, casts)
         return start
 
     def settle_shared(self, own: Own, stream: Shared) -> tuple[list[Shared], list[Shared]]:

@@ -7,8 +7,18 @@ from tonnage.estimate.player import Joints, Own, Player, Shared
 from tonnage.memory.ahead import Ahead
 
 
-def paused(player: Player, start: int, own: Own, joints: Joints) -> int:
-    """Play the step from ``start`` up to where other models run, and those; returns where it goes on."""
+def paused(player: Player, start: int, own: Own, joints: Joints, casts: list[Block]) -> int:
+    """Play the step from ``start`` up to where other models run, and those; returns where it goes on.
+
+    What autocast has cached, ``casts``, is gone when the model is left.
+    """
+    ends = [at for at, _ in player.tape.pauses[:1]] + [beyond.start for beyond in player.passes.leaving[1:]]
+    leaves = max(start, min(ends, default=start))
+    player.play(start, leaves, own, joints)
+    start = leaves
+    if ends:
+        player.free(casts)
+        casts.clear()
     others = [o for o in player.run.recipe.others if o.reading is not None]
     for (at, _), other in zip(player.tape.pauses, others, strict=False):
         player.play(start, at, own, joints)
@@ -41,5 +51,8 @@ def read(player: Player, reading: Ahead) -> None:
         player.drop(first)
     own, start = {}, reading.tail.start
     # The span begins where its input is born, which here is the last layer's output.
-    player.play(start + 1, reading.tail.stop, own, {tape.events[start]: stream}, tape)
-    player.free([*own.values(), *casts])
+    joints = {tape.events[start]: stream}
+    player.play(start + 1, reading.tail.stop, own, joints, tape)
+    player.free(casts)
+    player.play(reading.beyond.start, reading.beyond.stop, own, joints, tape)
+    player.free(own.values())

@@ -31,7 +31,7 @@ from tonnage.estimate.trained import passed_by, reverses, trainable
 from tonnage.estimate.verdict import fit
 from tonnage.memory.optimizers import optimizer
 from tonnage.memory.overhead import cublas_workspace
-from tonnage.releases import shown, since
+from tonnage.releases import Version, shown, since
 from tonnage.stacks import Stack
 from tonnage.stacks import stack as stack_of
 from tonnage.workload.training import OBJECTIVE_KEYS, Train
@@ -195,7 +195,7 @@ def answer(
 
         evaluation.refused(model, w)
         caveats.append(evaluation.TOLD)
-    aim = _aim(model, w, recipe, beside or {}, device)
+    aim = _aim(model, w, recipe, beside or {}, device, _of_trl(stack, version))
     if aim is not None:
         recipe = aim.recipe
         caveats += aim.caveats
@@ -362,14 +362,21 @@ def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Imple
     return implementations(model, w, stack, device) if w.logits_to_keep is None else of_last(model, w, stack)
 
 
-def _aim(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], device: Device | None) -> Aim | None:
+def _aim(
+    model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], device: Device | None, release: Version
+) -> Aim | None:
     """What an objective other than the next token's makes of the step."""
     if w.objective in (None, "sft") and all(getattr(w, key) is None for key in OBJECTIVE_KEYS):
         return None
     # Imported late: most answers do without.
     from tonnage.estimate.objectives import aimed
 
-    return aimed(model, w, recipe, beside, None if device is None else device.capacity.bytes)
+    return aimed(model, w, recipe, beside, None if device is None else device.capacity.bytes, release)
+
+
+def _of_trl(stack: Stack, version: Version) -> Version:
+    """The release of TRL whose trainers run."""
+    return version if stack.trainers is None else since(version, stack.trainers)
 
 
 def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Stack, own: Own | None) -> Tuned | None:

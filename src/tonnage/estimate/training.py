@@ -297,9 +297,15 @@ class Step(Ledger):
         for below in stages[:-2] if r.offloads else ():
             # The last norm saves more than are copied at once.
             self.drop_all(f"stream {below.output.dtype}")
-        yield Moment("loss", self.now + H[-1] + p.tail.forward.peak, p.tail.forward)
+        cached = sum((self.held_by(f"casts {_key(a)}") for a in dict.fromkeys((p.stem, *p.layers))), Level())
+        within, beyond = p.leaving[0], p.leaving[-1]
+        late = beyond.peak.allocated > within.peak.allocated + cached.allocated
+        if not late:
+            yield Moment("loss", self.now + H[-1] + within.peak, within)
         for a in (p.stem, *p.layers):
             self.drop_all(f"casts {_key(a)}")
+        if late:
+            yield Moment("loss", self.now + H[-1] + beyond.peak, beyond)
         yield from self._others()
         self.drop_all("loss before")
         self.drop_all("lingering")

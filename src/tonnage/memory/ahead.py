@@ -113,13 +113,14 @@ class Ahead:
             self.layers.append(found[key])
             dtype = found[key].output.dtype
         self.kernels = f.ran
-        self.tail, self.left = self._tail(model, f, ends, ids, tape.new("layer input", axes, dtype))
+        self.tail, self.beyond, self.left = self._tail(model, f, ends, ids, tape.new("layer input", axes, dtype))
         places.clear()
         for held in (f.frame, f.rotary, f.masks, f.around):
             held.clear()
         self.highest = max(self._stretches(), key=lambda r: r.level.allocated)
 
-    def _tail(self, model: Model, f: Forward, ends: Ends, ids: Value, x: Value) -> tuple[Span, list[Storage]]:
+    def _tail(self, model: Model, f: Forward, ends: Ends, ids: Value, x: Value) -> tuple[Span, Span, list[Storage]]:
+        """Up to where autocast's copies are gone, from there on, and what is left."""
         tape, hand = self.tape, [x]
         first, start = x.storage.serial, x.storage.position
         del x
@@ -127,7 +128,9 @@ class Ahead:
             hand = [self.stack.norm.forward(f, hand.pop())]
         left = ends(f, cast("Head", model.head), hand.pop(), ids)
         tape.casts.clear()
-        return Span(tape, start, len(tape.events), first), [v.storage for v in left]
+        within = Span(tape, start, tape.outside or len(tape.events), first)
+        beyond = Span(tape, within.stop, len(tape.events), first, within.end)
+        return within, beyond, [v.storage for v in left]
 
     def _stretches(self) -> Iterator[Reached]:
         """Every stretch in order."""
@@ -148,3 +151,4 @@ class Ahead:
             stream = a.output
         held = [("activations", "autocast's copies of weights", casts)] if casts else []
         yield Reached([*(there[1:] if self.hands else ()), *held], self.tail)
+        yield Reached(there[1:] if self.hands else [], self.beyond)

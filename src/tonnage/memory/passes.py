@@ -312,6 +312,11 @@ class Pass:
         # The model lets go of the last layer's output when the norm has taken it.
         y = run(hand.pop())
         account.forward = Span(tape, start, len(tape.events), first)
+        # Up to where autocast's copies are let go of, and from there on.
+        self.leaving: tuple[Span, ...] = (account.forward,)
+        if tape.outside is not None:
+            within = Span(tape, start, tape.outside, first)
+            self.leaving = within, Span(tape, tape.outside, len(tape.events), first, within.end)
         # What of the pass is there where other models run.
         self.paused = [[s for s in alive if s.serial >= first] for _, alive in tape.pauses]
         root = noted(tape, account, first, y, source, 0)

@@ -60,6 +60,7 @@ class Stack(Record):
         left_out: what of the stack is not modelled, though it changes memory; forbids "fits".
         unstated: what is said of a model whose code it does not restate, where it restates others'; forbids "fits".
         pursues: what of its objectives beyond the next token is answered otherwise than it does them; forbids "fits".
+        trainers: release of TRL whose trainers of other objectives it runs; None for its own, which is TRL.
         reentrant: its checkpoints run a backward pass of their own.
         resident: what its code keeps on the device beside the model's tensors, in words and bytes, from what is done to
             matrices, bytes of a layer's input, and how the layers are computed again; None for nothing.
@@ -102,6 +103,7 @@ class Stack(Record):
     steps: str = ""
     copies: str = ""
     pursues: Since[tuple[str, ...]] = (((0, 0), ()),)
+    trainers: Since[Version] | None = (((0, 0), (1, 16)),)
     reentrant: bool = False
     spread: Callable[[Model, int], tuple[str, int] | None] | None = None
     resident: Callable[[Model, Tuning | None, int, Recompute | None], tuple[tuple[str, int], ...]] | None = None

@@ -16,6 +16,8 @@ from typing import Final
 from tonnage.releases import Releases
 from tonnage.stacks import Stack
 
+OLDER: Final = "objectives of TRL before 1.0 are answered as those of 1.0"
+
 STACK: Final = Stack(
     name="trl",
     releases=Releases("trl", newest=(1, 16), oldest=(0, 20), last={0: 29}),
@@ -28,7 +30,8 @@ STACK: Final = Stack(
     recompute=(((0, 0), "full"),),
     packed_adapters="bf16",
     losses=("full", "fused", "liger", "trl", "trl-chunks"),
-    pursues=(((1, 15), ()), ((0, 0), ("TRL before 1.15 makes all logits of an objective: answered as 1.16",))),
+    pursues=(((1, 0), ()), ((0, 0), (OLDER,))),
+    trainers=None,
     loss=(((1, 15), "trl"), ((1, 7), "trl-chunks"), ((0, 0), "full")),
     places=True,
     compiles="model",

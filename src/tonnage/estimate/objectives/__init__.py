@@ -1,6 +1,6 @@
 """Training objectives beyond the next token, settled: what a batch is, the loss, the models that run beside.
 
-A module for each, which carries its name and has its record. As TRL's trainers do it, whose release 1.16 is followed,
+A module for each, which carries its name and has its record. As TRL's trainers do it, of the release that is asked for,
 with sequences that need no padding. A batch of DPO and its like is counted in pairs: a batch of 1 is two sequences.
 """
 
@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from tonnage.arch.model import Model
+from tonnage.arch.selected import way
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate.objectives._objective import Asked, Objective
 from tonnage.estimate.recipe import Recipe
 from tonnage.record import Record
 from tonnage.registry import names, variant
+from tonnage.releases import Version, shown
 from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
 PACKAGE: Final = "tonnage.estimate.objectives"
@@ -22,16 +24,15 @@ PADDING: Final = (
     "padding: sequences of one length are meant; --padded answers for masks, with which another kernel runs"
 )
 LOGGED: Final = "what is logged of a step, which never reaches as high as the head"
-FOLLOWED: Final = ("transformers", "trl")
-"""Stacks whose users run TRL's trainers as they are."""
+FOLLOWED: Final = ("transformers", "trl", "axolotl")
+"""Stacks whose users run TRL's trainers as they are, each of the release that it asks for."""
 WHOLE: Final = {"llama-factory": ("dpo", "orpo", "simpo")}
 """Stacks with trainers of their own, and the objectives of these that are modelled."""
 ELSEWHERE: Final = {
-    "axolotl": "axolotl 0.18 runs TRL 1.8, whose losses take all logits",
     "llama-factory": "of its own trainers, which make all logits in fp32, DPO's, ORPO's and SimPO's are modelled",
     "unsloth": "it runs the trainers of the TRL that is installed, 0.18 to 1.15, whose losses take all logits",
 }
-"""axolotl v0.18.0 pyproject.toml; unsloth 2026.10.9 METADATA, unsloth/models/dpo.py (losses of its own on demand);
+"""unsloth 2026.10.9 METADATA, unsloth/models/dpo.py (losses of its own on demand);
 LLaMA-Factory v0.9.5 src/llamafactory/train/dpo/trainer.py (concatenated_forward)."""
 GONE: Final = ("bco", "minillm", "nash-md", "prm", "xpo", "gspo-token")
 """What TRL's experimental trainers have trained up to 1.14, and 1.16 has none of."""
@@ -62,7 +63,9 @@ class Aim(Record):
     not_modelled: tuple[str, ...]
 
 
-def aimed(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], memory: int | None) -> Aim:
+def aimed(
+    model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], memory: int | None, release: Version
+) -> Aim:
     """Settle the objective.
 
     Args:
@@ -71,16 +74,19 @@ def aimed(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], m
         recipe: of a step on the next token.
         beside: models that the workload names, by the key that names them.
         memory: of the device; None where none is named. [byte]
+        release: of TRL, whose trainer is asked for.
 
     Raises:
         InputError: keys contradict each other.
         UnsupportedError: understood, and not modelled.
     """
     objective = _chosen(w)
-    _check(model, w, objective)
+    wholly = way(release) != "tiles" and objective.named == "fused"
+    named = "full" if wholly else objective.named
+    _check(model, w, objective, named)
     rows = recipe.batch * objective.rows
     reference = _reference(w, objective)
-    parts = objective.make(Asked(model, w, recipe, beside, reference, rows, memory))
+    parts = objective.make(Asked(model, w, recipe, beside, reference, rows, memory, release))
     routed = (ROUTED,) if any(t.role == "router" for _, g in model.groups() for t in g) else ()
     paired = f"a batch of {recipe.batch} is {rows} sequences: both of a pair run together"
     return Aim(
@@ -90,9 +96,15 @@ def aimed(model: Model, w: Train, recipe: Recipe, beside: Mapping[str, Model], m
             critic=parts.critic, cached=None if parts.cached is None else parts.cached[0],
             keep_logits=parts.critic is not None, mixer=None,
         ),
-        values={"objective": objective.name, "reference": reference, "loss": objective.named, **parts.values},
-        caveats=(*((paired,) if objective.rows > 1 else ()), *parts.told),
-        not_modelled=(*(() if recipe.makes_mask else (PADDING,)), LOGGED, *routed, *parts.left_out),
+        values={"objective": objective.name, "reference": reference, "loss": named, **parts.values},
+        caveats=(
+            *((paired,) if objective.rows > 1 else ()),
+            *((f"as TRL {shown(release)} does it, which makes all logits",) if wholly else ()),
+            *parts.told,
+        ),
+        not_modelled=(
+            *(() if recipe.makes_mask else (PADDING,)), *(() if wholly else (LOGGED,)), *routed, *parts.left_out
+        ),
     )  # fmt: skip
 
 
@@ -133,8 +145,8 @@ def _chosen(w: Train) -> Objective:
     return variant(PACKAGE, said, "OBJECTIVE", Objective)
 
 
-def _check(model: Model, w: Train, objective: Objective) -> None:
-    """Refuse what the objective cannot be combined with."""
+def _check(model: Model, w: Train, objective: Objective, named: str) -> None:
+    """Refuse what the objective, whose loss goes through the head as ``named``, cannot be combined with."""
     name = objective.name
     if w.stack is not None and w.stack.lower() not in FOLLOWED and not _own(w.stack.lower(), name):
         why = ELSEWHERE.get(w.stack.lower(), "it has no trainer of it that is modelled")
@@ -144,10 +156,10 @@ def _check(model: Model, w: Train, objective: Objective) -> None:
     for key in OBJECTIVE_KEYS:
         if getattr(w, key) is not None and key not in objective.keys and (key, w.reference) != ("reference", "none"):
             raise InputError(f"objective = {name} has no {key}", key=key, value=str(getattr(w, key)))
-    if w.loss not in (None, objective.named):
+    if w.loss not in (None, named):
         raise UnsupportedError(
             f"loss = {w.loss}: objective = {name} goes through the head in one way", key="loss", value=w.loss,
-            hint=f"--loss {objective.named}",
+            hint=f"--loss {named}",
         )  # fmt: skip
     if held := next((kept for kept in w.retain if "outputs" in kept), None):
         raise UnsupportedError(
@@ -165,7 +177,7 @@ def _check(model: Model, w: Train, objective: Objective) -> None:
             hint="--batch 2",
         )  # fmt: skip
     _check_head(model, objective)
-    if "lm_head" in w.lora_targets and objective.named == "fused":
+    if "lm_head" in w.lora_targets and named == "fused":
         raise InputError(
             f"TRL refuses adapters of the head with objective = {name}: its matrix is taken by itself",
             key="lora_targets", value="lm_head", hint="leave lm_head out",

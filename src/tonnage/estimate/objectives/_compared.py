@@ -26,7 +26,7 @@ def compared(loss: Callable[[Lengths, bool], Loss], told: tuple[str, ...]) -> Ca
             why = "the pass that computes the reference's log-probabilities before training is not part of the step"
             return Parts(made, told=(why,))
         off = a.reference == "adapter"
-        reading = ahead(a, scored(n, told if off else ()), off=off)
+        reading = ahead(a, scored(n, told if off else (), a.how), off=off)
         return Parts(made, (beside(a, "reference", reading),))
 
     return make

@@ -7,10 +7,12 @@ from typing import Any
 
 from tonnage.arch.loss import Loss
 from tonnage.arch.model import Model
+from tonnage.arch.selected import Way, way
 from tonnage.estimate.beside import Beside
 from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.rollout import Rollout
 from tonnage.record import Record
+from tonnage.releases import Version
 from tonnage.workload.training import Train
 
 
@@ -25,6 +27,7 @@ class Asked(Record):
         reference: where the reference's numbers come from.
         rows: sequences of a pass.
         memory: of the device; None where none is named. [byte]
+        release: of TRL, whose trainer it is.
     """
 
     model: Model
@@ -34,6 +37,12 @@ class Asked(Record):
     reference: str
     rows: int
     memory: int | None = None
+    release: Version = (1, 16)
+
+    @property
+    def how(self) -> Way:
+        """How the trainer takes log-probabilities."""
+        return way(self.release)
 
 
 class Parts(Record):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
-from tonnage.arch.ops import cast
 from tonnage.arch.scored import Lengths, log_probs
+from tonnage.arch.selected import Way, handed_out, of_all, of_written
 from tonnage.arch.tape import Value
 from tonnage.estimate.beside import Beside, resident
 from tonnage.estimate.objectives._objective import Asked
@@ -19,23 +19,35 @@ def beside(a: Asked, what: str, reading: Ahead | None) -> Beside:
     return resident(what, a.model, a.recipe.weights, reading)
 
 
-def scored(completion: Lengths, told: tuple[str, ...] = ()) -> Ends:
+def scored(completion: Lengths, told: tuple[str, ...] = (), how: Way = "tiles") -> Ends:
     """Log-probabilities behind the layers."""
 
     def ends(f: Forward, head: Head, x: Value, ids: Value) -> list[Value]:
         hand = [x]
         del x
+        if how != "tiles":
+            return of_all(f, head, hand, how)
         return log_probs(f, head, hand.pop(), completion, told)
 
     return ends
 
 
+def written_last(completion: int, how: Way, *, in_place: bool) -> Ends:
+    """Log-probabilities of the last tokens from their logits."""
+
+    def ends(f: Forward, head: Head, x: Value, ids: Value) -> list[Value]:
+        hand = [x]
+        del x
+        return of_written(f, head, hand, completion, how, in_place=in_place, told=False)
+
+    return ends
+
+
 def whole(f: Forward, head: Head, x: Value, ids: Value) -> list[Value]:
-    """What the head makes of the hidden states; accelerate casts it to fp32 under autocast."""
+    """What the head makes of the hidden states; as accelerate hands it out."""
     hand = [x]
     del x
-    made = head.forward(f, hand.pop())
-    return [made if f.tape.autocast is None else cast(made, "fp32")]
+    return [handed_out(f, head, hand)]
 
 
 def ahead(a: Asked, ends: Ends, *, off: bool = False, own: bool = False) -> Ahead:

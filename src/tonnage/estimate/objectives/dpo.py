@@ -6,6 +6,12 @@ from typing import Final
 
 from tonnage.arch.preferences import DPO, TOLD
 from tonnage.estimate.objectives._compared import PAIRED, REFERENCED, compared
-from tonnage.estimate.objectives._objective import Objective
+from tonnage.estimate.objectives._objective import Asked, Objective, Parts
 
-OBJECTIVE: Final = Objective("dpo", compared(DPO, TOLD), 2, "fused", REFERENCED, PAIRED)
+
+def dpo(a: Asked) -> Parts:
+    """The policy and a reference."""
+    return compared(lambda completion, given: DPO(completion, given, a.how), TOLD)(a)
+
+
+OBJECTIVE: Final = Objective("dpo", dpo, 2, "fused", REFERENCED, PAIRED)

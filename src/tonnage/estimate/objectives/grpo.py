@@ -8,17 +8,19 @@ from tonnage.arch.policy import LeaveOneOut, Policy
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.beside import Beside, resident
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts
-from tonnage.estimate.objectives._reading import ahead, beside, scored, whole
+from tonnage.estimate.objectives._reading import ahead, beside, scored, whole, written_last
 from tonnage.estimate.objectives._rollouts import ROLLOUTS, SHARE, beside_it, casts, written
 from tonnage.estimate.rollout import Rollout
 from tonnage.estimate.settle import checkpoint_format, kernel
-from tonnage.memory.ahead import Ahead
+from tonnage.memory.ahead import Ahead, Ends
 from tonnage.memory.passes import blocks
 from tonnage.timeline import Level
 
 COMPLETION: Final = 512
 GENERATIONS: Final = 8
 """Defaults of trl v1.16.0 trl/trainer/grpo_config.py."""
+DIVIDES: Final = (1, 10)
+"""Release of TRL from which on logits are divided by the temperature into another tensor."""
 
 
 def grpo(a: Asked) -> Parts:
@@ -88,11 +90,20 @@ def rolled(a: Asked, group: int, *, apart: bool = False) -> Parts:
     if how == "server":
         told.append("the engine that writes them has devices of its own")
     left = ["sampling beyond the last logits in fp32", "tools, environments and images"]
-    loss = LeaveOneOut(completion, generated) if apart else Policy(completion, generated, kept, compared)
+    loss = (LeaveOneOut if apart else Policy)(
+        completion, generated, 0 if apart else kept, compared and not apart, a.how, a.release < DIVIDES
+    )
     return Parts(
         loss, tuple(others), rollout, values=values, told=tuple(told),
         left_out=tuple(left),
     )  # fmt: skip
+
+
+def _ends(a: Asked, completion: int, *, own: bool) -> Ends:
+    """Log-probabilities of what was written; tiles of the trained model's ``own`` head tell the entropy as well."""
+    if a.how == "tiles":
+        return scored(completion, ("entropy",) if own else ())
+    return written_last(completion, a.how, in_place=a.release < DIVIDES)
 
 
 def _scoring(
@@ -102,10 +113,10 @@ def _scoring(
     others: list[Beside] = []
     readings: list[tuple[str, Ahead]] = []
     if before:
-        readings.append(("log-probabilities", ahead(a, scored(completion, ("entropy",)), own=True)))
+        readings.append(("log-probabilities", ahead(a, _ends(a, completion, own=True), own=True)))
     if a.reference != "none":
         off = a.reference == "adapter"
-        readings.append(("reference", ahead(a, scored(completion, ("entropy",) if off else ()), off=off)))
+        readings.append(("reference", ahead(a, _ends(a, completion, own=off), off=off)))
         others.append(beside(a, "reference", None))
     judge = a.beside.get("reward_model")
     if judge is not None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Config, Key, Settled
+from tonnage.launch.training._preferences import SIGMOID, preferring
 from tonnage.launch.training._trainer import OPTIMIZERS, attention, layerwise, spread
 from tonnage.launch.training._values import count, modules, one_of, share, text, texts, truth
 
@@ -27,6 +28,8 @@ SWITCHES: Final = {
     "flash_attention": "flash_attention_2", "sdp_attention": "sdpa", "eager_attention": "eager",
     "flex_attention": "flex", "xformers_attention": None, "sage_attention": None,
 }  # fmt: skip
+PREFERENCES: Final = {"dpo": "dpo", "ipo": "dpo", "kto": "kto", "orpo": "orpo", "simpo": "simpo"}
+"""Values of ``rl``, and the objectives that they are."""
 LIGER: Final = "liger_fused_linear_cross_entropy", "liger_cross_entropy"
 KERNELS: Final = tuple(f"lora_{part}_kernel" for part in ("mlp", "qkv", "o", "embedding"))
 CUT: Final = "CutCrossEntropyPlugin"
@@ -83,10 +86,14 @@ def _finish(said: dict[str, Any]) -> Settled:
     if not said.pop("_packing", False) and not said.pop("_padded", False):
         told.append(f"batches are padded to their longest sample: at most the {said['seq']:,} tokens answered for")
     said.pop("_padded", None)
-    for key, words in (("_rl", "the pairs, and the reference model"), ("_reward", "a head of one number")):
-        value = said.pop(key, None)
-        if value:
-            unmodelled.append(f"{key[1:]} = {value}: answered as supervised fine-tuning, without {words}")
+    aim = said.pop("_rl", None)
+    if aim in PREFERENCES:
+        told += preferring(said, PREFERENCES[aim])
+    elif aim:
+        unmodelled.append(f"rl = {aim}: answered as supervised fine-tuning, without what is written, and the reference")
+    said.pop("_precomputed", None)
+    if said.pop("_reward", False):
+        unmodelled.append("reward: answered as supervised fine-tuning, without a head of one number")
     return Settled(said, tuple(unmodelled), tuple(told))
 
 
@@ -223,6 +230,13 @@ CONFIG: Final = Config(
         Key(("context_parallel_size", "sequence_parallel_degree"), "cp", count),
         Key(("dp_shard_size", "dp_replicate_size"), matters="devices that share the model", harmless=(1,)),
         Key(("rl",), "_rl"),
+        Key(("precompute_ref_log_probs",), "_precomputed", truth),
+        Key(("dpo_use_liger_kernel",), matters="a loss of pairs that makes no logits"),
+        Key(("dpo_padding_free",), matters="pairs without padding"),
+        Key(("dpo_use_weighting",), matters="weights of pairs, made from all logits"),
+        Key(("dpo_loss_type",), matters="the loss of pairs: answered as sigmoid",
+            harmless=(*SIGMOID, *([kind] for kind in SIGMOID))),
+        Key(("rl_adapter_ref_model",), matters="a reference beside the adapter"),
         Key(("reward_model", "process_reward_model"), "_reward", truth),
         Key(("torch_compile",), "compile", _compiles),
         *(Key((name,), f"_{name}", truth) for name in KERNELS),

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Config, Key, Settled
+from tonnage.launch.training._preferences import SIGMOID, preferring
 from tonnage.launch.training._trainer import INERT, KEYS, autocast, layerwise, liger, spread
 from tonnage.launch.training._values import count, one_of, share, text, texts, truth
 
@@ -18,8 +19,6 @@ LENGTH: Final = 2048
 """``cutoff_len``."""
 STAGES: Final = {"pt": "pt", "sft": "sft", "rm": "rm", "ppo": "ppo", "dpo": "dpo", "kto": "kto"}
 TYPES: Final = {"lora": "lora", "full": "full", "freeze": "freeze", "oft": None}
-PREFERENCES: Final = {"sigmoid": "dpo", "orpo": "orpo", "simpo": "simpo"}
-"""``pref_loss`` of stage dpo, as an objective; hinge, ipo and kto_pair are answered as fine-tuning."""
 ATTENTION: Final = {"auto": "sdpa", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2", "fa3": "flash"}
 
 
@@ -27,9 +26,10 @@ def _finish(said: dict[str, Any]) -> Settled:
     layerwise(said)
     unmodelled, told = [*liger(said), *spread(said)], []
     stage, kind = said.pop("_stage", "sft"), said.pop("_kind", "lora")
-    preference = said.pop("_preference", "sigmoid")
-    if stage == "dpo" and preference in PREFERENCES:
-        said["objective"] = PREFERENCES[preference]
+    pairs = said.pop("_pairs", "sigmoid")
+    aim = {"orpo": "orpo", "simpo": "simpo"}.get(pairs, "dpo") if stage == "dpo" else ""
+    if aim:
+        told += preferring(said, aim)
     elif stage not in ("sft", "pt"):
         unmodelled.append(f"stage = {stage}: answered as supervised fine-tuning, without reference, reward and pairs")
     half, pure = autocast(said), said.pop("_pure", False)
@@ -109,8 +109,9 @@ CONFIG: Final = Config(
     keys=(
         Key(("model_name_or_path",), "_model", text),
         Key(("stage",), "_stage", one_of(STAGES)),
-        Key(("pref_loss",), "_preference", text),
-        Key(("pref_ftx",), matters="a loss of the chosen answers beside", harmless=(0, 0.0)),
+        Key(("pref_loss",), "_pairs", one_of({"orpo": "orpo", "simpo": "simpo", **dict.fromkeys(SIGMOID, "sigmoid")})),
+        Key(("pref_ftx",), matters="a term of the next token beside that of pairs", harmless=(0, 0.0)),
+        Key(("pref_bco_weight", "ld_alpha"), matters="further terms of the loss of pairs", harmless=(0, 0.0)),
         Key(("finetuning_type",), "_kind", one_of(TYPES)),
         Key(("cutoff_len",), "seq", count),
         Key(("packing", "neat_packing"), "_packing", truth),

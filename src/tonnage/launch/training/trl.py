@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError
 from tonnage.launch.training import Config, Key, Settled
+from tonnage.launch.training._preferences import SIGMOID, preferring
 from tonnage.launch.training._trainer import INERT, KEYS, attention, autocast, layerwise, liger, spread
 from tonnage.launch.training._values import DTYPES, count, modules, one_of, share, text, texts, truth
 
@@ -17,7 +18,9 @@ BATCH: Final = 8
 """``per_device_train_batch_size``."""
 LENGTH: Final = 1024
 """``max_length``."""
-METHODS: Final = ("grpo", "dpo", "kto", "rloo", "reward", "ppo", "orpo", "cpo", "online_dpo", "gkd")
+PREFERENCES: Final = ("dpo", "kto")
+"""Programs whose objective the config tells all of."""
+METHODS: Final = ("grpo", "rloo", "reward", "ppo", "orpo", "cpo", "online_dpo", "gkd")
 
 
 def _finish(said: dict[str, Any]) -> Settled:
@@ -25,7 +28,10 @@ def _finish(said: dict[str, Any]) -> Settled:
     layerwise(said)
     unmodelled = [*liger(said), *spread(said)]
     program = str(said.get("_program", "sft")).removesuffix(".py")
-    if any(program.startswith(name) for name in METHODS):
+    aim = next((name for name in PREFERENCES if program.startswith(name)), None)
+    if aim is not None:
+        told += preferring(said, aim)
+    elif any(program.startswith(name) for name in METHODS):
         unmodelled.append(f"{program}: answered as supervised fine-tuning; its reference model, pairs and generation")
     half = autocast(said)
     given = said.pop("_dtype", None)
@@ -55,6 +61,7 @@ def _finish(said: dict[str, Any]) -> Settled:
     length = said.pop("_length", LENGTH)
     if length:
         said["seq"] = length
+    said.pop("_precomputed", None)
     packed = said.pop("_packing", False)
     if not packed and length:
         told.append(f"batches are padded to their longest sample: at most the {length:,} tokens that are answered for")
@@ -87,7 +94,7 @@ CONFIG: Final = Config(
     reference="trl v1.9.0",
     programs=(
         ("trl", "sft"), ("trl", "dpo"), ("trl", "grpo"), ("trl", "kto"), ("trl", "reward"), ("trl", "rloo"),
-        ("sft.py",), ("trl.scripts.sft",), ("dpo.py",), ("grpo.py",),
+        ("sft.py",), ("trl.scripts.sft",), ("dpo.py",), ("kto.py",), ("grpo.py",),
     ),
     file="--config",
     flags=True,
@@ -117,7 +124,10 @@ CONFIG: Final = Config(
         Key(("bnb_4bit_quant_type",), "_kind", one_of({"nf4": "nf4", "fp4": None})),
         Key(("max_length", "max_seq_length"), "_length", _length),
         Key(("packing",), "_packing", truth),
-        Key(("loss_type",), matters="what computes the loss: answered as nll", harmless=("nll", "chunked_nll")),
+        Key(("loss_type",), matters="what computes the loss: answered as nll, or a sigmoid of pairs",
+            harmless=("nll", "chunked_nll", "kto", *SIGMOID, *([kind] for kind in SIGMOID))),
+        Key(("precompute_ref_log_probs",), "_precomputed", truth),
+        Key(("use_weighting",), matters="weights of pairs, made from all logits"),
         Key(("activation_offloading",), matters="saved activations go to the host"),
         Key(("model_init_kwargs",), matters="how the model is loaded"),
         Key(("lora_target_parameters",), matters="parameters with adapters"),
