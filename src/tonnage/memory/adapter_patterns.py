@@ -12,17 +12,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from tonnage.arch.model import Model
-from tonnage.errors import InputError, UnsupportedError
+from tonnage.errors import ConfigError, InputError, UnsupportedError
 from tonnage.memory.adapter_targets import STACKED
+from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
     from tonnage.quant import Entry
     from tonnage.quant._stored import Matrix
 
 NAME: Final = re.compile(r"[\w.-]*")
-LONGEST: Final = 400
-REPEATS: Final = 4
-"""Repetitions in a pattern: each may cost as many steps as a name has letters, and patterns come from strangers."""
 
 
 def is_pattern(name: str) -> bool:
@@ -35,24 +33,20 @@ def is_pattern(name: str) -> bool:
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-    """A pattern whose cost is bounded.
+    """A pattern that ends in bounded time, by the rule for those of quantization.
 
     Raises:
-        InputError: no regular expression, or one that is not read for what it may cost.
+        InputError: no regular expression, or one that may take long.
     """
-    plain = re.sub(r"\\.|\[[^]]*\]", "x", pattern)
-    if len(pattern) > LONGEST or len(re.findall(r"[*+{]", plain)) > REPEATS or re.search(r"\)\s*[*+{]|\(\?[^:]", plain):
-        raise InputError(
-            f"lora_targets = {pattern[:60]!r}: patterns have at most {LONGEST} characters and {REPEATS} repetitions, "
-            "and repeat no groups", key="lora_targets", value=pattern[:60], hint="the names of the modules",
-        )  # fmt: skip
+    # Imported late: most targets are names.
+    from tonnage.quant._stored import expression
+
     try:
-        return re.compile(pattern)
-    except re.error as e:
+        return expression(pattern)
+    except ConfigError as e:
         raise InputError(
-            f"lora_targets = {pattern[:60]!r} is no regular expression: {e}", key="lora_targets", value=pattern[:60],
-            hint="the names of the modules",
-        ) from None  # fmt: skip
+            f"lora_targets: {e}", key="lora_targets", value=pattern[:60], hint="the names of the modules"
+        ) from None
 
 
 def chosen(model: Model, matrices: Sequence[Matrix], pattern: str) -> frozenset[str]:
@@ -102,6 +96,31 @@ def resolved(model: Model, found: Sequence[Entry], asked: Sequence[str]) -> tupl
         if any(whole.fullmatch(f"{container}.{old}") for container in inside):
             out.append(old)
     return tuple(dict.fromkeys(out)) or tuple(asked)
+
+
+def passed_over(model: Model, asked: Sequence[str]) -> tuple[str, ...]:
+    """Names of a list that no module of the model has, where another has one: peft takes what there is.
+
+    Reference: peft 0.21.2, tuners/tuners_utils.py (``inject_adapter`` fails where nothing at all was found).
+    """
+    # Imported late: most workloads name what is there.
+    from tonnage.quant import entries
+
+    modules = [m.module for _, _, m in entries(model, by_layer=False) if m is not None]
+    modules += [t.name.removesuffix(".weight") for t in (*model.decoder.stem.weights(), *_heads(model))]
+    known = (*STACKED.get(model.model_type, {}), "all-linear", "attention")
+    missing = tuple(
+        name
+        for name in asked
+        if not is_pattern(name)
+        and name not in known
+        and not any(module == name or module.endswith(f".{name}") for module in modules)
+    )
+    return missing if len(missing) < len(asked) else ()
+
+
+def _heads(model: Model) -> tuple[Tensor, ...]:
+    return tuple(model.head.weights()) if model.head is not None else ()
 
 
 def of_peft(targets: Sequence[str]) -> list[str] | str | None:
