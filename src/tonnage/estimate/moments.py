@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from tonnage.arch.tape import Storage
-from tonnage.memory.passes import Span
+from tonnage.memory.passes import Span, level
 from tonnage.record import Record
 from tonnage.timeline import Instant, Level
+
+if TYPE_CHECKING:
+    from tonnage.memory.ahead import Ahead
 
 
 class Held:
@@ -83,6 +87,21 @@ class Ledger:
                 left = left + Level(held.count * held.unit.requested, held.count * held.unit.allocated)
                 self.drop_all(key)
         self.take(what, name, what, left)
+
+    def reading(self, what: str, reading: Ahead) -> Iterator[Moment]:
+        """Another pass at its highest, above what is there."""
+        reached = reading.highest
+        for name, words, storages in reached.beside:
+            self.take(f"{what} {words}", name, f"{what}: {words}", level(storages), storages)
+        yield Moment(f"{what} forward", self.now + reached.span.peak, reached.span)
+        for _, words, _ in reached.beside:
+            self.drop(f"{what} {words}")
+
+    def take_each(self, key: str, what: str, storages: list[Storage]) -> None:
+        """Storages by their component."""
+        for name in dict.fromkeys(s.category for s in storages):
+            found = [s for s in storages if s.category == name]
+            self.take(f"{key} {name}", name, what, level(found), found)
 
 
 def instants(moments: Iterable[Moment]) -> tuple[Instant, ...]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from tonnage.arch.model import Model
-from tonnage.arch.tape import WIDTH, Parameter, Storage
+from tonnage.arch.tape import WIDTH, Parameter
 from tonnage.estimate.moments import Ledger, Moment
 from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.trained import reached
@@ -21,7 +21,6 @@ from tonnage.timeline import Level
 
 if TYPE_CHECKING:
     from tonnage.arch.stepping import Stepping
-    from tonnage.memory.ahead import Ahead
 
 
 COPIED: Final = 5
@@ -330,25 +329,10 @@ class Step(Ledger):
         """Other models run while the pass pauses: all that it saved is there."""
         for other, there in zip([o for o in self.recipe.others if o.reading], self.passes.paused, strict=False):
             assert other.reading is not None
-            self._take_each("paused", "kept by the head", there)
+            self.take_each("paused", "kept by the head", there)
             yield from self.reading(other.what, other.reading)
             for key in [k for k in self.held if k.startswith("paused")]:
                 self.drop_all(key)
-
-    def reading(self, what: str, reading: Ahead) -> Iterator[Moment]:
-        """Another pass at its highest, above what is there."""
-        reached = reading.highest
-        for name, words, storages in reached.beside:
-            self.take(f"{what} {words}", name, f"{what}: {words}", level(storages), storages)
-        yield Moment(f"{what} forward", self.now + reached.span.peak, reached.span)
-        for _, words, _ in reached.beside:
-            self.drop(f"{what} {words}")
-
-    def _take_each(self, key: str, what: str, storages: list[Storage]) -> None:
-        """Storages by their component."""
-        for name in dict.fromkeys(s.category for s in storages):
-            found = [s for s in storages if s.category == name]
-            self.take(f"{key} {name}", name, what, level(found), found)
 
     def _away(self, index: int) -> bool:
         """Whether what a layer was given is on the host alone until its backward pass, which finds it in a buffer.
