@@ -106,3 +106,22 @@ def test_gradients_that_give_way_leave_room_for_the_next() -> None:
     before = 2 * sum(m * n - 128 * max(m, n) for _, m, n in rows[:4])
     assert shrunk.requested == before
     assert held.requested == 2 * (1536 * 576 + 2 * 128 * 1536)
+
+
+def test_transformers_names_are_known() -> None:
+    # OptimizerNames of training_args.py, as the Trainer's configs spell them
+    from tonnage.launch.training._trainer import OPTIMIZERS
+    from tonnage.memory.optimizers import NAMES, spelled
+
+    for name, ours in OPTIMIZERS.items():
+        if ours is not None:
+            assert spelled(name) == spelled(ours) == ours
+            assert ours in NAMES
+    assert spelled("Adam") == "adamw"
+
+
+@pytest.mark.parametrize(("name", "ours"), [("paged_adamw_8bit", "paged-adamw-8bit"), ("adamw_torch", "adamw-foreach")])
+def test_another_name_is_the_same_answer(name: str, ours: str) -> None:
+    found = [tn.train("gpt2", seq=64, optimizer=n, suggest=False) for n in (name, ours)]
+    assert found[0].fullest.tier("allocated") == found[1].fullest.tier("allocated")
+    assert found[0].workload["optimizer"] == ours

@@ -29,7 +29,7 @@ from tonnage.estimate.summary import caching, no_caching_caveat, quantized_cavea
 from tonnage.estimate.switches import averaged, clips, elements, hosts, in_backward, offloads, padded, targets
 from tonnage.estimate.trained import passed_by, reverses, trainable
 from tonnage.estimate.verdict import fit
-from tonnage.memory.optimizers import optimizer
+from tonnage.memory.optimizers import optimizer, spelled
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.releases import shown, since
 from tonnage.stacks import Stack
@@ -132,7 +132,8 @@ def answer(
     attention, told = kernel(model, w.attention or "sdpa", dtype=autocast or weights, device=device)
     caveats += told
     adam = since(version, stack.optimizer)
-    named = optimizer(adam if (w.optimizer or "adamw") == "adamw" else str(w.optimizer))
+    steps = spelled(w.optimizer)
+    named = optimizer(adam if steps == "adamw" else steps)
     named = named if named.fitted is None else named.fitted(model.weights())
     architecture = device.architecture if device is not None else ""
     built = _built(model, w if w.objective in (None, "sft") else w.but(loss="full"), stack, device)

@@ -11,6 +11,7 @@ from tonnage.estimate.precision import PRESETS
 from tonnage.estimate.settle import AS_NEWEST, filled, one_device, refuse
 from tonnage.estimate.summary import caching
 from tonnage.formats import storage_format
+from tonnage.memory.optimizers import spelled
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.memory.recompute import settled
 from tonnage.record import Record
@@ -89,7 +90,8 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         )  # fmt: skip
     weights, autocast = PRESETS[precision]
     adam = since(version, stack.optimizer)
-    optimizer = adam if (w.optimizer or "adamw") == "adamw" else str(w.optimizer)
+    said = spelled(w.optimizer)
+    optimizer = adam if said == "adamw" else said
     seq = w.seq or _length(config, DEFAULT_SEQ)
     tuning, lora = _tuning(config, w, autocast or weights)
     job = {

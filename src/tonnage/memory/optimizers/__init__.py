@@ -50,6 +50,14 @@ REFUSED: Final = {
 }
 """Optimizers that are known and not modelled, and why."""
 NAMES: Final = tuple(name for names in PLACES.values() for name in names)
+SPELLINGS: Final = {
+    "adam": "adamw", "adamw-torch": "adamw-foreach", "adamw-torch-fused": "adamw-fused", "adamw-hf": "adamw-foreach",
+    "adamw-bnb-8bit": "adamw-8bit", "adamw-torch-8bit": "adamw-8bit-ao", "adamw-torch-4bit": "adamw-4bit-ao",
+    "paged-adamw-32bit": "paged-adamw", "paged-ademamix-32bit": "paged-ademamix", "lion-32bit": "lion-bnb",
+    "paged-lion-32bit": "paged-lion", "rmsprop-bnb-32bit": "rmsprop-bnb", "rmsprop-bnb-8bit": "rmsprop-8bit",
+    "schedule-free-adamw": "schedule-free", "galore-adamw": "galore", "apollo-adamw": "apollo",
+}  # fmt: skip
+"""Other names of them, with hyphens: transformers' (``OptimizerNames``), and Adam, which keeps what AdamW keeps."""
 
 Stored = tuple[str, Axes, str | None]
 """Name of a state, its axes, and its format; None for the format of the parameter."""
@@ -132,6 +140,16 @@ def like(*names: str, form: str | None = None) -> Callable[[Tensor], Iterator[St
             yield name, t.axes, form
 
     return state
+
+
+def spelled(name: str | None) -> str:
+    """An optimizer's name as this package has it; ``adamw`` where none is said.
+
+    >>> spelled("paged_adamw_8bit"), spelled("adamw_torch"), spelled(None)
+    ('paged-adamw-8bit', 'adamw-foreach', 'adamw')
+    """
+    plain = (name or "adamw").lower().replace("_", "-")
+    return SPELLINGS.get(plain, plain)
 
 
 def optimizer(name: str) -> Optimizer:
