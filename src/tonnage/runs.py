@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tonnage.plan.against import Against
     from tonnage.workload.told import Told
 
+BY_PEFT = ("transformers", "trl", "axolotl", "llama-factory")
+"""Stacks whose adapters peft makes from the names of their configs."""
 Loads = Callable[[Any], Model]
 """Reads a model as ``api.load`` does."""
 Places = Callable[[str | None, Any], tuple[Device | None, int]]
@@ -67,7 +69,17 @@ def configured(
     own = {k: v for k, v in said.items() if v is not None and v != ()}
     named = own.pop("stack", None)
     job = training.read(config, named) if isinstance(config, str) else config
-    return load(model if model is not None else training.named(job)), {**job.said, **own}, job.unmodelled, job.told
+    found, keys = load(model if model is not None else training.named(job)), {**job.said, **own}
+    told = job.told
+    if "lora_targets" in job.said and "lora_targets" not in own and job.stack in BY_PEFT:
+        # Imported late: most configs adapt nothing.
+        from tonnage.memory.adapter_patterns import passed_over
+
+        missing = passed_over(found, keys["lora_targets"])
+        if missing:
+            keys["lora_targets"] = tuple(name for name in keys["lora_targets"] if name not in missing)
+            told = (*told, f"no module is called {', '.join(missing)}: peft passes over such names beside others")
+    return found, keys, job.unmodelled, told
 
 
 def together(model: Model, w: Serve, load: Loads) -> Model:

@@ -324,6 +324,22 @@ def test_targets_may_be_a_pattern(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"{34 * 8 * each:,} trained" in " ".join(c["why"] for c in result["ranks"][0]["components"])
 
 
+def test_names_that_no_module_has_are_passed_over_as_peft_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # examples/glm47-flash/qlora.yaml: latent attention has no q_proj, k_proj and v_proj
+    text = "base_model: glm-4.7-flash\nadapter: lora\nlora_r: 8\nlora_mlp_kernel: false\nsequence_len: 64\n"
+    path = written(tmp_path, "a.yml", text + "lora_target_modules: [q_proj, v_proj, k_proj, o_proj]\n")
+    assert main(["train", "--from", path, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["workload"]["lora_targets"] == ["o_proj"]
+    assert any("q_proj, v_proj, k_proj: peft passes over" in note for note in result["caveats"])
+    # Typed by hand, and where nothing is found at all, it is an error.
+    assert main(["train", "--from", path, "--lora-targets", "q_proj,o_proj"]) == 2
+    path = written(tmp_path, "b.yml", text + "lora_target_modules: [q_proj]\n")
+    assert main(["train", "--from", path]) == 2
+
+
 def test_such_a_config_is_never_sure_to_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = "base_model: gpt2\nflash_attention: true\nsequence_len: 128\n"
     for text, verdict in ((plain, "fits"), (plain + "tiled_mlp: true\n", "uncertain")):

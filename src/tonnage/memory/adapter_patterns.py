@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tonnage.arch.model import Model
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.memory.adapter_targets import STACKED
+from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
     from tonnage.quant import Entry
@@ -102,6 +103,31 @@ def resolved(model: Model, found: Sequence[Entry], asked: Sequence[str]) -> tupl
         if any(whole.fullmatch(f"{container}.{old}") for container in inside):
             out.append(old)
     return tuple(dict.fromkeys(out)) or tuple(asked)
+
+
+def passed_over(model: Model, asked: Sequence[str]) -> tuple[str, ...]:
+    """Names of a list that no module of the model has, where another has one: peft takes what there is.
+
+    Reference: peft 0.21.2, tuners/tuners_utils.py (``inject_adapter`` fails where nothing at all was found).
+    """
+    # Imported late: most workloads name what is there.
+    from tonnage.quant import entries
+
+    modules = [m.module for _, _, m in entries(model, by_layer=False) if m is not None]
+    modules += [t.name.removesuffix(".weight") for t in (*model.decoder.stem.weights(), *_heads(model))]
+    known = (*STACKED.get(model.model_type, {}), "all-linear", "attention")
+    missing = tuple(
+        name
+        for name in asked
+        if not is_pattern(name)
+        and name not in known
+        and not any(module == name or module.endswith(f".{name}") for module in modules)
+    )
+    return missing if len(missing) < len(asked) else ()
+
+
+def _heads(model: Model) -> tuple[Tensor, ...]:
+    return tuple(model.head.weights()) if model.head is not None else ()
 
 
 def of_peft(targets: Sequence[str]) -> list[str] | str | None:

@@ -75,7 +75,7 @@ class Train(Placed):
         "list", "Settings of the adapter, by the names of peft's config: oft_block_size=64."
     )
     lora_rank: int | None = tuned("count", "Rank of the adapters; turns LoRA on.")
-    lora_targets: tuple[str, ...] = tuned("list", "Module names, attention, all-linear.")
+    lora_targets: tuple[str, ...] = tuned("list", "Module names, a pattern over full names, attention, all-linear.")
     lora_dropout: float | None = tuned("part", "Dropout of the adapters.")
     virtual_tokens: int | None = tuned(
         "count", "Trained tokens before each sequence (prompt tuning, p-tuning, prefix)."
