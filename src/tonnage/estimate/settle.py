@@ -23,7 +23,9 @@ FLASH_WIDEST: Final = 256
 """Widest head that flash attention takes. torch v2.13.0 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"""
 
 SEVERAL: Final = ("gpus", "tp", "pp", "cp", "ep", "dp")
-HINT_ONE: Final = "answers are for one device so far; leave it out to see the whole model on one"
+HINT_ONE: Final = (
+    "answers are for one device so far; without it, or with {flag} beside --from, the whole model is on one"
+)
 
 
 def one_device(w: Train | Serve) -> dict[str, Any]:
@@ -32,12 +34,13 @@ def one_device(w: Train | Serve) -> dict[str, Any]:
         degree = getattr(w, key)
         if degree is not None and degree != 1:
             raise UnsupportedError(
-                f"{key} = {degree}: several devices are not modelled yet", key=key, value=degree, hint=HINT_ONE
-            )
+                f"{key} = {degree}: several devices are not modelled yet", key=key, value=degree,
+                hint=HINT_ONE.format(flag=f"--{key} 1"),
+            )  # fmt: skip
     if w.sharding not in (None, "none"):
         raise UnsupportedError(
             f"sharding = {w.sharding}: several devices are not modelled yet", key="sharding", value=w.sharding,
-            hint=HINT_ONE,
+            hint=HINT_ONE.format(flag="--sharding none"),
         )  # fmt: skip
     return {**dict.fromkeys(SEVERAL, 1), "sharding": "none"}
 
