@@ -47,10 +47,10 @@ def test_a_pattern_stands_alone() -> None:
         asked("llama-3.2-1b", r".*q_proj", "v_proj")
 
 
-@pytest.mark.parametrize("pattern", [r"(.*)*x", r"(a|b)+c", ".*" * 9, "a" * 401 + "$", r"(?P<x>a)(?P=x)", "(", "[a"])
+@pytest.mark.parametrize("pattern", [r"(.*)*x", ".*" * 9, "a" * 501 + "$", "(", "[a"])
 def test_patterns_of_strangers_cost_little(pattern: str) -> None:
     begun = time.perf_counter()
-    with pytest.raises(InputError, match=r"pattern|regular expression"):
+    with pytest.raises(InputError, match="expression"):
         compiled(pattern)
     assert time.perf_counter() - begun < 0.1
 

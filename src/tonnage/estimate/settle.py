@@ -23,9 +23,7 @@ FLASH_WIDEST: Final = 256
 """Widest head that flash attention takes. torch v2.13.0 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"""
 
 SEVERAL: Final = ("gpus", "tp", "pp", "cp", "ep", "dp")
-HINT_ONE: Final = (
-    "answers are for one device so far; without it, or with {flag} beside --from, the whole model is on one"
-)
+HINT_ONE: Final = "answers are for one device so far; without it ({flag} beside --from) the whole model is on one"
 
 
 def one_device(w: Train | Serve) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from tonnage.arch.model import Model
-from tonnage.errors import InputError, UnsupportedError
+from tonnage.errors import ConfigError, InputError, UnsupportedError
 from tonnage.memory.adapter_targets import STACKED
 from tonnage.tensors import Tensor
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from tonnage.quant._stored import Matrix
 
 NAME: Final = re.compile(r"[\w.-]*")
-LONGEST: Final = 400
-REPEATS: Final = 4
-"""Repetitions in a pattern: each may cost as many steps as a name has letters, and patterns come from strangers."""
 
 
 def is_pattern(name: str) -> bool:
@@ -36,24 +33,20 @@ def is_pattern(name: str) -> bool:
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-    """A pattern whose cost is bounded.
+    """A pattern that ends in bounded time, by the rule for those of quantization.
 
     Raises:
-        InputError: no regular expression, or one that is not read for what it may cost.
+        InputError: no regular expression, or one that may take long.
     """
-    plain = re.sub(r"\\.|\[[^]]*\]", "x", pattern)
-    if len(pattern) > LONGEST or len(re.findall(r"[*+{]", plain)) > REPEATS or re.search(r"\)\s*[*+{]|\(\?[^:]", plain):
-        raise InputError(
-            f"lora_targets = {pattern[:60]!r}: patterns have at most {LONGEST} characters and {REPEATS} repetitions, "
-            "and repeat no groups", key="lora_targets", value=pattern[:60], hint="the names of the modules",
-        )  # fmt: skip
+    # Imported late: most targets are names.
+    from tonnage.quant._stored import expression
+
     try:
-        return re.compile(pattern)
-    except re.error as e:
+        return expression(pattern)
+    except ConfigError as e:
         raise InputError(
-            f"lora_targets = {pattern[:60]!r} is no regular expression: {e}", key="lora_targets", value=pattern[:60],
-            hint="the names of the modules",
-        ) from None  # fmt: skip
+            f"lora_targets: {e}", key="lora_targets", value=pattern[:60], hint="the names of the modules"
+        ) from None
 
 
 def chosen(model: Model, matrices: Sequence[Matrix], pattern: str) -> frozenset[str]:

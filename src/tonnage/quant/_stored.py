@@ -212,10 +212,9 @@ def entries(model: Model, *, by_layer: bool) -> list[Entry]:
 
 
 def matrix(t: Tensor, transposed: bool = False, biased: bool = False) -> Matrix | None:
-    """The matrix that a tensor is: a linear module's weight, or stacked experts."""
+    """The matrix that a tensor is: a linear module's weight, or stacked experts; a table of positions is none."""
     module = t.name.removesuffix(".weight")
-    # A tower's table of positions is looked up, and no product is made with it.
-    if t.role in ("norm", "buffer") or t.alias_of is not None or t.axes[:1] and t.axes[0][0] == "P":
+    if t.role in ("norm", "buffer") or t.alias_of is not None or (t.axes and t.axes[0][0] == "P"):
         return None
     if t.role in ("embedding", "position") and not module.endswith(PROJECTIONS):
         return None
