@@ -39,7 +39,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
         InputError: no regular expression, or one that may take long.
     """
     # Imported late: most targets are names.
-    from tonnage.quant._stored import expression
+    from tonnage.quant._matching import expression
 
     try:
         return expression(pattern)
