@@ -79,7 +79,15 @@ def configured(
         if missing:
             keys["lora_targets"] = tuple(name for name in keys["lora_targets"] if name not in missing)
             told = (*told, f"no module is called {', '.join(missing)}: peft passes over such names beside others")
-    return found, keys, job.unmodelled, told
+    unmodelled = job.unmodelled
+    if job.said.get("loss") == "cut" and "loss" not in own:
+        # Imported late: as above.
+        from tonnage.estimate.savers import odd
+
+        if odd(found, "cut"):
+            keys.pop("loss")
+            unmodelled += (f"loss = cut is not modelled for the head of {found.model_type}: all logits are answered",)
+    return found, keys, unmodelled, told
 
 
 def together(model: Model, w: Serve, load: Loads) -> Model:

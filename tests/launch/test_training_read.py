@@ -363,6 +363,16 @@ def test_axolotls_plugins_choose_the_loss(said: str, loss: str | None, told: str
     assert told in "".join(job.unmodelled)
 
 
+def test_a_plugin_beside_a_head_that_scales_leaves_all_logits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, "a.yml", f"base_model: granite-3.3-2b\nflash_attention: true\nsequence_len: 64\n{CUT}")
+    assert main(["train", "--from", path, "--gpu", "80GiB", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["fit"]["verdict"] == "uncertain"
+    assert any("head of granite: all logits are answered" in note for note in result["caveats"])
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [
