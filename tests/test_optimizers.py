@@ -125,7 +125,7 @@ def test_transformers_names_are_known() -> None:
     from tonnage.memory.optimizers import NAMES, spelled
 
     for name, ours in OPTIMIZERS.items():
-        if ours is not None:
+        if ours is not None and not ours.endswith(" layerwise"):
             assert spelled(name) == spelled(ours) == ours
             assert ours in NAMES
     assert spelled("Adam") == "adamw"

@@ -55,7 +55,8 @@ SPELLINGS: Final = {
     "adamw-bnb-8bit": "adamw-8bit", "adamw-torch-8bit": "adamw-8bit-ao", "adamw-torch-4bit": "adamw-4bit-ao",
     "paged-adamw-32bit": "paged-adamw", "paged-ademamix-32bit": "paged-ademamix", "lion-32bit": "lion-bnb",
     "paged-lion-32bit": "paged-lion", "rmsprop-bnb-32bit": "rmsprop-bnb", "rmsprop-bnb-8bit": "rmsprop-8bit",
-    "schedule-free-adamw": "schedule-free", "galore-adamw": "galore", "apollo-adamw": "apollo",
+    "schedule-free-adamw": "schedule-free", "galore-adamw": "galore", "galore-adamw-8bit": "galore-8bit",
+    "apollo-adamw": "apollo",
 }  # fmt: skip
 """Other names of them, with hyphens: transformers' (``OptimizerNames``), and Adam, which keeps what AdamW keeps."""
 
