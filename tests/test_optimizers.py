@@ -44,6 +44,17 @@ def test_states_are_those_of_the_library(run: dict[str, Any]) -> None:
         assert len(ours) == len(theirs), name
 
 
+@pytest.mark.parametrize("run", RECORDED["hosted"], ids=lambda r: f"{r['optimizer']}-{r['weights']}")
+def test_states_lie_where_the_library_puts_them(run: dict[str, Any]) -> None:
+    own = optimizer(run["optimizer"])
+    for name, (shape, places) in run["states"].items():
+        t = parameter(name, shape)
+        for place, kept in (("device", own.resident), ("host", own.outside)):
+            theirs = sorted((n, prod(s), form) for n, s, form in places[place])
+            ours = sorted((n, size(axes), form or run["weights"]) for n, axes, form in kept(t, run["weights"]))
+            assert ours == theirs, (name, place)
+
+
 @pytest.mark.parametrize(
     "run",
     [r for r in RECORDED["runs"] if r["optimizer"] in EXACT_STEPS],

@@ -48,3 +48,15 @@ def test_what_was_measured_on_padded_batches_lies_in_the_range() -> None:
 def test_a_mean_beyond_the_longest_is_refused() -> None:
     with pytest.raises(tn.TonnageError, match="mean_length = 300 is longer than the longest sample, seq = 200"):
         tn.train("llama-3.2-1b", seq=200, mean_length=300)
+
+
+@pytest.mark.parametrize("gpu", ["4GiB", "24GiB"])
+def test_a_suggested_change_is_answered_as_it_says(gpu: str) -> None:
+    """Sequences shorter than the mean have that length as their mean."""
+    said: dict[str, Any] = {"gpu": gpu, "seq": 2048, "batch": 16, "mean_length": 1000}
+    found = tn.train("smollm2-135m", **said).fit
+    assert found is not None
+    assert found.suggestion is not None
+    again = tn.train("smollm2-135m", **said | dict(found.suggestion.change))
+    assert again.fit is not None
+    assert again.fit.verdict == found.suggestion.verdict

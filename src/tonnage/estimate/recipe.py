@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tonnage.arch.forward import AttentionKernel, Mixers
 from tonnage.memory.optimizers import Optimizer
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from tonnage.memory.recompute import Recompute
     from tonnage.memory.weights import Share
     from tonnage.quant import Recipe as Packing
+
+COPIED: Final = 5
+"""Layers before the one that runs whose inputs are still being copied to the host (``max_fwd_stash_size``).
+
+https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading.py
+"""
 
 
 class Recipe(Record):

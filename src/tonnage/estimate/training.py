@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from tonnage.arch.model import Model
 from tonnage.arch.tape import WIDTH, Parameter
 from tonnage.estimate.moments import Ledger, Moment
-from tonnage.estimate.recipe import Recipe
+from tonnage.estimate.recipe import COPIED, Recipe
 from tonnage.estimate.trained import reached
 from tonnage.formats import FORMATS, Format
 from tonnage.memory.optimizers import Stored, highest
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from tonnage.arch.stepping import Stepping
 
 
-COPIED: Final = 5
-"""Layers before the one that runs whose inputs are still being copied to the host (``max_fwd_stash_size``).
-
-https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading.py
-"""
 GRAPH: Final = " graph"
 BEFORE: Final = "outputs before"
 """Keys of what hangs on an output, and of the output of the pass before, where the loop still has it."""
@@ -237,6 +232,8 @@ class Step(Ledger):
     def forward(self) -> Generator[Moment, None, tuple[list[Account], list[Level]]]:
         """The forward pass; returns the stages and their outputs, as the backward pass wants them."""
         r, p, stack = self.recipe, self.passes, self.model.decoder
+        # An embedding's output that collects a gradient stays though it is copied.
+        leaf = r.offloads and p.stem.keeps_output
         yield Moment("forward embedding", self.now + p.stem.forward.peak, p.stem.forward)
         self.take("stem", "activations", "kept by the embedding", p.stem.kept(), p.stem.saved)
         casts = p.stem.casts
@@ -263,7 +260,7 @@ class Step(Ledger):
                 self.drop(stream)
                 if not i and p.stem.output in (*p.frame, *p.around):
                     self.take("first", "activations", "named by the model's code", H[0], [p.stem.output])
-            if r.offloads and i >= COPIED:
+            if r.offloads and i >= COPIED + leaf:
                 # Copied by now: the host alone holds what an earlier layer was given.
                 self.drop(f"stream {stages[i - COPIED].output.dtype}")
             if not kept[i]:
@@ -296,6 +293,8 @@ class Step(Ledger):
         for below in stages[:-2] if r.offloads else ():
             # The last norm saves more than are copied at once.
             self.drop_all(f"stream {below.output.dtype}")
+        if leaf:
+            self.take("leaf", "activations", "embedding's output, a leaf of the graph", H[0], [p.stem.output])
         cached = sum((self.held_by(f"casts {_key(a)}") for a in dict.fromkeys((p.stem, *p.layers))), Level())
         within, beyond = p.leaving[0], p.leaving[-1]
         late = beyond.peak.allocated > within.peak.allocated + cached.allocated
@@ -402,6 +401,7 @@ class Step(Ledger):
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
         self.drop_all("outputs")
+        self.drop_all("leaf")
         if r.keep_step:
             self.hold()
         self.drop("loss")

@@ -63,7 +63,14 @@ def altered(w: Mapping[str, Any]) -> list[Ladder]:
         out.append((Change({"precision": "bf16"}, "weights, gradients and states in bf16", ("precision",)),))
     seq = w["seq"]
     shorter = [seq // parts for parts in halved(seq // LEAST_TOKENS)]
-    out.append(tuple([Change({"seq": tokens}, "shorter sequences", ("seq",)) for tokens in shorter]))
+    mean = w.get("mean_length") or 0
+    out.append(
+        tuple(
+            # No mean is above the longest.
+            Change({"seq": tokens} | ({"mean_length": tokens} if mean > tokens else {}), "shorter sequences", ("seq",))
+            for tokens in shorter
+        )
+    )
     whole = not any(w.get(key) for key in ("lora_rank", "adapter", "train_only", "freeze_layers"))
     if whole:
         out.append((LORA,))

@@ -35,8 +35,10 @@ def _low_bit(bits: int, block: int, map_entries: int, form: str) -> Callable[[Te
 
 
 def _offloaded(t: Tensor) -> Iterator[Stored]:
-    """A copy of the parameter and of its gradient with them; small ones are stepped on the device."""
-    yield from adam_fused(t) if t.numel < LEAST_8BIT else like("weight", "gradient", "exp_avg", "exp_avg_sq")(t)
+    """A fused step's own on either side; where it runs on the host, a copy of the parameter and of its gradient."""
+    if t.numel >= LEAST_8BIT:
+        yield from like("weight", "gradient")(t)
+    yield from adam_fused(t)
 
 
 OPTIMIZERS: Final = (
