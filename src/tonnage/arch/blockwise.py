@@ -13,84 +13,18 @@ format than the one of ones that the model makes for itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.adjacent import by_heads, multiplied
-from tonnage.arch.ends import Head, Stem
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear
+from tonnage.arch.sparse_ends import BAND
 from tonnage.arch.tape import Grads, Tape, Value
 from tonnage.arch.untraced import untold
 from tonnage.errors import UnsupportedError
 from tonnage.record import Record
-from tonnage.tensors import Axes, Axis, Tensor
-
-BAND: Final = -1
-"""The mask of neighbours, beside the one of ones: as layers find it among masks of windows."""
-
-
-class Blocked(Stem):
-    """BERT's embedding, and masks that are made of one of ones.
-
-    Args:
-        block: tokens of a block.
-    """
-
-    block: int = 64
-
-    def forward(self, f: Forward, ids: Value) -> Value:
-        """Token ids (axes ``B T``) to the first layer's input."""
-        tape, (B, T) = f.tape, ids.axes
-        f.masks[None] = tape.new("mask of ones", (B, T), "fp32")
-        x = self._embedded(f, ids)
-        between: tuple[Axis, Axis] = (("X", max(T[1] // self.block - 4, 0)), ("S", 3 * self.block))
-        joined = tape.new("mask of neighbours, joined", (B, *between), "fp32")
-        # A product by its letters is one that autocast runs in 16 bit.
-        lowered = ops.lowered(joined)
-        f.masks[BAND] = tape.new("mask of neighbours", (B, between[0], ("T", self.block), between[1]), lowered.dtype)
-        del joined, lowered
-        f.frame.append(x)
-        return x
-
-    def _embedded(self, f: Forward, ids: Value) -> Value:
-        tape, width = f.tape, (("D", self.D),)
-        words = ops.embedding(ids, tape.parameter(f"{self.name}.weight", (("V", self.V), *width)), width)
-        words = ops.scaled(words, "scaled embedding") if self.scaled else words
-        of_types, of_places = (tape.parameter(f"{t.name}.weight", (("P", t.rows), *width)) for t in self.tables)
-        kinds = ops.embedding(Value(f.masks[None].storage, ids.axes, "int64"), of_types, width, kept=False)
-        x = ops.add(words, kinds, "words and types")
-        row = Value(f.masks[None].storage, (("B", 1), ids.axes[1]), "int64")
-        places = ops.embedding(row, of_places, width, kept=False)
-        x = ops.add(x, places, "embedding", in_place=True)
-        assert self.norm is not None
-        x = ops.dropout(x, self.dropout, f.training)
-        x = self.norm.forward(f, x)
-        del words, kinds, places
-        return x
-
-
-class Pooling(Head):
-    """BERT's head behind a pooler that every class runs and no loss looks at: its output is named until that is there.
-
-    Args:
-        pools: width of the pooler.
-    """
-
-    pools: int = 0
-
-    def forward(self, f: Forward, x: Value) -> Value:
-        """Hidden states to logits."""
-        tape, D = f.tape, (("D", self.pools),)
-        # No gradient comes to it.
-        recording, tape.recording = tape.recording, False
-        given = ops.lowered(ops.narrow(x, (x.axes[0], x.axes[2])))
-        product = Linear("bert.pooler", D, D, "pooler", True).plain(f, given)
-        pooled = tape.new("pooled token", product.axes, product.dtype)
-        del product
-        tape.recording = recording
-        f.local += [given.detached(), pooled]
-        return super().forward(f, x)
+from tonnage.tensors import Axes, Tensor
 
 
 class Blockwise(Record):
