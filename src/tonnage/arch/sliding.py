@@ -12,62 +12,18 @@ Leaves out: tokens that all others see (``global_attention_mask``).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from tonnage.arch import ops
-from tonnage.arch.ends import Stem
 from tonnage.arch.exponentials import picked
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear
+from tonnage.arch.sparse_ends import CHOSEN, PAIRS
 from tonnage.arch.tape import Grads, Tape, Value, needs_grad
 from tonnage.arch.untraced import untold
 from tonnage.errors import UnsupportedError
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
-
-PAIRS: Final = -1
-CHOSEN: Final = -2
-"""Masks beside those of windows: what layers are called with, and a checkpoint of them holds."""
-
-
-class Masked(Stem):
-    """RoBERTa's embedding, and a mask of every token by every other, of which one row is looked at.
-
-    All of it is named until the model returns; the layers share the mask of hidden tokens that is made of it.
-    """
-
-    def forward(self, f: Forward, ids: Value) -> Value:
-        """Token ids (axes ``B T``) to the first layer's input."""
-        tape, (B, T) = f.tape, ids.axes
-        ones = tape.new("mask of ones", (B, T), "fp32")
-        types = tape.new("token types", (B, T), "int64")
-        x = self._embedded(f, ids, types)
-        clamped = tape.new("clamped mask", (B, T), "fp32")
-        known = tape.new("tokens that are no padding", (B, T), "bool")
-        del clamped
-        pairs: Axes = (B, ("X", 1), T, ("S", T[1]))
-        seen = tape.new("pairs of tokens", pairs, "bool")
-        shown, lowest = (tape.new("number of a mask", (), x.dtype) for _ in range(2))
-        f.masks[PAIRS] = tape.new("mask of pairs", pairs, x.dtype)
-        del seen, known, shown, lowest
-        f.masks[None] = tape.new("hidden tokens", (B, T), "bool")
-        f.masks[CHOSEN] = tape.new("tokens that see all", (B, T), "bool")
-        f.frame += [ones, x]
-        return x
-
-    def _embedded(self, f: Forward, ids: Value, types: Value) -> Value:
-        tape, width = f.tape, (("D", self.D),)
-        numbers = tape.new("positions", ids.axes, "int64")
-        words = ops.embedding(ids, tape.parameter(f"{self.name}.weight", (("V", self.V), *width)), width)
-        of_types, of_places = self.tables
-        rows = {t: tape.parameter(f"{t.name}.weight", (("P", t.rows), *width)) for t in self.tables}
-        places = ops.embedding(numbers, rows[of_places], width)
-        kinds = ops.embedding(types, rows[of_types], width)
-        x = ops.add(ops.add(words, places, "words and places"), kinds, "embedding")
-        assert self.norm is not None
-        x = ops.dropout(self.norm.forward(f, x), self.dropout, f.training)
-        del words, places, kinds
-        return x
 
 
 class Sliding(Record):

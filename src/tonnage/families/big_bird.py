@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.model import Layer, Model, Sublayer
+from tonnage.arch.blockwise import Blockwise
+from tonnage.arch.model import Block, Layer, Model, Sublayer
+from tonnage.arch.sparse_ends import Blocked, Pooling
 from tonnage.families import Family
 from tonnage.families._encoder import attention, classifier, encoder, feed_forward, only_encoder, predictions, stem
 from tonnage.families._pieces import counted, layer_norm, matrix
 from tonnage.keys import Keys
+from tonnage.record import stated
 
 
 def read(k: Keys) -> Model:
@@ -17,27 +20,35 @@ def read(k: Keys) -> Model:
     only_encoder(k)
     k.refuse("position_embedding_type", "absolute")
     # How the blocks are chosen; the tensors are the same.
-    k.skip("attention_type", "block_size", "num_random_blocks", "rescale_embeddings", "gradient_checkpointing")
+    sparse = k.want("attention_type", "block_sparse") == "block_sparse"
+    block, random = k.size("block_size", 64), k.size("num_random_blocks", 3)
+    k.skip("gradient_checkpointing")
     act, tied = k.want("hidden_act", "gelu_new"), k.want("tie_word_embeddings", True)
+    table = stem(k, "bert", D, P=P).but(scaled=k.want("rescale_embeddings", False))
+    drops, bias = k.want("hidden_dropout_prob", 0.1), k.want("use_bias", True)
+    known = attention(k, D, N, bias=bias)
+    attends: Block = counted("BigBird's full attention", known)
+    if sparse:
+        attends = Blockwise(name="attention", D=D, N=N, H=known.H, block=block, random=random, bias=bias)
     layer = Layer(
         sublayers=(
+            Sublayer(block=attends, of_sum=layer_norm("attention.output.LayerNorm", D), dropout=drops, named=True),
             Sublayer(
-                block=counted("BigBird's sparse attention", attention(k, D, N, bias=k.want("use_bias", True))),
-                of_sum=layer_norm("attention.output.LayerNorm", D),
+                block=feed_forward(k, D, act="gelu_new"), of_sum=layer_norm("output.LayerNorm", D), dropout=drops,
+                named=True,
             ),
-            Sublayer(block=feed_forward(k, D, act="gelu_new"), of_sum=layer_norm("output.LayerNorm", D)),
         )
-    )
+    )  # fmt: skip
     return encoder(
         k,
         "bert",
-        stem(k, "bert", D, P=P),
+        Blocked(**stated(table), block=block) if sparse else table,
         (layer,) * k.need("num_hidden_layers"),
-        predictions("bert", D, k.need("vocab_size"), act, tied=tied),
+        Pooling(**stated(predictions("bert", D, k.need("vocab_size"), act, tied=tied)), pools=D),
         positions=P,
         classifier=classifier(D, act=act),
         extra=tuple(matrix("bert.pooler", ("D", D), ("D", D), "pooler").weights()),
-    )
+    ).but(eager_only=True)
 
 
 FAMILY: Final = Family(

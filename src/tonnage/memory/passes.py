@@ -301,6 +301,8 @@ class Pass:
                 loss.append(cross_entropy(held[0], classes[0], causal=False, wide=False))
                 return loss[0]
             loss.append(of_model(self.head, held[0], ids, causal=model.causal))
+            # What the head's model names beside its logits.
+            f.local.clear()
             return loss[0]
 
         first = len(tape.born)
