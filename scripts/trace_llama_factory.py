@@ -14,33 +14,23 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 import sys
 import types
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-import transformers
+from two_steps import LORA, Made, adapted, made, printed
 
-import tonnage as tn
-from tonnage.tracing.levels import levels
-
-CONFIG: dict[str, Any] = {
-    "model_type": "llama", "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 2,
-    "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 8000, "max_position_embeddings": 4096,
-    "tie_word_embeddings": False, "torch_dtype": "bfloat16",
-}  # fmt: skip
 FUNCTIONS = ("get_batch_logps", "nested_detach")
 METHODS = (
     "concatenated_forward", "compute_reference_log_probs", "get_batch_loss_metrics", "compute_preference_loss",
     "simpo_loss", "odds_ratio_loss",
 )  # fmt: skip
-LORA = {"lora_rank": 8, "lora_targets": ["q_proj", "v_proj"]}
 CASES: list[tuple[str, int, int, dict[str, Any]]] = [
     ("dpo", 1, 512, LORA), ("dpo", 2, 512, {}), ("simpo", 1, 512, LORA), ("orpo", 2, 256, LORA),
 ]  # fmt: skip
@@ -78,25 +68,13 @@ def dpo_loss(self: Any, chosen: Any, rejected: Any, reference_chosen: Any, refer
     return losses, (chosen - reference_chosen).detach(), (rejected - reference_rejected).detach()
 
 
-def made(form: Any) -> Any:
-    """The model in this format."""
-    said = {k: v for k, v in CONFIG.items() if k not in ("model_type", "torch_dtype")}
-    torch.set_default_dtype(form)
-    try:
-        return transformers.LlamaForCausalLM(transformers.LlamaConfig(**said, attn_implementation="sdpa"))
-    finally:
-        torch.set_default_dtype(torch.float32)
+def step(found: dict[str, Any], kind: str, pairs: int, tokens: int, *, adapts: bool) -> Made:
+    """A model and the loss of its trainer."""
 
-
-def peak(found: dict[str, Any], kind: str, pairs: int, tokens: int, *, adapts: bool) -> int:
-    """The most that was alive in the second of two steps. [byte]"""
-    with tn.trace(item=1.0) as t:
+    def make() -> Any:
         model, reference = made(torch.bfloat16 if adapts else torch.float32), None
         if adapts:
-            import peft
-
-            how = peft.LoraConfig(r=LORA["lora_rank"], target_modules=LORA["lora_targets"])
-            model = peft.get_peft_model(model, how)
+            model = adapted(model)
         elif kind == "dpo":
             reference = Wrapped(made(torch.bfloat16).requires_grad_(False))
         trainer = SimpleNamespace(
@@ -106,42 +84,35 @@ def peak(found: dict[str, Any], kind: str, pairs: int, tokens: int, *, adapts: b
         )  # fmt: skip
         for name, function in {**found, "dpo_loss": dpo_loss}.items():
             setattr(trainer, name, types.MethodType(function, trainer))
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, foreach=False)
-        for number in (1, 2):
-            t.step(number)
+
+        def batch() -> dict[str, Any]:
             names = ("input_ids", "attention_mask", "labels")
-            batch = {name: torch.zeros(2 * pairs, tokens, dtype=torch.int64) for name in names}
+            return {name: torch.zeros(2 * pairs, tokens, dtype=torch.int64) for name in names}
+
+        def run(batch: dict[str, Any]) -> Any:
             with torch.autocast("cuda", dtype=torch.bfloat16):
-                loss, _ = trainer.get_batch_loss_metrics(Wrapped(model), batch)
-            loss.backward()
-            loss = loss.detach()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-    return max(levels(t.trace()).requested)
+                return trainer.get_batch_loss_metrics(Wrapped(model), batch)[0]
+
+        return model, batch, run
+
+    return make
 
 
-def main() -> None:
-    warnings.filterwarnings("ignore")
-    found = methods(sys.argv[1])
+def cases(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], Made]]:
+    """Names, keys of a workload, and what is run; of rows, DPO's alone."""
     for kind, pairs, tokens, more in CASES:
-        name = f"llama-factory-{kind}-{pairs}x{tokens}{'-lora' if more else ''}"
         said: dict[str, Any] = {
             "stack": "llama-factory", "objective": kind, "batch": pairs, "seq": tokens, "optimizer": "adamw-loop",
             "replay": False, "recompute": "none", **more,
         }  # fmt: skip
-        most = peak(found, kind, pairs, tokens, adapts=bool(more))
-        if "--rows" in sys.argv and kind == "dpo":
-            row = {"id": name, "model": {"config": CONFIG}, "workload": {"task": "train", **said},
-                   "measured": {"value": most, "unit": "B", "counter": "requested"},
-                   "source": f"LLaMA-Factory v0.9.5 on torch {torch.__version__}, transformers "
-                   f"{transformers.__version__}: two whole steps of its trainer's functions traced with fake tensors, "
-                   "the most that was alive; not rounded",
-                   "exactness": "traced", "seen": True}  # fmt: skip
-            print(json.dumps(row))
-        elif "--rows" not in sys.argv:
-            answered = tn.train({"config": CONFIG}, suggest=False, **said).fullest.tier("requested")
-            print(f"{name:32s} {most:>14,} {answered:>14,} {answered - most:>+10,}")
+        if "--rows" not in sys.argv or kind == "dpo":
+            name = f"llama-factory-{kind}-{pairs}x{tokens}{'-lora' if more else ''}"
+            yield name, said, step(found, kind, pairs, tokens, adapts=bool(more))
 
 
 if __name__ == "__main__":
-    main()
+    warnings.filterwarnings("ignore")
+    what = (
+        "LLaMA-Factory v0.9.5 on torch {torch}, transformers {transformers}: two whole steps of its trainer's functions"
+    )
+    printed(cases(methods(sys.argv[1])), what)
