@@ -355,7 +355,7 @@ REFUSED: list[tuple[dict[str, Any], type[TonnageError], str]] = [
         InputError,
         "no memory for its cache",
     ),
-    ({"objective": "kto", "stack": "llama-factory"}, UnsupportedError, "all logits in fp32"),
+    ({"objective": "reward", "stack": "llama-factory"}, UnsupportedError, "all logits in fp32"),
     ({"objective": "dpo", "stack": "unsloth"}, UnsupportedError, "runs the trainers of the TRL that is installed"),
     ({"objective": "grpo", "stack": "torchtitan"}, UnsupportedError, "no trainer of it"),
     ({"objective": "rloo", "teacher": "gpt2"}, InputError, "has no teacher"),

@@ -14,6 +14,7 @@ from tonnage.stacks import Stack
 
 SHAPE: dict[str, Any] = {"batch": 1, "seq": 64, "suggest": False, "replay": False}
 LORA: dict[str, Any] = {"lora_rank": 8, "lora_targets": ["all-linear"]}
+TWO: dict[str, Any] = {"lora_rank": 8, "lora_targets": ["q_proj", "v_proj"]}
 STACKS = names("tonnage.stacks")
 
 FULL = {
@@ -274,6 +275,33 @@ def test_llama_factory_s_own_preference_trainers() -> None:
     assert alone.fullest.tier("requested") < found.fullest.tier("requested") - logits
 
 
+def test_llama_factory_s_judgements_run_over_two_batches() -> None:
+    """By hand, of Llama 3.2 1B, 2 answers of 1,024 tokens: while the reference runs over the other batch, the policy's
+    log-softmax and copies of its logits are there, the reference's logits of the batch, and of the other both."""
+    logits = 2 * 1024 * 128_256 * 4
+    said: dict[str, Any] = {"batch": 2, "seq": 1024, "suggest": False, "replay": False, **LORA}
+    found = tn.train("llama-3.2-1b", stack="llama-factory", objective="kto", **said)
+    assert found.fullest.peak.name == "reference, other answers forward"
+    kept = sum(c.bytes for c in found.components if c.name in ("logits", "loss") and c.tier == "requested")
+    assert 5 * logits * 1023 / 1024 < kept < 5 * logits * 1.001
+
+
+@pytest.mark.parametrize(("batch", "more", "traced"), [(2, TWO, 228_858_216), (3, {}, 556_240_008)])
+def test_llama_factory_s_judgements_are_what_its_trainer_takes(batch: int, more: dict[str, Any], traced: int) -> None:
+    """Most that was alive in two steps of its functions, by scripts/trace_llama_factory.py: v0.9.5 on torch 2.13.0 and
+    transformers 5.23.0. A kernel's copy, which a trace sees nothing of, puts the peak a few numbers a token earlier."""
+    config = {
+        "model_type": "llama", "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 2,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 8000, "max_position_embeddings": 4096,
+        "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    said: dict[str, Any] = {"stack": "llama-factory", "objective": "kto", "batch": batch, "seq": 512, **more}
+    found = tn.train(
+        {"config": config}, optimizer="adamw-loop", recompute="none", suggest=False, replay=False, **said
+    ).fullest
+    assert 0 <= traced - found.tier("requested") - batch * 511 * 4 < 128
+
+
 def test_llama_factory_s_reference_is_of_16_bit() -> None:
     """The policy is trained in fp32; a reference of its own is loaded in bf16."""
     said: dict[str, Any] = {"stack": "llama-factory", "objective": "dpo", "batch": 1, "seq": 256, "suggest": False}
@@ -285,7 +313,7 @@ def test_llama_factory_s_reference_is_of_16_bit() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        {"stack": "llama-factory", "objective": "kto", "batch": 2},
+        {"stack": "llama-factory", "objective": "grpo", "batch": 8},
         {"stack": "unsloth", "objective": "dpo"},
         {"stack": "litgpt", "objective": "dpo"},
     ],

@@ -330,7 +330,7 @@ def test_what_may_change_memory_is_told_by_name(said: str, names: str, tmp_path:
         ("stage: dpo\npref_loss: simpo\n", "simpo", ""),
         ("stage: dpo\npref_loss: ipo\n", "dpo", ""),
         ("stage: sft\npref_loss: orpo\n", None, ""),
-        ("stage: kto\n", None, "stage = kto"),
+        ("stage: kto\n", "kto", ""),
         ("stage: dpo\npref_ftx: 0.1\n", "dpo", "pref_ftx"),
     ],
 )

@@ -155,7 +155,7 @@ class KTO(Preference):
         tape, ((name, rows), _) = f.tape, labels.axes
         parts = [(name, rows - rows // 2), (name, rows // 2)]
         places = [tape.new("places", (part,), "int64") for part in parts]
-        answers = [_selected(logps, place) for place in places]
+        answers = [selected_answers(logps, place) for place in places]
         # Here the reference runs, first on the other batch.
         tiles, form = self.how == "tiles", "fp32" if self.given else logps.dtype
         other = [tape.new("labels of the other batch", labels.axes, "int64")] if tiles and not self.given else []
@@ -203,7 +203,7 @@ class KTO(Preference):
         masks.clear()
 
 
-def _selected(x: Value, places: Value) -> Value:
+def selected_answers(x: Value, places: Value) -> Value:
     """``x.index_select(0, places)``: keeps the places."""
     tape, whole, dtype = x.tape, x.axes, x.dtype
     out = tape.new("selected", places.axes, dtype)

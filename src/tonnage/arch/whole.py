@@ -1,4 +1,4 @@
-"""Losses of preferences over all logits in fp32, as LLaMA-Factory's trainers make them: DPO, ORPO, SimPO.
+"""Losses of preferences over all logits in fp32, as LLaMA-Factory's trainers make them: DPO, KTO, ORPO, SimPO.
 
 The policy's logits keep their names until the reference has run; its log-softmax is kept for the backward pass. Where
 the reference runs, what it makes comes on top of both.
@@ -11,15 +11,18 @@ aten/src/ATen/native/cuda/SoftMax.cu (``host_softmax``).
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from tonnage.arch import ops
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
 from tonnage.arch.loss import log_softmax
-from tonnage.arch.preferences import Preference, log_sigmoid, mean_of, total
+from tonnage.arch.preferences import Preference, log_sigmoid, mean_of, selected_answers, total
+from tonnage.arch.selected import handed_out
 from tonnage.arch.tape import Tape, Value
 from tonnage.tensors import Axes, size
+
+OF_BOTH: Final = ("mask", "labels", "ids apart", "mask apart", "labels apart")
 
 
 class Whole(Preference):
@@ -64,6 +67,70 @@ class Compared(Whole):
         return loss
 
 
+class Judged(Whole):
+    """KTO (arXiv:2402.01306): answers that were judged one by one, half of them good.
+
+    The policy and then the reference run over the batch and over another one. What the policy makes of the first is
+    copied by judgement before the reference runs; what the reference makes of it is named while it runs over the other.
+
+    Reference: https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/src/llamafactory/train/kto/trainer.py
+    """
+
+    def inputs(self, tape: Tape, ids: Axes) -> list[Value]:
+        """Mask and labels, all of the other batch, and the judgements."""
+        return [*(tape.new(what, ids, "int64") for what in OF_BOTH), tape.new("judgements", ids[:1], "bool")]
+
+    joins: ClassVar[bool] = True
+
+    def named(self, tape: Tape, ids: Axes) -> list[Value]:
+        """A copy of the ids, which an embedding that is trained keeps; the other copies are gone behind the pass."""
+        return [tape.new("copy of the batch", ids, "int64")]
+
+    def judged(self, ids: Axes) -> Axes:
+        """Every answer."""
+        return ids[:1]
+
+    def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:
+        """The loss of a batch."""
+        hand = [x]
+        del x
+        tape, (rows, _) = f.tape, labels.axes
+        logits, logps = answers(f, head, hand.pop(), labels.axes)
+        # Here the policy runs over the other batch, as each pass does in copies of both.
+        self.run(f, labels.axes)
+        apart = [tape.new("log-probabilities apart", (rows,), "fp32")]
+        (_, T, V), parts = logits.axes, [(rows[0], rows[1] - rows[1] // 2), (rows[0], rows[1] // 2)]
+        tape.category = "logits"
+        copies = [tape.new("logits of a judgement", (part, T, V), "fp32") for part in parts]
+        del logits
+        tape.category = "loss"
+        places = [tape.new("places", (part,), "int64") for part in parts]
+        chosen, rejected = (selected_answers(logps, place) for place in places)
+        # Here the reference runs over the batch, and over the other one.
+        self.run(f, labels.axes)
+        tape.category = "logits"
+        known = [tape.new("logits of the reference", (rows, T, V), "fp32")]
+        tape.category = "loss"
+        known += [tape.new("log-probabilities of the reference", (rows,), "fp32") for _ in range(2)]
+        self.run(f, labels.axes)
+        known.clear()
+        apart += [tape.new("log-probabilities of the reference", (rows,), "fp32") for _ in range(2)]
+        each = [ops.scaled(ops.unary(ops.scaled(v), "sigmoid", saves="output")) for v in (chosen, rejected)]
+        loss = mean_of(ops.cat((each[0], each[1]), (rows,)))
+        copies.clear()
+        apart.clear()
+        return loss
+
+    @staticmethod
+    def run(f: Forward, ids: Axes) -> None:
+        """Another pass, beside copies of the batch: ``nested_detach(batch, clone=True)``."""
+        tape = f.tape
+        copies = [tape.new("copy of the batch", ids, "int64") for _ in range(len(OF_BOTH) + 1 - len(f.around))]
+        copies.append(tape.new("copy of the judgements", ids[:1], "bool"))
+        tape.pause()
+        copies.clear()
+
+
 class Alone(Whole):
     """ORPO (arXiv:2403.07691) and SimPO (arXiv:2405.14734): means over the tokens of an answer, and no reference."""
 
@@ -89,7 +156,7 @@ def answers(f: Forward, head: Head, x: Value, ids: Axes) -> tuple[Value, Value]:
     tape, hand = f.tape, [x]
     del x
     (B, T) = ids
-    logits = ops.cast(head.forward(f, hand.pop()), "fp32")
+    logits = ops.cast(handed_out(f, head, hand), "fp32")
     tape.category = "loss"
     rest: Axes = (B, ("T", T[1] - 1))
     labels = tape.new("labels", rest, "int64")

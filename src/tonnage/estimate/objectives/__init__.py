@@ -26,10 +26,10 @@ PADDING: Final = (
 LOGGED: Final = "what is logged of a step, which never reaches as high as the head"
 FOLLOWED: Final = ("transformers", "trl", "axolotl")
 """Stacks whose users run TRL's trainers as they are, each of the release that it asks for."""
-WHOLE: Final = {"llama-factory": ("dpo", "orpo", "simpo")}
+WHOLE: Final = {"llama-factory": ("dpo", "kto", "orpo", "simpo")}
 """Stacks with trainers of their own, and the objectives of these that are modelled."""
 ELSEWHERE: Final = {
-    "llama-factory": "of its own trainers, which make all logits in fp32, DPO's, ORPO's and SimPO's are modelled",
+    "llama-factory": "of its own trainers, which make all logits in fp32, DPO, KTO, ORPO and SimPO are modelled",
     "unsloth": "it runs the trainers of the TRL that is installed, 0.18 to 1.15, whose losses take all logits",
 }
 """unsloth 2026.10.9 METADATA, unsloth/models/dpo.py (losses of its own on demand);

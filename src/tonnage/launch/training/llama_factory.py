@@ -27,7 +27,7 @@ def _finish(said: dict[str, Any]) -> Settled:
     unmodelled, told = [*liger(said), *spread(said)], []
     stage, kind = said.pop("_stage", "sft"), said.pop("_kind", "lora")
     pairs = said.pop("_pairs", "sigmoid")
-    aim = {"orpo": "orpo", "simpo": "simpo"}.get(pairs, "dpo") if stage == "dpo" else ""
+    aim = {"orpo": "orpo", "simpo": "simpo"}.get(pairs, "dpo") if stage == "dpo" else "kto" if stage == "kto" else ""
     if aim:
         told += preferring(said, aim)
     elif stage not in ("sft", "pt"):
