@@ -44,10 +44,11 @@ def _layers(k: Keys, made: Builder, name: str) -> tuple[Layer, ...]:
     step = k.want(f"{side}_sparse_step", 4)
     inner = made.inner_dropout
     dense = Plain(name="ffn", D=made.D, F=k.need(f"{side}_ffn_dim"), act=made.act, inner_dropout=inner, restored=True)
+    experts = _experts(k, made, dense)
 
     @cache
     def layer(routes: bool) -> Layer:
-        block: Any = _experts(k, made, dense) if routes else dense
+        block: Any = experts if routes else dense
         subs = [made.sub(made.attention(side, "self_attn", causal=side == "decoder"), "self_attn_layer_norm")]
         if side == "decoder":
             subs.append(made.sub(made.attention(side, "cross_attention", cross=True), "cross_attention_layer_norm"))
