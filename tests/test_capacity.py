@@ -95,7 +95,18 @@ def test_contradictions_are_named(said: dict[str, Any], message: str) -> None:
         tn.train({"config": SWITCH}, **SHAPE | said)
 
 
-@pytest.mark.parametrize("said", [{"lora_rank": 8}, {"eval_batch": 4}, {"quant": "nf4"}, {"precision": "fp16"}])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"lora_rank": 8},
+        {"lora_rank": 8, "lora_targets": ["all-linear"]},
+        {"lora_rank": 8, "lora_targets": ["wi"]},
+        {"adapter": "dora", "lora_rank": 8, "lora_targets": ["q"]},
+        {"eval_batch": 4},
+        {"quant": "nf4"},
+        {"precision": "fp16"},
+    ],
+)
 def test_what_is_not_modelled_is_refused(said: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedError, match="not modelled with experts that have a capacity"):
         tn.train({"config": SWITCH}, **SHAPE | said)

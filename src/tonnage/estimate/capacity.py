@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.capacity import Capped, Shares, capped, spread
 from tonnage.arch.capacity_masked import Masked
 from tonnage.arch.model import Model
@@ -64,8 +65,12 @@ def _ends(blocks: list[Capped]) -> Iterator[Shares]:
 
 
 def _refused(model: Model, w: Train) -> None:
+    blocks = [s.block for stack in model.stacks for layer, _ in stack.distinct() for s in layer.sublayers]
+    attends = {m.name.rpartition(".")[2] for b in blocks if isinstance(b, GroupedQuery) for m in b.matrices()}
+    adapts = w.lora_rank is not None
+    elsewhere = adapts and (not w.lora_targets or not set(w.lora_targets) <= {*attends, "attention"})
     said = {
-        "lora_rank": w.lora_rank is not None, "adapter": w.adapter is not None, "eval_batch": w.eval_batch is not None,
+        "adapter": w.adapter not in (None, "lora"), "lora_targets": elsewhere, "eval_batch": w.eval_batch is not None,
         "quant": w.quant not in (None, "none"), "compile": bool(w.compile), "precision": w.precision == "fp16",
         "padded": w.padded,
     }  # fmt: skip
@@ -73,5 +78,6 @@ def _refused(model: Model, w: Train) -> None:
         if there:
             raise UnsupportedError(
                 f"{key} = {getattr(w, key)}: not modelled with experts that have a capacity ({model.model_type})",
-                key=key, value=str(getattr(w, key)), hint=f"leave out {key}",
+                key=key, value=str(getattr(w, key)),
+                hint=f"--lora-targets of {', '.join(sorted(attends))}" if key == "lora_targets" else f"leave out {key}",
             )  # fmt: skip
