@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import tonnage as tn
-from tonnage.arch.capacity import Shares
+from tonnage.arch.capacity import Shares, capped
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.families import model_from
 
 SWITCH: dict[str, Any] = {
     "model_type": "switch_transformers", "vocab_size": 32128, "d_model": 768, "d_kv": 64, "d_ff": 3072,
@@ -65,6 +66,22 @@ def test_the_router_is_in_its_own_format() -> None:
     assert weights == 2 * 619_339_008 + 2 * 12 * 8 * 768
 
 
+def test_a_mask_that_is_taken_for_numbers_runs_two_experts() -> None:
+    config = {
+        "model_type": "nllb-moe", "vocab_size": 256, "d_model": 64, "encoder_layers": 4, "decoder_layers": 4,
+        "encoder_ffn_dim": 96, "decoder_ffn_dim": 96, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+        "num_experts": 128, "expert_capacity": 64, "max_position_embeddings": 512,
+    }  # fmt: skip
+    result = tn.train({"config": config}, **SHAPE)
+    told = " ".join(result.caveats)
+    assert "expert 1 for each that is sent" in told
+    # Of 128 experts in two layers, 126 of a matrix up and one down with their biases.
+    assert f"no gradient reaches {2 * 126 * (2 * 64 * 96 + 64 + 96):,} parameters" in told
+    block = capped(model_from(config))[0]
+    # 512 tokens, all of which have room: each goes 127 times through expert 0 and once through expert 1.
+    assert block.hit(2, 256) == [(0, 127 * 512), (1, 512)]
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
@@ -78,7 +95,18 @@ def test_contradictions_are_named(said: dict[str, Any], message: str) -> None:
         tn.train({"config": SWITCH}, **SHAPE | said)
 
 
-@pytest.mark.parametrize("said", [{"lora_rank": 8}, {"eval_batch": 4}, {"quant": "nf4"}])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"lora_rank": 8},
+        {"lora_rank": 8, "lora_targets": ["all-linear"]},
+        {"lora_rank": 8, "lora_targets": ["wi"]},
+        {"adapter": "dora", "lora_rank": 8, "lora_targets": ["q"]},
+        {"eval_batch": 4},
+        {"quant": "nf4"},
+        {"precision": "fp16"},
+    ],
+)
 def test_what_is_not_modelled_is_refused(said: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedError, match="not modelled with experts that have a capacity"):
         tn.train({"config": SWITCH}, **SHAPE | said)

@@ -89,6 +89,7 @@ class Capped(Record):
         bias: the router has one.
         router_dtype: format that the router's weight is cast to, for good, when it first runs.
         jitter: tokens are multiplied by random numbers before they are scored, in training.
+        token_dropout: of what experts make, in training (NLLB-MoE).
         shares: how tokens are spread.
     """
 
@@ -100,6 +101,7 @@ class Capped(Record):
     bias: bool = False
     router_dtype: str = "fp32"
     jitter: bool = False
+    token_dropout: float = 0.0
     shares: Shares = Shares()
 
     module: ClassVar[str] = "moe"
@@ -175,6 +177,7 @@ class Capped(Record):
         """
         tape, (B, T, D) = f.tape, flat.axes
         out = tape.new("sum over experts", flat.axes, flat.dtype)
+        mask = self.searched(f, choices)
         counts = tape.new("tokens of each expert", (("E", self.E),), "int64")
         some = tape.new("experts that have tokens", (("E", self.E),), "bool")
         del counts
@@ -189,22 +192,22 @@ class Capped(Record):
             names[:1] = [places]
             state = taken(flat, places, (("N", n), D), viewed=True)
             names[1:2] = [state]
-            made = self._one(expert).forward(f, state)
             del state
-            weight = taken(weights, places, (("N", n), ("X", 1)), viewed=True)
-            made = self._weighed(f, made, weight)
-            del weight
-            names[2:] = [made]
-            out = onto(out, ops.cast(made, out.dtype), places)
-            del made, places
-        del listed, choices
+            names[2:] = [self._weighed(f, expert, names[1], weights, places)]
+            names[2:] = [ops.dropout(names[2], self.token_dropout, f.training)]
+            out = onto(out, ops.cast(names[2], out.dtype), places)
+            del places
+        del listed, choices, mask
         return out
 
-    def _weighed(self, f: Forward, made: Value, weight: Value) -> Value:
-        return ops.mul(made, weight, "weighed expert output")
+    def searched(self, f: Forward, choices: Value) -> Value | None:
+        """What is searched for an expert's tokens, where that is not what the router made."""
+        return None
 
-    def _one(self, expert: int) -> Plain:
-        return self.block.but(name=f"{self.name}.experts.expert_{expert}")
+    def _weighed(self, f: Forward, expert: int, state: Value, weights: Value, places: Value) -> Value:
+        made = self.block.but(name=f"{self.name}.experts.expert_{expert}").forward(f, state)
+        weight = taken(weights, places, (*state.axes[:1], ("X", 1)), viewed=True)
+        return ops.mul(made, weight, "weighed expert output")
 
 
 def shaken(x: Value) -> None:

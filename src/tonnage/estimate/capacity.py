@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.capacity import Capped, Shares, capped, spread
+from tonnage.arch.capacity_masked import Masked
 from tonnage.arch.model import Model
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.expert_runs import Runs
@@ -15,6 +17,12 @@ TOLD: Final = (
     "experts run one after the other, each with {capacity:,} tokens of a sequence at most; tokens are spread evenly, "
     "and the range is what other routers would take, down to one expert alone, the only one with gradients and "
     "optimizer state: --expert-imbalance 1 to {most:g}"
+)
+BY_MASK: Final = (
+    "transformers takes the mask of choices for numbers of experts: expert 0 runs for every token as often as there "
+    "are experts that it is not sent to, expert 1 for each that is sent, and no other has gradients; tokens are spread "
+    "evenly, {capacity:,} of all sequences for an expert at most, and the range is what other routers would take: "
+    "--expert-imbalance 1 to {most:g}"
 )
 SAID: Final = "{what}, and the fullest expert is sent {ratio:g} times the mean of tokens, as was said"
 
@@ -40,7 +48,7 @@ def settled(model: Model, w: Train) -> Runs:
             f"expert_imbalance = {ratio:g}: all tokens at one expert are {most:g} times the mean",
             key="expert_imbalance", value=ratio, hint=f"from 1 to {most:g}",
         )  # fmt: skip
-    what = TOLD.format(capacity=blocks[0].capacity, most=most)
+    what = (BY_MASK if isinstance(blocks[0], Masked) else TOLD).format(capacity=blocks[0].capacity, most=most)
     if ratio is not None:
         told = SAID.format(what=what.partition(";")[0], ratio=ratio)
         return Runs(spread(model, Shares(imbalance=ratio)), (), told)
@@ -50,18 +58,26 @@ def settled(model: Model, w: Train) -> Runs:
 def _ends(blocks: list[Capped]) -> Iterator[Shares]:
     """What routers may do: all tokens at one expert; some experts full, and a token at each of the others."""
     yield Shares(imbalance=max(b.E for b in blocks))
+    if isinstance(blocks[0], Masked):
+        return
     for upward in (False, True):
         yield Shares(imbalance=max(b.E for b in blocks), fills=True, spares=True, upward=upward)
 
 
 def _refused(model: Model, w: Train) -> None:
+    blocks = [s.block for stack in model.stacks for layer, _ in stack.distinct() for s in layer.sublayers]
+    attends = {m.name.rpartition(".")[2] for b in blocks if isinstance(b, GroupedQuery) for m in b.matrices()}
+    adapts = w.lora_rank is not None
+    elsewhere = adapts and (not w.lora_targets or not set(w.lora_targets) <= {*attends, "attention"})
     said = {
-        "lora_rank": w.lora_rank is not None, "adapter": w.adapter is not None, "eval_batch": w.eval_batch is not None,
-        "quant": w.quant not in (None, "none"), "compile": bool(w.compile),
+        "adapter": w.adapter not in (None, "lora"), "lora_targets": elsewhere, "eval_batch": w.eval_batch is not None,
+        "quant": w.quant not in (None, "none"), "compile": bool(w.compile), "precision": w.precision == "fp16",
+        "padded": w.padded,
     }  # fmt: skip
     for key, there in said.items():
         if there:
             raise UnsupportedError(
                 f"{key} = {getattr(w, key)}: not modelled with experts that have a capacity ({model.model_type})",
-                key=key, value=str(getattr(w, key)), hint=f"leave out {key}",
+                key=key, value=str(getattr(w, key)),
+                hint=f"--lora-targets of {', '.join(sorted(attends))}" if key == "lora_targets" else f"leave out {key}",
             )  # fmt: skip

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.parts import Loose, Part, Parts
 from tonnage.tensors import Axis, Role, Tensor
+
+FORMATS: Final = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+"""Formats as configs name torch's."""
 
 
 def matrix(name: str, ins: Axis, outs: Axis, role: Role, *, bias: bool = True) -> Linear:

@@ -26,6 +26,7 @@ class Style(Record):
 
     Args:
         act: the activation function where the config says nothing.
+        attention_dropout: of the attention weights, where it says nothing.
         offset: rows of the table of positions before that of the first one.
         embedding_norm: the embedding is normed.
         last_norm: so is the last layer's output.
@@ -49,6 +50,7 @@ class Style(Record):
     """
 
     act: str = "gelu"
+    attention_dropout: float = 0.0
     offset: int = 0
     embedding_norm: bool = False
     last_norm: bool = False
@@ -85,7 +87,7 @@ class Builder:
         self.V = k.need("vocab_size")
         self.act = k.want("activation_function", style.act)
         self.dropout = k.want("dropout", 0.1)
-        self.attention_dropout = k.want("attention_dropout", 0.0)
+        self.attention_dropout = k.want("attention_dropout", style.attention_dropout)
         self.inner_dropout = k.want("activation_dropout", 0.0)
         self.bias = k.want("use_bias", False) if style.bias is None else style.bias
         self.tied = k.want("tie_word_embeddings", True)

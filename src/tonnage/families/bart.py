@@ -56,6 +56,7 @@ STYLES: Final[dict[str, Style]] = {
     "blenderbot-small": Style(embedding_norm=True, rows=512, modelled=True, counted=COUNTED, scales="code"),
     "m2m_100": Style(
         act="relu",
+        attention_dropout=0.1,
         offset=2,
         last_norm=True,
         pre_norm=True,
@@ -67,7 +68,7 @@ STYLES: Final[dict[str, Style]] = {
     "mbart": Style(offset=2, embedding_norm=True, last_norm=True, pre_norm=True, modelled=True, counted=COUNTED_ON),
     "mvp": Style(offset=2, embedding_norm=True, scales="code"),
     "pegasus": Style(last_norm=True, pre_norm=True, table="fixed", modelled=True, counted=COUNTED, scales="code"),
-    "plbart": Style(offset=2, embedding_norm=True, modelled=True, counted=COUNTED_ON),
+    "plbart": Style(attention_dropout=0.1, offset=2, embedding_norm=True, modelled=True, counted=COUNTED_ON),
 }
 
 UNUSED: Final = (

@@ -21,13 +21,12 @@ from tonnage.arch.pair import Pair
 from tonnage.arch.parts import Part, Parts
 from tonnage.errors import ConfigError
 from tonnage.families import Family
-from tonnage.families._pieces import counted
+from tonnage.families._pieces import FORMATS, counted
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
 MODELLED: Final = ("t5", "mt5", "umt5", "switch_transformers")
 """Types whose training step is modelled."""
-FORMATS: Final = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def read(k: Keys) -> Model:
