@@ -44,8 +44,10 @@ class GatedDelta(Record):
 
     packages: ClassVar[tuple[str, ...]] = ("fla",)
     """Packages whose kernels transformers runs it by, where they are installed."""
+    kernels_stated: ClassVar[bool] = True
+    """Whether what those take is."""
     stops_on_hopper: ClassVar[bool] = True
-    """Whether those raise there with some releases of Triton."""
+    """Whether they raise there with some releases of Triton."""
     working_set_modelled: ClassVar[bool] = False
     """Whether the default path's forward pass is modelled."""
 
@@ -214,6 +216,12 @@ class KimiDelta(Record):
         modelled: whether the forward pass is that of the modelled code.
     """
 
+    packages: ClassVar[tuple[str, ...]] = ("fla",)
+    """Packages whose kernels transformers runs it by, where they are installed."""
+    kernels_stated: ClassVar[bool] = False
+    """Whether what those take is."""
+    stops_on_hopper: ClassVar[bool] = False
+    """Whether they raise there with some releases of Triton."""
     working_set_modelled: ClassVar[bool] = False
     """Whether the default path's forward pass is modelled."""
 
@@ -266,6 +274,8 @@ class KimiDelta(Record):
             raise untold("Kimi delta attention outside of a training step on the next token")
         if not self.modelled:
             raise untold("Kimi delta attention of this family")
+        if f.mixer.package is not None:
+            raise untold("Kimi delta attention by the kernels of fla", hint="leave --kernels out")
         tape, heads = f.tape, (*x.axes[:2], ("N", self.N), ("H", self.H))
         projected = tuple(self._through(f, x, f"{part}_proj") for part in "qkv")
         mixed = [ops.cat(projected, (*x.axes[:2], ("I", 3 * self.N * self.H)), "channels")]

@@ -61,8 +61,9 @@ def delta_rule(q: Value, k: Value, v: Value, g: Value, beta: Value) -> Value:
     del unit
     v = ops.matmul(system, v_beta, keys, "new values")
     reading = ops.matmul(system, ops.mul(k_beta, exp(g), "decayed keys"), keys, "keys that read the state")
-    state = tape.new("state", (B, N, H, ("V", H[1])), "fp32")
-    out = tape.new("output of the delta rule", keys, "fp32")
+    # Both in the format that autocast gave the product.
+    state = tape.new("state", (B, N, H, ("V", H[1])), v.dtype)
+    out = tape.new("output of the delta rule", keys, v.dtype)
     mask = upper(tape)
 
     one, cut, kept, last = (B, N, inside, H), (B, N, inside, other, H), state.axes, (B, N, ("X", 1), H)
