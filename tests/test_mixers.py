@@ -148,6 +148,12 @@ def kept(result: Any) -> int:
     return int(at["forward layer 2"] - at["forward embedding"])
 
 
+@pytest.mark.parametrize(("device", "told"), [("h100-sxm-80gb", 1), ("a100-80gb", 0), (None, 0)])
+def test_a_release_that_stops_on_hopper_is_told(device: str | None, told: int) -> None:
+    result = tn.train({"config": DELTA}, suggest=False, seq=64, kernels="fla", gpu=device)
+    assert sum("Triton is 3.4.0 to 3.7.0" in c for c in result.caveats) == told
+
+
 def test_they_are_named_beside_liger() -> None:
     both = tn.train(MAMBA, suggest=False, seq=64, kernels="liger,mamba-ssm")
     assert both.workload["kernels"] == "liger,mamba-ssm"
@@ -170,12 +176,14 @@ def test_they_are_named_beside_liger() -> None:
                 "kernels": "fla",
             },
             UnsupportedError,
-            "attention is gated",
+            "by the kernels of fla",
         ),
         ({"lora_rank": 8, "lora_targets": ("out_proj",)}, InputError, "peft adapts no out_proj"),
         ({"config": "bamba", "z_loss_coefficient": 0.1}, UnsupportedError, "further term"),
         ({"kernels": "mamba-ssm", "objective": "dpo"}, UnsupportedError, "on the next token"),
         ({"config": "qwen3_5", "kernels": "fla", "objective": "dpo"}, UnsupportedError, "on the next token"),
+        ({"config": "kimi_linear", "kernels": "fla"}, UnsupportedError, "by the kernels of fla"),
+        ({"config": "qwen3_5", "kernels": "fla,liger,foo"}, InputError, "unknown kernels 'foo'"),
     ],
 )
 def test_what_does_not_go_is_refused(said: dict[str, Any], kind: type[Exception], words: str) -> None:

@@ -26,6 +26,8 @@ SOME = [run for table in TABLES for run in table["runs"][::5]]
 GROUPED_IN_FP32 = {("jamba", "mixed")}
 """Settings for which this release of torch has no meta kernel."""
 
+FEW = 40
+"""Tokens of so few that chunks have the shape of weights: a trace takes them for gradients."""
 CATEGORISED_OTHERWISE = {("mamba2", "mixed")}
 """At its peak the head's gradient is there in 16 bit as well, which a trace knows for a gradient by its shape."""
 
@@ -55,6 +57,9 @@ def test_operations_of_torch_are_what_the_code_does(family: str, setting: str, m
 def test_recorded_runs_take_what_the_code_does(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     if "lora_rank" in run["said"]:
         pytest.importorskip("peft")
+    if run["said"]["seq"] == FEW:
+        monkeypatch.setattr(closed, "lines_of_trace", lambda found: None)
+        monkeypatch.setattr(closed, "lines_of", lambda result: None)
     for package in PACKAGES[run["said"]["kernels"]] if "kernels" in run["said"] else ():
         # Some look for a device as they are imported.
         if find_spec(package) is None:

@@ -397,19 +397,30 @@ class Latent(Record):
             return latent_attention(self, f, x)
         rows, N = x.axes[:2], ("N", self.N)
         q = self._projected(f, x)
-        q_pass, q_rot = ops.split(q, ((*rows, N, ("H", self.nope)), (*rows, N, ("H", self.rope))))
-        compressed = self.compress().forward(f, x)
-        latent, k_rot = ops.split(compressed, ((*rows, ("R", self.kv_rank)), (*rows, ("K", 1), ("H", self.rope))))
-        latent = self.latent_norm().forward(f, latent)
-        cosine, sine = f.rotary[self.rotary]
-        q_rot, k_rot = rotate(q_rot, k_rot, cosine, sine, self.rope, style=self.rotary_style)
-        if f.store is not None:
-            latent, k_rot = f.store((latent, k_rot), None)
-        queries = ops.cat(
-            (ops.cast(q_pass, q_rot.dtype), q_rot), (rows[0], N, rows[1], ("H", self.nope + self.rope)), "queries"
-        )
+        if self.rotary_style == "none":
+            queries = q
+            latent, k_rot = self._stored(f, *self._latents(f, x))
+        else:
+            q_pass, q_rot = ops.split(q, ((*rows, N, ("H", self.nope)), (*rows, N, ("H", self.rope))))
+            latent, k_rot = self._latents(f, x)
+            cosine, sine = f.rotary[self.rotary]
+            q_rot, k_rot = rotate(q_rot, k_rot, cosine, sine, self.rope, style=self.rotary_style)
+            latent, k_rot = self._stored(f, latent, k_rot)
+            queries = ops.cat(
+                (ops.cast(q_pass, q_rot.dtype), q_rot), (rows[0], N, rows[1], ("H", self.nope + self.rope)), "queries"
+            )
         keys, values = self.of_heads(f, latent, k_rot)
         return self.output().forward(f, attend(f, self, queries, keys, values))
+
+    def _latents(self, f: Forward, x: Value) -> tuple[Value, Value]:
+        """The latent, normalised, and the key that all heads share."""
+        rows = x.axes[:2]
+        compressed = self.compress().forward(f, x)
+        latent, k_rot = ops.split(compressed, ((*rows, ("R", self.kv_rank)), (*rows, ("K", 1), ("H", self.rope))))
+        return self.latent_norm().forward(f, latent), k_rot
+
+    def _stored(self, f: Forward, latent: Value, k_rot: Value) -> tuple[Value, ...]:
+        return (latent, k_rot) if f.store is None else f.store((latent, k_rot), None)
 
     def _projected(self, f: Forward, x: Value) -> Value:
         for part in self.makers():

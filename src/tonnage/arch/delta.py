@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from tonnage.arch import delta_rule, fla, mamba_ssm, ops, scan
+from tonnage.arch import delta_rule, fla, kimi_rule, mamba_ssm, ops, scan
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.tape import Value
@@ -44,8 +44,10 @@ class GatedDelta(Record):
 
     packages: ClassVar[tuple[str, ...]] = ("fla",)
     """Packages whose kernels transformers runs it by, where they are installed."""
+    kernels_stated: ClassVar[bool] = True
+    """Whether what those take is."""
     stops_on_hopper: ClassVar[bool] = True
-    """Whether those raise there with some releases of Triton."""
+    """Whether they raise there with some releases of Triton."""
     working_set_modelled: ClassVar[bool] = False
     """Whether the default path's forward pass is modelled."""
 
@@ -169,12 +171,9 @@ class GatedDelta(Record):
                 mixed = ops.narrow(mixed, mixed.axes)
             q, k, v = ops.split(mixed, (heads, heads, per_value))
             return q, k, v, mixed
-        turned = delta_rule.transposed(mixed)
+        handed = [mixed]
         del mixed
-        turned = scan.convolution(tape, turned, f"{self.name}.conv1d", self.C, False, self.act)
-        if self.style == "apart":
-            turned = ops.narrow(turned, turned.axes)
-        mixed = turned.view((B, T, channels))
+        mixed = convolved(f, handed, f"{self.name}.conv1d", self.C, self.act, cut=self.style == "apart")
         parts: Axes = tuple(("I", n) for n in (*(self.K * self.H,) * 2, self.N * self.VH))
         q, k, v = ops.split(mixed, tuple((B, T, part) for part in parts))
         return q.view(heads), k.view(heads), v.view(per_value), mixed
@@ -214,8 +213,15 @@ class KimiDelta(Record):
         flat: the heads' decays stand in one dimension though they do (GLM-5.3).
         full_gate: the output gate goes through one matrix though the decay does not (Kimi K3).
         decays: entries of ``A_log`` where they are not the heads.
+        modelled: whether the forward pass is that of the modelled code.
     """
 
+    packages: ClassVar[tuple[str, ...]] = ("fla",)
+    """Packages whose kernels transformers runs it by, where they are installed."""
+    kernels_stated: ClassVar[bool] = False
+    """Whether what those take is."""
+    stops_on_hopper: ClassVar[bool] = False
+    """Whether they raise there with some releases of Triton."""
     working_set_modelled: ClassVar[bool] = False
     """Whether the default path's forward pass is modelled."""
 
@@ -228,6 +234,7 @@ class KimiDelta(Record):
     flat: bool = False
     full_gate: bool = False
     decays: int | None = None
+    modelled: bool = False
 
     def _matrices(self) -> Iterator[Linear]:
         D: Axes = (("D", self.D),)
@@ -262,5 +269,44 @@ class KimiDelta(Record):
         yield Tensor("recurrent_states", axes, "state", dtype="fp32")
 
     def forward(self, f: Forward, x: Value) -> Value:
-        """Not modelled."""
-        raise untold("Kimi delta attention")
+        """In operations of torch."""
+        if f.mixer is None:
+            raise untold("Kimi delta attention outside of a training step on the next token")
+        if not self.modelled:
+            raise untold("Kimi delta attention of this family")
+        if f.mixer.package is not None:
+            raise untold("Kimi delta attention by the kernels of fla", hint="leave --kernels out")
+        tape, heads = f.tape, (*x.axes[:2], ("N", self.N), ("H", self.H))
+        projected = tuple(self._through(f, x, f"{part}_proj") for part in "qkv")
+        mixed = [ops.cat(projected, (*x.axes[:2], ("I", 3 * self.N * self.H)), "channels")]
+        del projected
+        channels = convolved(f, mixed, f"{self.name}.conv1d", self.C, "silu")
+        part = ("I", self.N * self.H)
+        q, k, v = (p.view(heads) for p in ops.split(channels, ((*x.axes[:2], part),) * 3))
+        gate = f"{self.name}.forget_gate"
+        g = kimi_rule.decays(
+            self._through(f, x, "f_a_proj", "f_b_proj"),
+            tape.parameter(f"{gate}.A_log", (("X", 1), ("X", 1), ("N", self.N), ("X", 1))),
+            tape.parameter(f"{gate}.dt_bias", heads[2:]),
+        )
+        beta = ops.unary(self._through(f, x, "b_proj"), "sigmoid", saves="output")
+        out = kimi_rule.delta_rule(q, k, v, g, beta)
+        weight = tape.parameter(f"{self.name}.o_norm.weight", (("H", self.H),))
+        normed = kimi_rule.norm_gated(out, self._through(f, x, "g_a_proj", "g_b_proj"), weight)
+        return self._through(f, normed, "o_proj")
+
+    def _through(self, f: Forward, x: Value, *names: str) -> Value:
+        for name in names:
+            x = next(m for m in self._matrices() if m.name.endswith(f".{name}")).forward(f, x)
+        return x
+
+
+def convolved(f: Forward, given: list[Value], path: str, C: int, act: str, *, cut: bool = True) -> Value:
+    """A causal convolution of all channels in operations of torch; lets go of what was given.
+
+    ``cut`` where the code takes as many of its last tokens as there are, which hands back a whole gradient.
+    """
+    before = given[0].axes
+    turned = delta_rule.transposed(given.pop())
+    turned = scan.convolution(f.tape, turned, path, C, False, act)
+    return (ops.narrow(turned, turned.axes) if cut else turned).view(before)

@@ -38,7 +38,7 @@ def delta_rule(q: Value, k: Value, v: Value, g: Value, beta: Value) -> Value:
     tape, before = q.tape, q.dtype
     (B, T, K, H), (_, _, N, VH) = k.axes, v.axes
     if K[1] != N[1]:
-        q, k = (repeated(_summed(x), (B, T, N, H)) for x in (q, k))
+        q, k = (repeated(relaid(x), (B, T, N, H)) for x in (q, k))
     q, k, v, beta, g = [to(transposed(x), "fp32") for x in (q, k, v, beta, g)]
     q = normalised(q)
     k = normalised(k)
@@ -114,8 +114,8 @@ def transposed(x: Value) -> Value:
     return out
 
 
-def _summed(x: Value) -> Value:
-    """What is repeated, whose gradient is a sum: laid out anew, by tokens."""
+def relaid(x: Value) -> Value:
+    """What is repeated or chosen from: its gradient is laid out anew, by tokens."""
     out = Value(x.storage, x.axes, x.dtype)
 
     def back(g: Value) -> Grads:
@@ -134,14 +134,15 @@ def _by_tokens(x: Value) -> Value:
 
 def normalised(x: Value) -> Value:
     """``l2norm``."""
-    norm = ops.rsqrt(ops.shifted(total_of(ops.mul(x, x, "squares"))))
+    norm = ops.rsqrt(ops.shifted(total_of(ops.mul(x, x, "squares"), (*x.axes[:-1], ("X", 1)))))
     return ops.mul(x, norm, "normalised", axes=x.axes)
 
 
-def total_of(x: Value) -> Value:
-    """``x.sum(-1, keepdim=True)``: its gradient is an expanded view."""
+def total_of(x: Value, over: Axes) -> Value:
+    """``x.sum(dim)``, of which ``over`` is left: its gradient is an expanded view."""
+    x = ops.raised(x)
     tape, axes, dtype = x.tape, x.axes, x.dtype
-    out = tape.new("sum", (*axes[:-1], ("X", 1)), dtype)
+    out = tape.new("sum", over, dtype)
     tape.record((out,), (x,), lambda g: (Value(g.storage, axes, dtype),), ())
     return out
 

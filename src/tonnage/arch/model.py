@@ -126,6 +126,7 @@ class Layer(Record):
         wide: the residual stream is fp32 whatever the weights' format (Mamba); the first layer widens it.
         bounds: what is done to an output in fp16: it is "clamped" to what the format holds (mBART, Whisper), or
             "checked", and clamped only where something is not finite (BART); empty for nothing.
+        untold: it is not handed the rotary table (OLMo Hybrid's delta nets).
         kind: what the layer is called in a breakdown.
     """
 
@@ -139,6 +140,7 @@ class Layer(Record):
     carries: bool = False
     wide: bool = False
     bounds: Literal["", "clamped", "checked"] = ""
+    untold: bool = False
     kind: str = "layer"
 
     def weights(self) -> Inventory:

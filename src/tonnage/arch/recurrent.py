@@ -70,6 +70,8 @@ class Mamba1(Record):
 
     packages: ClassVar[tuple[str, ...]] = ("mamba-ssm",)
     """Packages whose kernels transformers runs it by, where they are installed."""
+    kernels_stated: ClassVar[bool] = True
+    """Whether what those take is."""
     working_set_modelled: ClassVar[bool] = False
     """Whether the default path's forward pass is modelled."""
 
@@ -188,6 +190,8 @@ class Mamba2(Record):
 
     packages: ClassVar[tuple[str, ...]] = ("mamba-ssm",)
     """Packages whose kernels transformers runs it by, where they are installed."""
+    kernels_stated: ClassVar[bool] = True
+    """Whether what those take is."""
     working_set_modelled: ClassVar[bool] = False
     """Whether the default path's forward pass is modelled."""
 

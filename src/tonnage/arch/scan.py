@@ -60,11 +60,15 @@ def _softplus(x: Value) -> Value:
 
 def decay(log: Parameter) -> Value:
     """``-exp(A_log.float())``."""
+    return ops.scaled(rate(log), "decay")
+
+
+def rate(log: Parameter) -> Value:
+    """``exp(A_log.float())``."""
     tape, axes, x = log.tape, log.axes, to(log, "fp32")
     out = tape.new("exp", axes, "fp32")
     tape.record((out,), (x,), lambda g: (tape.new("gradient of exp", axes, "fp32"),), (out,))
-    del x
-    return ops.scaled(out, "decay")
+    return out
 
 
 def turned(x: Value, axes: Axes) -> Value:

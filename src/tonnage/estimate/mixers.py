@@ -23,7 +23,8 @@ from tonnage.workload.training import Train
 if TYPE_CHECKING:
     from tonnage.memory.accounts import Account
 
-PACKAGES: Final[tuple[Literal["mamba-ssm", "fla"], ...]] = ("mamba-ssm", "fla")
+Package = Literal["mamba-ssm", "fla"]
+PACKAGES: Final[tuple[Package, ...]] = ("mamba-ssm", "fla")
 RELEASES: Final = {
     "mamba-ssm": "mamba-ssm 2.3.2 and causal-conv1d 1.6.1",
     "fla": "flash-linear-attention 0.6.0 and causal-conv1d 1.6.1",
@@ -91,7 +92,7 @@ def settled(model: Model, w: Train, device: Device | None) -> Mixing:
             )  # fmt: skip
     if not there:
         return Mixing(Mixers(), rest)
-    _trainable(model, w)
+    _trainable(model, w, named)
     if named:
         # Imported late: what Liger replaces matters to few of these models.
         from tonnage.estimate.liger import multiprocessors
@@ -102,9 +103,11 @@ def settled(model: Model, w: Train, device: Device | None) -> Mixing:
         return Mixing(
             Mixers(package=named[0], processors=multiprocessors(device), tiling=_tiling(device)), rest, tuple(told)
         )
+    stated = all(b.kernels_stated for b in _run(model, there[0]))
     said = (
         f"recurrent mixers run in operations of torch, as transformers runs them where {there[0]} is not installed: "
-        f"--kernels {there[0]} for its kernels, which keep far less"
+        + (f"--kernels {there[0]} for its kernels, which" if stated else "its kernels, which are not modelled,")
+        + " keep far less"
     )
     return Mixing(Mixers(), rest, (said,))
 
@@ -118,7 +121,7 @@ def _tiling(device: Device | None) -> int:
     return 64 if architecture in ("sm_86", "sm_89", "sm_120") else 32 if architecture in ("sm_70", "sm_75") else 128
 
 
-def _trainable(model: Model, w: Train) -> None:
+def _trainable(model: Model, w: Train, named: list[Package]) -> None:
     if w.quant not in (None, "none") and "mamba-ssm" in run_by(model):
         raise UnsupportedError(
             f"quant = {w.quant} is not modelled beside recurrent mixers, whose code takes weights past their modules",
@@ -133,9 +136,9 @@ def _trainable(model: Model, w: Train) -> None:
             f"the further term of {model.model_type}'s loss is not modelled", key="z_loss_coefficient",
             value=model.config["z_loss_coefficient"], hint="0 in the config leaves it out",
         )  # fmt: skip
-    if w.kbit_prepared and "fla" in run_by(model):
+    if w.kbit_prepared and "fla" in named:
         raise UnsupportedError(
-            f"kbit_prepared is not modelled for {model.model_type}, whose attention is gated", key="kbit_prepared",
+            f"kbit_prepared is not modelled for {model.model_type} by the kernels of fla", key="kbit_prepared",
             value="true", hint="leave it out",
         )  # fmt: skip
     taken = [name for name in w.lora_targets if name in ("out_proj", "conv1d", "all-linear")]

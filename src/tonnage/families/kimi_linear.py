@@ -6,7 +6,6 @@ from typing import Final
 
 from tonnage.arch.delta import KimiDelta
 from tonnage.arch.model import Model
-from tonnage.arch.untraced import Untraced
 from tonnage.families import Family
 from tonnage.families._blocks import decoder
 from tonnage.families._composite import nested
@@ -24,10 +23,8 @@ def read(k: Keys) -> Model:
     if own is not None:
         sizes, kinds = nested(k, "linear_attn_config", lambda inner: kimi_released(inner, L, sizes)) or (sizes, None)
     N, H, C = sizes
-    delta = KimiDelta(name="self_attn", D=D, N=N, H=H, C=C)
-    full = Untraced(
-        block=latent(k, D, style="none").but(q_rank=k.optional("q_lora_rank")), what="Kimi Linear's attention"
-    )
+    delta = KimiDelta(name="self_attn", D=D, N=N, H=H, C=C, modelled=True)
+    full = latent(k, D, style="none").but(q_rank=k.optional("q_lora_rank"))
     if k.config.get("layer_types") is not None or kinds is None:
         kinds = layer_kinds(k, L, lambda i: FULL if i and i % 4 == 0 else LINEAR)
     k.skip("layer_types")
@@ -39,6 +36,8 @@ def read(k: Keys) -> Model:
         positions=1048576,
         rotary=(),
     )
+    # Layers are handed the positions although nothing turns by them.
+    model = model.but(stacks=(model.decoder.but(stem=model.decoder.stem.but(position_ids="row")),))
     return untied(model)
 
 

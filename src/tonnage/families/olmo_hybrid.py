@@ -42,6 +42,7 @@ def read(k: Keys) -> Model:
                 Sublayer(block=delta, before=norm("input_layernorm")),
                 Sublayer(block=mlp, before=norm("post_attention_layernorm")),
             ),
+            untold=True,
             kind="delta net",
         ),
     }

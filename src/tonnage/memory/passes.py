@@ -217,7 +217,8 @@ class Pass:
                 else:
                     account = compiled.layer(tape, watched, axes, dtype, again=way is not None, flows=flows)
                 # A checkpoint holds all that the layer was called with; the graph, only what it saved.
-                account.shares = frozenset(f.taken | always | tables) if way is not None else frozenset(watched.kept)
+                handing = always if layer.untold else always | tables
+                account.shares = frozenset(f.taken | handing) if way is not None else frozenset(watched.kept)
                 if "attention" in f.again:
                     account.shares |= always
                 account.carried = [s for s in f.carried if s not in account.left_behind()]
