@@ -114,7 +114,7 @@ def inner(
         if normed:
             del delta
             delta = _normed(tape, channels, dtype, vectors.clear)
-            vectors = [_normed(tape, (B, Z, T), dtype, partial(tape.forget, v)) for v in stored]
+            vectors = [_normed(tape, (B, Z, T), dtype, partial(tape.rebound, v)) for v in stored]
         gradient = tape.new("gradient of channels and gates", axes, dtype)
         of_output = tape.product("gradient of the gated output", channels, dtype)
         again = tape.new("gated output", channels, dtype)

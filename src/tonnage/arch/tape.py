@@ -189,7 +189,7 @@ class Tape:
         """The format of the weight of that name."""
         return "fp32" if self.wide and any(part in name for part in self.wide) else self.weights
 
-    def forget(self, storage: Storage) -> None:
+    def rebound(self, storage: Storage) -> None:
         """The step at hand binds the name of something that it saved anew."""
         self.unpacked = [v for v in self.unpacked if v.storage is not storage]
 
