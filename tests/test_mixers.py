@@ -107,7 +107,7 @@ DELTA_KEEPS = {
 }  # fmt: skip
 
 
-def recipe(package: Literal["fla"] | None) -> Recipe:
+def recipe(package: Literal["fla", "mamba-ssm"] | None) -> Recipe:
     return Recipe(
         weights="bf16", autocast=None, kernel="flash", optimizer=optimizer("adamw-fused"), batch=1, tokens=2048,
         accumulate=1, recompute=False, keep_logits=False, keep_gradients=False, first_step=False, workspace=0,
@@ -180,6 +180,11 @@ def test_they_are_named_beside_liger() -> None:
         ),
         ({"lora_rank": 8, "lora_targets": ("out_proj",)}, InputError, "peft adapts no out_proj"),
         ({"config": "bamba", "z_loss_coefficient": 0.1}, UnsupportedError, "further term"),
+        (
+            {"config": "jamba", "kernels": "mamba-ssm", "precision": "bf16-mixed"},
+            InputError,
+            "no state vectors in fp32",
+        ),
         ({"kernels": "mamba-ssm", "objective": "dpo"}, UnsupportedError, "on the next token"),
         ({"config": "qwen3_5", "kernels": "fla", "objective": "dpo"}, UnsupportedError, "on the next token"),
         ({"config": "kimi_linear", "kernels": "fla"}, UnsupportedError, "by the kernels of fla"),
@@ -191,6 +196,22 @@ def test_what_does_not_go_is_refused(said: dict[str, Any], kind: type[Exception]
     config = config | {name: said.pop(name) for name in ("z_loss_coefficient",) if name in said}
     with pytest.raises(kind, match=words):
         tn.train({"config": config}, suggest=False, seq=64, **said)
+
+
+def test_adapters_that_get_no_gradient_are_told() -> None:
+    said = {"suggest": False, "seq": 64, "lora_rank": 8, "lora_targets": ("in_proj", "out_proj")}
+    caveats = [tn.train({"config": CONFIGS["bamba"]}, kernels=k, **said).caveats for k in (None, "mamba-ssm")]
+    assert [sum("get no gradient" in c for c in found) for found in caveats] == [0, 1]
+
+
+def test_a_norm_of_one_group_keeps_a_number_a_token_and_none_keeps_none() -> None:
+    """A mixer of Falcon-H1 over 2,048 tokens in bf16: with a norm a number in fp32 for each token and group more."""
+    saved = []
+    for name in ("falcon_h1", "falcon_h1 (norm)"):
+        step = Step(model_from(CONFIGS[name]), recipe("mamba-ssm"))
+        saved.append(sum(s.nbytes for s in step.passes.layers[0].saved))
+    groups, tokens = 2, 2048
+    assert saved[1] - saved[0] == 4 * groups * tokens
 
 
 def test_a_model_without_mixers_has_no_use_for_them() -> None:

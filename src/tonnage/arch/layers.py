@@ -210,6 +210,7 @@ class Rotary(Record):
         dtype: format of the tables; that of the activations when None.
         complex: one table of complex numbers (DeepSeek-V2); it counts as fp32 of twice their number.
         batched: every sequence has a table of its own (ModernBERT's decoder).
+        picked: only layers that turn by it are handed it (OLMo Hybrid).
         factored: every frequency is divided by a factor of its own, which files may hold as a tensor (Llama 3).
     """
 
@@ -222,6 +223,7 @@ class Rotary(Record):
     complex: bool = False
     batched: bool = False
     factored: bool = False
+    picked: bool = False
 
     def weights(self) -> Iterator[Tensor]:
         """Inverse frequencies: buffers in fp32, no parameters."""

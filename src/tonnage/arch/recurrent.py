@@ -15,9 +15,10 @@ from typing import ClassVar
 
 from tonnage.arch import mamba_ssm, ops, scan, ssd_combined
 from tonnage.arch.forward import Forward, Mixers
-from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.layers import Linear, Norm, NormStyle
 from tonnage.arch.tape import Parameter, Tape, Value
 from tonnage.arch.untraced import untold
+from tonnage.errors import InputError
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
@@ -66,6 +67,7 @@ class Mamba1(Record):
         bias: whether the projections in and out have one.
         conv_bias: whether the convolution has one.
         inner_norms: time step and the two state vectors are normalised (Jamba).
+        fixed: by norms whose weights are buffers, the time step's as wide as it is for every channel (Falcon Mamba).
     """
 
     packages: ClassVar[tuple[str, ...]] = ("mamba-ssm",)
@@ -85,6 +87,7 @@ class Mamba1(Record):
     bias: bool = False
     conv_bias: bool = True
     inner_norms: bool = False
+    fixed: bool = False
 
     @property
     def in_proj(self) -> Linear:
@@ -112,7 +115,10 @@ class Mamba1(Record):
         if not self.inner_norms:
             return ()
         parts = (("dt", ("R", self.R)), ("b", ("Z", self.Z)), ("c", ("Z", self.Z)))
-        return tuple(Norm(_path(self.name, f"{part}_layernorm"), (axis,)) for part, axis in parts)
+        style: NormStyle = "rms-bare" if self.fixed else "rms"
+        return tuple(
+            Norm(_path(self.name, f"{part}_layernorm"), (axis,), style, weight=not self.fixed) for part, axis in parts
+        )
 
     def weights(self) -> Iterator[Tensor]:
         """Decay and skip of every channel, convolution, projections, norms."""
@@ -123,6 +129,9 @@ class Mamba1(Record):
             yield from matrix.weights()
         for norm in self.norms:
             yield from norm.weights()
+            if self.fixed:
+                axis = ("I", self.I) if norm.axes[0][0] == "R" else norm.axes[0]
+                yield Tensor(f"{norm.name}.weight", (axis,), "buffer")
 
     def state(self, B: int, S: int) -> Iterator[Tensor]:
         """The convolution's last inputs and the recurrence, for any ``S``."""
@@ -141,9 +150,7 @@ class Mamba1(Record):
         if how.package is not None:
             if self.bias:
                 raise untold("a Mamba mixer with biases, run by the kernels of mamba-ssm,")
-            if self.inner_norms:
-                raise untold("a Mamba mixer with norms inside, run by the kernels of mamba-ssm,")
-            return self._fused(f, projected, A)
+            return self._fused(f, projected, A) if self.fixed or not self.norms else self._scanned(f, projected, A)
         xs, gate = ops.split(projected, (channels, channels))
         xs = scan.convolution(tape, xs, _path(self.name, "conv1d"), self.C, self.conv_bias, self.act)
         latent: Axes = (B, T, ("R", self.R))
@@ -163,7 +170,31 @@ class Mamba1(Record):
         skip = scan.to(tape.parameter(_path(self.name, "D"), (I,)), "fp32")
         bias = scan.to(tape.parameter(_path(self.name, "dt_proj.bias"), (I,)), "fp32")
         weights = _weights(tape, self.name, self.I, self.C, self.conv_bias, self.D, self.I, self.bias)
-        return mamba_ssm.inner(packed, weights, x_proj, dt_proj, A, skip, bias)
+        return mamba_ssm.inner(packed, weights, x_proj, dt_proj, A, skip, bias, normed=self.fixed)
+
+    def _scanned(self, f: Forward, packed: Value, A: Value) -> Value:
+        """By kernels of convolution and scan alone, since other norms stand between them."""
+        tape, (B, _, I, T), before = f.tape, packed.axes, packed.dtype  # noqa: E741
+        channels: Axes = (B, I, T)
+        latent: Axes = (B, T, ("R", self.R))
+        path, states = _path(self.name, "conv1d"), (B, T, ("Z", self.Z))
+        xs, gate = ops.split(packed, ((B, T, I), channels))
+        kernel = tape.parameter(f"{path}.weight", (I, ("X", 1), ("C", self.C)))
+        xs = mamba_ssm.convolution(xs, kernel, tape.parameter(f"{path}.bias", (I,)) if self.conv_bias else None)
+        parts = ops.split(self.x_proj.forward(f, xs), (latent, states, states))
+        step, b, c = (norm.forward(f, part) for norm, part in zip(self.norms, parts, strict=True))
+        del parts
+        step = scan.step(step, tape.parameter(_path(self.name, "dt_proj.weight"), (I, ("R", self.R))), channels)
+        if b.dtype != xs.dtype:
+            # The kernel asserts that they are of one format.
+            raise InputError(
+                f"the kernel of mamba-ssm takes no state vectors in {b.dtype} beside channels in {xs.dtype}: the norms "
+                "between them keep the format of their weights", key="precision", hint="--precision bf16",
+            )  # fmt: skip
+        bias = scan.to(tape.parameter(_path(self.name, "dt_proj.bias"), (I,)), "fp32")
+        skip = scan.to(tape.parameter(_path(self.name, "D"), (I,)), "fp32")
+        out = mamba_ssm.selective_scan(xs, step, A, b, c, skip, gate, bias)
+        return self.out_proj.forward(f, scan.turned(scan.to(out, before), (B, T, I)))
 
 
 class Mamba2(Record):

@@ -120,6 +120,8 @@ class Tape:
         self.outside: int | None = None
         self.cut = 0
         self.rerun = False
+        # What the step at hand took out of a checkpoint, which has let go of it: its own names alone hold it.
+        self.unpacked: list[Value] = []
         # Where the backward pass of a checkpoint first asked for what was saved: there the layer runs again.
         self.asked: int | None = None
         self.keeper: Keeper | None = None
@@ -186,6 +188,10 @@ class Tape:
     def form_of(self, name: str) -> str:
         """The format of the weight of that name."""
         return "fp32" if self.wide and any(part in name for part in self.wide) else self.weights
+
+    def rebound(self, storage: Storage) -> None:
+        """The step at hand binds the name of something that it saved anew."""
+        self.unpacked = [v for v in self.unpacked if v.storage is not storage]
 
     def several(self, parameter: Parameter) -> None:
         """Several steps will take this weight: what they hand back is added up before it is the weight's gradient."""
@@ -271,11 +277,14 @@ class Tape:
                 by_heads = self._laid_out(pending, node.rank)
                 since = len(self.born)
                 given = _moved(pending)
-                made = list(back(given) if takes else back(*given))
-                # What the node saved outlives the fitting, as the incoming gradients do, but for what only a
-                # checkpoint's second run held: of that the node has no more than a key.
+                outer = self.unpacked
                 if self.rerun:
-                    node.saved = ()
+                    # Of what only a checkpoint's second run held the node has no more than a key.
+                    self.unpacked, node.saved = list(node.saved), ()
+                made = list(back(given) if takes else back(*given))
+                # What the node saved outlives the fitting, as the incoming gradients do.
+                self.unpacked = outer
+                del outer
                 if by_heads:
                     self._by_heads(since)
                 grads = _fitted(made)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tonnage.arch.forward import Mixers
 from tonnage.arch.model import Model
+from tonnage.arch.recurrent import Mamba2
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.record import Record
@@ -100,6 +101,11 @@ def settled(model: Model, w: Train, device: Device | None) -> Mixing:
         told = [f"recurrent mixers run by the kernels of {RELEASES[named[0]]}"]
         if device is not None and device.architecture == HOPPER and any(b.stops_on_hopper for b in _run(model, "fla")):
             told.append(STOPS)
+        passed = any(isinstance(b, Mamba2) for b in _run(model, "mamba-ssm"))
+        if passed and {"out_proj", "all-linear"} & set(w.lora_targets):
+            told.append(
+                "adapters of out_proj are there and get no gradient: the kernels take its weight past the module"
+            )
         return Mixing(
             Mixers(package=named[0], processors=multiprocessors(device), tiling=_tiling(device)), rest, tuple(told)
         )

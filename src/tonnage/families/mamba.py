@@ -6,12 +6,10 @@ from typing import Final
 
 from tonnage.arch.ends import Head, Stem
 from tonnage.arch.layers import Norm
-from tonnage.arch.model import Block, Layer, Model, Stack, Sublayer
+from tonnage.arch.model import Layer, Model, Stack, Sublayer
 from tonnage.arch.recurrent import Mamba1
-from tonnage.arch.untraced import Untraced
 from tonnage.families import Family
 from tonnage.keys import Keys
-from tonnage.tensors import Axis, Tensor
 
 
 def read(k: Keys) -> Model:
@@ -30,13 +28,12 @@ def read(k: Keys) -> Model:
         bias=k.want("use_bias", False),
         conv_bias=k.want("use_conv_bias", True),
     )
-    block: Block = mixer
     if k.config.get("model_type") == "falcon_mamba":
-        block = Untraced(block=mixer, what="a Falcon Mamba mixer", beside=_fixed_norms(mixer))
+        mixer = mixer.but(inner_norms=True, fixed=True)
         k.skip("mixer_rms_eps", "use_falcon_mambapy")
     norm = (("D", D),)
     layer = Layer(
-        sublayers=(Sublayer(block=block, before=Norm("norm", norm)),),
+        sublayers=(Sublayer(block=mixer, before=Norm("norm", norm)),),
         wide=k.want("residual_in_fp32", True),
         kind="mamba",
     )
@@ -60,12 +57,6 @@ def read(k: Keys) -> Model:
         positions=None,
         eager_only=True,
     )
-
-
-def _fixed_norms(mixer: Mamba1) -> tuple[Tensor, ...]:
-    """Norms of time step and state vectors whose scales are fixed: buffers (Falcon Mamba)."""
-    widths: tuple[tuple[str, Axis], ...] = (("dt", ("I", mixer.I)), ("b", ("Z", mixer.Z)), ("c", ("Z", mixer.Z)))
-    return tuple(Tensor(f"{mixer.name}.{part}_layernorm.weight", (axis,), "buffer") for part, axis in widths)
 
 
 FAMILY: Final = Family(

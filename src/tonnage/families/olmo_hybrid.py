@@ -51,7 +51,7 @@ def read(k: Keys) -> Model:
         kinds[-1] = FULL
     if len(set(kinds)) < 2:
         raise ConfigError("layer_types must hold both kinds of layer", key="layer_types", value=kinds[0])
-    rotary = (Rotary("model.rotary_emb", full.H, dtype="fp32"),) if _turned(k) else ()
+    rotary = (Rotary("model.rotary_emb", full.H, dtype="fp32", picked=True),) if _turned(k) else ()
     model = decoder(
         k, D, tuple(layers[kind] for kind in kinds), width=full.H, positions=65536, style=STYLE, rotary=rotary
     )

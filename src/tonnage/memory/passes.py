@@ -168,8 +168,9 @@ class Pass:
         if compiled is not None and compiled.within:
             self.frame = []
         always = {v.storage for v in handed} | ({f.bias.storage} if f.bias is not None else set())
-        # A single table is handed to layers that turn nothing as well.
-        tables = {v.storage for pair in f.rotary.values() for v in pair} if len(f.rotary) == 1 else set()
+        # A single table is handed to layers that turn nothing as well, unless the model's code picks them.
+        handed_on = len(f.rotary) == 1 and not any(r.picked for r in stack.stem.rotary)
+        tables = {v.storage for pair in f.rotary.values() for v in pair} if handed_on else set()
         axes = (B, T, ("D", stack.stem.D))
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
         accounts: dict[Hashable, Account] = {}
