@@ -318,8 +318,13 @@ def _biases(model: Model, w: Train, weights: str, compute: str) -> str | Callabl
     Autocast leaves norms, and all behind them, in fp32, but for what attention makes.
 
     Raises:
-        UnsupportedError: under autocast, with biases and an embedding in 16 bit.
+        UnsupportedError: under autocast, with biases and an embedding in 16 bit; T5 in fp16.
     """
+    if model.plain and weights == "fp16" and not w.kbit_prepared:
+        raise UnsupportedError(
+            f"quant = {w.quant} of {model.model_type} in fp16, which keeps {', '.join(model.plain)} in fp32, is not "
+            "modelled", key="quant", value=str(w.quant), hint="--kbit-prepared, or --dtype bf16",
+        )  # fmt: skip
     if compute == weights and not (w.precision or "").endswith("autocast"):
         return "fp32" if w.kbit_prepared else compute
     biased = any(m is not None and m.biased for _, _, m in quant.entries(model, by_layer=False))
