@@ -102,7 +102,7 @@ def test_lines_add_up_with_packed_weights() -> None:
         ({"lora_targets": "q_proj"}, InputError, "no lora_rank"),
         ({"quant": "nf4"}, UnsupportedError, "not trained themselves"),
         ({"lora_rank": 8, "quant": "awq-int4"}, UnsupportedError, "not modelled"),
-        ({"lora_rank": 8, "quant": "int8"}, UnsupportedError, "depends on the data"),
+        ({"lora_rank": 8, "quant": "int8"}, UnsupportedError, "modelled for encoder-decoder models alone"),
         ({"lora_rank": 8, "lora_dropout": 1.5}, InputError, "from 0 to 1"),
     ],
 )

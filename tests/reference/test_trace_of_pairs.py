@@ -53,8 +53,23 @@ ADAPTED: Final[dict[str, dict[str, Any]]] = {
     "nf4, prepared": {"quant": "nf4-dq", "kbit_prepared": True, "recompute": "full"},
     "nf4, prepared, autocast": {"quant": "nf4", "kbit_prepared": True, "precision": "bf16-autocast"},
 }
-SHORT: Final = {("whisper", "mixed"): {"forward layer 2": 2192}}
-"""Bytes that a part's closed form lacks between the stacks, far below the peak; not found yet."""
+SHORT: Final = {
+    ("whisper", "mixed"): {"forward layer 2": 2192},
+    # Sound lies channels first, and so does the gradient of what is clamped, which the product lays out anew.
+    ("whisper", "8 bit, fp16"): {f"backward layer {i}": 230400 for i in range(3)},
+}
+"""Bytes that a part's closed form lacks, far below the peak; the first is between the stacks and not found yet."""
+EIGHT: Final[dict[str, dict[str, Any]]] = {
+    "plain": {},
+    "fp16": {"dtype": "fp16", "precision": "fp16"},
+    "recomputed": {"recompute": "full"},
+    "autocast": {"precision": "bf16-autocast"},
+    "prepared": {"kbit_prepared": True},
+    "prepared, recomputed": {"kbit_prepared": True, "recompute": "full"},
+    "prepared, autocast": {"kbit_prepared": True, "precision": "fp16-autocast", "dtype": "fp16"},
+    "prepared, autocast, recomputed": {"kbit_prepared": True, "precision": "bf16-autocast", "recompute": "full"},
+    "outputs": {"retain": ["outputs"]},
+}
 METHODS: Final[dict[str, tuple[str, dict[str, Any], dict[str, Any]]]] = {
     "dora": ("LoraConfig", {"r": 8, "use_dora": True}, {"adapter": "dora", "lora_rank": 8}),
     "ia3": ("IA3Config", {}, {"adapter": "ia3"}),
@@ -174,6 +189,35 @@ def test_adapters_of_a_pair(name: str, setting: str, monkeypatch: pytest.MonkeyP
     pytest.importorskip("peft")
     said = {"lora_rank": 8, "lora_targets": TARGETS.get(name, ["q_proj", "v_proj"])}
     same_parts(name, said | ADAPTED[setting], monkeypatch, SHORT.get((name, setting), {}))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", EIGHT)
+@pytest.mark.parametrize("name", ["whisper", "mt5", "bart", "m2m_100"])
+def test_adapters_beside_matrices_of_8_bit(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLM.int8() of a batch without outliers, whose products hold what they were given until the graph is gone."""
+    pytest.importorskip("peft")
+    if "fp16" in str(EIGHT[setting]) and (name == "mt5" or (name, setting) == ("bart", "fp16")):
+        pytest.skip("T5's wo stays in fp32, and BART looks at its layers' values")
+    if setting == "autocast" and name != "mt5":
+        pytest.skip("refused: the first biases stay in 16 bit")
+    said = {"quant": "int8", "lora_rank": 8, "lora_targets": TARGETS.get(name, ["q_proj", "v_proj"])}
+    same_parts(name, said | EIGHT[setting], monkeypatch, SHORT.get((name, f"8 bit, {setting}"), {}))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"config": PAIRS["whisper"], "precision": "bf16-autocast"}, {"config": PAIRS["bart"], "adapter": "dora"},
+     {"config": CONFIGS["llama"]}, {"config": PAIRS["mt5"], "dtype": "fp16", "lora_targets": ["q"]}],
+    ids=["biases", "another method", "one stack", "T5 in fp16"],
+)  # fmt: skip
+def test_what_is_not_modelled_beside_8_bit_is_refused(said: dict[str, Any]) -> None:
+    config, *rest = said.items()
+    with pytest.raises(UnsupportedError, match=r"not modelled|modelled for encoder-decoder"):
+        tn.train(
+            {"config": config[1]}, suggest=False,
+            **{"dtype": "bf16", "quant": "int8", "lora_rank": 8, "lora_targets": ["q_proj"], **dict(rest)},
+        )  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -119,9 +119,16 @@ class EightBit(Record):
         return f.tape.new("unpacked matrix", linear.outs + linear.ins, dtype)
 
     def forward(self, f: Forward, linear: Linear, x: Value) -> Value:
-        """The product, in the format of ``x``, which is kept whenever a gradient flows."""
+        """The product, in the format of ``x``.
+
+        Where a gradient may flow, ``x`` is held by the function itself (``ctx.tensors``), which dies with the graph:
+        no step of the backward pass lets go of it, and no checkpoint does without.
+        """
         tape, inner, form = x.tape, x.axes, x.dtype
         rows, matrix = inner[: len(inner) - len(linear.ins)], linear.outs + linear.ins
+        flows = needs_grad(x)
+        if tape.grad and (flows or not tape.recording):
+            tape.hold(x)
         half = [ops.cast(x.detached(), "fp16")]
         scales = tape.new("scales of rows", rows, "fp32")
         packed = tape.new("activations in int8", inner, "int8")
@@ -130,20 +137,21 @@ class EightBit(Record):
         absolute.clear()
         half.clear()
         del outliers
-        sums = tape.new(f"{linear.name} sums", rows + linear.outs, "int32")
+        sums = tape.product(f"{linear.name} sums", rows + linear.outs, "int32")
         made = [tape.new(f"{linear.name} output", rows + linear.outs, "fp16")]
         out = ops.cast(made.pop(), form)
         del sums, packed, scales
-        flows = needs_grad(x)
 
         def back(g: Value) -> Grads:
             unpacked = tape.new("unpacked matrix", matrix, form)
-            grad = tape.new("input gradient", inner, form)
+            scales = tape.new("scales of the matrix", linear.outs, "fp32")
+            del scales
+            grad = tape.product("input gradient", inner, form)
             del unpacked
             return (grad,)
 
         if flows:
-            tape.record((out,), (x,), back, (x,))
+            tape.record((out,), (x,), back, (), custom=True)
         return out
 
 

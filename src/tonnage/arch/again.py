@@ -74,6 +74,7 @@ def several(
         before, tape.rerun = tape.rerun, True
         ys = run(*again, *also)
         tape.casts.clear()
+        tape.second.clear()
         roots = [(y.node, y.index) for y, flow in zip(ys, trained, strict=True) if flow]
         del ys
         # What would have been made behind the point where the last tensor is saved never is.

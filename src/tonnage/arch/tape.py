@@ -136,6 +136,8 @@ class Tape:
         # Weights that several steps take, and what a custom step's context holds as long as its output is there.
         self.often: dict[str, Value] = {}
         self.context: list[Value] = []
+        # What attributes of steps hold that a checkpoint's second run makes, until that is over.
+        self.second: list[Value] = []
         self.tied: str | None = None
         self.begun: frozenset[str] = frozenset()  # Parameters to which a layer above has handed its gradient already.
         # Where other models run before the pass goes on: events, and what is alive there.
@@ -179,6 +181,14 @@ class Tape:
             value.node = Node((), lambda _: (), (value.detached(),) if held and not self.rerun else (), 1)
             self.leaves += [value.node] if held else []
             self.collects = value.storage if held else self.collects
+
+    def hold(self, value: Value) -> None:
+        """Something stays as long as the graph is there: an attribute of a step, which the backward pass does not
+        let go of. The graph of a second run is gone with that."""
+        if self.rerun:
+            self.second.append(value.detached())
+            return
+        self.leaves.append(Node((), lambda _: (), (value.detached(),), 0))
 
     def parameter(self, name: str, axes: Axes, dtype: str | None = None) -> Parameter:
         """The weight of that name, in a format of its own where it has one."""

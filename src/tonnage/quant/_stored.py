@@ -111,14 +111,13 @@ class Recipe(Record):
         matching: how names are matched: "modules" as transformers does, "exact" with ``re:`` for expressions.
         by_layer: whether layers that are alike in shape may be stored differently.
         bias: format of the biases of packed modules; None for the model's.
-        loaded_bias: their format on the device, where a file has another.
+        loaded_bias: their format on the device, where a file has another; by name where they differ.
         resident: "packed", or "dense" where the weights are unpacked before they are used.
         saved: the same for its files: "dense" where weights are packed after loading and never written so.
         dtype: the one format in which it computes; None for the model's.
         needs: compute capability below which transformers dequantizes on load.
         unties: whether a head that shares the table of tokens is packed as a matrix of its own.
-        trains: how products with packed weights run while gradients flow: "unpacks" each matrix whole, or "multiplies
-            bytes"; None where that is not modelled.
+        trains: how products run while gradients flow: "unpacks" each matrix, "multiplies bytes", or None: not modelled.
         nested: elements that share a scale, where the scales are quantized themselves.
         calibrated: whether only a checkpoint can be in it: it is not made while loading.
         told: caveats.
@@ -136,7 +135,7 @@ class Recipe(Record):
     matching: str = "modules"
     by_layer: bool = False
     bias: str | None = None
-    loaded_bias: str | None = None
+    loaded_bias: str | Callable[[str], str] | None = None
     resident: str = "packed"
     saved: str = "packed"
     dtype: str | None = None
@@ -308,7 +307,8 @@ def _stored(found: list[Entry], model: Model, recipe: Recipe) -> Iterator[Stored
                 name = f"{m.module}{join}{part.name}" if part.name else m.module
                 yield times, Tensor(name, axes, t.role, layer=t.layer, dtype=part.format), part.kind
         elif bias is not None and t.name.removesuffix("_bias").removesuffix(".bias") in packed:
-            yield times, Tensor(t.name, t.axes, t.role, t.dims, t.layer, t.alias_of, bias), KEPT
+            how = bias(t.name) if callable(bias) else bias
+            yield times, Tensor(t.name, t.axes, t.role, t.dims, t.layer, t.alias_of, how), KEPT
         else:
             yield times, t, KEPT
 

@@ -31,6 +31,7 @@ MIXERS: Final = ("mamba-ssm", "fla")
 OWN_KERNELS: Final = ("flash", "efficient", "math")
 PACKAGED: Final = ("flash_attention_2", "flash_attention_3")
 """Attention of a package of its own, of which a trace has stand-ins."""
+INT8: Final = ("int8", "bnb-int8", "llm.int8")
 NF4: Final = {"nf4": False, "nf4-dq": True}
 ATTENTION_LEAVES: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -182,12 +183,17 @@ def _tuning(config: Mapping[str, Any], w: Train, compute: str) -> tuple[dict[str
                 f"{key} is not traced yet", key=key, value=str(said), hint="tonnage train answers for it"
             )
     quant = w.quant if w.quant not in (None, "none") else None
-    if quant is not None and (quant not in NF4 or lora is None):
-        hint = "--quant nf4 or nf4-dq" if quant not in NF4 else "--lora-rank 16 trains adapters beside them"
+    eight = quant in INT8
+    if quant is not None and ((quant not in NF4 and not eight) or lora is None):
+        hint = (
+            "--quant nf4, nf4-dq or int8"
+            if quant not in NF4 and not eight
+            else "--lora-rank 16 trains adapters beside them"
+        )
         raise UnsupportedError(f"quant = {quant} is not traced", key="quant", value=quant, hint=hint)
-    nested = quant is not None and NF4[quant]
-    packed = compute if quant is not None else None
-    return {"lora": lora, "nf4": packed, "nested": nested, "kbit": bool(w.kbit_prepared)}, lora
+    nested = quant is not None and not eight and NF4[quant]
+    packed = compute if quant is not None and not eight else None
+    return {"lora": lora, "nf4": packed, "int8": eight, "nested": nested, "kbit": bool(w.kbit_prepared)}, lora
 
 
 def _targets(config: Mapping[str, Any], asked: tuple[str, ...]) -> list[str]:

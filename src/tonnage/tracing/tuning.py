@@ -15,8 +15,8 @@ def tuned(model: Any, job: Mapping[str, Any]) -> Any:
 
     Args:
         model: on the meta device.
-        job: its keys ``nf4`` (format of the computation, or None), ``nested``, ``kbit`` and ``lora`` (rank, targets,
-            dropout).
+        job: its keys ``nf4`` (format of the computation, or None), ``int8``, ``nested``, ``kbit`` and ``lora``
+            (rank, targets, dropout).
 
     Raises:
         UnsupportedError: peft is not installed.
@@ -28,6 +28,11 @@ def tuned(model: Any, job: Mapping[str, Any]) -> Any:
 
         bitsandbytes.install()
         bitsandbytes.pack(model, DTYPES[job["nf4"]], nested=bool(job.get("nested")))
+    if job.get("int8"):
+        from tonnage.tracing import bitsandbytes
+
+        bitsandbytes.install()
+        bitsandbytes.pack(model)
     if lora is None:
         return model
     try:
