@@ -17,7 +17,7 @@ from tonnage.arch.forward import Forward
 from tonnage.arch.fused import Fused
 from tonnage.arch.layers import Norm
 from tonnage.arch.loss import cross_entropy
-from tonnage.arch.losses import FusedLinear, InPlace, chunk_size
+from tonnage.arch.objectives.losses import FusedLinear, InPlace, chunk_size
 from tonnage.arch.rotate import rotate
 from tonnage.arch.tape import Tape, Value
 from tonnage.errors import UnsupportedError

@@ -7,8 +7,8 @@ from typing import Any, Final
 import pytest
 
 import tonnage as tn
-from tonnage.arch.adjacent import Neighbourhood
-from tonnage.arch.hashed import Hashed
+from tonnage.arch.sparse.adjacent import Neighbourhood
+from tonnage.arch.sparse.hashed import Hashed
 from tonnage.errors import InputError, UnsupportedError
 
 B, T, D, N, H, L = 2, 64, 32, 4, 8, 16

@@ -21,7 +21,7 @@ from tonnage.arch.forward import Forward
 from tonnage.arch.model import Model
 from tonnage.arch.parts import Separate
 from tonnage.arch.routing import highest, taken
-from tonnage.arch.stated import restated
+from tonnage.arch.stacks.stated import restated
 from tonnage.arch.tape import Parameter, Value
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor

@@ -20,7 +20,7 @@ from tonnage.arch.forward import Forward
 from tonnage.arch.inplace import onto_view
 from tonnage.arch.model import Model
 from tonnage.arch.routing import taken
-from tonnage.arch.stated import like, restated
+from tonnage.arch.stacks.stated import like, restated
 from tonnage.arch.tape import Grads, Parameter, Value
 from tonnage.tensors import Axes
 

@@ -9,10 +9,10 @@ from tonnage.arch.tape import Storage, Tape, Value
 from tonnage.record import Record
 
 if TYPE_CHECKING:
-    from tonnage.arch.adapters import Tuning
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
-    from tonnage.arch.prompted import Prompted
+    from tonnage.arch.tuning.adapters import Tuning
+    from tonnage.arch.tuning.prompted import Prompted
 
 AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math", "flash_attention_2", "flex"]
 

@@ -15,11 +15,11 @@ from typing import ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
-from tonnage.arch.adjacent import Adjacent
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.model import Layer
 from tonnage.arch.pieces import in_pieces
+from tonnage.arch.sparse.adjacent import Adjacent
 from tonnage.arch.tape import Grads, Node, Tape, Value
 from tonnage.arch.untraced import untold
 from tonnage.record import Record

@@ -9,8 +9,8 @@ from __future__ import annotations
 from tonnage.arch import ops
 from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.forward import Forward
+from tonnage.arch.mixers.recurrent import Mamba2
 from tonnage.arch.parts import Parts
-from tonnage.arch.recurrent import Mamba2
 from tonnage.arch.tape import Value
 
 

@@ -14,8 +14,8 @@ from collections.abc import Generator, Iterable, Iterator
 from itertools import pairwise
 from typing import Final, TypeVar
 
-from tonnage.arch.actor_critic import Clipped, placed
 from tonnage.arch.model import Model
+from tonnage.arch.objectives.actor_critic import Clipped, placed
 from tonnage.estimate.moments import Moment
 from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.training import Step

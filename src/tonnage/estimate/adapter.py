@@ -10,12 +10,12 @@ from tonnage.record import Record
 from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
-    from tonnage.arch.bottleneck import Bottleneck
     from tonnage.arch.model import Model
-    from tonnage.arch.prefix import Prefix
-    from tonnage.arch.prompted import Prompted
-    from tonnage.arch.tuners import Method
-    from tonnage.arch.virtual import Virtual
+    from tonnage.arch.tuning.bottleneck import Bottleneck
+    from tonnage.arch.tuning.prefix import Prefix
+    from tonnage.arch.tuning.prompted import Prompted
+    from tonnage.arch.tuning.tuners import Method
+    from tonnage.arch.tuning.virtual import Virtual
     from tonnage.quant._stored import Matrix
     from tonnage.workload.training import Train
 

@@ -14,7 +14,7 @@ from tonnage.record import Record
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
-    from tonnage.arch.adapters import Tuning
+    from tonnage.arch.tuning.adapters import Tuning
     from tonnage.memory.ahead import Ahead
 
 
@@ -58,7 +58,7 @@ def as_packed(
     if recipe is None:
         return None, ()
     # Imported late: most models beside are not packed.
-    from tonnage.arch.adapters import Tuning
+    from tonnage.arch.tuning.adapters import Tuning
     from tonnage.estimate.tuning import frozen
 
     if recipe.trains != "unpacks":

@@ -14,8 +14,8 @@ from tonnage.estimate.adapter import ADAPTERS, Adapter
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tonnage.arch.bottleneck import Bottleneck, Taken
     from tonnage.arch.model import Model
+    from tonnage.arch.tuning.bottleneck import Bottleneck, Taken
     from tonnage.estimate.adapter import Option
 
 MODELS: Final = ("gpt2", "llama", "mistral")
@@ -29,7 +29,7 @@ CAST: Final = (
 
 def _kind(name: str, taken: Taken, act: str, factor: float, *, attention: bool) -> Adapter:
     def made(options: Mapping[str, Option], model: Model, weights: str) -> Bottleneck:
-        from tonnage.arch.bottleneck import Bottleneck
+        from tonnage.arch.tuning.bottleneck import Bottleneck
 
         if model.model_type not in MODELS:
             raise UnsupportedError(

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tonnage.arch.embedded import pooled, similarities
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
 from tonnage.arch.model import Model
+from tonnage.arch.objectives.embedded import pooled, similarities
 from tonnage.arch.tape import Tape, Value
 from tonnage.estimate.moments import Moment
 from tonnage.estimate.recipe import Recipe

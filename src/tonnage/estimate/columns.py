@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from tonnage.arch.embedded import Contrast, Pooled
 from tonnage.arch.model import Model
+from tonnage.arch.objectives.embedded import Contrast, Pooled
 from tonnage.estimate.moments import Moment
 from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.training import Step

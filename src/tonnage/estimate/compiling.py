@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
-from tonnage.arch.chunked import Chunked
 from tonnage.arch.feedforward import Gated, Plain
 from tonnage.arch.model import Model
+from tonnage.arch.objectives.chunked import Chunked
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.moments import instants, largest
 from tonnage.estimate.recipe import Recipe

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
 from tonnage.arch.loss import of_model
-from tonnage.arch.losses import FusedLinear
 from tonnage.arch.model import Model
+from tonnage.arch.objectives.losses import FusedLinear
 from tonnage.arch.tape import Value
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.moments import Moment

@@ -13,7 +13,7 @@ from tonnage.memory import adapter_targets as targets
 from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
-    from tonnage.arch.tuners import Method
+    from tonnage.arch.tuning.tuners import Method
     from tonnage.quant._stored import Matrix
 
 PERMUTED: Final = (
@@ -25,7 +25,7 @@ DECOMPOSED: Final = "osf decomposes every adapted matrix in fp32 when it is made
 
 
 def _oft(a: Asked) -> Method:
-    from tonnage.arch.rotations import OFT
+    from tonnage.arch.tuning.rotations import OFT
 
     o = a.options
     terms = o["num_cayley_neumann_terms"] if o["use_cayley_neumann"] else 0
@@ -33,49 +33,49 @@ def _oft(a: Asked) -> Method:
 
 
 def _boft(a: Asked) -> Method:
-    from tonnage.arch.rotations import BOFT
+    from tonnage.arch.tuning.rotations import BOFT
 
     return BOFT(a.modules, a.dtype, a.options["boft_block_size"], a.options["boft_block_num"])
 
 
 def _loha(a: Asked) -> Method:
-    from tonnage.arch.deltas import LoHa
+    from tonnage.arch.tuning.deltas import LoHa
 
     return LoHa(a.modules, a.dtype, a.rank)
 
 
 def _lokr(a: Asked) -> Method:
-    from tonnage.arch.deltas import LoKr
+    from tonnage.arch.tuning.deltas import LoKr
 
     return LoKr(a.modules, a.dtype, a.rank, a.options["decompose_both"], a.options["decompose_factor"])
 
 
 def _fourierft(a: Asked) -> Method:
-    from tonnage.arch.deltas import FourierFT
+    from tonnage.arch.tuning.deltas import FourierFT
 
     return FourierFT(a.modules, a.dtype, a.options["n_frequency"])
 
 
 def _waveft(a: Asked) -> Method:
-    from tonnage.arch.deltas import WaveFT
+    from tonnage.arch.tuning.deltas import WaveFT
 
     return WaveFT(a.modules, a.dtype, a.options["n_frequency"])
 
 
 def _hira(a: Asked) -> Method:
-    from tonnage.arch.deltas import HiRA
+    from tonnage.arch.tuning.deltas import HiRA
 
     return HiRA(a.modules, a.dtype, a.rank, a.dropout)
 
 
 def _osf(a: Asked) -> Method:
-    from tonnage.arch.lowrank import OSF
+    from tonnage.arch.tuning.lowrank import OSF
 
     return OSF(a.modules, a.dtype, a.options["effective_rank"], a.rank)
 
 
 def _randlora(a: Asked) -> Method:
-    from tonnage.arch.lowrank import RandLoRA
+    from tonnage.arch.tuning.lowrank import RandLoRA
 
     return RandLoRA(a.modules, a.dtype, a.rank, a.dropout)
 
@@ -90,31 +90,31 @@ def _random(a: Asked, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
 
 
 def _miss(a: Asked) -> Method:
-    from tonnage.arch.lowrank import MiSS
+    from tonnage.arch.tuning.lowrank import MiSS
 
     return MiSS(a.modules, a.dtype, a.rank, a.dropout)
 
 
 def _beft(a: Asked) -> Method:
-    from tonnage.arch.lowrank import BEFT
+    from tonnage.arch.tuning.lowrank import BEFT
 
     return BEFT(a.modules, a.dtype)
 
 
 def _hra(a: Asked) -> Method:
-    from tonnage.arch.rotations import HRA
+    from tonnage.arch.tuning.rotations import HRA
 
     return HRA(a.modules, a.dtype, a.rank)
 
 
 def _road(a: Asked) -> Method:
-    from tonnage.arch.vectors import RoAd
+    from tonnage.arch.tuning.vectors import RoAd
 
     return RoAd(a.modules, a.dtype, a.options["variant"] == "road_2")
 
 
 def _c3a(a: Asked) -> Method:
-    from tonnage.arch.vectors import C3A
+    from tonnage.arch.tuning.vectors import C3A
 
     return C3A(a.modules, a.options["block_size"])
 

@@ -24,7 +24,7 @@ from tonnage.tensors import product
 from tonnage.timeline import Rank
 
 if TYPE_CHECKING:
-    from tonnage.arch.adapters import Tuning
+    from tonnage.arch.tuning.adapters import Tuning
     from tonnage.memory.weights import Share
 
 MOST_SEQUENCES: Final = 1 << 20
@@ -102,7 +102,7 @@ def deploy(model: Model, s: Setting, engine: Engine) -> Deployment:
 def _unpacked(model: Model, s: Setting) -> Tuning | None:
     """The packed matrices of a scheme whose products unpack them; None where its kernels are not modelled."""
     from tonnage import quant
-    from tonnage.arch.adapters import Tuning, packed
+    from tonnage.arch.tuning.adapters import Tuning, packed
     from tonnage.memory.adapters import local_names
 
     recipe = s.recipe

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from tonnage.arch.fused import NEWEST, Fused
-from tonnage.arch.losses import FusedLinear, InPlace
+from tonnage.arch.objectives.losses import FusedLinear, InPlace
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.record import Record

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from tonnage.arch.adalora import AdaLoRA
-from tonnage.arch.tuners import IA3, DoRA, LoRA, VeRA
+from tonnage.arch.tuning.adalora import AdaLoRA
+from tonnage.arch.tuning.tuners import IA3, DoRA, LoRA, VeRA
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked, Option
 from tonnage.estimate.bottlenecks import BOTTLENECKS

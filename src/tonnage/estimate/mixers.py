@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tonnage.arch.forward import Mixers
+from tonnage.arch.mixers.recurrent import Mamba2
 from tonnage.arch.model import Model
-from tonnage.arch.recurrent import Mamba2
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.record import Record

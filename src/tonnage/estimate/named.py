@@ -13,7 +13,7 @@ from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
     from tonnage.arch.model import Model
-    from tonnage.arch.rows import Rows
+    from tonnage.arch.tuning.rows import Rows
     from tonnage.quant._stored import Matrix
     from tonnage.workload.training import Train
 
@@ -95,7 +95,7 @@ def trained_rows(model: Model, w: Train, kind: Adapter) -> Rows | None:
             "trained rows of an embedding that several stacks share are not modelled", key="adapter_options",
             value=str(count), hint=f"without {name}",
         )  # fmt: skip
-    from tonnage.arch.rows import Rows
+    from tonnage.arch.tuning.rows import Rows
 
     tied = head is not None and head.alias_of == f"{stem.name}.weight"
     return Rows(stem.name, int(count), stem.width or stem.D, ADAPTERS, tied)

@@ -12,11 +12,11 @@ from tonnage.tensors import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tonnage.arch.adapters import Tuning
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
     from tonnage.arch.loss import Loss
     from tonnage.arch.model import Model
+    from tonnage.arch.tuning.adapters import Tuning
     from tonnage.estimate.beside import Beside
     from tonnage.estimate.rollout import Rollout
     from tonnage.memory.compiled import Compiled

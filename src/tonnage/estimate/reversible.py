@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import cast
 
-from tonnage.arch.axial import Gridded
 from tonnage.arch.model import Model
 from tonnage.arch.reversible import Reversible
+from tonnage.arch.sparse.axial import Gridded
 from tonnage.arch.tape import HALF
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.one_tape import TapedStep

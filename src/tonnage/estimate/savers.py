@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage.arch import again
-from tonnage.arch.chunked import Chunked
-from tonnage.arch.cut import Cut
 from tonnage.arch.fused import Fused
-from tonnage.arch.last import OfLast
 from tonnage.arch.loss import Loss
-from tonnage.arch.losses import FusedLinear, InPlace
 from tonnage.arch.model import Model
-from tonnage.arch.repeated import Repeated
-from tonnage.arch.tiled import Tiled
-from tonnage.arch.vocab_parallel import ByTransformerEngine, VocabParallel
+from tonnage.arch.objectives.chunked import Chunked
+from tonnage.arch.objectives.cut import Cut
+from tonnage.arch.objectives.last import OfLast
+from tonnage.arch.objectives.losses import FusedLinear, InPlace
+from tonnage.arch.objectives.repeated import Repeated
+from tonnage.arch.objectives.tiled import Tiled
+from tonnage.arch.objectives.vocab_parallel import ByTransformerEngine, VocabParallel
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate import liger

@@ -21,7 +21,7 @@ from tonnage.tensors import Axes
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
-    from tonnage.arch.adapters import Tuning
+    from tonnage.arch.tuning.adapters import Tuning
 
 
 class Session(Record):

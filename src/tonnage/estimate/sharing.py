@@ -13,7 +13,7 @@ from tonnage.memory import adapter_targets as targets
 from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
-    from tonnage.arch.tuners import Method
+    from tonnage.arch.tuning.tuners import Method
     from tonnage.quant._stored import Matrix
 
 LINEAR: Final = "peft takes linear modules alone"
@@ -23,14 +23,14 @@ DECOMPOSED: Final = (
 
 
 def _vblora(a: Asked) -> Method:
-    from tonnage.arch.banks import VBLoRA
+    from tonnage.arch.tuning.banks import VBLoRA
 
     o = a.options
     return VBLoRA(a.modules, a.dtype, a.rank, a.dropout, o["num_vectors"], o["vector_length"], o["topk"])
 
 
 def _vectors(a: Asked, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
-    from tonnage.arch.banks import VECTORS
+    from tonnage.arch.tuning.banks import VECTORS
 
     axes = (("E", a.options["num_vectors"]), ("X", a.options["vector_length"]))
     return (Tensor(VECTORS, axes, found[0].role, dtype=a.dtype),)
@@ -51,13 +51,13 @@ def _tiles(a: Asked, outs: int, ins: int) -> str:
 
 
 def _unilora(a: Asked) -> Method:
-    from tonnage.arch.banks import UniLoRA
+    from tonnage.arch.tuning.banks import UniLoRA
 
     return UniLoRA(a.modules, a.dtype, a.rank, a.dropout, a.options["theta_d_length"])
 
 
 def _numbers(a: Asked, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
-    from tonnage.arch.banks import NUMBERS
+    from tonnage.arch.tuning.banks import NUMBERS
 
     return (Tensor(NUMBERS, (("X", a.options["theta_d_length"]),), found[0].role, dtype=a.dtype),)
 
@@ -68,7 +68,7 @@ def _length(a: Asked, outs: int, ins: int) -> str:
 
 
 def _tinylora(a: Asked) -> Method:
-    from tonnage.arch.banks import TinyLoRA
+    from tonnage.arch.tuning.banks import TinyLoRA
 
     return TinyLoRA(a.modules, a.dtype, a.rank, a.dropout, a.options["u"])
 
@@ -84,14 +84,14 @@ def _few(a: Asked, outs: int, ins: int) -> str:
 
 
 def _lily(a: Asked) -> Method:
-    from tonnage.arch.lily import Lily
+    from tonnage.arch.tuning.lily import Lily
 
     return Lily(a.modules, a.dtype, a.rank, a.options["num_B"])
 
 
 def _seconds(a: Asked, found: Sequence[Matrix]) -> tuple[Tensor, ...]:
     """What modules of a name and shape share, under the name of the first."""
-    from tonnage.arch.lily import SECOND
+    from tonnage.arch.tuning.lily import SECOND
 
     groups: dict[tuple[str, int, int], Matrix] = {}
     for m in found:

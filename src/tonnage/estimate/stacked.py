@@ -13,7 +13,7 @@ from tonnage.stacks import Stack
 from tonnage.workload.training import Train
 
 if TYPE_CHECKING:
-    from tonnage.arch.tuners import Method
+    from tonnage.arch.tuning.tuners import Method
     from tonnage.estimate.tuning import Own
 
 

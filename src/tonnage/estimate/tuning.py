@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from tonnage import quant
-from tonnage.arch.adapters import FourBit, Packed, Tuning, packed
 from tonnage.arch.model import Model
-from tonnage.arch.tuners import LoRA
+from tonnage.arch.tuning.adapters import FourBit, Packed, Tuning, packed
+from tonnage.arch.tuning.tuners import LoRA
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate import trainable
 from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked
@@ -26,7 +26,7 @@ from tonnage.workload.training import Train
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tonnage.arch.tuners import Method
+    from tonnage.arch.tuning.tuners import Method
     from tonnage.quant import Entry
     from tonnage.quant._stored import Matrix
 

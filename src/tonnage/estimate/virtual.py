@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from tonnage.arch.virtual import Read, Virtual
+from tonnage.arch.tuning.virtual import Read, Virtual
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.adapter import ADAPTERS, Adapter, Option
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from tonnage.arch.attention import GroupedQuery
     from tonnage.arch.model import Layer, Model
-    from tonnage.arch.prefix import Prefix
-    from tonnage.arch.prompted import Prompted
+    from tonnage.arch.tuning.prefix import Prefix
+    from tonnage.arch.tuning.prompted import Prompted
     from tonnage.workload.training import Train
 
 COUNTED: Final = ("gemma2", "gemma3_text")
@@ -69,7 +69,7 @@ def _encoded(w: Train, model: Model) -> Virtual:
 
 
 def _cached(w: Train, model: Model) -> Prefix:
-    from tonnage.arch.prefix import Prefix
+    from tonnage.arch.tuning.prefix import Prefix
 
     tokens = _number(w, "prefix")
     if w.recompute not in (None, "none"):
@@ -142,7 +142,7 @@ def _refused(what: str) -> NoReturn:
 
 
 def _prompted(options: Mapping[str, Option], model: Model) -> Prompted:
-    from tonnage.arch.prompted import Prompted
+    from tonnage.arch.tuning.prompted import Prompted
 
     if model.model_type not in PROMPTED:
         if model.model_type == "gpt2":

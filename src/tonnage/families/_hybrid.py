@@ -7,16 +7,16 @@ from functools import cache
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
-from tonnage.arch.delta import DeltaStyle, GatedDelta, KimiDelta
 from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.gated import GatedAttention
 from tonnage.arch.gated import parts as gated_parts
 from tonnage.arch.layers import Linear, Norm, NormStyle
-from tonnage.arch.mamba_heads import MambaHeads
+from tonnage.arch.mixers.delta import DeltaStyle, GatedDelta, KimiDelta
+from tonnage.arch.mixers.mamba_heads import MambaHeads
+from tonnage.arch.mixers.recurrent import Mamba2
 from tonnage.arch.model import Block, Layer, Model, Sublayer
 from tonnage.arch.parts import KeyValues, Loose, Part, Parts
-from tonnage.arch.recurrent import Mamba2
 from tonnage.errors import ConfigError, UnsupportedError
 from tonnage.families._blocks import normed_before
 from tonnage.families._decoder import chosen, heads, rotary_width

@@ -9,8 +9,8 @@ from typing import Final
 from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
+from tonnage.arch.mixers.short_conv import ShortConv
 from tonnage.arch.model import Layer, Model, Sublayer
-from tonnage.arch.short_conv import ShortConv
 from tonnage.families._blocks import attention, decoder, normed_heads
 from tonnage.families._hybrid import FULL
 from tonnage.keys import Keys

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.delta import KimiDelta
 from tonnage.arch.layers import Linear, Rotary
+from tonnage.arch.mixers.delta import KimiDelta
 from tonnage.arch.model import Model
 from tonnage.arch.untraced import Untraced
 from tonnage.families import Family

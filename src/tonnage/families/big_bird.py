@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.blockwise import Blockwise
 from tonnage.arch.model import Block, Layer, Model, Sublayer
-from tonnage.arch.sparse_ends import Blocked, Pooling
+from tonnage.arch.sparse.blockwise import Blockwise
+from tonnage.arch.sparse.sparse_ends import Blocked, Pooling
 from tonnage.families import Family
 from tonnage.families._encoder import attention, classifier, encoder, feed_forward, only_encoder, predictions, stem
 from tonnage.families._pieces import counted, layer_norm, matrix

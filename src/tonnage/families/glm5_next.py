@@ -9,9 +9,9 @@ from functools import cache
 from typing import Any, Final
 
 from tonnage.arch.attention import Latent
-from tonnage.arch.delta import KimiDelta
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.indexed import IndexKeys
+from tonnage.arch.mixers.delta import KimiDelta
 from tonnage.arch.model import Layer, Model
 from tonnage.arch.parts import Loose, Part, Parts
 from tonnage.errors import ConfigError

@@ -7,9 +7,9 @@ from functools import cache
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
-from tonnage.arch.convolved import ShortConvolution
 from tonnage.arch.experts import Experts
 from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.mixers.convolved import ShortConvolution
 from tonnage.arch.model import Layer, Model, Sublayer
 from tonnage.arch.parts import Loose, Parts
 from tonnage.families import Family

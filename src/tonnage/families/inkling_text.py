@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
-from tonnage.arch.convolved import ShortConvolution
 from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.mixers.convolved import ShortConvolution
 from tonnage.arch.model import Model
 from tonnage.arch.parts import Loose, Parts
 from tonnage.families import Family

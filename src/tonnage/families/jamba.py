@@ -9,8 +9,8 @@ from tonnage.arch.ends import Head, Stem
 from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm
+from tonnage.arch.mixers.recurrent import Mamba1
 from tonnage.arch.model import Block, Layer, Model, Stack, Sublayer
-from tonnage.arch.recurrent import Mamba1
 from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.keys import Keys

@@ -10,9 +10,9 @@ from functools import cache
 from typing import Final
 
 from tonnage.arch.attention import Latent
-from tonnage.arch.delta import KimiDelta
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.mixers.delta import KimiDelta
 from tonnage.arch.model import Block, Layer, Model
 from tonnage.arch.parts import Loose, Parts, Routed
 from tonnage.families import Family

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.delta import KimiDelta
+from tonnage.arch.mixers.delta import KimiDelta
 from tonnage.arch.model import Model
 from tonnage.families import Family
 from tonnage.families._blocks import decoder

@@ -7,8 +7,8 @@ from typing import Final
 
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Linear, Norm, Rotary
+from tonnage.arch.mixers.short_conv import ShortConv
 from tonnage.arch.model import Block, Layer, Model, Sublayer
-from tonnage.arch.short_conv import ShortConv
 from tonnage.arch.untraced import Untraced
 from tonnage.errors import ConfigError
 from tonnage.families import Family

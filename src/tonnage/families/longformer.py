@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any, Final
 
 from tonnage.arch.model import Layer, Model, Sublayer
-from tonnage.arch.sliding import Sliding
-from tonnage.arch.sparse_ends import Masked
+from tonnage.arch.sparse.sliding import Sliding
+from tonnage.arch.sparse.sparse_ends import Masked
 from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._encoder import classifier, encoder, feed_forward, lm_head, places, pooler, stem

@@ -6,8 +6,8 @@ from typing import Final
 
 from tonnage.arch.ends import Head, Stem
 from tonnage.arch.layers import Norm
+from tonnage.arch.mixers.recurrent import Mamba1
 from tonnage.arch.model import Layer, Model, Stack, Sublayer
-from tonnage.arch.recurrent import Mamba1
 from tonnage.families import Family
 from tonnage.keys import Keys
 

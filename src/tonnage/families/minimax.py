@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage.arch.experts import Experts
-from tonnage.arch.lightning import Lightning
+from tonnage.arch.mixers.lightning import Lightning
 from tonnage.arch.model import Layer, Model
 from tonnage.arch.untraced import Untraced
 from tonnage.families import Family

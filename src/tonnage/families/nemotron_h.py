@@ -9,9 +9,9 @@ from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Plain
 from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.mixers.recurrent import Mamba2
 from tonnage.arch.model import Block, Layer, Model, Sublayer
 from tonnage.arch.parts import Loose, Routed
-from tonnage.arch.recurrent import Mamba2
 from tonnage.arch.ungated import PlainAlone, UngatedExperts
 from tonnage.errors import ConfigError
 from tonnage.families import Family

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
-from tonnage.arch.elementwise import Griffin
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Rotary
+from tonnage.arch.mixers.elementwise import Griffin
 from tonnage.arch.model import Block, Layer, Model
 from tonnage.arch.untraced import Untraced
 from tonnage.errors import ConfigError

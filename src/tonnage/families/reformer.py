@@ -6,12 +6,12 @@ import math
 from functools import cache
 from typing import Any, Final
 
-from tonnage.arch.adjacent import Adjacent, Local, Neighbourhood
-from tonnage.arch.axial import Gridded
 from tonnage.arch.ends import Head
-from tonnage.arch.hashed import Hashed
 from tonnage.arch.model import Model, Stack, Sublayer
 from tonnage.arch.reversible import InChunks, Reversible
+from tonnage.arch.sparse.adjacent import Adjacent, Local, Neighbourhood
+from tonnage.arch.sparse.axial import Gridded
+from tonnage.arch.sparse.hashed import Hashed
 from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._hybrid import whole_numbers

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.elementwise import ChannelMix, TimeMix
 from tonnage.arch.ends import Head, Stem
 from tonnage.arch.layers import Norm
+from tonnage.arch.mixers.elementwise import ChannelMix, TimeMix
 from tonnage.arch.model import Layer, Model, Stack, Sublayer
 from tonnage.arch.parts import Parts
 from tonnage.families import Family

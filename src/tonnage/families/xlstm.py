@@ -7,7 +7,7 @@ from typing import Final
 from tonnage.arch.ends import Head, Stem
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm
-from tonnage.arch.mlstm import MLstm
+from tonnage.arch.mixers.mlstm import MLstm
 from tonnage.arch.model import Layer, Model, Stack, Sublayer
 from tonnage.errors import ConfigError
 from tonnage.families import Family

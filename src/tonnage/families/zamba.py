@@ -6,7 +6,7 @@ from typing import Final
 
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm
-from tonnage.arch.mamba_heads import MambaHeads
+from tonnage.arch.mixers.mamba_heads import MambaHeads
 from tonnage.arch.model import Layer, Model
 from tonnage.arch.parts import Part
 from tonnage.families import Family

@@ -7,9 +7,9 @@ from typing import Final
 
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Linear, Norm, Rotary
+from tonnage.arch.mixers.recurrent import Mamba2
 from tonnage.arch.model import Model
 from tonnage.arch.parts import Part
-from tonnage.arch.recurrent import Mamba2
 from tonnage.families import Family
 from tonnage.families._blocks import decoder
 from tonnage.families._decoder import every

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tonnage.arch.adapters import Trained
 from tonnage.arch.model import Model
+from tonnage.arch.tuning.adapters import Trained
 from tonnage.errors import InputError, nearest
 from tonnage.memory.adapter_patterns import chosen, is_pattern, resolved
 from tonnage.memory.adapter_targets import LORA
@@ -15,7 +15,7 @@ from tonnage.memory.weights import is_parameter
 from tonnage.tensors import Tensor
 
 if TYPE_CHECKING:
-    from tonnage.arch.tuners import Method
+    from tonnage.arch.tuning.tuners import Method
     from tonnage.quant import Entry
     from tonnage.quant._stored import Matrix
 
@@ -125,7 +125,7 @@ def adapters(
         method: what is trained beside them.
         dtype: format of what is.
 
-    Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1; arch/tuners.py.
+    Reference: Hu et al. 2021, arXiv:2106.09685, section 4.1; arch/tuning/tuners.py.
     """
     trained: list[tuple[Tensor, int]] = []
     kept: list[tuple[Tensor, int]] = []

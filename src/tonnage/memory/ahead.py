@@ -16,8 +16,8 @@ from tonnage.memory.passes import position_ids, windows
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
-    from tonnage.arch.adapters import Tuning
     from tonnage.arch.fused import Fused
+    from tonnage.arch.tuning.adapters import Tuning
 
 Ends = Callable[[Forward, Head, Value, Value], list[Value]]
 """What is made of the last hidden states, which are handed over, and the token ids; what it returns stays."""

@@ -27,8 +27,8 @@ from tonnage.memory.one_tape import OneTape
 from tonnage.memory.passes import frozen, windows
 
 if TYPE_CHECKING:
-    from tonnage.arch.adapters import Tuning
     from tonnage.arch.stepping import Stepping
+    from tonnage.arch.tuning.adapters import Tuning
     from tonnage.memory.recompute import Recompute
 
 

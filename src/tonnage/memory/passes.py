@@ -30,11 +30,11 @@ from tonnage.tensors import Axes, Axis
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
-    from tonnage.arch.adapters import Tuning
     from tonnage.arch.ends import Head
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
     from tonnage.arch.stepping import Stepping
+    from tonnage.arch.tuning.adapters import Tuning
     from tonnage.memory.compiled import Compiled
     from tonnage.memory.recompute import Recompute
 

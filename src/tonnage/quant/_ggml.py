@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from tonnage.arch.attention import GroupedQuery, Latent
-from tonnage.arch.delta import GatedDelta
+from tonnage.arch.mixers.delta import GatedDelta
 from tonnage.arch.model import Layer, Model
 from tonnage.errors import UnsupportedError
 from tonnage.quant._ggml_names import (

@@ -11,9 +11,9 @@ from tonnage.registry import chosen
 from tonnage.releases import Releases, Since, Version
 
 if TYPE_CHECKING:
-    from tonnage.arch.adapters import Tuning
     from tonnage.arch.loss import Loss
-    from tonnage.arch.tuners import Method
+    from tonnage.arch.tuning.adapters import Tuning
+    from tonnage.arch.tuning.tuners import Method
     from tonnage.memory.recompute import Recompute
 
 NOT_YET: Final = ("megatron", "deepspeed", "nemo")

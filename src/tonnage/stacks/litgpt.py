@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.chunked import Chunked
-from tonnage.arch.litgpt import QKV, lora, model
 from tonnage.arch.model import Model
+from tonnage.arch.objectives.chunked import Chunked
+from tonnage.arch.stacks.litgpt import QKV, lora, model
 from tonnage.releases import Releases, Version
 from tonnage.stacks import Stack
 

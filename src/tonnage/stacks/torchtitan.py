@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.chunked import Chunked
-from tonnage.arch.torchtitan import model
+from tonnage.arch.objectives.chunked import Chunked
+from tonnage.arch.stacks.torchtitan import model
 from tonnage.releases import Releases
 from tonnage.stacks import Stack
 

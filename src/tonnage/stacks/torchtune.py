@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.chunked import Chunked
-from tonnage.arch.torchtune import model
+from tonnage.arch.objectives.chunked import Chunked
+from tonnage.arch.stacks.torchtune import model
 from tonnage.releases import Releases
 from tonnage.stacks import Stack
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tonnage.arch.unsloth import FastAttention, model, scratch
-from tonnage.arch.unsloth_loss import FusedHead
+from tonnage.arch.stacks.unsloth import FastAttention, model, scratch
+from tonnage.arch.stacks.unsloth_loss import FusedHead
 from tonnage.releases import Releases
 from tonnage.stacks import Stack
 
 if TYPE_CHECKING:
-    from tonnage.arch.adapters import Tuning
     from tonnage.arch.model import Model
+    from tonnage.arch.tuning.adapters import Tuning
     from tonnage.memory.recompute import Recompute
 
 

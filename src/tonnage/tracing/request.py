@@ -149,7 +149,7 @@ def _liger(config: Mapping[str, Any], w: Train, device: Device | None) -> dict[s
     if not kernels and w.loss in (None, "full"):
         return None
     # Imported late: most traces do without.
-    from tonnage.arch.losses import InPlace
+    from tonnage.arch.objectives.losses import InPlace
     from tonnage.estimate import liger
 
     if w.loss not in (None, "full", "fused", "liger"):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from tonnage.arch.model import Model
-from tonnage.arch.selected import way
+from tonnage.arch.objectives.selected import way
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate.objectives._objective import Asked, Objective
 from tonnage.estimate.recipe import Recipe

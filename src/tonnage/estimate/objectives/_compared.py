@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tonnage.arch.loss import Loss
-from tonnage.arch.scored import Lengths
+from tonnage.arch.objectives.scored import Lengths
 from tonnage.errors import InputError
 from tonnage.estimate.objectives._objective import Asked, Parts
 from tonnage.estimate.objectives._reading import ahead, beside, scored

@@ -7,7 +7,7 @@ from typing import Any
 
 from tonnage.arch.loss import Loss
 from tonnage.arch.model import Model
-from tonnage.arch.selected import Way, way
+from tonnage.arch.objectives.selected import Way, way
 from tonnage.estimate.beside import Beside
 from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.rollout import Rollout

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
-from tonnage.arch.scored import Lengths, log_probs
-from tonnage.arch.selected import Way, handed_out, of_all, of_written
+from tonnage.arch.objectives.scored import Lengths, log_probs
+from tonnage.arch.objectives.selected import Way, handed_out, of_all, of_written
 from tonnage.arch.tape import Value
 from tonnage.estimate.beside import Beside, resident
 from tonnage.estimate.objectives._objective import Asked

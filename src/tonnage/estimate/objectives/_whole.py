@@ -7,8 +7,8 @@ from typing import Final
 
 from tonnage.arch.ends import Head
 from tonnage.arch.forward import Forward
+from tonnage.arch.objectives.whole import Alone, Compared, Judged, answers
 from tonnage.arch.tape import Value
-from tonnage.arch.whole import Alone, Compared, Judged, answers
 from tonnage.estimate.beside import Beside, resident
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts
 from tonnage.estimate.objectives._reading import ahead

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.distilled import Distilled
+from tonnage.arch.objectives.distilled import Distilled
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.beside import as_packed, resident
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts

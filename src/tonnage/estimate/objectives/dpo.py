@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.preferences import DPO, TOLD
+from tonnage.arch.objectives.preferences import DPO, TOLD
 from tonnage.estimate.objectives._compared import PAIRED, REFERENCED, compared
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts
 

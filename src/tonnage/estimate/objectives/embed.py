@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.embedded import Contrast, Surrogate
+from tonnage.arch.objectives.embedded import Contrast, Surrogate
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tonnage.arch.policy import LeaveOneOut, Policy
+from tonnage.arch.objectives.policy import LeaveOneOut, Policy
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.beside import Beside, resident
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage.arch.loss import Loss
-from tonnage.arch.preferences import KTO, TOLD
-from tonnage.arch.scored import Lengths
+from tonnage.arch.objectives.preferences import KTO, TOLD
+from tonnage.arch.objectives.scored import Lengths
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.objectives._compared import COMPARED, REFERENCED, compared
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.actor_critic import Clipped, Valued, caches, judged, placed, referred
 from tonnage.arch.model import Model
+from tonnage.arch.objectives.actor_critic import Clipped, Valued, caches, judged, placed, referred
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.beside import resident
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts

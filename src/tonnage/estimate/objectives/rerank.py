@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tonnage.arch.judged import Relevance
+from tonnage.arch.objectives.judged import Relevance
 from tonnage.estimate.objectives._objective import Objective, Parts
 
 TOLD: Final = "a query and a text are one sequence; each is judged by itself (BinaryCrossEntropyLoss)"

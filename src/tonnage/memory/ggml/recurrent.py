@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tonnage.arch.attention import GroupedQuery
-from tonnage.arch.delta import GatedDelta
 from tonnage.arch.layers import Linear, Norm
+from tonnage.arch.mixers.delta import GatedDelta
+from tonnage.arch.mixers.recurrent import Mamba1, Mamba2
+from tonnage.arch.mixers.short_conv import ShortConv
 from tonnage.arch.parts import KeyValues, Parts
-from tonnage.arch.recurrent import Mamba1, Mamba2
-from tonnage.arch.short_conv import ShortConv
 from tonnage.memory.ggml.attention import cached
 from tonnage.memory.ggml.graph import F32, I32, Node, held
 

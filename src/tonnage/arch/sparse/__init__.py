@@ -1,0 +1,1 @@
+"""Attention that sees some of the tokens: chunks, buckets, windows and blocks; and what stands around it."""

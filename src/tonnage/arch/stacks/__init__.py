@@ -1,0 +1,1 @@
+"""Modules and functions of training libraries that do not run transformers' own."""
