@@ -13,7 +13,8 @@ from tonnage.errors import ConfigError, InputError, TonnageError, UnsupportedErr
 from tonnage.formats import FORMATS
 from tonnage.memory.ggml.choices import text_of
 from tonnage.memory.weights import stored, total
-from tonnage.quant._stored import Matrix, expression
+from tonnage.quant._matching import expression
+from tonnage.quant._stored import Matrix
 from tonnage.registry import names
 
 MIB, GIB = 2**20, 2**30

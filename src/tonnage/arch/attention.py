@@ -56,8 +56,7 @@ class GroupedQuery(Record):
         dropout: of the attention weights.
         causal: whether later tokens are hidden.
         cross: keys and values come from the encoder.
-        position_bias: a learned or fixed bias is added to the scores ("alibi"; "relative", which layers share; "own",
-            where every layer makes one); None for none.
+        position_bias: is added to the scores: "alibi"; learned, "relative" by all layers, "own" by each; None for none.
         buckets: rows of the table of relative positions that this layer holds for all (T5's first).
         clip: queries, keys and values are clamped (OLMo, MPT).
         eager: how eager attention makes weights of scores.
@@ -239,8 +238,7 @@ class GroupedQuery(Record):
             )
         out = self._attended(f, x)
         if self.cross:
-            # The layer's name for weights that it does not use is bound to these.
-            del f.weights[:-1]
+            del f.weights[:-1]  # The layer's name for weights that it does not use is bound to these.
         if self.o_apart:
             # The caller's name is bound to the new output when the module behind has returned.
             f.local.append(out)
@@ -399,10 +397,11 @@ class Latent(Record):
         q = self._projected(f, x)
         if self.rotary_style == "none":
             queries = q
-            latent, k_rot = self._stored(f, *self._latents(f, x))
+            compressed, latent, k_rot = self._latents(f, x)
+            latent, k_rot = self._stored(f, latent, k_rot)
         else:
             q_pass, q_rot = ops.split(q, ((*rows, N, ("H", self.nope)), (*rows, N, ("H", self.rope))))
-            latent, k_rot = self._latents(f, x)
+            compressed, latent, k_rot = self._latents(f, x)
             cosine, sine = f.rotary[self.rotary]
             q_rot, k_rot = rotate(q_rot, k_rot, cosine, sine, self.rope, style=self.rotary_style)
             latent, k_rot = self._stored(f, latent, k_rot)
@@ -410,14 +409,16 @@ class Latent(Record):
                 (ops.cast(q_pass, q_rot.dtype), q_rot), (rows[0], N, rows[1], ("H", self.nope + self.rope)), "queries"
             )
         keys, values = self.of_heads(f, latent, k_rot)
-        return self.output().forward(f, attend(f, self, queries, keys, values))
+        out = self.output().forward(f, attend(f, self, queries, keys, values))
+        del compressed
+        return out
 
-    def _latents(self, f: Forward, x: Value) -> tuple[Value, Value]:
-        """The latent, normalised, and the key that all heads share."""
+    def _latents(self, f: Forward, x: Value) -> tuple[Value, Value, Value]:
+        """What is compressed, which the code names to its end; the latent, normalised; the key that all heads share."""
         rows = x.axes[:2]
         compressed = self.compress().forward(f, x)
         latent, k_rot = ops.split(compressed, ((*rows, ("R", self.kv_rank)), (*rows, ("K", 1), ("H", self.rope))))
-        return self.latent_norm().forward(f, latent), k_rot
+        return compressed, self.latent_norm().forward(f, latent), k_rot
 
     def _stored(self, f: Forward, latent: Value, k_rot: Value) -> tuple[Value, ...]:
         return (latent, k_rot) if f.store is None else f.store((latent, k_rot), None)

@@ -277,6 +277,11 @@ class Pass:
         """What the output's graph holds when the backward pass is over: a leaf that is no parameter, its gradient."""
         return [] if self.tape.collects is None else [self.tape.collects, self.tape.collects]
 
+    @property
+    def leaving(self) -> tuple[Span, ...]:
+        """The tail's forward pass: up to where autocast's copies are let go of, and from there on."""
+        return self._left or (self.tail.forward,)
+
     def _tail(self, model: Model, f: Forward, ids: Value, axes: Axes, keep_logits: bool) -> Account:
         tape, account, held, loss = self.tape, Account(), list[Value](), list[Value]()
         classes = []
@@ -316,11 +321,10 @@ class Pass:
         # The model lets go of the last layer's output when the norm has taken it.
         y = run(hand.pop())
         account.forward = Span(tape, start, len(tape.events), first)
-        # Up to where autocast's copies are let go of, and from there on.
-        self.leaving: tuple[Span, ...] = (account.forward,)
+        self._left: tuple[Span, ...] = ()
         if tape.outside is not None:
             within = Span(tape, start, tape.outside, first)
-            self.leaving = within, Span(tape, tape.outside, len(tape.events), first, within.end)
+            self._left = within, Span(tape, tape.outside, len(tape.events), first, within.end)
         # What of the pass is there where other models run.
         self.paused = [[s for s in alive if s.serial >= first] for _, alive in tape.pauses]
         root = noted(tape, account, first, y, source, 0)
