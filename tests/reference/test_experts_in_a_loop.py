@@ -23,6 +23,7 @@ from tonnage.tracing.run import uncollected
 from tonnage.tracing.stream import BUFFER, INPUT, PARAMETER, Traced
 
 KINDS = ("forward", "backward", "optimizer")
+EAGER = {"attention": "eager"}
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FAMILIES = {
     "mixtral": (8, 2), "qwen3_moe": (16, 4), "deepseek_v3": (16, 4), "qwen2_moe": (16, 4), "granitemoe": (8, 2),
@@ -115,27 +116,35 @@ def measured(family: str, said: dict[str, Any], how: str, implementation: str) -
             optimizer.step()
             optimizer.zero_grad()
         r.enter("end")
+    return peaks(r)
+
+
+def peaks(r: Recorder) -> list[int]:
+    """The most that tensors take in each phase of the second step. [byte]"""
     seen = levels(Traced(list(r.born), list(r.order), list(r.marks), {}))
     parts = {name: range(start - 1, stop) for name, start, stop in seen.traced.phases() if stop > start}
     return [max(seen.requested[i] for i in parts[f"step2.{kind}"]) for kind in KINDS]
 
 
-def predicted(family: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[int]], Any]:
+def predicted(
+    config: dict[str, Any], said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[list[int]], Any]:
     """The same of the closed form: of the value, then of each end of the range; and the result. [byte]"""
     found: list[list[int]] = []
     moments = Step.moments
 
     def watched(self: Step) -> Any:
-        peaks = dict.fromkeys(KINDS, 0)
+        highest = dict.fromkeys(KINDS, 0)
         for m in moments(self):
             kind = "optimizer" if m.name == "optimizer step" else "backward" if "backward" in m.name else "forward"
-            peaks[kind] = max(peaks[kind], m.highest)
+            highest[kind] = max(highest[kind], m.highest)
             yield m
-        found.append([peaks[kind] for kind in KINDS])
+        found.append([highest[kind] for kind in KINDS])
 
     monkeypatch.setattr(Step, "moments", watched)
-    more = {"attention": "eager", "optimizer": "sgd", "replay": False, "suggest": False}
-    return found, tn.train({"config": CONFIGS[family]}, **more, **said)
+    result = tn.train({"config": config}, optimizer="sgd", replay=False, suggest=False, **said)
+    monkeypatch.undo()
+    return found, result
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -144,7 +153,7 @@ def predicted(family: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 def test_the_ends_of_the_range_are_what_such_routers_make(
     family: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, result = predicted(family, {"experts": "eager", **said}, monkeypatch)
+    found, result = predicted(CONFIGS[family], {**EAGER, "experts": "eager", **said}, monkeypatch)
     real = [measured(family, said, how, "eager") for how in ("even", "same", "late")]
     assert all(peaks in found for peaks in real)
     low, high = (result.ranks[0].tier("requested", bound) for bound in ("low_bytes", "high_bytes"))
@@ -157,7 +166,7 @@ def test_the_ends_of_the_range_are_what_such_routers_make(
 @pytest.mark.parametrize("family", ["mixtral", "deepseek_v3"])
 def test_a_router_that_was_not_told_lies_within(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said = SHAPES[0]
-    _, result = predicted(family, {"experts": "eager", **said}, monkeypatch)
+    _, result = predicted(CONFIGS[family], {**EAGER, "experts": "eager", **said}, monkeypatch)
     low, high = (result.ranks[0].tier("requested", bound) for bound in ("low_bytes", "high_bytes"))
     assert low <= max(measured(family, said, "by chance", "eager")) <= high
 
@@ -168,7 +177,7 @@ def test_a_router_that_was_not_told_lies_within(family: str, monkeypatch: pytest
 def test_grouped_products_take_the_same_whatever_is_chosen(
     family: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, result = predicted(family, SHAPES[0], monkeypatch)
+    found, result = predicted(CONFIGS[family], {**EAGER, **SHAPES[0]}, monkeypatch)
     assert measured(family, SHAPES[0], how, "grouped_mm") in found
     assert not any(c.name == "other:routing" for c in result.ranks[0].components)
 
@@ -179,7 +188,7 @@ def test_grouped_products_take_the_same_whatever_is_chosen(
 def test_matrices_that_are_copied_for_every_token(
     family: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, result = predicted(family, {"experts": "batched_mm", **said}, monkeypatch)
+    found, result = predicted(CONFIGS[family], {**EAGER, "experts": "batched_mm", **said}, monkeypatch)
     assert all(measured(family, said, how, "batched_mm") in found for how in ("even", "same"))
     assert not any(c.name == "other:routing" for c in result.ranks[0].components)
 
@@ -189,7 +198,9 @@ def test_a_ratio_that_was_said_is_that_of_the_fullest(monkeypatch: pytest.Monkey
     tokens, (experts, used) = 48, FAMILIES["mixtral"]
     rows = spread(tokens, used, experts, 2.0)
     assert rows == [24, 24, 24, 24]
-    found, result = predicted("mixtral", {"experts": "eager", "expert_imbalance": 2.0, **SHAPES[0]}, monkeypatch)
+    found, result = predicted(
+        CONFIGS["mixtral"], {**EAGER, "experts": "eager", "expert_imbalance": 2.0, **SHAPES[0]}, monkeypatch
+    )
     half = torch.cat([torch.tensor([[4, 5]]).repeat(24, 1), torch.tensor([[6, 7]]).repeat(24, 1)])
     monkeypatch.setitem(globals(), "chosen", lambda *_: half)
     assert measured("mixtral", SHAPES[0], "half", "eager") in found

@@ -13,20 +13,17 @@ import test_trace_against_the_closed_form as closed
 import test_trace_of_pairs as pairs
 import torch
 import transformers
-from test_experts_in_a_loop import FORMATS, KINDS, Real
+from test_experts_in_a_loop import FORMATS, Real, peaks, predicted
 
-import tonnage as tn
 from tonnage.arch.capacity import Capped, Shares, capped
 from tonnage.arch.capacity_masked import Masked
 from tonnage.estimate import capacity
-from tonnage.estimate.training import Step
 from tonnage.families import model_from
 from tonnage.tracing import run
 from tonnage.tracing.inplace import InPlace
-from tonnage.tracing.levels import levels
 from tonnage.tracing.recorder import Recorder
 from tonnage.tracing.run import uncollected
-from tonnage.tracing.stream import BUFFER, INPUT, PARAMETER, Traced
+from tonnage.tracing.stream import BUFFER, INPUT, PARAMETER
 
 SWITCH: Final[dict[str, Any]] = {
     "model_type": "switch_transformers", "vocab_size": 3072, "d_model": 64, "d_kv": 16, "d_ff": 96,
@@ -198,28 +195,7 @@ def measured(name: str, said: dict[str, Any], how: str, monkeypatch: pytest.Monk
             optimizer.zero_grad()
         r.enter("end")
     monkeypatch.undo()
-    seen = levels(Traced(list(r.born), list(r.order), list(r.marks), {}))
-    parts = {name: range(start - 1, stop) for name, start, stop in seen.traced.phases() if stop > start}
-    return [max(seen.requested[i] for i in parts[f"step2.{kind}"]) for kind in KINDS], ran
-
-
-def predicted(name: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """The same of the closed form: of the value, then of each end of the range. [byte]"""
-    found: list[list[int]] = []
-    moments = Step.moments
-
-    def watched(self: Step) -> Any:
-        peaks = dict.fromkeys(KINDS, 0)
-        for m in moments(self):
-            kind = "optimizer" if m.name == "optimizer step" else "backward" if "backward" in m.name else "forward"
-            peaks[kind] = max(peaks[kind], m.highest)
-            yield m
-        found.append([peaks[kind] for kind in KINDS])
-
-    monkeypatch.setattr(Step, "moments", watched)
-    tn.train({"config": CONFIGS[name]}, optimizer="sgd", replay=False, suggest=False, **said)
-    monkeypatch.undo()
-    return found
+    return peaks(r), ran
 
 
 SHAPES: Final[tuple[dict[str, Any], ...]] = (
@@ -238,7 +214,7 @@ FULL: Final = tuple(said for said in SHAPES if said["precision"] == "fp32")
 def test_the_ends_of_the_range_are_what_such_routers_make(
     how: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways = predicted("switch", said, monkeypatch)
+    ways, _ = predicted(CONFIGS["switch"], said, monkeypatch)
     assert measured("switch", said, how, monkeypatch)[0] == ways[list(SPREAD).index(how)]
 
 
@@ -248,11 +224,11 @@ def test_the_ends_of_the_range_are_what_such_routers_make(
 def test_the_mask_of_choices_is_taken_for_numbers(
     how: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways = predicted("nllb", said, monkeypatch)
-    peaks, ran = measured("nllb", said, how, monkeypatch)
+    ways, _ = predicted(CONFIGS["nllb"], said, monkeypatch)
+    found, ran = measured("nllb", said, how, monkeypatch)
     # Experts 0 and 1 of the four layers that have any, two matrices and two biases each.
     assert ran == 4 * 2 * 4
-    assert peaks == ways[list(SPREAD).index(how)]
+    assert found == ways[list(SPREAD).index(how)]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -261,5 +237,5 @@ def test_the_mask_of_choices_is_taken_for_numbers(
 def test_a_router_that_was_not_told_lies_within(
     name: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways = [max(peaks) for peaks in predicted(name, said, monkeypatch)]
+    ways = [max(phases) for phases in predicted(CONFIGS[name], said, monkeypatch)[0]]
     assert min(ways) <= max(measured(name, said, "by chance", monkeypatch)[0]) <= max(ways)

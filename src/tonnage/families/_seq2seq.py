@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.ends import Head, Stem, Table
@@ -72,6 +72,20 @@ class Style(Record):
     counted: tuple[str, str] = ("", "")
     scales: Literal["module", "code", ""] = "module"
     scales_queries: bool = False
+
+
+M2M_100: Final = Style(
+    act="relu",
+    attention_dropout=0.1,
+    offset=2,
+    last_norm=True,
+    pre_norm=True,
+    table="buffer",
+    logits_bias=False,
+    alone=False,
+    modelled=True,
+)
+"""M2M-100's, which NLLB-MoE's layers without experts share."""
 
 
 class Builder:

@@ -12,7 +12,7 @@ from tonnage.arch.model import Model
 from tonnage.arch.parts import Part
 from tonnage.families import Family
 from tonnage.families._pieces import matrix
-from tonnage.families._seq2seq import Builder, Style
+from tonnage.families._seq2seq import M2M_100, Builder, Style
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
@@ -54,17 +54,7 @@ STYLES: Final[dict[str, Style]] = {
     ),
     "blenderbot": Style(last_norm=True, pre_norm=True, rows=128, modelled=True, counted=COUNTED),
     "blenderbot-small": Style(embedding_norm=True, rows=512, modelled=True, counted=COUNTED, scales="code"),
-    "m2m_100": Style(
-        act="relu",
-        attention_dropout=0.1,
-        offset=2,
-        last_norm=True,
-        pre_norm=True,
-        table="buffer",
-        logits_bias=False,
-        alone=False,
-        modelled=True,
-    ),
+    "m2m_100": M2M_100,
     "mbart": Style(offset=2, embedding_norm=True, last_norm=True, pre_norm=True, modelled=True, counted=COUNTED_ON),
     "mvp": Style(offset=2, embedding_norm=True, scales="code"),
     "pegasus": Style(last_norm=True, pre_norm=True, table="fixed", modelled=True, counted=COUNTED, scales="code"),

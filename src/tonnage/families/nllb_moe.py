@@ -12,20 +12,8 @@ from tonnage.arch.parts import Parts
 from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._pieces import FORMATS, counted, layer_norm
-from tonnage.families._seq2seq import Builder, Side, Style
+from tonnage.families._seq2seq import M2M_100, Builder, Side
 from tonnage.keys import Keys
-
-STYLE: Final = Style(
-    act="relu",
-    attention_dropout=0.1,
-    offset=2,
-    last_norm=True,
-    pre_norm=True,
-    table="buffer",
-    logits_bias=False,
-    alone=False,
-    modelled=True,
-)
 
 
 def read(k: Keys) -> Model:
@@ -33,7 +21,7 @@ def read(k: Keys) -> Model:
     k.skip("router_ignore_padding_tokens", "max_source_positions", "max_target_positions")
     # Of evaluation alone.
     k.skip("moe_eval_capacity_token_fraction")
-    made = Builder(k, STYLE)
+    made = Builder(k, M2M_100)
     model = made.both().but(eager_only=True)
     return model.but(stacks=tuple(stack.but(layers=_layers(k, made, stack.name)) for stack in model.stacks))
 
