@@ -36,8 +36,7 @@ def as_stack(
             hint="--stack transformers",
         )  # fmt: skip
     said: dict[str, Any] = {}
-    adapts = w.lora_rank is not None or w.adapter is not None
-    if w.precision is None and adapts:
+    if w.precision is None and w.adapts:
         said["precision"] = since(version, stack.adapted) or None
         if (said["precision"] or "").endswith("-mixed") and w.dtype is None:
             # What is frozen is loaded in fp32 as well.
@@ -76,7 +75,7 @@ def as_stack(
         said["lora_targets"] = stack.targets
     if stack.modules and w.lora_targets:
         said["lora_targets"] = _targets(model, w.lora_targets, stack)
-    return model, w.but(**said), _own(model, w, stack, version) if adapts else None, doubt
+    return model, w.but(**said), _own(model, w, stack, version) if w.adapts else None, doubt
 
 
 def _loss(model: Model, w: Train, stack: Stack, version: Version) -> str | None:

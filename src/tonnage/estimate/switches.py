@@ -18,7 +18,7 @@ WRITTEN: Final = ("grpo", "rloo", "ppo")
 
 def averaged(w: Train) -> bool:
     """Whether a copy of the model holds moving averages of its weights."""
-    if w.ema and w.lora_rank is not None:
+    if w.ema and w.adapts:
         raise UnsupportedError(
             "moving averages beside adapters are not modelled", key="ema", value="true", hint="leave out ema"
         )

@@ -385,8 +385,7 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Sta
     packs = w.quant not in (None, "none") or w.kbit_prepared
     part = w.train_only or w.freeze_layers is not None or w.modules_to_save or w.virtual_tokens is not None
     part = part or w.encoder_hidden is not None or w.adapter_options
-    adapts = w.adapter is not None or w.lora_rank is not None or w.lora_targets or w.lora_dropout
-    if not (packs or part or adapts):
+    if not (packs or part or w.adapts or w.lora_targets or w.lora_dropout):
         return None
     # Imported late: most answers need no quantization scheme.
     from tonnage.estimate.tuning import check, tuned

@@ -374,7 +374,7 @@ def check(w: Train) -> None:
         UnsupportedError: packed weights without adapters.
     """
     part = next((key for key in ("train_only", "freeze_layers") if getattr(w, key) not in (None, ())), None)
-    if w.lora_rank is not None or w.adapter is not None:
+    if w.adapts:
         if part is not None:
             raise InputError(
                 f"{part} beside an adapter, which freezes the whole model", key=part, value=str(getattr(w, part)),

@@ -132,6 +132,11 @@ class Train(Placed):
         "text", "Settings of the allocator, as PYTORCH_ALLOC_CONF has them.", wants="SETTINGS"
     )
 
+    @property
+    def adapts(self) -> bool:
+        """Whether something is trained beside a model that is frozen."""
+        return self.lora_rank is not None or self.adapter is not None
+
 
 OBJECTIVE_KEYS: Final = tuple(
     [name for name, said in Train.keys.items() if said.heading == "Objective" and name != "objective"]
