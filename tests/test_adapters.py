@@ -103,7 +103,7 @@ def test_lines_add_up_with_packed_weights() -> None:
         ({"quant": "nf4"}, UnsupportedError, "not trained themselves"),
         ({"lora_rank": 8, "quant": "awq-int4"}, UnsupportedError, "not modelled"),
         ({"lora_rank": 8, "quant": "int8"}, UnsupportedError, "modelled for encoder-decoder models alone"),
-        ({"lora_rank": 8, "lora_dropout": 1.5}, InputError, "from 0 to 1"),
+        ({"lora_rank": 8, "lora_dropout": 1.0}, InputError, "from 0 to below 1"),
     ],
 )
 def test_what_cannot_be_is_named(said: dict[str, Any], error: type[Exception], words: str) -> None:

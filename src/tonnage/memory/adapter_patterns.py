@@ -45,7 +45,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
         return expression(pattern)
     except ConfigError as e:
         raise InputError(
-            f"lora_targets: {e}", key="lora_targets", value=pattern[:60], hint="the names of the modules"
+            f"lora_targets: {e}", key="lora_targets", value=pattern[:60], hint="list the names of the modules instead"
         ) from None
 
 

@@ -151,7 +151,7 @@ def _checked(name: str, value: Any, asked: Key | None) -> Any:
 
 RANGES: Final[Mapping[str, tuple[str, Callable[[float], bool]]]] = {
     "share": ("from 0 to 1", lambda number: 0.0 < number <= 1.0),
-    "part": ("from 0 to 1", lambda number: 0.0 <= number < 1.0),
+    "part": ("from 0 to below 1", lambda number: 0.0 <= number < 1.0),
     "ratio": ("from 1 on", lambda number: 1.0 <= number < float("inf")),
 }
 """Kinds that are numbers with a point, and what they may be."""
