@@ -110,7 +110,10 @@ def compared(
         assert abs(tiers[1] - found.reserved) <= SMALL
     told = found.traced.told
     assert told["trainable"] == result.model["trainable_parameters"]
-    if not any(over) and next(p.name for p in found.parts if p.start <= found.peak < p.stop) == result.peak.name:
+    # Where blocks keep over other bytes, most may be allocated at another moment of the same part.
+    same = rounded or found.requested[found.peak] == result.ranks[0].tier("requested")
+    where = next(p.name for p in found.parts if p.start <= found.peak < p.stop)
+    if same and not any(over) and where == result.peak.name:
         assert lines_of_trace(found) == lines_of(result)
 
 

@@ -17,6 +17,7 @@ import json
 import types
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -31,8 +32,15 @@ from tonnage.tracing.context import Tracing
 from tonnage.tracing.levels import levels
 from tonnage.tracing.models import on_device
 
-RELEASE: Final = tuple(int(part) for part in importlib.metadata.version("trl").split(".")[:2])
 KINDS: Final = ("forward", "backward", "optimizer")
+
+
+@cache
+def release() -> tuple[int, ...]:
+    """That of trl which is installed."""
+    return tuple(int(part) for part in importlib.metadata.version("trl").split(".")[:2])
+
+
 TOLD: Final = {
     "dpo": ("log_probs", "entropy", "mean_logits", "is_top1"),
     "kto": ("log_probs", "entropy", "mean_logits"),
@@ -122,10 +130,10 @@ ONCE: Final = ("weighed", "nf4", "qlora", "neox", "gemma2", "padded odd", "padde
 
 def cases_of_release() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """What is traced with the release that is installed."""
-    begin = OLDER.get(RELEASE, ("",))
+    begin = OLDER.get(release(), ("",))
     for name, family, said in cases():
-        again = RELEASE not in OLDER or (name == "dpo padded" or "padded" not in name)
-        if again and name.startswith(begin) and not (RELEASE in OLDER and any(word in name for word in ONCE)):
+        again = release() not in OLDER or (name == "dpo padded" or "padded" not in name)
+        if again and name.startswith(begin) and not (release() in OLDER and any(word in name for word in ONCE)):
             yield name, family, said
 
 
@@ -209,14 +217,14 @@ def as_on_a_device(rows: int | None, batch: int, whole: int, halves: Sequence[in
         # It looks for MLX by its name alone.
         (transformers.utils.generic, "_is_mlx_available", False), (gkd, "empty_cache", nothing),
     ]  # fmt: skip
-    if RELEASE >= (1, 15):
+    if release() >= (1, 15):
         from trl.kernels import chunked_logprob
 
         swapped += [
             (chunked_logprob, "_forward_tile", nothing), (chunked_logprob, "_backward_tile", nothing),
             (utils, "_use_triton", lambda device: True),
         ]  # fmt: skip
-    if RELEASE >= (1, 14):
+    if release() >= (1, 14):
         swapped += [
             (utils, "_fused_logprob_entropy", Selected.both), (utils, "_supports_trl_loss_kernel", lambda *_: True),
             (utils, "is_triton_available", lambda: True),
@@ -308,7 +316,7 @@ def built(config: dict[str, Any], said: dict[str, Any], *, trained: bool = True,
     base = model.get_base_model() if trained and "lora_rank" in said else model
     if said["objective"] not in ("grpo", "rloo"):
         utils.disable_dropout_in_model(model)
-    told = TOLD.get(said["objective"]) if RELEASE >= (1, 15) else None
+    told = TOLD.get(said["objective"]) if release() >= (1, 15) else None
     if told is not None:
         utils.add_fused_lm_head(base, outputs=told if trained else ("log_probs",))
     model.train(trained)
@@ -333,7 +341,7 @@ def preferring(said: dict[str, Any], model: Any, config: dict[str, Any]) -> tupl
     """The batch and the loss of DPO and KTO."""
     from trl import DPOTrainer
 
-    kto = importlib.import_module("trl.experimental.kto" if RELEASE < (1, 8) else "trl")
+    kto = importlib.import_module("trl.experimental.kto" if release() < (1, 8) else "trl")
     known = said.get("reference") == "precomputed"
     alone = known or "lora_rank" in said
     owner = SimpleNamespace(
@@ -526,10 +534,10 @@ def main() -> None:
     # Before peft is imported, which looks for it.
     bitsandbytes.install()
     path = Path(__file__).parent.parent / "data" / "objectives.json"
-    release = importlib.metadata.version("trl")
-    runs = [run for run in json.loads(path.read_text())["runs"] if run["trl"] != release]
+    installed = importlib.metadata.version("trl")
+    runs = [run for run in json.loads(path.read_text())["runs"] if run["trl"] != installed]
     for name, family, said in cases_of_release():
-        runs.append({"id": name, "family": family, "said": said, "peaks": peaks(family, said), "trl": release})
+        runs.append({"id": name, "family": family, "said": said, "peaks": peaks(family, said), "trl": installed})
     runs.sort(key=lambda run: [-int(part) for part in run["trl"].split(".")])
     how = "tests/reference/trl_losses.py: torch 2.13.0, transformers 5.23.0, peft 0.21.2, accelerate 1.15.0"
     lines = ",\n".join(json.dumps(run) for run in runs)
