@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
-from tonnage.estimate.precision import PRESETS, formats
+from tonnage.estimate.precision import PRESETS
 from tonnage.estimate.settle import AS_NEWEST, filled, one_device, refuse
 from tonnage.estimate.summary import caching
 from tonnage.formats import storage_format
@@ -83,12 +83,13 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
     if not modules or not TRACED_AGAIN.issuperset(modules):
         refuse(w, "recompute", "layers are checkpointed whole or not", unless=(None, "none", "full"))
     stored = _stored(config, w.dtype)
-    precision, weights, autocast = formats(w, since(version, stack.precision), stored)
-    if precision.startswith("fp8"):
+    precision = w.precision or since(version, stack.precision) or stored
+    if precision not in PRESETS or precision.startswith("fp8"):
         raise UnsupportedError(
             f"precision = {precision} is not traced", key="precision", value=precision,
             hint=f"one of {', '.join(PRESETS)}",
         )  # fmt: skip
+    weights, autocast = PRESETS[precision]
     adam = since(version, stack.optimizer)
     said = spelled(w.optimizer)
     optimizer = adam if said == "adamw" else said
