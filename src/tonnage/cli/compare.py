@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from tonnage.cli.flags import switch, text
-from tonnage.cli.options import OUTPUT, waiting
+from tonnage.cli.options import OUTPUT, READ, waiting
 
 
 @click.command(short_help="What a config predicts beside what a file holds.")
@@ -17,9 +17,7 @@ from tonnage.cli.options import OUTPUT, waiting
 @text("--gpu", "The device of a log (tonnage devices), or a size.", "DEVICE")
 @text("--in-use", "What others held on it, such as 2341MiB.", "SIZE")
 @text("--engine-version", "The engine's release, where the log does not tell.")
-@text("--head", "Count this class: causal, masked, seq2seq, none, classify:N.", "HEAD")
-@text("--ignore-key", "A config key to pass over; may be repeated.", "KEY", multiple=True)
-@switch("--ignore-unknown", "Pass over every config key that is not understood.")
+@READ
 @text("--html", "Write both runs over time, side by side on one scale, for a browser.", "FILE")
 @switch("--strict", "Exit 1 where tensors differ.")
 @OUTPUT

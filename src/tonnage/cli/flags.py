@@ -32,8 +32,12 @@ NAMES: Final = {
 class Flag(click.Option):
     """An option that stands under a heading, and that lists the names it takes when help is asked for."""
 
-    heading: str = ""
-    names: Callable[[], Iterable[str]] | None = None
+    def __init__(
+        self, *args: Any, heading: str = "", names: Callable[[], Iterable[str]] | None = None, **more: Any
+    ) -> None:
+        super().__init__(*args, **more)
+        self.heading = heading
+        self.names = names
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The flag, and what it means."""
@@ -75,8 +79,9 @@ def headed(heading: str, *options: Callable[[F], F]) -> Callable[[F], F]:
     """The same, under a heading of help."""
 
     def apply(function: F) -> F:
+        before = len(getattr(function, "__click_params__", ()))
         function = together(*options)(function)
-        for param in function.__click_params__[-len(options) :]:  # type: ignore[attr-defined]
+        for param in function.__click_params__[before:]:  # type: ignore[attr-defined]
             param.heading = heading
         return function
 
@@ -88,10 +93,10 @@ def text(flag: str, help: str, metavar: str = "TEXT", *, into: str | None = None
     return click.option(flag, *_into(into), cls=Flag, metavar=metavar, help=help, **more)
 
 
-def switch(flag: str, help: str, *, into: str | None = None) -> Callable[[F], F]:
+def switch(flag: str, help: str, *, into: str | None = None, **more: Any) -> Callable[[F], F]:
     """An option without a value: on, or with its opposite beside it on, off or not said."""
     default = None if "/" in flag else False
-    return click.option(flag, *_into(into), cls=Flag, is_flag=True, default=default, help=help)
+    return click.option(flag, *_into(into), cls=Flag, is_flag=True, default=default, help=help, **more)
 
 
 def _into(name: str | None) -> tuple[str, ...]:
@@ -106,32 +111,17 @@ def flags(kind: type[Workload], *only: str) -> Callable[[F], F]:
         only: these keys, in this order; all where none are named.
     """
 
-    def apply(function: F) -> F:
-        made = [_flag(name, kind.keys[name]) for name in only or kind.keys]
-        return together(*made)(function)
-
-    return apply
+    return together(*[_flag(name, kind.keys[name]) for name in only or kind.keys])
 
 
 def _flag(name: str, key: Key) -> Callable[[F], F]:
     flag = name.replace("_", "-")
-
-    def apply(function: F) -> F:
-        if key.kind == "switch":
-            function = switch(f"--{flag}/--no-{flag}", key.says)(function)
-        else:
-            wants = key.wants or WANTS.get(key.kind, "TEXT")
-            more: dict[str, Any] = {"multiple": True, "callback": _said} if key.kind == "list" else {}
-            function = text(f"--{flag}", key.says, wants, **more)(function)
-        param = function.__click_params__[-1]  # type: ignore[attr-defined]
-        param.heading = key.heading
-        if key.choices:
-            param.names = lambda: key.choices
-        elif name in NAMES:
-            param.names = lambda: _listed(NAMES[name])
-        return function
-
-    return apply
+    if key.kind == "switch":
+        return switch(f"--{flag}/--no-{flag}", key.says, heading=key.heading)
+    more: dict[str, Any] = {"multiple": True, "callback": _said} if key.kind == "list" else {}
+    if key.choices or name in NAMES:
+        more["names"] = lambda: key.choices or _listed(NAMES[name])
+    return text(f"--{flag}", key.says, key.wants or WANTS.get(key.kind, "TEXT"), heading=key.heading, **more)
 
 
 def _said(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -32,14 +32,19 @@ def _sentence(words: str) -> str:
     return f"{words[0].upper()}{words[1:]}."
 
 
+READ: Final = together(
+    text("--head", "Count this class: causal, masked, seq2seq, none, classify:N.", "HEAD"),
+    text("--ignore-key", "A config key to pass over; may be repeated.", "KEY", multiple=True),
+    switch("--ignore-unknown", "Pass over every config key that is not understood."),
+)
+"""How a config is read."""
+
 MODEL: Final = together(
     click.argument("model", required=False),
     headed(
         "Model",
         text("--model", "The model, where no MODEL is given.", "MODEL", into="model_flag"),
-        text("--head", "Count this class: causal, masked, seq2seq, none, classify:N.", "HEAD"),
-        text("--ignore-key", "A config key to pass over; may be repeated.", "KEY", multiple=True),
-        switch("--ignore-unknown", "Pass over every config key that is not understood."),
+        READ,
         text(
             "--prune",
             "Less of layers, heads, ffn, experts, hidden or vocab: heads=25%, layers=24; may be repeated.",

@@ -9,8 +9,9 @@ from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.capacity import Capped, Shares, capped, spread
 from tonnage.arch.capacity_masked import Masked
 from tonnage.arch.model import Model
-from tonnage.errors import InputError, UnsupportedError
+from tonnage.errors import InputError
 from tonnage.estimate.expert_runs import Runs
+from tonnage.estimate.switches import refuse
 from tonnage.workload.training import Train
 
 TOLD: Final = (
@@ -74,10 +75,7 @@ def _refused(model: Model, w: Train) -> None:
         "quant": w.quant not in (None, "none"), "compile": bool(w.compile), "precision": w.precision == "fp16",
         "padded": w.padded,
     }  # fmt: skip
-    for key, there in said.items():
-        if there:
-            raise UnsupportedError(
-                f"{key} = {getattr(w, key)}: not modelled with experts that have a capacity ({model.model_type})",
-                key=key, value=str(getattr(w, key)),
-                hint=f"--lora-targets of {', '.join(sorted(attends))}" if key == "lora_targets" else f"leave out {key}",
-            )  # fmt: skip
+    refuse(
+        w, said, f"{{key}} = {{value}}: not modelled with experts that have a capacity ({model.model_type})",
+        hints={"lora_targets": f"--lora-targets of {', '.join(sorted(attends))}"},
+    )  # fmt: skip

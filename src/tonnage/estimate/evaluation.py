@@ -21,6 +21,7 @@ from tonnage.arch.objectives.losses import FusedLinear
 from tonnage.arch.tape import Value
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.moments import Moment
+from tonnage.estimate.switches import refuse
 from tonnage.memory.ahead import Ahead, Ends
 from tonnage.memory.passes import level
 from tonnage.workload.training import Train
@@ -49,12 +50,7 @@ def refused(model: Model, w: Train) -> None:
         "replay": bool(w.replay),
         "alloc_conf": w.alloc_conf is not None,
     }
-    for key, there in said.items():
-        if there:
-            raise UnsupportedError(
-                f"an evaluation step is not modelled with {key} = {getattr(w, key)}", key="eval_batch",
-                value=w.eval_batch, hint=f"leave out {key}",
-            )  # fmt: skip
+    refuse(w, said, "an evaluation step is not modelled with {key} = {value}", of="eval_batch")
     if len(model.stacks) > 1 or model.classes is not None:
         raise UnsupportedError(
             "an evaluation step is modelled for language models of one stack", key="eval_batch", value=w.eval_batch,

@@ -13,6 +13,7 @@ from tonnage.arch.experts import Experts
 from tonnage.arch.experts_loop import batched, looped
 from tonnage.arch.model import Model
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate.switches import refuse
 from tonnage.record import Record
 from tonnage.stacks import Stack
 from tonnage.timeline import Component, Rank, ranged
@@ -120,9 +121,4 @@ def _refused(model: Model, w: Train, stack: Stack, experts: list[Any]) -> None:
         "recompute": "moe_act" in str(w.recompute), "stack": stack.restated is not None,
         "eval_batch": w.eval_batch is not None,
     }  # fmt: skip
-    for key, there in said.items():
-        if there:
-            raise UnsupportedError(
-                f"experts = {w.experts} is not modelled with {key} = {getattr(w, key)}", key="experts", value=w.experts,
-                hint=f"leave out {key}",
-            )  # fmt: skip
+    refuse(w, said, f"experts = {w.experts} is not modelled with {{key}} = {{value}}", of="experts")

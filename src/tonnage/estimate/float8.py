@@ -9,6 +9,7 @@ from tonnage.arch.model import Model
 from tonnage.arch.transformer_engine import EXPONENT, Blocks, TransformerEngine, workspace
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError, nearest
+from tonnage.estimate.switches import refuse
 from tonnage.tensors import Tensor, size
 from tonnage.workload.training import Train
 
@@ -81,12 +82,7 @@ def _alone(model: Model, w: Train) -> None:
             "frozen matrices, and those of adapters whose rank is a multiple of 16", key="lora_rank",
             value=str(w.lora_rank), hint="--precision bf16",
         )  # fmt: skip
-    for key, is_said in beside.items():
-        if is_said:
-            raise UnsupportedError(
-                f"{key} beside precision = {w.precision} is not modelled", key=key, value=str(getattr(w, key)),
-                hint="--precision bf16",
-            )  # fmt: skip
+    refuse(w, beside, f"{{key}} beside precision = {w.precision} is not modelled", hint="--precision bf16")
     roles = {t.role for layer, _ in model.decoder.distinct() for t in layer.weights()}
     if roles & {"expert", "router"}:
         raise UnsupportedError(

@@ -84,7 +84,7 @@ class Ledger:
         left = Level() - by
         for key, held in self.held.items():
             if held.name == name:
-                left = left + Level(held.count * held.unit.requested, held.count * held.unit.allocated)
+                left = left + self.held_by(key)
                 self.drop_all(key)
         self.take(what, name, what, left)
 

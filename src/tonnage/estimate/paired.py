@@ -9,6 +9,7 @@ from tonnage.errors import UnsupportedError
 from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked
 from tonnage.estimate.one_tape import TapedStep
 from tonnage.estimate.recipe import Recipe
+from tonnage.estimate.switches import refuse
 from tonnage.memory.paired import Paired
 from tonnage.memory.passes import Pass
 from tonnage.workload.training import Train
@@ -28,13 +29,7 @@ def refused(model: Model, w: Train) -> None:
         "train_only": bool(w.train_only),
         "freeze_layers": w.freeze_layers is not None,
     }
-    for key, there in said.items():
-        if there:
-            value = getattr(w, key)
-            raise UnsupportedError(
-                f"{key} = {value}: not modelled for encoder-decoder models ({model.model_type})", key=key,
-                value=str(value), hint=f"leave out {key}",
-            )  # fmt: skip
+    refuse(w, said, f"{{key}} = {{value}}: not modelled for encoder-decoder models ({model.model_type})")
 
 
 def adapts(model: Model, kind: Adapter) -> None:

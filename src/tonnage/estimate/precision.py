@@ -32,14 +32,15 @@ PRESETS: Final = {
 """What is said of the products alone: the layers' matrices are cast to fp8 for each (fp8...)."""
 
 
-def formats(w: Train, default: str, stored: str) -> tuple[str, str, str | None]:
+def settled(model: Model, w: Train, default: str) -> tuple[str, str, str | None]:
     """The preset, the format of the weights and what autocast computes in.
 
     Args:
+        model: whose checkpoint has a format.
         w: what is asked.
         default: the stack's own where the whole model is trained; empty for the checkpoint's.
-        stored: format of the checkpoint.
     """
+    stored = checkpoint_format(model, w.dtype)
     precision = w.precision or ("" if w.adapts else default) or stored
     if precision not in PRESETS:
         raise UnsupportedError(
@@ -47,13 +48,9 @@ def formats(w: Train, default: str, stored: str) -> tuple[str, str, str | None]:
             hint=f"one of {', '.join(PRESETS)}",
         )  # fmt: skip
     weights, autocast = PRESETS[precision]
-    # What is frozen keeps the checkpoint's format: only what is trained is made in fp32.
-    return precision, stored if w.adapts and autocast is not None else weights, autocast
-
-
-def settled(model: Model, w: Train, default: str) -> tuple[str, str, str | None]:
-    """The preset, the format of the weights and what autocast computes in."""
-    precision, weights, autocast = formats(w, default, checkpoint_format(model, w.dtype))
+    if w.adapts and autocast is not None:
+        # What is frozen keeps the checkpoint's format: only what is trained is made in fp32.
+        weights = stored
     if w.adapts and precision == "bf16-master":
         raise UnsupportedError(
             "master weights of adapters are not modelled: peft makes them in fp32", key="precision", value=precision,

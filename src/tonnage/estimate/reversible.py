@@ -11,6 +11,7 @@ from tonnage.arch.sparse.axial import Gridded
 from tonnage.arch.tape import HALF
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.one_tape import TapedStep
+from tonnage.estimate.switches import refuse
 from tonnage.memory.passes import Pass
 from tonnage.memory.reversible import Mirrored
 from tonnage.workload.training import Train
@@ -44,13 +45,7 @@ def refused(model: Model, w: Train) -> None:
         "eval_batch": w.eval_batch is not None,
         "optimizer_in_backward": bool(w.optimizer_in_backward),
     }
-    for key, there in said.items():
-        if there:
-            value = getattr(w, key)
-            raise UnsupportedError(
-                f"{key} = {value}: not modelled for reversible layers ({model.model_type})", key=key, value=str(value),
-                hint=f"leave out {key}",
-            )  # fmt: skip
+    refuse(w, said, f"{{key}} = {{value}}: not modelled for reversible layers ({model.model_type})")
 
 
 def length(model: Model, asked: int | None, otherwise: int) -> int:

@@ -18,6 +18,7 @@ from tonnage.arch.objectives.vocab_parallel import ByTransformerEngine, VocabPar
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate import liger
+from tonnage.estimate.switches import refuse
 from tonnage.memory.recompute import OUTPUT_DISCARDED, Recompute, settled
 from tonnage.record import Record
 from tonnage.stacks import Stack
@@ -178,12 +179,7 @@ def of_last(model: Model, w: Train, stack: Stack) -> Implementations:
             f"logits_to_keep is of causal models, not of {model.model_type}", key="logits_to_keep", value=n,
             hint="leave it out",
         )  # fmt: skip
-    for key, there in said.items():
-        if there:
-            raise UnsupportedError(
-                f"logits_to_keep is not modelled with {key} = {getattr(w, key)}", key="logits_to_keep", value=n,
-                hint=f"leave out {key}",
-            )  # fmt: skip
+    refuse(w, said, "logits_to_keep is not modelled with {key} = {value}", of="logits_to_keep")
     if w.seq is not None and n > w.seq:
         raise InputError(
             f"logits_to_keep = {n:,} is more than the {w.seq:,} tokens of a sequence", key="logits_to_keep", value=n,
@@ -229,12 +225,8 @@ def _discards(w: Train, name: str) -> None:
         "freeze_layers": w.freeze_layers is not None, "virtual_tokens": w.virtual_tokens is not None,
         "modules_to_save": bool(w.modules_to_save),
     }  # fmt: skip
-    for key, there in said.items():
-        if there:
-            raise UnsupportedError(
-                f"recompute = {name}, whose output is let go of, is not modelled with {key} = {getattr(w, key)}",
-                key="recompute", value=w.recompute, hint=f"leave out {key}",
-            )  # fmt: skip
+    words = f"recompute = {name}, whose output is let go of, is not modelled with {{key}} = {{value}}"
+    refuse(w, said, words, of="recompute")
 
 
 def _told(said: str) -> str:

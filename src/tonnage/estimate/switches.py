@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from tonnage.arch.model import Model
@@ -14,6 +15,36 @@ MASKED: Final = ("transformers", "trl")
 """Stacks that hand transformers' own code the mask of a padded batch."""
 WRITTEN: Final = ("grpo", "rloo", "ppo")
 """Objectives whose texts end where the model ends them."""
+
+
+def refuse(
+    w: Train,
+    against: Mapping[str, object],
+    words: str,
+    *,
+    of: str | None = None,
+    hint: str = "leave out {key}",
+    hints: Mapping[str, str] = {},
+) -> None:
+    """Refuse a workload for the first key that something is not modelled with.
+
+    Args:
+        w: what is asked.
+        against: keys, and whether each is in the way.
+        words: why, with ``{key}`` and ``{value}``.
+        of: the key that is refused; None for that which is in the way.
+        hint: what to do, with ``{key}``.
+        hints: what to do about single keys.
+
+    Raises:
+        UnsupportedError: one is in the way.
+    """
+    for key in (key for key, there in against.items() if there):
+        value = getattr(w, key)
+        raise UnsupportedError(
+            words.format(key=key, value=value), key=of or key, value=str(value) if of is None else getattr(w, of),
+            hint=hints.get(key, hint).format(key=key),
+        )  # fmt: skip
 
 
 def averaged(w: Train) -> bool:
@@ -144,12 +175,7 @@ def hosts(model: Model, w: Train) -> bool:
         "replay": bool(w.replay),
         "stack": w.stack not in (None, "transformers"),
     }
-    for key, there in said.items():
-        if there:
-            raise UnsupportedError(
-                f"offload = save-on-cpu is not modelled together with {key} = {getattr(w, key)}", key="offload",
-                value=w.offload, hint=f"leave out {key}",
-            )  # fmt: skip
+    refuse(w, said, "offload = save-on-cpu is not modelled together with {key} = {value}", of="offload")
     blocks = (sub.block for layer, _ in model.decoder.distinct() for sub in layer.sublayers)
     if any(getattr(block, "module", "") not in ("attention", "mlp") for block in blocks):
         raise UnsupportedError(

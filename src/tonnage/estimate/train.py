@@ -27,7 +27,7 @@ from tonnage.estimate.settle import (
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
 from tonnage.estimate.switches import averaged, clips, elements, hosts, in_backward, offloads, padded, targets
-from tonnage.estimate.trained import passed_by, reverses, trainable
+from tonnage.estimate.trained import limited, passed_by, reverses, trainable
 from tonnage.estimate.verdict import fit
 from tonnage.memory.optimizers import optimizer, spelled
 from tonnage.memory.overhead import cublas_workspace
@@ -296,13 +296,11 @@ def answer(
 
 def _runs(model: Model, w: Train, stack: Stack) -> Runs | None:
     """How experts run; None where it is by grouped products, or there are none."""
-    limited = any(
-        hasattr(s.block, "capacity") for stack in model.stacks for layer in stack.layers for s in layer.sublayers
-    )
-    if w.experts is None and w.expert_imbalance is None and not limited:
+    limits = limited(model)
+    if w.experts is None and w.expert_imbalance is None and not limits:
         return None
     # Imported late: most answers do without.
-    if limited:
+    if limits:
         from tonnage.estimate import capacity
 
         return capacity.settled(model, w)

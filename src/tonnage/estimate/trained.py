@@ -42,6 +42,12 @@ def reached(
     return trained, idle
 
 
+def limited(model: Model) -> bool:
+    """Whether experts have a capacity."""
+    layers = (layer for stack in model.stacks for layer, _ in stack.distinct())
+    return any(hasattr(s.block, "capacity") for layer in layers for s in layer.sublayers)
+
+
 def reverses(model: Model) -> bool:
     """Whether one step of the backward pass runs all of the model's layers, which keep nothing."""
     return bool(getattr(model.decoder.layers[0], "reversible", False))

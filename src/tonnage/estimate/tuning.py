@@ -14,6 +14,7 @@ from tonnage.estimate import trainable
 from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked
 from tonnage.estimate.methods import adapter, settings
 from tonnage.estimate.named import layers_of, norms, saved, trained_part, trained_rows
+from tonnage.estimate.switches import refuse
 from tonnage.formats import FORMATS
 from tonnage.memory import stacked_adapters
 from tonnage.memory.adapters import Standing, adapters, local_names, targeted, trained_own
@@ -260,12 +261,8 @@ def _shared_alone(kind: Adapter, w: Train, found: Sequence[Matrix]) -> None:
         "optimizer": "lomo" in (w.optimizer or ""),
         "optimizer_in_backward": bool(w.optimizer_in_backward), "lora_targets": any(m.role == "head" for m in found),
     }  # fmt: skip
-    for key, said in no.items():
-        if said:
-            raise UnsupportedError(
-                f"adapter = {kind.name}, whose gradient all layers share, with {key} = {getattr(w, key)} is not "
-                "modelled", key=key, value=str(getattr(w, key)), hint=f"without {key}, or --adapter lora",
-            )  # fmt: skip
+    words = f"adapter = {kind.name}, whose gradient all layers share, with {{key}} = {{value}} is not modelled"
+    refuse(w, no, words, hint="without {key}, or --adapter lora")
 
 
 def _possible(kind: Adapter, asked: Asked, found: Sequence[Matrix]) -> None:

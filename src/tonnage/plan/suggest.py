@@ -36,11 +36,15 @@ def suggested(
     """
     assert result.fit is not None
 
+    known: dict[str, Result | None] = {}
+
     def estimate(change: Change) -> Result | None:
-        try:
-            return _answer(model, w, change, device, in_use, beside)
-        except TonnageError:
-            return None
+        if change.text not in known:
+            try:
+                known[change.text] = _answer(model, w, change, device, in_use, beside)
+            except TonnageError:
+                known[change.text] = None
+        return known[change.text]
 
     if isinstance(w, Train):
         eager = result.extras.get("attention_kernel") == "eager"
@@ -68,46 +72,43 @@ def _answer(
 
 def _searched(kept: list[Ladder], altered: list[Ladder], estimate: Estimate) -> Suggestion | None:
     """One change that alters nothing, or several such; else one that does, alone or beside the others."""
-    single = [found for ladder in kept if (found := _first(ladder, estimate)) is not None]
+    single = [_told(found, estimate) for ladder in kept if (found := _first([(c,) for c in ladder], estimate))]
     if single:
         return max(single, key=lambda found: found.device_bytes)
     most = tuple([ladder[-1] for ladder in kept if ladder and estimate(ladder[-1]) is not None])
-    if len(most) > 1 and (found := _reduced(most, estimate)) is not None:
-        return found
-    for beside in ((), most):
-        for ladder in altered:
-            wishes = [(*beside, change) for change in ladder]
-            found = _first(tuple([merged(wish) for wish in wishes]), estimate)
-            if found is not None:
-                return _reduced(next(wish for wish in wishes if merged(wish).text == found.text), estimate)
-    return None
+    wishes = [[most]] if len(most) > 1 else []
+    wishes += [[(*beside, change) for change in ladder] for beside in ((), most) for ladder in altered]
+    found = next((found for several in wishes if (found := _first(several, estimate))), None)
+    return None if found is None else _told(_reduced(found, estimate), estimate)
 
 
-def _reduced(left: Ladder, estimate: Estimate) -> Suggestion | None:
-    """Changes that are enough together, without those that they can do without."""
-    found = _first((merged(left),), estimate)
-    for change in left if found is not None else ():
-        without = tuple([one for one in left if one is not change])
-        fewer = _first((merged(without),), estimate) if without else None
-        left, found = (left, found) if fewer is None else (without, fewer)
-    return found
-
-
-def _first(ladder: Ladder, estimate: Estimate) -> Suggestion | None:
-    """The first change that is enough; none is where the last is answered and is not."""
-    last = estimate(ladder[-1]) if len(ladder) > 1 else None
+def _first(wishes: list[Ladder], estimate: Estimate) -> Ladder | None:
+    """The first wish, of changes made together, that is enough; none is where the last is answered and is not."""
+    last = estimate(merged(wishes[-1])) if wishes else None
     if last is not None and not _fits(last):
         return None
-    for change in ladder:
-        again = estimate(change)
-        if _fits(again):
-            assert again is not None
-            assert again.fit is not None
-            return Suggestion(
-                change=change.keys, alters=change.alters, verdict=again.fit.verdict,
-                device_bytes=again.fullest.tier("device"), text=change.text,
-            )  # fmt: skip
-    return None
+    return next((wish for wish in wishes if _fits(estimate(merged(wish)))), None)
+
+
+def _reduced(left: Ladder, estimate: Estimate) -> Ladder:
+    """Changes that are enough together, without those that they can do without."""
+    for change in left:
+        without = tuple([one for one in left if one is not change])
+        if without and _fits(estimate(merged(without))):
+            left = without
+    return left
+
+
+def _told(made: Ladder, estimate: Estimate) -> Suggestion:
+    """The changes, and what the answer takes with them."""
+    change = merged(made)
+    again = estimate(change)
+    assert again is not None
+    assert again.fit is not None
+    return Suggestion(
+        change=change.keys, alters=change.alters, verdict=again.fit.verdict, device_bytes=again.fullest.tier("device"),
+        text=change.text,
+    )  # fmt: skip
 
 
 def _fits(result: Result | None) -> bool:

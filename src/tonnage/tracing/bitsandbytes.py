@@ -168,7 +168,7 @@ def _multiplied(
 class _State:
     """What peft asks of the module's state."""
 
-    has_fp16_weights, threshold = False, 6.0
+    has_fp16_weights, threshold = False, THRESHOLD
 
 
 class Linear8bitLt(nn.Linear):  # type: ignore[misc]

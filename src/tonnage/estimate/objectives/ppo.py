@@ -21,6 +21,7 @@ from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.rollout import Rollout
 from tonnage.estimate.serving import Run, Session
 from tonnage.estimate.settle import kernel
+from tonnage.estimate.switches import refuse
 from tonnage.formats import FORMATS
 from tonnage.memory.ahead import Ahead
 from tonnage.memory.cache import state_bytes
@@ -101,12 +102,7 @@ def _check(w: Train, r: Recipe) -> None:
         "virtual_tokens": w.virtual_tokens is not None, "fp8_recipe": r.narrow is not None,
         "kernels": r.fused is not None,
     }  # fmt: skip
-    for key, said in against.items():
-        if said:
-            raise UnsupportedError(
-                f"{key} with objective = ppo is not modelled", key=key, value=str(getattr(w, key)),
-                hint=f"leave out {key}",
-            )  # fmt: skip
+    refuse(w, against, "{key} with objective = ppo is not modelled")
 
 
 def _judge(a: Asked, key: str) -> Model:
