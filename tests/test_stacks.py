@@ -382,3 +382,24 @@ def test_a_stack_adapts_what_it_says(stack: str, trained: int) -> None:
     assert 32 * 8 * sum(a + b for a, b in ends) == 20_971_520
     said = tn.train("llama-3.1-8b", stack=stack, lora_rank=8, seq=64, suggest=False).model
     assert said["trainable_parameters"] == trained
+
+
+@pytest.mark.parametrize(
+    ("version", "adapters", "norms"),
+    [("0.29", "bf16", "bf16"), ("0.27", "bf16", "bf16"), ("0.26", "fp32", "fp32"), ("0.20", "fp32", "fp32")],
+)
+def test_packed_models_of_a_release_of_trl(version: str, adapters: str, norms: str) -> None:
+    """``prepare_peft_model`` up to 0.26.2; ``param.data.to(torch.bfloat16)`` of sft_trainer.py from 0.27.2 on."""
+    found = tn.train("llama-3.1-8b", stack="trl", stack_version=version, quant="nf4", lora_rank=8, **SHAPE)
+    weights = [c.why for c in found.fullest.components if c.name == "weights"]
+    assert any(f"trained parameters x {4 if adapters == 'fp32' else 2} B ({adapters})" in why for why in weights)
+    assert any("kept: 266,240 x fp32, 65 tensors" in why for why in weights) == (norms == "fp32")
+
+
+def test_bytes_and_fp16_of_older_trl_are_prepared_whole() -> None:
+    """peft's ``prepare_model_for_kbit_training`` casts all that is not packed, and no more than norms come back."""
+    said: dict[str, Any] = {"stack": "trl", "stack_version": "0.24", "quant": "nf4", "lora_rank": 8, **SHAPE}
+    found = tn.train("llama-3.1-8b", **said, precision="fp16-autocast")
+    assert found.workload["kbit_prepared"] is True
+    own = tn.train("llama-3.1-8b", **said, precision="bf16-autocast", kbit_prepared=False)
+    assert not any("kept: 266,240 x fp32" in c.why for c in own.fullest.components)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -279,8 +280,18 @@ def test_every_part_of_a_step_beside_packed_weights(method: str, setting: str, m
 
 
 def same_parts(
-    shape: dict[str, Any], config: Any, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, padded: int = 0
+    shape: dict[str, Any],
+    config: Any,
+    said: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    padded: int = 0,
+    cast: Callable[[Any], None] = lambda model: None,
 ) -> None:
+    """Every part of a step takes the same at its most; ``config`` is peft's, None where the whole model is trained.
+
+    ``cast`` is done to the model that is packed, before peft takes it.
+    """
     from tracing_cases import traced
 
     import tonnage as tn
@@ -305,11 +316,14 @@ def same_parts(
         if job.get("nf4"):
             packing.install()
             packing.pack(model, DTYPES[job["nf4"]], nested=False)
+        cast(model)
         return adapted(model, config)
 
-    monkeypatch.setattr(tuning, "tuned", tuned)
     rest = {k: v for k, v in said.items() if k not in OURS}
-    found = levels(traced(shape, layers="all", lora_rank=1, lora_targets=["q_proj"], **rest))
+    if config is not None:
+        monkeypatch.setattr(tuning, "tuned", tuned)
+        rest |= {"lora_rank": 1, "lora_targets": ["q_proj"]}
+    found = levels(traced(shape, layers="all", **rest))
     got: dict[str, int] = {}
     for p in found.parts:
         reached = max(found.requested[i] for i in range(p.start - 1, p.stop))

@@ -269,7 +269,8 @@ class Head(Record):
         offset: a buffer of one number a word is added to the logits (BART).
         wide: the hidden states are cast from the stream's format to the weights' and the logits to fp32 (Mamba).
         raised: the loss of masked tokens casts the logits to fp32, which BERT's own does not (ModernBERT).
-        sliced: the loss of the next token is of the logits but the last token's, not of labels moved by one (Qwen).
+        sliced: the loss of the next token is of the logits but the last token's, not of labels moved by one: as they
+            are (``plain``: Qwen), or in fp32, which the model's code casts (``model``) or its loss (``loss``).
         unnamed: the tensor that is shared is all there is of the matrix, under no name of its own (Perceiver).
         pooled: which token of a sequence a classifier looks at: the first, before its matrices, or the last that is no
             padding, whose logits are taken from those of all (Llama); empty where that is not modelled.
@@ -295,7 +296,7 @@ class Head(Record):
     offset: bool = False
     wide: bool = False
     raised: bool = False
-    sliced: bool = False
+    sliced: Literal["", "plain", "model", "loss"] = ""
     unnamed: bool = False
     pooled: Literal["", "first", "last"] = ""
     drops_first: float = 0.0
@@ -362,6 +363,8 @@ class Head(Record):
             x = ops.scaled(x, "logits before tanh")
             x = ops.unary(x, "tanh", saves="output")
             x = ops.scaled(x, "capped logits")
+        if self.sliced == "model":
+            x = ops.cast(x, "fp32")
         return _of_last(x) if self.pooled == "last" else x
 
     def _in_pieces(self, x: Value, weight: Parameter, bias: Parameter | None) -> Value:

@@ -75,29 +75,37 @@ def cross_entropy(logits: Value, labels: Value, *, causal: bool, wide: bool) -> 
 def of_model(head: Head, logits: Value, labels: Value, *, causal: bool) -> Value:
     """The loss that the model's class computes of all its logits."""
     if head.sliced:
-        return _of_slice(logits, labels)
+        return _of_slice(logits, labels, wide=head.sliced == "loss")
     return cross_entropy(logits, labels, causal=causal, wide=causal or head.raised)
 
 
-def _of_slice(logits: Value, labels: Value) -> Value:
-    """As models' own code did in 2023: of all logits but the last token's, which of several sequences is a copy.
+def _of_slice(logits: Value, labels: Value, *, wide: bool) -> Value:
+    """As models' own code and transformers' loss did until 2025: of all logits but the last token's.
 
-    Under autocast accelerate casts the output's logits to fp32 when the model is through, and drops them with it.
+    Of several sequences these are a copy. Where it is ``wide``, all logits are cast to fp32 first, under a name.
     """
     tape = logits.tape
     tape.category = "loss"
+    named = cast(logits, "fp32") if wide else logits
     B, T, V = logits.axes
     (_, rows), (letter, tokens) = labels.axes
-    part = narrow(logits, (B, (T[0], T[1] - 1), V))
+    short: Axes = (B, (letter, tokens - 1))
+    part = narrow(named, (B, (T[0], T[1] - 1), V))
     if rows > 1:
         part = copy(part, label="logits but the last")
-    target = tape.new("labels but the first", (B, (letter, tokens - 1)), "int64")
-    loss = log_likelihood(part, target)
-    del part
-    if tape.autocast is not None:
+    target = tape.new("labels but the first", short, "int64") if rows > 1 else labels.view(short)
+    return log_likelihood(part, target)
+
+
+def handed_out(head: Head, logits: Value) -> None:
+    """Accelerate's cast of the output's logits to fp32 under autocast, when the model is through: dropped with it.
+
+    It takes more than what came before only where the loss did not cast them.
+    """
+    tape = logits.tape
+    if head.sliced == "plain" and tape.autocast is not None:
         tape.casts.clear()
         tape.new("logits of the output in fp32", logits.axes, "fp32")
-    return loss
 
 
 def log_likelihood(logits: Value, target: Value, *, whole: bool = True) -> Value:

@@ -65,6 +65,17 @@ def as_stack(
             f"kernels = {w.kernels}: {stack.name} runs its own modules", key="kernels", value=w.kernels,
             hint="--kernels none",
         )  # fmt: skip
+    how = since(version, stack.prepares)
+    if how and w.adapts and w.kbit_prepared is None and w.quant not in (None, "none"):
+        form = str(said.get("precision") or w.precision)
+        mixed = form.startswith("bf16-") and form.endswith(("mixed", "autocast"))
+        comes_back = mixed and str(w.quant).startswith(("nf4", "fp4"))
+        if how == "all" and not comes_back:
+            said["kbit_prepared"] = True
+        else:
+            model = model.but(fp32=(*model.fp32, *_norms(model)))
+            # Embeddings and the head are cast to bf16, whatever they were loaded in.
+            said["dtype"] = "bf16" if comes_back else said.get("dtype", w.dtype)
     if stack.keeps and not w.retain:
         said["retain"] = stack.keeps
     if stack.restated is not None:
@@ -76,6 +87,13 @@ def as_stack(
     if stack.modules and w.lora_targets:
         said["lora_targets"] = _targets(model, w.lora_targets, stack)
     return model, w.but(**said), _own(model, w, stack, version) if w.adapts else None, doubt
+
+
+def _norms(model: Model) -> tuple[str, ...]:
+    """Parts of the names of norms: those that are called so, and layer norms, which have a bias."""
+    found = {t.name.rpartition(".")[::2] for t in own_weights(model, lambda t: t.role == "norm")}
+    layered = {path.rpartition(".")[2] for path, leaf in found if leaf == "bias"}
+    return ("norm", *sorted(f"{name}." for name in layered if "norm" not in name))
 
 
 def _loss(model: Model, w: Train, stack: Stack, version: Version) -> str | None:
@@ -101,8 +119,8 @@ def _own(model: Model, w: Train, stack: Stack, version: Version) -> Callable[[st
     from tonnage.estimate.tuning import Own
 
     lora, asked = stack.lora, w.lora_targets
-    packs = w.quant not in (None, "none") and stack.packed_adapters
-    form = stack.packed_adapters if packs else stack.adapters
+    beside = since(version, stack.packed_adapters)
+    form = beside if beside and w.quant not in (None, "none") else stack.adapters
     base = Own(keeps=stack.keeps_inputs, embeds=since(version, stack.embeds))
     if lora is None:
         return lambda weights: base.but(dtype=form or weights)

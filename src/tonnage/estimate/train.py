@@ -100,6 +100,11 @@ def answer(
     runs = _runs(model, w, stack)
     model = model if runs is None else runs.model
     own: Callable[[str], Own] | None = None
+    if stack.name == "transformers" and version < stack.releases.newest:
+        # Imported late: most answers are of the newest release.
+        from tonnage.estimate import older
+
+        model = older.as_of(model, version)
     if stack.name != "transformers":
         # Imported late: the usual stack has no defaults beside its release's.
         from tonnage.estimate.stacked import as_stack

@@ -70,7 +70,7 @@ def read(k: Keys) -> Model:
     return Model(
         model_type=str(k.config.get("model_type", "")),
         stacks=(Stack(name="decoder", path="transformer.h", stem=stem, layers=(layer,) * L, norm=last, tupled=True),),
-        head=Head(name="lm_head", D=D, V=V, alias_of="transformer.wte.weight" if tied else None, sliced=True),
+        head=Head(name="lm_head", D=D, V=V, alias_of="transformer.wte.weight" if tied else None, sliced="plain"),
         positions=k.want("max_position_embeddings", 8192),
     )
 

@@ -83,7 +83,7 @@ class Paired(OneTape):
         self.recompute, self.always = recompute, makes_mask
         tape = Tape(grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else frozen)
         tape.accumulated, tape.stepping, tape.buffers = accumulated, stepping, loaded or weights
-        tape.wide = model.fp32_for_fp16 if weights == "fp16" else ()
+        tape.wide = model.fp32
         # One table for both stacks, or for the head as well: its gradients wait for each other.
         tape.tied = model.head.alias_of or decoder.stem.alias_of
         tape.category = "inputs"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from tonnage.arch.ends import Stem
 from tonnage.arch.forward import AttentionKernel, Forward, Mixers
-from tonnage.arch.loss import Loss, cross_entropy, of_model
+from tonnage.arch.loss import Loss, cross_entropy, handed_out, of_model
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Model, Stack
 from tonnage.arch.tape import Storage, Tape, Value
@@ -101,7 +101,7 @@ class Pass:
             grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else frozen
         )
         tape.accumulated, tape.stepping, tape.buffers = accumulated, stepping, loaded or weights
-        tape.wide = model.fp32_for_fp16 if weights == "fp16" else ()
+        tape.wide = model.fp32
         tape.early = () if tuning is None else tuning.early
         self.head, own = model.head, None if tuning is None else tuning.own
         if own is not None and own.copied and self.head is not None:
@@ -310,6 +310,8 @@ class Pass:
             loss.append(of_model(self.head, held[0], ids, causal=model.causal))
             # What the head's model names beside its logits.
             f.local.clear()
+            del x
+            handed_out(self.head, held[0])
             return loss[0]
 
         first = len(tape.born)

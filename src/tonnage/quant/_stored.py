@@ -310,7 +310,7 @@ def _stored(found: list[Entry], model: Model, recipe: Recipe) -> Iterator[Stored
             how = bias(t.name) if callable(bias) else bias
             yield times, Tensor(t.name, t.axes, t.role, t.dims, t.layer, t.alias_of, how), KEPT
         else:
-            yield times, t, KEPT
+            yield times, model.kept(t), KEPT
 
 
 def packed_modules(model: Model, recipe: Recipe) -> list[str]:

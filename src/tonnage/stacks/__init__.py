@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from tonnage.arch.model import Model
 from tonnage.record import Record
@@ -39,6 +39,8 @@ class Stack(Record):
         kernels: whether it can run Liger's.
         adapters: format of adapters that are made over 16-bit weights; empty for that of the weights.
         packed_adapters: the same beside packed matrices, where it is another.
+        prepares: what is cast to fp32 beside packed matrices: all that is not packed, or norms alone; beside matrices
+            of 4 bit under autocast to bf16 embeddings and the head then end in bf16.
         restated: the model as the stack's own code runs it, with the rank of adapters or None; None where it runs
             transformers' code.
         own_losses: of these, those that the stack computes by code of its own.
@@ -83,7 +85,8 @@ class Stack(Record):
     loss: Since[str] = (((0, 0), ""),)
     kernels: bool = True
     adapters: str = "fp32"
-    packed_adapters: str = ""
+    packed_adapters: Since[str] = (((0, 0), ""),)
+    prepares: Since[Literal["", "all", "norms"]] = (((0, 0), ""),)
     restated: Callable[[Model, Version, int | None], Model] | None = None
     own_losses: Mapping[str, Loss] = {}
     told_of_loss: str = ""

@@ -2,7 +2,8 @@
 
 Reference: https://github.com/huggingface/trl/blob/v1.9.0/trl/trainer/ (sft_config.py, base_config.py: checkpoints, and
 bf16 where neither format is named; utils.py ``create_model_from_path``: weights in fp32; sft_trainer.py: adapters in
-bf16 beside packed matrices), and https://pypi.org/project/trl/1.16.0/.
+bf16 beside packed matrices), and https://pypi.org/project/trl/1.16.0/. Before 0.27 adapters were left in fp32 there,
+and so were norms: models/utils.py of 0.26 (``prepare_peft_model``, ``peft_module_casting_to_bf16``).
 
 Without Liger's kernels the loss is over tiles of logits since 1.15, over chunks of labels from 1.7 on, and before over
 all logits; there what is logged (entropy, accuracy) takes two more tensors of these for several sequences, as the
@@ -28,7 +29,8 @@ STACK: Final = Stack(
     shards="ddp",
     recomputes=("none", "full", "every", "first"),
     recompute=(((0, 0), "full"),),
-    packed_adapters="bf16",
+    packed_adapters=(((0, 27), "bf16"), ((0, 0), "")),
+    prepares=(((0, 27), ""), ((0, 25), "norms"), ((0, 0), "all")),
     losses=("full", "fused", "liger", "trl", "trl-chunks"),
     pursues=(((1, 0), ()), ((0, 0), (OLDER,))),
     trainers=None,
