@@ -121,6 +121,8 @@ class Player:
         for n in sizes:
             if n:
                 self.take(n)
+        for _, n in self.run.resident:
+            self.take(n)
         for other in self.run.recipe.others:
             for n in other.sizes:
                 if n:
@@ -232,7 +234,7 @@ class Player:
                 self.found = [[own.pop(s.serial) for s in pair] for pair in self.passes.prefixes]
             casts += [own.pop(s.serial) for s in a.casts if s.serial in own]
             self.cached += [own.pop(s.serial) for s in a.apart() if a.found and s.serial in own]
-            self.settle(a, own, joints)
+            self.settle(a, own, joints, away=0 < i < last and self.run.away(i - 1))
             left.append((own, joints))
             before, carried = carried, [self.take(s.nbytes) for s in a.carried]
             self.free(before if i < last else ())
@@ -276,11 +278,11 @@ class Player:
             around.append(stream)
         return frame, around
 
-    def settle(self, a: Account, own: Own, joints: Joints) -> None:
-        """Let go of what a stretch does not keep: of all of it where it runs again."""
+    def settle(self, a: Account, own: Own, joints: Joints, *, away: bool) -> None:
+        """Let go of what a stretch does not keep: of all of it where it runs again, of an input that goes ``away``."""
         keeps = {s.serial for s in a.left_behind()}
         self.free([own.pop(n) for n in list(own) if n not in keeps])
-        if not a.keeps_input and a.entered.serial in joints:
+        if (away or not a.keeps_input) and a.entered.serial in joints:
             self.drop(joints.pop(a.entered.serial))
 
     def forget_shared(self) -> None:
@@ -311,7 +313,9 @@ class Player:
             if a.seed is not None and gradient is not None:
                 own[a.seed.serial] = gradient
             if a.recompute is not None:
-                joints[a.input.serial] = joints.pop(a.entered.serial)
+                if a.entered.serial in joints:
+                    # Else it comes back from the host, into a buffer that stays.
+                    joints[a.input.serial] = joints.pop(a.entered.serial)
                 self.play(a.recompute.start, a.recompute.stop, own, joints)
                 self.unwind(a.recompute.stop, a.backward.start, own)
             elif a.keeps_output and i < last:

@@ -313,12 +313,10 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
     if recipe.evaluates is not None or recipe.compiled is not None:
         return False
-    nested = recipe.plan is not None and recipe.plan.reentrant
-    if nested or recipe.rollout is not None or recipe.columns > 1:
+    if recipe.rollout is not None or recipe.columns > 1:
         if w.replay or w.alloc_conf is not None:
-            what = f"recompute = {w.recompute} of {w.stack}" if nested else f"objective = {w.objective}"
             raise UnsupportedError(
-                f"{what} is not played through the allocator",
+                f"objective = {w.objective} is not played through the allocator",
                 key="replay",
                 value="true",
                 hint="leave it out",

@@ -256,7 +256,7 @@ class Step(Ledger):
             stream = f"stream {stages[i].output.dtype}"
             self.take(stream, "activations", "layer inputs", H[i], [stages[i].output])
             yield Moment(f"forward layer {i}", self.now + a.forward.peak, a.forward)
-            if self._away(i):
+            if self.away(i):
                 self.drop(stream)
                 if not i and p.stem.output in (*p.frame, *p.around):
                     self.take("first", "activations", "named by the model's code", H[0], [p.stem.output])
@@ -333,7 +333,7 @@ class Step(Ledger):
             for key in [k for k in self.held if k.startswith("paused")]:
                 self.drop_all(key)
 
-    def _away(self, index: int) -> bool:
+    def away(self, index: int) -> bool:
         """Whether what a layer was given is on the host alone until its backward pass, which finds it in a buffer.
 
         The last layer's stays, and so does what the graph of the embedding keeps.
@@ -352,7 +352,7 @@ class Step(Ledger):
                 if not stages[i + 1].keeps_input:
                     self.drop(f"stream {a.output.dtype}")
                 here = here + H[i]
-            if i and a.keeps_input and not (i < len(stages) - 1 and self._away(i - 1)):
+            if i and a.keeps_input and not (i < len(stages) - 1 and self.away(i - 1)):
                 if not r.offloads or i == len(stages) - 1:
                     self.drop(f"stream {stages[i - 1].output.dtype}")
                 here = here + H[i - 1]
@@ -376,7 +376,7 @@ class Step(Ledger):
                     break
                 best = Moment(name, self.now + here + H[i] + a.backward.peak, a.backward)
                 if a.recompute is not None:
-                    given = Level() if self._away(i - 1) else H[i - 1]
+                    given = Level() if self.away(i - 1) else H[i - 1]
                     again = self.now + level(a.left_behind()) + given + H[i] + a.recompute.peak
                     if again.allocated > best.level.allocated:
                         best = Moment(name, again, a.recompute)
