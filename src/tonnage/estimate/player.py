@@ -6,7 +6,7 @@ the layer stands, each time with storages of its own; what one layer hands to th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import TYPE_CHECKING, Final
 
 from tonnage.allocator.blocks import Block
@@ -72,6 +72,8 @@ class Player:
         self.loss: list[Block] = []
         # So does what the caller holds of a pass.
         self.outputs: list[Block] = []
+        # So do logits of what was written, until the next are there.
+        self.scores: list[Block] = []
         self.instants: list[Instant] = []
 
     def thread(self, number: int) -> None:
@@ -102,6 +104,13 @@ class Player:
         for block in blocks:
             self.allocator.free(block)
 
+    def outside(self, nbytes: int) -> None:
+        """Memory that is none of the cache's comes, or goes where this is negative. [byte]"""
+        a = self.allocator
+        a.allocated += nbytes
+        a.reserved += nbytes
+        a.peak_allocated, a.peak_reserved = max(a.peak_allocated, a.allocated), max(a.peak_reserved, a.reserved)
+
     def workspace(self) -> None:
         """What a thread takes at its first matrix product, and keeps."""
         if self.due:
@@ -130,6 +139,9 @@ class Player:
         for n, times in self.run.recipe.scales:
             for _ in range(times):
                 self.take(n)
+        rollout = self.run.recipe.rollout
+        if rollout is not None and not rollout.sleeps:
+            self.outside(rollout.engine)
         if self.run.recipe.averaged:
             for n in (*resident(self.run), 8):
                 if n:
@@ -142,12 +154,26 @@ class Player:
     def play(self, start: int, stop: int, own: Own, joints: Joints, tape: Tape | None = None) -> None:
         """Events of the step's tape, or of another, for one instance of its storages."""
         tape = tape or self.tape
-        malloc, free, sizes = self.allocator.malloc, self.allocator.free, self.sizes.get(id(tape))
+        sizes = self.sizes.get(id(tape))
         if sizes is None:
             sizes = self.sizes[id(tape)] = [s.nbytes for s in tape.born]
-        products = tape.products if self.due else NONE
-        stays = tape.added if self.fresh else NONE
-        for event in tape.events[start:stop]:
+        self.run_events(
+            tape.events[start:stop], sizes, own, joints, tape.products, tape.added if self.fresh else NONE
+        )
+
+    def run_events(
+        self,
+        events: list[int],
+        sizes: list[int],
+        own: Own,
+        joints: Joints,
+        products: Set[int] = NONE,
+        stays: Set[int] = NONE,
+    ) -> None:
+        """Births and deaths in order; what ``stays`` becomes a gradient that is kept."""
+        malloc, free = self.allocator.malloc, self.allocator.free
+        products = products if self.due else NONE
+        for event in events:
             if event >= 0:
                 if n := sizes[event]:
                     own[event] = malloc(n)
@@ -171,16 +197,31 @@ class Player:
         """One optimizer step; the first makes the optimizer's state."""
         r, p = self.run.recipe, self.passes
         inputs = [self.take(s.nbytes) for s in p.inputs if s.nbytes]
+        rolls = r.rollout is not None
+        if r.rollout is not None and r.rollout.first:
+            self.roll()
+            rolls = False
+        before = len(self.instants)
         if self.passes.tape.accumulated and not self.grads and not r.master:
             # The first pass of several leaves what the others' gradients are added into.
             self.fresh = True
             self.backward(*self.forward())
             self.fresh = False
-            self.instants.clear()
+            del self.instants[before:]
         if not first or r.first_step or not r.keep_gradients:
+            if rolls:
+                self.roll()
             self.backward(*self.forward())
         self.optimize(first=first)
         self.free(inputs)
+
+    def roll(self) -> None:
+        """What is trained on is written and scored."""
+        # Imported late: most texts are there.
+        from tonnage.estimate.player_rollout import rolled
+
+        assert self.run.recipe.rollout is not None
+        rolled(self, self.run.recipe.rollout)
 
     def forward(self) -> tuple[list[tuple[Own, Joints]], list[Shared]]:
         """Stem, layers, tail: what each left on its own tape, and the residual stream between them."""

@@ -9,7 +9,7 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.beside import as_packed, resident
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts
 from tonnage.estimate.objectives._reading import whole
-from tonnage.estimate.objectives._rollouts import casts, written
+from tonnage.estimate.objectives._rollouts import written
 from tonnage.estimate.rollout import Rollout
 from tonnage.estimate.settle import checkpoint_format, kernel
 from tonnage.memory.ahead import Ahead
@@ -77,7 +77,7 @@ def _rollout(a: Asked) -> Rollout | None:
             value=completion,
         )  # fmt: skip
     cache = f"generation: keys and values of {a.rows} sequences of {r.tokens:,} tokens"
-    return Rollout(run=written(a, a.rows, completion), casts=casts(a), cache=cache)
+    return Rollout(run=written(a, a.rows, completion), cache=cache)
 
 
 OBJECTIVE: Final = Objective("distill", distill, keys=("teacher", "teacher_quant", "completion_length", "rollout"))
