@@ -21,6 +21,7 @@ from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.training import Step
 from tonnage.memory.accounts import Account, Span, blocks, level, stored
 from tonnage.memory.weights import bytes_of, is_buffer
+from tonnage.tensors import Tensor
 from tonnage.timeline import Level
 
 CRITIC: Final = "critic"
@@ -53,6 +54,12 @@ class ActorCritic(Step):
         self.state += self._sum((n, 1) for n in recipe.optimizer.tables(self.widths()))
         self.paged = self._state(recipe.optimizer.outside)
 
+    def in_order(self) -> Iterator[Tensor]:
+        """What is trained of the actor, then of the critic."""
+        yield from super().in_order()
+        if self.recipe.tuning is None and hasattr(self, "critic"):
+            yield from self.critic.in_order()
+
     def static(self) -> Level:
         """Begin with what is resident between steps."""
         super().static()
@@ -80,7 +87,7 @@ class ActorCritic(Step):
                 cache = level(a.cached)
                 self.take(f"{OLD} cache {id(a)}", "kv_cache", "handed out by the pass before", cache, a.cached)
             self.take(f"{OLD} outputs", "logits", "handed out by the pass before", level(self.passes.outputs))
-            self.take("old shares", "logits", "shares of words, of the pass before", self._table())
+            self.take("old shares", "logits", "shares of words, of the pass before", self.table())
         before = set(self.held)
         self.hands = True
         with self._criticized():
@@ -143,7 +150,7 @@ class ActorCritic(Step):
             given = self.passes.stem.output if not i else self.passes.layers[i - 1].output
             self.take(f"{key} {given.dtype}", "activations", "hidden states handed out", level([given]), [given])
 
-    def _table(self) -> Level:
+    def table(self) -> Level:
         """A table of the words of the answers of a pass."""
         (logits, *_), loss = self.passes.outputs, self.recipe.loss
         assert isinstance(loss, Clipped)
@@ -155,7 +162,7 @@ class ActorCritic(Step):
         for key in [k for k in self.held if k.startswith("gradients")]:
             self.drop_all(key)
         for _ in range(2):
-            self.take("shares", "logits", "shares of words, and their products with logits", self._table())
+            self.take("shares", "logits", "shares of words, and their products with logits", self.table())
         yield Moment("statistics", self.now)
         self.drop_all("shares")
 

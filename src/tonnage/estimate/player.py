@@ -19,7 +19,7 @@ from tonnage.memory.steps import Replaced, clipped
 from tonnage.timeline import Instant
 
 if TYPE_CHECKING:
-    from tonnage.arch.tape import Tape
+    from tonnage.arch.tape import Storage, Tape
     from tonnage.estimate.loading import Loading
 
 Own = dict[int, Block]
@@ -50,6 +50,9 @@ class Player:
         loading: how the weights came there; None where they were allocated one after the other.
     """
 
+    # Whether hidden states, keys and values are handed out, and named by the caller.
+    hands = False
+
     def __init__(self, step: Step, allocator: Allocator, loading: Loading | None = None) -> None:
         self.run = step
         self.loading = loading
@@ -62,6 +65,7 @@ class Player:
         # Keys and values that layers will find in their cache, and what of theirs the model's output alone holds.
         self.found: list[list[Block]] = []
         self.cached: list[Block] = []
+        self.handed: list[Shared] = []
         self.shared: Own = {}
         # Whether this thread has not multiplied yet; the program's own goes forward, the engine's back.
         self.due = False
@@ -275,12 +279,16 @@ class Player:
                 self.found = [[own.pop(s.serial) for s in pair] for pair in self.passes.prefixes]
             casts += [own.pop(s.serial) for s in a.casts if s.serial in own]
             self.cached += [own.pop(s.serial) for s in a.apart() if a.found and s.serial in own]
+            if self.hands:
+                self.hand(a, own, joints)
             self.settle(a, own, joints, away=0 < i < last and self.run.away(i - 1))
             left.append((own, joints))
             before, carried = carried, [self.take(s.nbytes) for s in a.carried]
             self.free(before if i < last else ())
             if 0 < i < last:
-                if i > 1 and self.passes.stack.keeps:
+                if self.hands:
+                    self.handed.append(streams[i - 1])
+                elif i > 1 and self.passes.stack.keeps:
                     frame.append(streams[i - 1])
                 else:
                     self.drop(streams[i - 1])
@@ -319,6 +327,17 @@ class Player:
             around.append(stream)
         return frame, around
 
+    def hand(self, a: Account, own: Own, joints: Joints) -> None:
+        """What a layer has cached is the caller's as well; the graph may hold it besides."""
+        kept = {s.serial for s in a.left_behind()}
+        for s in a.cached:
+            # The graph may have let go of it, or hold a cast.
+            block = own.pop(s.serial) if s.serial in own else self.take(s.nbytes)
+            held = Shared(block, 1 + (s.serial in kept))
+            self.handed.append(held)
+            if s.serial in kept:
+                joints[s.serial] = held
+
     def settle(self, a: Account, own: Own, joints: Joints, *, away: bool) -> None:
         """Let go of what a stretch does not keep: of all of it where it runs again, of an input that goes ``away``."""
         keeps = {s.serial for s in a.left_behind()}
@@ -336,7 +355,7 @@ class Player:
         p, last = self.passes, len(self.stages) - 1
         seed = self.stages[last].seed
         assert seed is not None
-        gradient: Block | None = self.take(seed.nbytes)
+        gradient: Block | None = self.begun(seed)
         # What it starts from is the caller's until all of it is through.
         began: list[Block] = []
         if self.fresh or not self.passes.tape.accumulated:
@@ -390,6 +409,10 @@ class Player:
         self.free([*began, *([gradient] if gradient is not None else [])])
         self.grads += tied.values()
         self.let_go()
+
+    def begun(self, seed: Storage) -> Block:
+        """The gradient that the backward pass starts from."""
+        return self.take(seed.nbytes)
 
     def let_go(self) -> None:
         """The backward pass is over: of the output, what the caller does not hold through the step."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tonnage.estimate.moments import Moment
+from tonnage.estimate.training import KEPT
 from tonnage.memory.accounts import blocks
 from tonnage.record import Record
 from tonnage.timeline import Level
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from tonnage.estimate.training import Step
     from tonnage.memory.ahead import Ahead
 
-SCORES = "logits of all words at every token that is written"
-OWN = ("weights", "buffers", "workspace")
+OWN: Final = ("weights", "buffers", "workspace")
 """Of a run that serves: what the step has already."""
 
 
@@ -74,8 +74,6 @@ def phases(step: Step, rollout: Rollout) -> Iterator[Moment]:
     fresh = rollout.first and "gradients before" in step.held and not step.recipe.keep_gradients
     if fresh:
         step.drop("gradients before")
-    if not step.recipe.first_step:
-        step.take("scores", "logits", SCORES, rollout.scores)
     if rollout.sleeps:
         step.take("engine", "other:engine", "engine", engine)
     if rollout.run is not None:
@@ -97,18 +95,18 @@ def phases(step: Step, rollout: Rollout) -> Iterator[Moment]:
 def _joined(step: Step, rollout: Rollout) -> Iterator[Moment]:
     """Logits are joined: those of every token that was written last, then those of all sequences."""
     table = Level(rollout.table, blocks(rollout.table))
-    step.take("joined", "logits", f"new {SCORES}", rollout.joined.times(rollout.turns))
-    step.take("joining", "logits", f"new {SCORES}, while they are joined", table.times(rollout.written))
+    step.take("joined", "logits", f"new {KEPT}", rollout.joined.times(rollout.turns))
+    step.take("joining", "logits", f"new {KEPT}, while they are joined", table.times(rollout.written))
     step.take("full cache", "kv_cache", "generation: cache", rollout.full)
     yield Moment("generation: scores", step.now)
     for key in ("joining", "full cache"):
         step.drop(key)
-    step.take("joining", "logits", f"new {SCORES}, while they are joined", rollout.scores)
+    step.take("joining", "logits", f"new {KEPT}, while they are joined", rollout.scores)
     yield Moment("generation: joined", step.now)
     step.drop("joining")
     step.drop("joined")
     if step.recipe.first_step:
-        step.take("scores", "logits", SCORES, rollout.scores)
+        step.take("scores", "logits", KEPT, rollout.scores)
 
 
 def _written(step: Step, run: Run, rollout: Rollout) -> Iterator[Moment]:
@@ -121,7 +119,7 @@ def _written(step: Step, run: Run, rollout: Rollout) -> Iterator[Moment]:
             continue
         best = max(found, key=lambda m: m.level.allocated).name
         moment = next(m for m in run.moments() if m.name == best)
-        step.take("new scores", "logits", f"new {SCORES}", there)
+        step.take("new scores", "logits", f"new {KEPT}", there)
         taken = ["new scores"]
         for key, held in run.held.items():
             if held.count and not key.startswith(OWN):

@@ -313,7 +313,7 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
     if recipe.evaluates is not None or recipe.compiled is not None:
         return False
-    if recipe.columns > 1 or recipe.critic is not None:
+    if recipe.columns > 1:
         if w.replay or w.alloc_conf is not None:
             raise UnsupportedError(
                 f"objective = {w.objective} is not played through the allocator",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 GRAPH: Final = " graph"
+KEPT: Final = "logits of all words at every token that is written"
 BEFORE: Final = "outputs before"
 """Keys of what hangs on an output, and of the output of the pass before, where the loop still has it."""
 
@@ -193,6 +194,8 @@ class Step(Ledger):
             self.take("engine", "other:engine", "engine", Level(r.rollout.engine, r.rollout.engine))
         if not r.first_step:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
+            if r.rollout is not None:
+                self.take("scores", "logits", KEPT, r.rollout.scores)
         # Each thread that multiplies matrices keeps its workspace: the program's own and the backward pass's.
         self._workspace()
         if not r.first_step:
@@ -209,9 +212,9 @@ class Step(Ledger):
         if (r.accumulate > 1 or r.keep_gradients) and not r.master:
             self.take("gradients before", "gradients", "of earlier passes", self.grown)
         self.take("inputs", "inputs", "token ids", level(p.inputs), p.inputs)
-        # A loop's variable still holds the last step's loss.
+        # A loop's variable still holds the last step's loss, but where a trainer lets go of all its names.
         loss = [p.tail.output, *p.context]
-        if not r.first_step:
+        if not r.first_step and r.critic is None:
             self.take("loss before", "loss", "of the last pass", level(loss), loss)
             self.take("lingering", "activations", "inputs that the last pass's packed products hold", p.lingering)
         # So does one that holds outputs: within a step that of the pass before, or the last step's.
