@@ -114,7 +114,6 @@ REFUSED: list[tuple[dict[str, Any], type[TonnageError], str]] = [
     ({"matryoshka_dims": "1024"}, InputError, "from 1 to the model's 768"),
     ({"matryoshka_dims": "a"}, InputError, "from 1 to the model's 768"),
     ({"matryoshka_dims": "128", "mini_batch": 8}, UnsupportedError, "not modelled"),
-    ({"mini_batch": 8, "replay": True}, UnsupportedError, "played"),
     ({"teacher": "gpt2"}, InputError, "has no teacher"),
 ]
 

@@ -14,7 +14,7 @@ from tonnage.allocator.caching import Allocator
 from tonnage.estimate.beside import tensor_sizes
 from tonnage.estimate.training import Step
 from tonnage.formats import FORMATS
-from tonnage.memory.passes import Account
+from tonnage.memory.passes import Account, Pass
 from tonnage.memory.steps import Replaced, clipped
 from tonnage.timeline import Instant
 
@@ -48,18 +48,23 @@ class Player:
         step: what is run.
         allocator: that gets its events.
         loading: how the weights came there; None where they were allocated one after the other.
+        passes: of the step's passes the one that is played; None for its own.
     """
 
     # Whether hidden states, keys and values are handed out, and named by the caller.
     hands = False
 
-    def __init__(self, step: Step, allocator: Allocator, loading: Loading | None = None) -> None:
+    def __init__(
+        self, step: Step, allocator: Allocator, loading: Loading | None = None, passes: Pass | None = None
+    ) -> None:
         self.run = step
         self.loading = loading
-        self.passes = step.passes
+        self.passes = passes or step.passes
         self.stages = [self.passes.stem, *self.passes.layers, self.passes.tail]
         self.allocator = allocator
-        self.tape = step.passes.tape
+        self.tape = self.passes.tape
+        # What the loop's variable will hold.
+        self.named = self.passes.loss[:1]
         self.sizes = {id(self.tape): [s.nbytes for s in self.tape.born]}
         self.grads: list[Block] = []
         # Keys and values that layers will find in their cache, and what of theirs the model's output alone holds.
@@ -201,10 +206,7 @@ class Player:
         """One optimizer step; the first makes the optimizer's state."""
         r, p = self.run.recipe, self.passes
         inputs = [self.take(s.nbytes) for s in p.inputs if s.nbytes]
-        rolls = r.rollout is not None
-        if r.rollout is not None and r.rollout.first:
-            self.roll()
-            rolls = False
+        self.ahead()
         before = len(self.instants)
         if self.passes.tape.accumulated and not self.grads and not r.master:
             # The first pass of several leaves what the others' gradients are added into.
@@ -213,11 +215,16 @@ class Player:
             self.fresh = False
             del self.instants[before:]
         if not first or r.first_step or not r.keep_gradients:
-            if rolls:
+            if r.rollout is not None and not r.rollout.first:
                 self.roll()
             self.backward(*self.forward())
         self.optimize(first=first)
         self.free(inputs)
+
+    def ahead(self) -> None:
+        """What comes before the first pass of a step."""
+        if self.run.recipe.rollout is not None and self.run.recipe.rollout.first:
+            self.roll()
 
     def roll(self) -> None:
         """What is trained on is written and scored."""
@@ -296,7 +303,7 @@ class Player:
         self.free([*casts, *self.loss, *self.outputs, *self.cached])
         self.outputs = []
         self.cached.clear()
-        self.loss = [left[last][0].pop(s.serial) for s in self.passes.loss[:1] if s.serial in left[last][0]]
+        self.loss = [left[last][0].pop(s.serial) for s in self.named if s.serial in left[last][0]]
         for held in around:
             self.drop(held)
         return left, streams

@@ -14,7 +14,7 @@ from tonnage.arch.tape import Storage
 from tonnage.estimate.actor_critic import CRITIC, ActorCritic
 from tonnage.estimate.loading import Loading
 from tonnage.estimate.player import Joints, Own, Player, Shared, resident
-from tonnage.timeline import Instant
+from tonnage.estimate.player_joint import JointPlayer
 
 Left = tuple[list[tuple[Own, Joints]], list[Shared]]
 
@@ -30,7 +30,7 @@ class _Critic(Player):
         return self.given
 
 
-class CriticPlayer(Player):
+class CriticPlayer(JointPlayer):
     """Plays the step of an actor, and within it the critic's."""
 
     hands = True
@@ -53,12 +53,13 @@ class CriticPlayer(Player):
     def forward(self) -> Left:
         """Through the critic, then the actor, whose names of the pass before are there until both are through."""
         self.before, self.handed = self.handed, []
-        self.lend()
+        self.lend(self.critic)
+        self.critic.fresh = self.fresh
         self.waiting = self.critic.forward()
         seed = self.critic.stages[-1].seed
         assert seed is not None
         self.critic.given = self.take(seed.nbytes)
-        self.back()
+        self.back(self.critic, CRITIC)
         return super().forward()
 
     def pause(self, start: int, own: Own, joints: Joints, casts: list[Block]) -> int:
@@ -75,25 +76,11 @@ class CriticPlayer(Player):
     def backward(self, left: list[tuple[Own, Joints]], streams: list[Shared]) -> None:
         """Through the actor, then the critic; then what is told of the pass."""
         super().backward(left, streams)
-        self.lend()
+        self.lend(self.critic)
         self.critic.backward(*self.waiting)
-        self.grads += self.critic.grads
-        self.critic.grads = []
-        self.back()
+        self.back(self.critic, CRITIC)
         if self.fresh:
             self.tell()
-
-    def lend(self) -> None:
-        """The critic runs now, in the same threads."""
-        c = self.critic
-        c.fresh, c.threads, c.due = self.fresh, self.threads, self.due
-
-    def back(self) -> None:
-        """It has run."""
-        c = self.critic
-        self.threads, self.due = c.threads, c.due
-        self.instants += [Instant(f"{CRITIC}: {i.name}", i.bytes) for i in c.instants]
-        c.instants = []
 
     def let_go(self) -> None:
         """The caller names the output through the step."""

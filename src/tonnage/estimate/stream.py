@@ -57,13 +57,11 @@ class Replay(Record):
 
 
 def _player(step: Step, allocator: Allocator, loading: Loading | None) -> Player:
-    if step.recipe.critic is not None:
-        # Imported late: most steps train one model.
-        from tonnage.estimate.actor_critic import ActorCritic
-        from tonnage.estimate.player_critic import CriticPlayer
+    if step.recipe.critic is not None or step.recipe.columns > 1:
+        # Imported late: most steps are of one pass.
+        from tonnage.estimate.player_joint import joint
 
-        assert isinstance(step, ActorCritic)
-        return CriticPlayer(step, allocator, loading)
+        return joint(step, allocator, loading)
     if not step.taped:
         return Player(step, allocator, loading)
     # Imported late: most passes are told layer by layer.

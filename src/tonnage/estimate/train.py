@@ -313,15 +313,6 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
     if recipe.evaluates is not None or recipe.compiled is not None:
         return False
-    if recipe.columns > 1:
-        if w.replay or w.alloc_conf is not None:
-            raise UnsupportedError(
-                f"objective = {w.objective} is not played through the allocator",
-                key="replay",
-                value="true",
-                hint="leave it out",
-            )
-        return False
     if not caching(device) or w.offload not in (None, "none"):
         return False
     if w.replay is None and w.alloc_conf is None:

@@ -198,7 +198,8 @@ class Step(Ledger):
                 self.take("scores", "logits", KEPT, r.rollout.scores)
         # Each thread that multiplies matrices keeps its workspace: the program's own and the backward pass's.
         self._workspace()
-        if not r.first_step:
+        self.multiplied = not r.first_step
+        if self.multiplied:
             self._workspace()
         return self.now
 
@@ -360,9 +361,10 @@ class Step(Ledger):
                     self.drop(f"stream {stages[i - 1].output.dtype}")
                 here = here + H[i - 1]
             if i == len(stages) - 1:
-                waits = r.first_step and a.backward.before_products(blocks(r.workspace))
-                if r.first_step and not waits:
+                waits = not self.multiplied and a.backward.before_products(blocks(r.workspace))
+                if not self.multiplied and not waits:
                     self._workspace()
+                self.multiplied = True
                 yield Moment("loss backward", self.now + here + a.backward.peak, a.backward)
                 if waits:
                     self._workspace()

@@ -129,14 +129,13 @@ def _judge(a: Asked, key: str) -> Model:
 
 
 def _of_critic(a: Asked, critic: Model) -> Recipe:
-    """The critic's part of the step: all of it is trained, nothing of it is computed again, and it runs in threads that
-    have multiplied already."""
+    """The critic's part of the step: all of it is trained, and nothing of it is computed again."""
     r = a.recipe
     attention, _ = kernel(critic, a.w.attention or "sdpa", dtype=r.autocast or r.weights, device=None)
     return r.but(
         kernel=attention, loss=Valued(), recompute=False, plan=None, offloads=False, keep_logits=False, tuning=None,
         adapters=(), beside=(), own=(), shares=(), packing=None, input_grads=False, fused=None, narrow=None, scales=(),
-        drops=False, first_step=False,
+        drops=False,
     )  # fmt: skip
 
 
