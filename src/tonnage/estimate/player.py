@@ -64,13 +64,15 @@ class Player:
         self.allocator = allocator
         self.tape = self.passes.tape
         # What the loop's variable will hold.
-        self.named = self.passes.loss[:1]
+        self.named = [] if step.taped else self.passes.loss[:1]
         self.sizes = {id(self.tape): [s.nbytes for s in self.tape.born]}
         self.grads: list[Block] = []
         # Keys and values that layers will find in their cache, and what of theirs the model's output alone holds.
         self.found: list[list[Block]] = []
         self.cached: list[Block] = []
         self.handed: list[Shared] = []
+        # What products with packed matrices were given: their functions hold it until the next loss is there.
+        self.lingering: list[Shared] = []
         self.shared: Own = {}
         # Whether this thread has not multiplied yet; the program's own goes forward, the engine's back.
         self.due = False
@@ -166,9 +168,13 @@ class Player:
         sizes = self.sizes.get(id(tape))
         if sizes is None:
             sizes = self.sizes[id(tape)] = [s.nbytes for s in tape.born]
-        self.run_events(
-            tape.events[start:stop], sizes, own, joints, tape.products, tape.added if self.fresh else NONE
-        )
+        stays = self.stays(tape) if self.fresh else NONE
+        self.run_events(tape.events[start:stop], sizes, own, joints, tape.products, stays)
+
+    def stays(self, tape: Tape) -> Set[int]:
+        """Gradients that stay if there are none yet, but for those that lie beside in any case."""
+        beside = {t.name for t, _ in self.run.recipe.beside}
+        return tape.added.keys() if not beside else {n for n, of in tape.added.items() if f"{of}.grad" not in beside}
 
     def run_events(
         self,
@@ -220,6 +226,11 @@ class Player:
             self.backward(*self.forward())
         self.optimize(first=first)
         self.free(inputs)
+        if r.evaluates is not None:
+            # Imported late: most answers are of the step alone.
+            from tonnage.estimate.player_beside import evaluate
+
+            evaluate(self)
 
     def ahead(self) -> None:
         """What comes before the first pass of a step."""
@@ -243,6 +254,7 @@ class Player:
         frame: list[Shared] = []
         around: list[Shared] = []
         carried: list[Block] = []
+        lingering, self.lingering = self.lingering, []
         self.thread(0)
         for i, a in enumerate(self.stages):
             own: Own = {}
@@ -288,6 +300,8 @@ class Player:
             self.cached += [own.pop(s.serial) for s in a.apart() if a.found and s.serial in own]
             if self.hands:
                 self.hand(a, own, joints)
+            if not recomputes:
+                self.linger(a, own, joints)
             self.settle(a, own, joints, away=0 < i < last and self.run.away(i - 1))
             left.append((own, joints))
             before, carried = carried, [self.take(s.nbytes) for s in a.carried]
@@ -304,7 +318,7 @@ class Player:
         self.outputs = []
         self.cached.clear()
         self.loss = [left[last][0].pop(s.serial) for s in self.named if s.serial in left[last][0]]
-        for held in around:
+        for held in (*around, *lingering):
             self.drop(held)
         return left, streams
 
@@ -344,6 +358,14 @@ class Player:
             self.handed.append(held)
             if s.serial in kept:
                 joints[s.serial] = held
+
+    def linger(self, a: Account, own: Own, joints: Joints) -> None:
+        """Functions of packed products hold what they were given beyond the backward pass."""
+        for s in a.lingering:
+            if s.serial in own:
+                joints[s.serial] = Shared(own.pop(s.serial))
+            joints[s.serial].holders += 1
+            self.lingering.append(joints[s.serial])
 
     def settle(self, a: Account, own: Own, joints: Joints, *, away: bool) -> None:
         """Let go of what a stretch does not keep: of all of it where it runs again, of an input that goes ``away``."""
@@ -385,6 +407,7 @@ class Player:
                     joints[a.input.serial] = joints.pop(a.entered.serial)
                 self.play(a.recompute.start, a.recompute.stop, own, joints)
                 self.unwind(a.recompute.stop, a.backward.start, own)
+                self.linger(a, own, joints)
             elif a.keeps_output and i < last:
                 joints[a.output.serial] = streams[i]
             if not i:
@@ -404,7 +427,8 @@ class Player:
                 # The graph of the loss holds some of its own for as long.
                 self.loss += [own.pop(s.serial) for s in p.context if s.serial in own]
             if self.fresh:
-                self.grads += [own.pop(n) for n in list(own) if n in p.tape.added]
+                stays = self.stays(p.tape)
+                self.grads += [own.pop(n) for n in list(own) if n in stays]
             self.free(own.values())
             for held in joints.values():
                 self.drop(held)

@@ -31,6 +31,20 @@ def paused(player: Player, start: int, own: Own, joints: Joints, casts: list[Blo
     return start
 
 
+def evaluate(player: Player) -> None:
+    """Play the evaluation step behind a step, and the moment when a checkpoint is saved."""
+    from tonnage.estimate.evaluation import read as evaluated
+
+    reading = evaluated(player.run)
+    texts = [player.take(s.nbytes) for s in reading.given]
+    player.begin()
+    read(player, reading)
+    player.end("evaluation step")
+    player.free(texts)
+    player.begin()
+    player.end("checkpoint save")
+
+
 def read(player: Player, reading: Ahead) -> None:
     """Another model's forward pass, of which nothing stays."""
     tape, own = reading.tape, dict[int, Block]()

@@ -171,8 +171,6 @@ def hosts(model: Model, w: Train) -> bool:
         "adapter": w.adapter is not None,
         "precision": str(w.precision).startswith("fp8"),
         "optimizer_in_backward": bool(w.optimizer_in_backward),
-        "alloc_conf": w.alloc_conf is not None,
-        "replay": bool(w.replay),
         "stack": w.stack not in (None, "transformers"),
     }
     refuse(w, said, "offload = save-on-cpu is not modelled together with {key} = {value}", of="offload")

@@ -228,7 +228,7 @@ def answer(
     told_apart = (COLLATED if aim else "", EVALUATED if w.eval_batch else "")
     left_out = tuple(n for n in NOT_MODELLED if n not in told_apart)
     long = mixing is not None and w.replay is None and mixing.long(step.passes.layers)
-    if not long and _replays(w, recipe, device, verdict) and not step.passes.lingering.allocated:
+    if not long and _replays(w, recipe, device, verdict):
         # Imported late: an answer whose verdict is clear does without.
         from tonnage.estimate.loading import brought
         from tonnage.estimate.stream import replayed
@@ -311,9 +311,9 @@ def _runs(model: Model, w: Train, stack: Stack) -> Runs | None:
 
 def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | None) -> bool:
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
-    if recipe.evaluates is not None or recipe.compiled is not None:
+    if recipe.compiled is not None:
         return False
-    if not caching(device) or w.offload not in (None, "none"):
+    if not caching(device) or recipe.offloads:
         return False
     if w.replay is None and w.alloc_conf is None:
         return verdict is None or verdict.verdict == "uncertain"

@@ -403,6 +403,8 @@ class Step(Ledger):
                     self.drop(f"awaited {id(above)}")
                 here = here + level(p.waiting) + level(p.given) + (Level() if a.seed is None else H[0])
                 yield Moment("backward embedding", self.now + here + a.backward.peak, a.backward)
+            held = level(a.lingering)
+            self.take(f"lingering {_key(a)}", "activations", "inputs that packed products hold", held, a.lingering)
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
         self.drop_all("outputs")

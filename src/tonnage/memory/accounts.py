@@ -119,7 +119,7 @@ class Account:
 
     __slots__ = (
         "awaited", "backward", "cached", "carried", "casts", "entered", "flows", "forward", "found", "gradients",
-        "handed", "input", "keeps_input", "keeps_output", "left", "output", "recompute", "saved", "seed", "shares",
+        "handed", "input", "keeps_input", "keeps_output", "left", "lingering", "output", "recompute", "saved", "seed", "shares",
         "waits",
     )  # fmt: skip
 
@@ -149,6 +149,8 @@ class Account:
         # Gradients of what it was handed by the steps before all layers, which take them when these are through.
         self.awaited: list[Storage] = []
         self.shares: frozenset[Storage] = frozenset()
+        # What functions of its pass hold as long as the loss is there.
+        self.lingering: list[Storage] = []
         self.keeps_input = False
         self.keeps_output = False
 
