@@ -51,6 +51,7 @@ class TapedPlayer(Player):
         self.free([*self.loss, *self.outputs])
         self.loss: list[Block] = []
         self.outputs: list[Block] = []
+        self.empty("forward")
         return [], []
 
     def backward(self, left: list[Any], streams: list[Shared]) -> None:

@@ -320,6 +320,7 @@ class Player:
         self.loss = [left[last][0].pop(s.serial) for s in self.named if s.serial in left[last][0]]
         for held in (*around, *lingering):
             self.drop(held)
+        self.empty("forward")
         return left, streams
 
     def pause(self, start: int, own: Own, joints: Joints, casts: list[Block]) -> int:
@@ -445,6 +446,11 @@ class Player:
         """The gradient that the backward pass starts from."""
         return self.take(seed.nbytes)
 
+    def empty(self, behind: str) -> None:
+        """A trainer may give the cache back behind a pass."""
+        if behind in self.run.recipe.empties:
+            self.allocator.empty_cache()
+
     def let_go(self) -> None:
         """The backward pass is over: of the output, what the caller does not hold through the step."""
         if self.run.recipe.keep_step:
@@ -453,6 +459,7 @@ class Player:
         else:
             self.free(self.outputs)
             self.outputs = []
+        self.empty("backward")
 
     def optimize(self, *, first: bool) -> None:
         """The step's own tensors, its state where there is none yet, and the end of the gradients."""

@@ -85,6 +85,9 @@ class CriticPlayer(JointPlayer):
     def let_go(self) -> None:
         """The caller names the output through the step."""
 
+    def empty(self, behind: str) -> None:
+        """The trainer's own points are elsewhere."""
+
     def tell(self) -> None:
         """Shares of words, and their products with logits; then the losses' names go."""
         n = cast(ActorCritic, self.run).table().requested

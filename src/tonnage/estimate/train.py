@@ -189,6 +189,7 @@ def answer(
         master=precision == "bf16-master",
         averaged=averaged(w),
         clips=clips(w, named),
+        empties=frozenset([*(["forward"] if w.empty_cache else []), stack.empties.get(w.objective or "", "")]) - {""},
     )
     if w.eval_batch is not None:
         # Imported late: most answers are of the step alone.
@@ -315,7 +316,7 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
         return False
     if not caching(device) or recipe.offloads:
         return False
-    if w.replay is None and w.alloc_conf is None:
+    if w.replay is None and w.alloc_conf is None and not w.empty_cache:
         return verdict is None or verdict.verdict == "uncertain"
     return w.replay is not False
 

@@ -66,6 +66,7 @@ class Stack(Record):
             matrices, bytes of a layer's input, and how the layers are computed again; None for nothing.
         spread: what more may be allocated at the peak where its attention runs in another way, in words and bytes, from
             the model and the tokens of a pass; None for nothing.
+        empties: by objective, behind which pass its trainer gives the allocator's cache back.
         copies: what is said of ``modules_to_save``, where it keeps them otherwise than peft; forbids "fits".
     """
 
@@ -106,6 +107,7 @@ class Stack(Record):
     trainers: Since[Version] | None = (((0, 0), (1, 16)),)
     reentrant: bool = False
     spread: Callable[[Model, int], tuple[str, int] | None] | None = None
+    empties: Mapping[str, str] = {}
     resident: Callable[[Model, Tuning | None, int, Recompute | None], tuple[tuple[str, int], ...]] | None = None
 
 

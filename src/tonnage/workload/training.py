@@ -128,6 +128,9 @@ class Train(Placed):
     replay: bool | None = played(
         "switch", "Play the step through the caching allocator (where the verdict is open without)."
     )
+    empty_cache: bool | None = played(
+        "switch", "The allocator's cache is given back before every backward pass: torch_empty_cache_steps=1."
+    )
     alloc_conf: str | None = played(
         "text", "Settings of the allocator, as PYTORCH_ALLOC_CONF has them.", wants="SETTINGS"
     )

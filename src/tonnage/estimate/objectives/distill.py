@@ -52,6 +52,7 @@ def distill(a: Asked) -> Parts:
         Distilled(a.w.completion_length, "jsd", form),
         (resident("teacher", teacher, form, reading, shares),),
         rollout,
+        empties=frozenset(["forward"]),
         values={"teacher": teacher.name or teacher.model_type, "teacher_quant": a.w.teacher_quant},
         told=tuple(f"teacher: {t}" for t in told),
         left_out=() if rollout is not None else ("answers that the student writes itself: --rollout generate",),

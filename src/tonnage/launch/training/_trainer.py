@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Key
-from tonnage.launch.training._values import count, one_of, text, truth, whole
+from tonnage.launch.training._values import count, every_step, one_of, text, truth, whole
 
 OPTIMIZERS: Final[dict[str, str | None]] = {
     "adamw_torch": "adamw-foreach", "adamw_torch_fused": "adamw-fused", "adamw_hf": "adamw-foreach",
@@ -59,7 +59,7 @@ KEYS: Final = (
     Key(("neftune_noise_alpha",), matters="noise as large as the embedding's output"),
     Key(("label_smoothing_factor",), matters="a second loss over all logits", harmless=(0, 0.0)),
     Key(("auto_find_batch_size",), matters="the batch is halved until it fits"),
-    Key(("torch_empty_cache_steps",), matters="the allocator's cache is given back now and then"),
+    Key(("torch_empty_cache_steps",), "empty_cache", every_step),
     Key(("use_cpu", "no_cuda"), matters="the step runs on the host"),
     Key(("group_by_length",), matters="batches of like lengths: the longest come together"),
 )

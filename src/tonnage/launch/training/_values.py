@@ -30,6 +30,11 @@ def count(value: Any, key: str) -> int:
     return number
 
 
+def every_step(value: Any, key: str) -> bool:
+    """Whether something is done in every step; between two steps that do it, others reach as high as without."""
+    return count(value, key) == 1
+
+
 def whole(value: Any, key: str) -> int:
     """A whole number."""
     text = value.replace("_", "") if isinstance(value, str) else value

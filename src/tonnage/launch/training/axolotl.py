@@ -12,7 +12,7 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Config, Key, Settled
 from tonnage.launch.training._preferences import SIGMOID, preferring
 from tonnage.launch.training._trainer import OPTIMIZERS, attention, layerwise, spread
-from tonnage.launch.training._values import count, modules, one_of, share, text, texts, truth
+from tonnage.launch.training._values import count, every_step, modules, one_of, share, text, texts, truth
 
 LENGTH: Final = 512
 """``sequence_len``."""
@@ -259,7 +259,8 @@ CONFIG: Final = Config(
         Key(("resize_token_embeddings_to_32x", "tokens", "shrink_embeddings"), matters="rows of the vocabulary"),
         Key(("neftune_noise_alpha",), matters="noise as large as the embedding's output"),
         Key(("optim_target_modules", "optim_args"), matters="arguments of the optimizer"),
-        Key(("torch_empty_cache_steps", "gc_steps"), matters="the allocator's cache is given back now and then"),
+        Key(("torch_empty_cache_steps",), "empty_cache", every_step),
+        Key(("gc_steps",), matters="the allocator's cache is given back now and then"),
         Key(("max_memory", "gpu_memory_limit", "lora_on_cpu", "device_map"), matters="where weights lie"),
         Key(("auto_find_batch_size",), matters="the batch is halved until it fits"),
         Key(("quantize_moe_experts", "experts_implementation"), matters="how experts are stored and run"),
