@@ -48,6 +48,10 @@ class ActorCritic(Step):
         for passes in (self.passes, self.critic.passes):
             for a in passes.layers:
                 a.cached = stored(passes.tape, a)
+        for a in dict.fromkeys(self.passes.layers):
+            # The caller still names keys and values when the graph lets go of them.
+            if held := [s for s in a.cached if s in a.left_behind()]:
+                a.backward = a.backward.holding(held)
         self.trained = [*self.trained, *self.critic.trained]
         self.grown = self.grown + self.critic.grown
         self.state = self._state(recipe.optimizer.resident)

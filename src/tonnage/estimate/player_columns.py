@@ -54,7 +54,7 @@ class ColumnsPlayer(JointPlayer):
     """Plays two passes, of which the second one's loss goes back through both."""
 
     def __init__(self, step: Columns, allocator: Allocator, loading: Loading | None = None) -> None:
-        super().__init__(step, allocator, loading)
+        super().__init__(step, allocator, loading, step.last)
         self.first = _First(step, allocator)
         self.waiting: Any = None
 

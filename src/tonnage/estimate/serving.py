@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Layer, Model
-from tonnage.arch.ops import cast
+from tonnage.arch.ops import cast, copy
 from tonnage.arch.tape import Storage, Tape, Value
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.moments import Ledger, Moment
@@ -164,8 +164,9 @@ class Reading:
             kept = x.view((axes[0], ("T", positions), axes[2]))
             logits = model.head.forward(f, kept)
             if model.causal:
-                # generate() takes the last position in fp32.
-                cast(logits.view((axes[0], ("X", 1), logits.axes[2])), "fp32")
+                # generate() copies the last position in fp32.
+                last = logits.view((axes[0], ("X", 1), logits.axes[2]))
+                copy(last) if last.dtype == "fp32" else cast(last, "fp32")
         account.forward = Span(tape, start, len(tape.events), first)
         return account
 
