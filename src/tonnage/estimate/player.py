@@ -434,12 +434,13 @@ class Player:
             for held in joints.values():
                 self.drop(held)
             below = {s.serial for layer in p.layers[: max(i - 1, 0)] for s in layer.shares}
-            self.free(
-                [self.shared.pop(s.serial) for s in a.shares if s.serial not in below and s.serial in self.shared]
-            )
+            gone = [] if self.run.nests else [s.serial for s in a.shares if s.serial not in below]
+            self.free([self.shared.pop(n) for n in gone if n in self.shared])
         self.workspace()
         self.free([*began, *([gradient] if gradient is not None else [])])
         self.grads += tied.values()
+        self.free(self.shared.values())
+        self.shared = {}
         self.let_go()
 
     def begun(self, seed: Storage) -> Block:

@@ -26,7 +26,7 @@ from tonnage.estimate.settle import (
     tokens_within,
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
-from tonnage.estimate.switches import averaged, clips, elements, hosts, in_backward, offloads, padded, targets
+from tonnage.estimate.switches import averaged, clips, elements, hosts, in_backward, nested, offloads, padded, targets
 from tonnage.estimate.trained import limited, passed_by, reverses, trainable
 from tonnage.estimate.verdict import fit
 from tonnage.memory.optimizers import optimizer, spelled
@@ -156,7 +156,7 @@ def answer(
         tokens=seq,
         accumulate=w.accumulate or 1,
         recompute=w.recompute not in (None, "none"),
-        plan=_plan(model, w, stack),
+        plan=_plan(model, w, stack, version),
         offloads=offloads(w),
         hosts=hosts(model, w),
         keep_logits=any(kept.endswith("outputs") for kept in w.retain),
@@ -321,14 +321,17 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
     return w.replay is not False
 
 
-def _plan(model: Model, w: Train, stack: Stack) -> Recompute | None:
-    """Which layers are computed again, where it is not all or none."""
-    if w.recompute in (None, "none") or (w.recompute == "full" and not stack.reentrant):
+def _plan(model: Model, w: Train, stack: Stack, version: Version) -> Recompute | None:
+    """Which layers are computed again, where it is not all or none, and how, where not as recipes have it."""
+    if w.recompute in (None, "none"):
+        return None
+    nests = w.recompute in ("full", "unsloth") and nested(w, stack, version)
+    if w.recompute == "full" and not nests:
         return None
     # Imported late: most answers do without.
     from tonnage.estimate.savers import plan
 
-    return plan(model, w, stack)
+    return plan(model, w, stack, nests=nests)
 
 
 def _mixing(model: Model, w: Train, device: Device | None) -> Mixing | None:

@@ -88,6 +88,11 @@ class Step(Ledger):
             compiled=recipe.compiled,
         )
 
+    @property
+    def nests(self) -> bool:
+        """Whether checkpoints run a backward pass of their own."""
+        return self.recipe.plan is not None and self.recipe.plan.reentrant
+
     def stepping(self) -> Stepping | None:
         """What steps within the backward pass; None where the step waits for its end."""
         if not self.recipe.in_backward:
@@ -389,8 +394,9 @@ class Step(Ledger):
                 self.take(f"awaited {id(a)}", "activations", "gradients of prefixes", level(a.awaited), a.awaited)
                 if i == len(stages) - 2:
                     self.take("summed", "activations", "gradient of the position bias", level(p.summed), p.summed)
-                # What is shared lives until the lowest layer that keeps it is through.
-                for s in a.shares:
+                # What is shared lives until the lowest layer that keeps it is through, or as long as the loss's graph,
+                # of which a nested checkpoint is a node that holds what the layer was called with.
+                for s in () if self.nests else a.shares:
                     if not any(s in below.shares for below in p.layers[: i - 1]):
                         self.drop_all(f"shared {s.serial}")
             elif a.flows:
@@ -409,6 +415,8 @@ class Step(Ledger):
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
         self.drop_all("outputs")
         self.drop_all("leaf")
+        for s in p.shared:
+            self.drop_all(f"shared {s.serial}")
         if r.keep_step:
             self.hold()
         self.drop("loss")

@@ -23,6 +23,8 @@ STACK: Final = Stack(
     shards="ddp",
     recomputes=("none", "full", "every", "first"),
     places=True,
+    # utils/config/__init__.py, normalize_config: where no ``rl`` is said.
+    reentrant=(((0, 0), True),),
     trainers=(((0, 19), (1, 9)), ((0, 18), (1, 8)), ((0, 0), (1, 5))),
     compiles="model",
     empties={"dpo": "backward"},
