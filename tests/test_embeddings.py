@@ -68,7 +68,14 @@ def test_a_cross_encoder_is_a_classifier_with_one_label(capsys: pytest.CaptureFi
 
 def test_a_mini_batch_takes_what_it_takes_in_any_batch() -> None:
     """Beside ids, masks and vectors: 2 x 8 B a token and 2 x 2 B a number of a vector, of two columns."""
-    said = {"objective": "embed", "embed_loss": "cached-mnrl", "mini_batch": 32, "seq": 128, "dtype": "bf16", "replay": False}
+    said = {
+        "objective": "embed",
+        "embed_loss": "cached-mnrl",
+        "mini_batch": 32,
+        "seq": 128,
+        "dtype": "bf16",
+        "replay": False,
+    }
     small, large = (tn.train("bert-base-uncased", batch=n, suggest=False, **said).ranks[0] for n in (1024, 8192))
     more = 2 * (8192 - 1024) * (2 * 8 * 128 + 2 * 768)
     assert small.peak.name == large.peak.name

@@ -138,7 +138,10 @@ def test_a_cache_that_is_emptied_reserves_less() -> None:
     assert plain.tier("reserved") > emptied.tier("reserved")
     said = {"objective": "dpo", "seq": 512, "dtype": "bf16", "suggest": False, "replay": True}
     alike = {"precision": "bf16-autocast", "recompute": "none", "stack_version": "1.9"}
-    axolotl, trl = tn.train(LLAMA, stack="axolotl", **said).fullest, tn.train(LLAMA, stack="trl", **said, **alike).fullest
+    axolotl, trl = (
+        tn.train(LLAMA, stack="axolotl", **said).fullest,
+        tn.train(LLAMA, stack="trl", **said, **alike).fullest,
+    )
     assert axolotl.tier("allocated") == trl.tier("allocated")
     assert axolotl.tier("reserved") < trl.tier("reserved")
 

@@ -14,7 +14,7 @@ engine wakes, whose memory is none of the cache's)
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tonnage.allocator.caching import SMALL
 from tonnage.estimate.player_beside import read
@@ -89,8 +89,18 @@ def _largest(run: Run, phase: str) -> str:
     return max(found, key=lambda m: m.level.allocated).name if found else ""
 
 
+class Layer(NamedTuple):
+    """One layer of a pass: its events, and by serial what it finds, caches, hands on and carries."""
+
+    events: list[int]
+    found: list[int]
+    cached: list[int]
+    left: int
+    carried: list[int]
+
+
 class Turn:
-    """One pass of a stretch of steps, as it is played: events before the layers, of each different one, behind them.
+    """One pass of a stretch of steps, as it is played: events before the layers, of every layer, behind them.
 
     Args:
         reading: the pass.
@@ -112,7 +122,14 @@ class Turn:
 
         self.reading = reading
         self.stem = events(reading.embedding.start, reading.begun)
-        self.layers = {n: events(a.forward.start, a.forward.stop) for n, a in reading.layers.items()}
+        layers = {
+            n: Layer(
+                events(a.forward.start, a.forward.stop), [s.serial for s in a.found], [s.serial for s in a.cached],
+                a.left.serial, [s.serial for s in a.carried],
+            )
+            for n, a in reading.layers.items()
+        }  # fmt: skip
+        self.layers = [layers[id(layer)] for layer in reading.order]
         self.head = events(reading.head.forward.start, reading.head.forward.stop)
 
 
@@ -194,22 +211,23 @@ class Writer:
         # What is named until the layers are through, and what until the pass is over.
         named, casts = list(own.values()), list["Block"]()
         carried: list[Block] = []
-        for i, layer in enumerate(self.layers):
-            a = reading.layers[id(layer)]
+        for i, layer in enumerate(turn.layers):
             casts += self._cast(i)
-            own = dict(zip((s.serial for s in a.found), self.cached[i], strict=False))
-            player.run_events(turn.layers[id(layer)], sizes, own, {}, products)
-            self.cached[i] = [own.pop(s.serial) for s in a.cached if s.serial in own]
+            own = dict(zip(layer.found, self.cached[i], strict=False))
+            player.run_events(layer.events, sizes, own, {}, products)
+            self.cached[i] = [own.pop(n) for n in layer.cached if n in own]
             if stream is not None:
                 if keeps if i else reading.names_first:
                     named.append(stream)
                 else:
                     player.free([stream])
-            stream = own.pop(a.left.serial, None)
-            before, carried = carried, [own.pop(s.serial) for s in a.carried if s.serial in own]
-            player.free(before)
-            # Tuples of keys and values of the pass before are named until this one's are whole.
-            (casts.extend if reading.tupled else player.free)(own.values())
+            stream = own.pop(layer.left, None)
+            if carried or layer.carried:
+                before, carried = carried, [own.pop(n) for n in layer.carried if n in own]
+                player.free(before)
+            if own:
+                # Tuples of keys and values of the pass before are named until this one's are whole.
+                (casts.extend if reading.tupled else player.free)(own.values())
         player.free([*named, *carried])
         casts += self._cast(len(self.layers))
         own = {} if stream is None else {reading.head.entered.serial: stream}
@@ -220,7 +238,8 @@ class Writer:
 
     def _cast(self, index: int) -> list[Block]:
         """Autocast's copies of a layer's weights, or of the head's."""
-        return [self.player.take(n) for sizes in self.run.session.casts[index : index + 1] for n in sizes]
+        casts = self.run.session.casts
+        return [self.player.take(n) for n in casts[index]] if casts else []
 
 
 def _in_line(first: Reading, middle: Reading, last: Reading, part: int, span: int) -> bool:

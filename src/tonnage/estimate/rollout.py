@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tonnage.estimate.training import Step
     from tonnage.memory.ahead import Ahead
 
+LONGEST: Final = 40_000
+"""Layers by tokens: one to two seconds of the allocator's."""
 OWN: Final = ("weights", "buffers", "workspace")
 """Of a run that serves: what the step has already."""
 
@@ -53,6 +55,14 @@ class Rollout(Record):
     scoring: Level = Level()
     readings: tuple[tuple[str, Ahead], ...] = ()
     first: bool = False
+
+    @property
+    def long(self) -> bool:
+        """Whether so many tokens go through so many layers that it is played on demand alone."""
+        if self.run is None:
+            return False
+        s = self.run.session
+        return self.turns * (s.context - s.prompt) * len(self.run.model.decoder.layers) > LONGEST
 
     @property
     def joined(self) -> Level:

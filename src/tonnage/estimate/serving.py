@@ -9,7 +9,7 @@ from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Layer, Model
 from tonnage.arch.ops import cast, copy
-from tonnage.arch.tape import Storage, Tape, Value
+from tonnage.arch.tape import Tape, Value
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.moments import Ledger, Moment
 from tonnage.formats import FORMATS
@@ -60,8 +60,8 @@ class Session(Record):
 class Reading:
     """One forward pass without autograd over ``tokens`` new tokens after ``cached`` ones.
 
-    ``layers`` holds, for each different layer, the account of its pass, of which ``cached`` is what its cache holds then
-    and ``found`` what it held before; ``kept`` is the first in bytes, where the code hands it on in tuples.
+    ``layers`` holds, for each different layer, the account of its pass, of which ``cached`` is what its cache holds
+    then and ``found`` what it held before; ``kept`` is the first in bytes, where the code hands it on in tuples.
     """
 
     def __init__(self, model: Model, s: Session, tokens: int, cached: int) -> None:
@@ -92,7 +92,7 @@ class Reading:
         self.names_first = len(framed) < len(f.frame)
         del x
         axes = (B, T, ("D", stack.stem.D))
-        self.tupled, self.kept = stack.tupled, dict[int, Level]()
+        self.order, self.tupled, self.kept = stack.layers, stack.tupled, dict[int, Level]()
         self.layers = {id(layer): self._layer(f, layer, axes) for layer, _ in stack.distinct()}
         self.kernels = f.ran
         self.head = self._head(model, f, axes, 1 if s.logits == "last" else tokens)

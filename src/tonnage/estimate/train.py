@@ -316,6 +316,16 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
         return False
     if not caching(device) or recipe.offloads:
         return False
+    writes = None if recipe.rollout is None else recipe.rollout.run
+    if writes is not None and writes.missing:
+        if w.replay or w.alloc_conf is not None:
+            raise UnsupportedError(
+                f"what the model writes is not played through the allocator: {writes.missing[0]}", key="replay",
+                value="true", hint="leave it out",
+            )  # fmt: skip
+        return False
+    if w.replay is None and recipe.rollout is not None and recipe.rollout.long:
+        return False
     if w.replay is None and w.alloc_conf is None and not w.empty_cache:
         return verdict is None or verdict.verdict == "uncertain"
     return w.replay is not False

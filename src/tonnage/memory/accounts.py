@@ -126,7 +126,8 @@ class Account:
 
     __slots__ = (
         "awaited", "backward", "cached", "carried", "casts", "entered", "flows", "forward", "found", "gradients",
-        "handed", "input", "keeps_input", "keeps_output", "left", "lingering", "output", "recompute", "saved", "seed", "shares",
+        "handed", "input", "keeps_input", "keeps_output", "left", "lingering",
+        "output", "recompute", "saved", "seed", "shares",
         "waits",
     )  # fmt: skip
 

@@ -74,8 +74,8 @@ class Recompute(Record):
             )
         if self.reentrant and self.every == 1 and self.first is None:
             return (
-                "checkpoints run a backward pass of their own within the backward pass (use_reentrant): each layer runs "
-                "again whole, and its output and the gradient of it are held until it is through"
+                "checkpoints run a backward pass of their own within the backward pass (use_reentrant): each layer "
+                "runs again whole, and its output and the gradient of it are held until it is through"
             )
         if self.modules:
             plain, freed = sorted(self.modules - set(OUTPUT_DISCARDED)), sorted(self.modules & set(OUTPUT_DISCARDED))

@@ -46,7 +46,8 @@ class Train(Placed):
     attention: str | None = passes("text", "Its code, or the kernel of sdpa (sdpa)", ATTENTION)
     recompute: str | None = passes(
         "text",
-        "none, full, reentrant, non-reentrant, every-2, first-8, selective, unsloth, or modules: core_attn,mlp,moe,attention,shared_experts; "
+        "none, full (as the stack's release has it), reentrant, non-reentrant, every-2, first-8, selective, unsloth, "
+        "or modules: core_attn,mlp,moe,attention,shared_experts; "
         "those whose output is let go of: layernorm,moe_act,mla_up_proj (none).",
     )
     offload: str | None = passes(
