@@ -332,7 +332,6 @@ REFUSED: list[tuple[dict[str, Any], type[TonnageError], str]] = [
     ({"objective": "dpo", "reference": "none"}, InputError, "reference is one of"),
     ({"objective": "dpo", "teacher": "gpt2"}, InputError, "has no teacher"),
     ({"objective": "dpo", "loss": "full"}, UnsupportedError, "in one way"),
-    ({"objective": "grpo", "replay": True}, UnsupportedError, "played"),
     ({"objective": "dpo", "retain": ["outputs"]}, UnsupportedError, "retain"),
     ({"objective": "distill"}, InputError, "needs a teacher"),
     ({"objective": "distill", "teacher": "gpt2"}, InputError, "50,257 words"),

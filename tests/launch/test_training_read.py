@@ -342,6 +342,32 @@ def test_llama_factorys_preferences_are_objectives(said: str, objective: str, to
     assert told in "".join(job.unmodelled)
 
 
+@pytest.mark.parametrize(
+    ("name", "said", "recompute"),
+    [
+        ("a.yml", "base_model: gpt2\nflash_attention: true\ngradient_checkpointing: true\n", "full"),
+        ("a.yml", "base_model: gpt2\nflash_attention: true\ngradient_checkpointing: true\n"
+         "gradient_checkpointing_kwargs:\n  use_reentrant: false\n", "non-reentrant"),
+        ("a.yml", "base_model: gpt2\nflash_attention: true\ngradient_checkpointing: true\n"
+         "gradient_checkpointing_kwargs:\n  use_reentrant: true\n", "reentrant"),
+        ("a.yaml", "model_name_or_path: gpt2\nstage: sft\nfinetuning_type: lora\nbf16: true\n", "full"),
+        ("a.yaml", "model_name_or_path: gpt2\nstage: sft\nfinetuning_type: lora\nbf16: true\n"
+         "use_reentrant_gc: false\n", "non-reentrant"),
+    ],
+)  # fmt: skip
+def test_a_config_says_how_layers_run_again(name: str, said: str, recompute: str, tmp_path: Path) -> None:
+    job = read(written(tmp_path, name, said))
+    assert job.said["recompute"] == recompute
+    assert not job.unmodelled
+
+
+@pytest.mark.parametrize(("steps", "emptied"), [(1, True), (250, False)])
+def test_an_emptied_cache_is_read(steps: int, emptied: bool, tmp_path: Path) -> None:
+    said = f"base_model: gpt2\nflash_attention: true\ntorch_empty_cache_steps: {steps}\n"
+    job = read(written(tmp_path, "a.yml", said))
+    assert (job.said["empty_cache"], job.unmodelled) == (emptied, ())
+
+
 CUT = "plugins:\n  - axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin\n"
 
 

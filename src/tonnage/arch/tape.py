@@ -126,8 +126,8 @@ class Tape:
         self.asked: int | None = None
         self.keeper: Keeper | None = None
         self.accumulated = False
-        # Gradients that are added into older ones, of which there are none in the first pass of several.
-        self.added: set[int] = set()
+        # Gradients that are added into older ones, of which there are none in the first pass of several: of what.
+        self.added: dict[int, str] = {}
         self.stepping: Stepping | None = None
         # Ends of the names of parameters whose gradient is there before the pass: a term of the loss made it.
         self.early: tuple[str, ...] = ()
@@ -377,10 +377,10 @@ class Tape:
             grad = self.gradients.pop(name)
         elif held is not None or (self.accumulated and name != self.tied) or name.endswith(self.early):
             if self.accumulated:
-                self.added.add((held or grad).storage.serial)
+                self.added[(held or grad).storage.serial] = name
             return
         if self.accumulated and held is not None:
-            self.added.add(grad.storage.serial)
+            self.added[grad.storage.serial] = name
         grad.storage.category = "gradients"
         grad.storage.label = f"{name}.grad"
         if self.stepping is not None and (held is not None or name != self.tied):

@@ -21,6 +21,7 @@ from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.training import Step
 from tonnage.memory.accounts import Account, Span, blocks, level, stored
 from tonnage.memory.weights import bytes_of, is_buffer
+from tonnage.tensors import Tensor
 from tonnage.timeline import Level
 
 CRITIC: Final = "critic"
@@ -47,11 +48,21 @@ class ActorCritic(Step):
         for passes in (self.passes, self.critic.passes):
             for a in passes.layers:
                 a.cached = stored(passes.tape, a)
+        for a in dict.fromkeys(self.passes.layers):
+            # The caller still names keys and values when the graph lets go of them.
+            if held := [s for s in a.cached if s in a.left_behind()]:
+                a.backward = a.backward.holding(held)
         self.trained = [*self.trained, *self.critic.trained]
         self.grown = self.grown + self.critic.grown
         self.state = self._state(recipe.optimizer.resident)
         self.state += self._sum((n, 1) for n in recipe.optimizer.tables(self.widths()))
         self.paged = self._state(recipe.optimizer.outside)
+
+    def in_order(self) -> Iterator[Tensor]:
+        """What is trained of the actor, then of the critic."""
+        yield from super().in_order()
+        if self.recipe.tuning is None and hasattr(self, "critic"):
+            yield from self.critic.in_order()
 
     def static(self) -> Level:
         """Begin with what is resident between steps."""
@@ -80,7 +91,7 @@ class ActorCritic(Step):
                 cache = level(a.cached)
                 self.take(f"{OLD} cache {id(a)}", "kv_cache", "handed out by the pass before", cache, a.cached)
             self.take(f"{OLD} outputs", "logits", "handed out by the pass before", level(self.passes.outputs))
-            self.take("old shares", "logits", "shares of words, of the pass before", self._table())
+            self.take("old shares", "logits", "shares of words, of the pass before", self.table())
         before = set(self.held)
         self.hands = True
         with self._criticized():
@@ -143,7 +154,7 @@ class ActorCritic(Step):
             given = self.passes.stem.output if not i else self.passes.layers[i - 1].output
             self.take(f"{key} {given.dtype}", "activations", "hidden states handed out", level([given]), [given])
 
-    def _table(self) -> Level:
+    def table(self) -> Level:
         """A table of the words of the answers of a pass."""
         (logits, *_), loss = self.passes.outputs, self.recipe.loss
         assert isinstance(loss, Clipped)
@@ -155,7 +166,7 @@ class ActorCritic(Step):
         for key in [k for k in self.held if k.startswith("gradients")]:
             self.drop_all(key)
         for _ in range(2):
-            self.take("shares", "logits", "shares of words, and their products with logits", self._table())
+            self.take("shares", "logits", "shares of words, and their products with logits", self.table())
         yield Moment("statistics", self.now)
         self.drop_all("shares")
 

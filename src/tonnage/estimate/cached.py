@@ -31,6 +31,26 @@ class Cached(Step):
         self.texts, self.form_of_vectors = recipe.cached, recipe.weights
         super().__init__(model, recipe)
 
+    @property
+    def adds(self) -> bool:
+        """Whether gradients of earlier passes are there."""
+        return self.recipe.accumulate > 1 or self.recipe.keep_gradients
+
+    def embedding(self) -> Ahead:
+        """The pass of a mini-batch without a graph."""
+        r = self.recipe
+        return Ahead(
+            self.model, _vectors, batch=r.batch, tokens=r.tokens, kernel=r.kernel, weights=r.weights,
+            autocast=r.autocast, casts=True, tuning=r.tuning, makes_mask=r.makes_mask,
+        )  # fmt: skip
+
+    def compared(self, form: str) -> Tape:
+        """The loss of all vectors, back to them."""
+        tape, r = Tape(grad=True, weights=form), self.recipe
+        rest, width = self.texts * (r.columns - 1), self.model.decoder.stem.D
+        similarities(tape, min(r.batch, self.texts), self.texts, rest, width, form)
+        return tape
+
     def passed(self, model: Model, *, accumulated: bool) -> Pass:
         """The pass of a mini-batch that is not the first."""
         return super().passed(model, accumulated=True)
@@ -39,14 +59,13 @@ class Cached(Step):
         """Every instant in order."""
         self.static()
         r, p = self.recipe, self.passes
-        there = r.accumulate > 1 or r.keep_gradients
-        if there:
+        if self.adds:
             self.take("gradients before", "gradients", "of earlier passes", self.grown)
         self.take("inputs", "inputs", "token ids", level(p.inputs), p.inputs)
         if not r.first_step:
             self.take("loss before", "loss", "of the last pass", level([p.tail.output]), [p.tail.output])
         yield from self._compared()
-        if not there:
+        if not self.adds:
             self.take("gradients before", "gradients", "of earlier mini-batches", self.grown)
         # Its name stands for one mini-batch after the other; so do those of two numbers.
         vectors = [p.tape.new("vectors", (("B", r.batch), ("D", self.model.decoder.stem.D)), self.form_of_vectors)]
@@ -60,21 +79,15 @@ class Cached(Step):
 
     def _compared(self) -> Iterator[Moment]:
         """Vectors of all texts, and the loss back to them."""
-        r = self.recipe
-        reading = Ahead(
-            self.model, _vectors, batch=r.batch, tokens=r.tokens, kernel=r.kernel, weights=r.weights,
-            autocast=r.autocast, casts=True, tuning=r.tuning, makes_mask=r.makes_mask,
-        )  # fmt: skip
+        reading = self.embedding()
         form = self.form_of_vectors = reading.left[0].dtype
-        tape = Tape(grad=True, weights=form)
-        rows, width = self.texts * r.columns, self.model.decoder.stem.D
-        vectors = tape.new("vectors", (("B", rows), ("D", width)), form)
+        rows, width = self.texts * self.recipe.columns, self.model.decoder.stem.D
+        tape = self.compared(form)
+        vectors = Tape(grad=False, weights=form).new("vectors", (("B", rows), ("D", width)), form)
         self.take("vectors", "activations", "vectors of all texts", level([vectors.storage]), [vectors.storage])
         yield from self.reading("embedding", reading)
         self.take("cached", "gradients", "of the vectors of all texts", level([vectors.storage]), [vectors.storage])
-        first, start = len(tape.born), len(tape.events)
-        similarities(tape, min(r.batch, self.texts), self.texts, rows - self.texts, width, form)
-        span = Span(tape, start, len(tape.events), first)
+        span = Span(tape, 0, len(tape.events), 0)
         yield Moment("similarities", self.now + span.peak, span)
         self.drop("vectors")
 

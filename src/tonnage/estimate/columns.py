@@ -50,6 +50,11 @@ class Columns(Step):
         tail.output = self.last.tail.output
         self.first.loss = [tail.output]
 
+    @property
+    def names(self) -> bool:
+        """Whether the hidden states of the first texts are none that the graph holds."""
+        return self.model.decoder.norm is not None or not self.first.layers[-1].keeps_output
+
     def moments(self) -> Iterator[Moment]:
         """Every instant in order."""
         self.passes = self.last
@@ -67,8 +72,7 @@ class Columns(Step):
         kept = [s for s in self.first.tail.saved if s is not self.seed]
         self.take(f"{FIRST} tail", "activations", "kept behind the layers", level(kept), kept)
         # The texts' hidden states are named until the loss is there.
-        norm, last = self.model.decoder.norm, self.passes.layers[-1]
-        named = [last.output] if norm is not None or not last.keeps_output else []
+        named = [self.passes.layers[-1].output] if self.names else []
         self.take("states", "activations", "hidden states of the first texts", level(named), named)
         self.take("vectors", "activations", "vectors of the first texts", level([self.vectors]), [self.vectors])
         if not self.recipe.first_step:

@@ -47,8 +47,6 @@ def refused(model: Model, w: Train) -> None:
         # What its loss casts where nothing is recorded is not known.
         "precision": liger and (w.precision or "").endswith("-mixed"),
         "virtual_tokens": w.virtual_tokens is not None,
-        "replay": bool(w.replay),
-        "alloc_conf": w.alloc_conf is not None,
     }
     refuse(w, said, "an evaluation step is not modelled with {key} = {value}", of="eval_batch")
     if len(model.stacks) > 1 or model.classes is not None:
@@ -58,16 +56,22 @@ def refused(model: Model, w: Train) -> None:
         )  # fmt: skip
 
 
-def evaluated(step: Step) -> Iterator[Moment]:
-    """The instants behind the optimizer's step: gradients are gone unless the loop holds them."""
+def read(step: Step) -> Ahead:
+    """The pass over texts that are evaluated."""
     r, model = step.recipe, step.model
-    if not r.keep_gradients and not r.master:
-        for key in [key for key, held in step.held.items() if held.name == "gradients"]:
-            step.drop_all(key)
-    reading = Ahead(
+    return Ahead(
         model, _ends(model, r), batch=r.evaluates or 1, tokens=r.tokens, kernel=r.kernel, weights=r.weights,
         autocast=r.autocast, casts=True, tuning=r.tuning, fused=r.fused, makes_mask=r.makes_mask,
     )  # fmt: skip
+
+
+def evaluated(step: Step) -> Iterator[Moment]:
+    """The instants behind the optimizer's step: gradients are gone unless the loop holds them."""
+    r = step.recipe
+    if not r.keep_gradients and not r.master:
+        for key in [key for key, held in step.held.items() if held.name == "gradients"]:
+            step.drop_all(key)
+    reading = read(step)
     step.drop_all("inputs")
     step.take("texts", "inputs", "token ids that are evaluated", level(reading.given), reading.given)
     yield from (m.but(name="evaluation step") for m in step.reading("evaluation", reading))

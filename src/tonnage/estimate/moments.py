@@ -63,9 +63,9 @@ class Ledger:
         self.now = self.now + unit
 
     def drop(self, key: str) -> None:
-        """One of those dies."""
+        """One of those dies, if there is one."""
         held = self.held.get(key)
-        if held is not None:
+        if held is not None and held.count:
             held.count -= 1
             self.now = self.now - held.unit
 

@@ -51,6 +51,7 @@ class TapedPlayer(Player):
         self.free([*self.loss, *self.outputs])
         self.loss: list[Block] = []
         self.outputs: list[Block] = []
+        self.empty("forward")
         return [], []
 
     def backward(self, left: list[Any], streams: list[Shared]) -> None:
@@ -64,7 +65,7 @@ class TapedPlayer(Player):
         self.workspace()
         self.loss = [self.own.pop(s.serial) for s in (p.tail.output, *p.context)]
         self.outputs = [self.own.pop(s.serial) for s in (*p.outputs, *p.graph)]
-        stays = p.tape.added if self.fresh else {s.serial for s in p.grown}
+        stays = self.stays(p.tape) if self.fresh else {s.serial for s in p.grown}
         self.grads += [self.own.pop(n) for n in list(self.own) if n in stays]
         self.free(self.own.values())
         self.own.clear()

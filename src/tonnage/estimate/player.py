@@ -6,7 +6,7 @@ the layer stands, each time with storages of its own; what one layer hands to th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import TYPE_CHECKING, Final
 
 from tonnage.allocator.blocks import Block
@@ -14,12 +14,12 @@ from tonnage.allocator.caching import Allocator
 from tonnage.estimate.beside import tensor_sizes
 from tonnage.estimate.training import Step
 from tonnage.formats import FORMATS
-from tonnage.memory.passes import Account
+from tonnage.memory.passes import Account, Pass
 from tonnage.memory.steps import Replaced, clipped
 from tonnage.timeline import Instant
 
 if TYPE_CHECKING:
-    from tonnage.arch.tape import Tape
+    from tonnage.arch.tape import Storage, Tape
     from tonnage.estimate.loading import Loading
 
 Own = dict[int, Block]
@@ -48,20 +48,31 @@ class Player:
         step: what is run.
         allocator: that gets its events.
         loading: how the weights came there; None where they were allocated one after the other.
+        passes: of the step's passes the one that is played; None for its own.
     """
 
-    def __init__(self, step: Step, allocator: Allocator, loading: Loading | None = None) -> None:
+    # Whether hidden states, keys and values are handed out, and named by the caller.
+    hands = False
+
+    def __init__(
+        self, step: Step, allocator: Allocator, loading: Loading | None = None, passes: Pass | None = None
+    ) -> None:
         self.run = step
         self.loading = loading
-        self.passes = step.passes
+        self.passes = passes or step.passes
         self.stages = [self.passes.stem, *self.passes.layers, self.passes.tail]
         self.allocator = allocator
-        self.tape = step.passes.tape
+        self.tape = self.passes.tape
+        # What the loop's variable will hold.
+        self.named = [] if step.taped else self.passes.loss[:1]
         self.sizes = {id(self.tape): [s.nbytes for s in self.tape.born]}
         self.grads: list[Block] = []
         # Keys and values that layers will find in their cache, and what of theirs the model's output alone holds.
         self.found: list[list[Block]] = []
         self.cached: list[Block] = []
+        self.handed: list[Shared] = []
+        # What products with packed matrices were given: their functions hold it until the next loss is there.
+        self.lingering: list[Shared] = []
         self.shared: Own = {}
         # Whether this thread has not multiplied yet; the program's own goes forward, the engine's back.
         self.due = False
@@ -72,6 +83,8 @@ class Player:
         self.loss: list[Block] = []
         # So does what the caller holds of a pass.
         self.outputs: list[Block] = []
+        # So do logits of what was written, until the next are there.
+        self.scores: list[Block] = []
         self.instants: list[Instant] = []
 
     def thread(self, number: int) -> None:
@@ -102,6 +115,13 @@ class Player:
         for block in blocks:
             self.allocator.free(block)
 
+    def outside(self, nbytes: int) -> None:
+        """Memory that is none of the cache's comes, or goes where this is negative. [byte]"""
+        a = self.allocator
+        a.allocated += nbytes
+        a.reserved += nbytes
+        a.peak_allocated, a.peak_reserved = max(a.peak_allocated, a.allocated), max(a.peak_reserved, a.reserved)
+
     def workspace(self) -> None:
         """What a thread takes at its first matrix product, and keeps."""
         if self.due:
@@ -121,6 +141,8 @@ class Player:
         for n in sizes:
             if n:
                 self.take(n)
+        for _, n in self.run.resident:
+            self.take(n)
         for other in self.run.recipe.others:
             for n in other.sizes:
                 if n:
@@ -128,6 +150,9 @@ class Player:
         for n, times in self.run.recipe.scales:
             for _ in range(times):
                 self.take(n)
+        rollout = self.run.recipe.rollout
+        if rollout is not None and not rollout.sleeps:
+            self.outside(rollout.engine)
         if self.run.recipe.averaged:
             for n in (*resident(self.run), 8):
                 if n:
@@ -140,12 +165,30 @@ class Player:
     def play(self, start: int, stop: int, own: Own, joints: Joints, tape: Tape | None = None) -> None:
         """Events of the step's tape, or of another, for one instance of its storages."""
         tape = tape or self.tape
-        malloc, free, sizes = self.allocator.malloc, self.allocator.free, self.sizes.get(id(tape))
+        sizes = self.sizes.get(id(tape))
         if sizes is None:
             sizes = self.sizes[id(tape)] = [s.nbytes for s in tape.born]
-        products = tape.products if self.due else NONE
-        stays = tape.added if self.fresh else NONE
-        for event in tape.events[start:stop]:
+        stays = self.stays(tape) if self.fresh else NONE
+        self.run_events(tape.events[start:stop], sizes, own, joints, tape.products, stays)
+
+    def stays(self, tape: Tape) -> Set[int]:
+        """Gradients that stay if there are none yet, but for those that lie beside in any case."""
+        beside = {t.name for t, _ in self.run.recipe.beside}
+        return tape.added.keys() if not beside else {n for n, of in tape.added.items() if f"{of}.grad" not in beside}
+
+    def run_events(
+        self,
+        events: list[int],
+        sizes: list[int],
+        own: Own,
+        joints: Joints,
+        products: Set[int] = NONE,
+        stays: Set[int] = NONE,
+    ) -> None:
+        """Births and deaths in order; what ``stays`` becomes a gradient that is kept."""
+        malloc, free = self.allocator.malloc, self.allocator.free
+        products = products if self.due else NONE
+        for event in events:
             if event >= 0:
                 if n := sizes[event]:
                     own[event] = malloc(n)
@@ -169,16 +212,38 @@ class Player:
         """One optimizer step; the first makes the optimizer's state."""
         r, p = self.run.recipe, self.passes
         inputs = [self.take(s.nbytes) for s in p.inputs if s.nbytes]
+        self.ahead()
+        before = len(self.instants)
         if self.passes.tape.accumulated and not self.grads and not r.master:
             # The first pass of several leaves what the others' gradients are added into.
             self.fresh = True
             self.backward(*self.forward())
             self.fresh = False
-            self.instants.clear()
+            del self.instants[before:]
         if not first or r.first_step or not r.keep_gradients:
+            if r.rollout is not None and not r.rollout.first:
+                self.roll()
             self.backward(*self.forward())
         self.optimize(first=first)
         self.free(inputs)
+        if r.evaluates is not None:
+            # Imported late: most answers are of the step alone.
+            from tonnage.estimate.player_beside import evaluate
+
+            evaluate(self)
+
+    def ahead(self) -> None:
+        """What comes before the first pass of a step."""
+        if self.run.recipe.rollout is not None and self.run.recipe.rollout.first:
+            self.roll()
+
+    def roll(self) -> None:
+        """What is trained on is written and scored."""
+        # Imported late: most texts are there.
+        from tonnage.estimate.player_rollout import rolled
+
+        assert self.run.recipe.rollout is not None
+        rolled(self, self.run.recipe.rollout)
 
     def forward(self) -> tuple[list[tuple[Own, Joints]], list[Shared]]:
         """Stem, layers, tail: what each left on its own tape, and the residual stream between them."""
@@ -189,6 +254,7 @@ class Player:
         frame: list[Shared] = []
         around: list[Shared] = []
         carried: list[Block] = []
+        lingering, self.lingering = self.lingering, []
         self.thread(0)
         for i, a in enumerate(self.stages):
             own: Own = {}
@@ -232,12 +298,18 @@ class Player:
                 self.found = [[own.pop(s.serial) for s in pair] for pair in self.passes.prefixes]
             casts += [own.pop(s.serial) for s in a.casts if s.serial in own]
             self.cached += [own.pop(s.serial) for s in a.apart() if a.found and s.serial in own]
-            self.settle(a, own, joints)
+            if self.hands:
+                self.hand(a, own, joints)
+            if not recomputes:
+                self.linger(a, own, joints)
+            self.settle(a, own, joints, away=0 < i < last and self.run.away(i - 1))
             left.append((own, joints))
             before, carried = carried, [self.take(s.nbytes) for s in a.carried]
             self.free(before if i < last else ())
             if 0 < i < last:
-                if i > 1 and self.passes.stack.keeps:
+                if self.hands:
+                    self.handed.append(streams[i - 1])
+                elif i > 1 and self.passes.stack.keeps:
                     frame.append(streams[i - 1])
                 else:
                     self.drop(streams[i - 1])
@@ -245,9 +317,10 @@ class Player:
         self.free([*casts, *self.loss, *self.outputs, *self.cached])
         self.outputs = []
         self.cached.clear()
-        self.loss = [left[last][0].pop(s.serial) for s in self.passes.loss[:1] if s.serial in left[last][0]]
-        for held in around:
+        self.loss = [left[last][0].pop(s.serial) for s in self.named if s.serial in left[last][0]]
+        for held in (*around, *lingering):
             self.drop(held)
+        self.empty("forward")
         return left, streams
 
     def pause(self, start: int, own: Own, joints: Joints, casts: list[Block]) -> int:
@@ -276,11 +349,30 @@ class Player:
             around.append(stream)
         return frame, around
 
-    def settle(self, a: Account, own: Own, joints: Joints) -> None:
-        """Let go of what a stretch does not keep: of all of it where it runs again."""
+    def hand(self, a: Account, own: Own, joints: Joints) -> None:
+        """What a layer has cached is the caller's as well; the graph may hold it besides."""
+        kept = {s.serial for s in a.left_behind()}
+        for s in a.cached:
+            # The graph may have let go of it, or hold a cast.
+            block = own.pop(s.serial) if s.serial in own else self.take(s.nbytes)
+            held = Shared(block, 1 + (s.serial in kept))
+            self.handed.append(held)
+            if s.serial in kept:
+                joints[s.serial] = held
+
+    def linger(self, a: Account, own: Own, joints: Joints) -> None:
+        """Functions of packed products hold what they were given beyond the backward pass."""
+        for s in a.lingering:
+            if s.serial in own:
+                joints[s.serial] = Shared(own.pop(s.serial))
+            joints[s.serial].holders += 1
+            self.lingering.append(joints[s.serial])
+
+    def settle(self, a: Account, own: Own, joints: Joints, *, away: bool) -> None:
+        """Let go of what a stretch does not keep: of all of it where it runs again, of an input that goes ``away``."""
         keeps = {s.serial for s in a.left_behind()}
         self.free([own.pop(n) for n in list(own) if n not in keeps])
-        if not a.keeps_input and a.entered.serial in joints:
+        if (away or not a.keeps_input) and a.entered.serial in joints:
             self.drop(joints.pop(a.entered.serial))
 
     def forget_shared(self) -> None:
@@ -293,7 +385,7 @@ class Player:
         p, last = self.passes, len(self.stages) - 1
         seed = self.stages[last].seed
         assert seed is not None
-        gradient: Block | None = self.take(seed.nbytes)
+        gradient: Block | None = self.begun(seed)
         # What it starts from is the caller's until all of it is through.
         began: list[Block] = []
         if self.fresh or not self.passes.tape.accumulated:
@@ -311,9 +403,12 @@ class Player:
             if a.seed is not None and gradient is not None:
                 own[a.seed.serial] = gradient
             if a.recompute is not None:
-                joints[a.input.serial] = joints.pop(a.entered.serial)
+                if a.entered.serial in joints:
+                    # Else it comes back from the host, into a buffer that stays.
+                    joints[a.input.serial] = joints.pop(a.entered.serial)
                 self.play(a.recompute.start, a.recompute.stop, own, joints)
                 self.unwind(a.recompute.stop, a.backward.start, own)
+                self.linger(a, own, joints)
             elif a.keeps_output and i < last:
                 joints[a.output.serial] = streams[i]
             if not i:
@@ -333,18 +428,29 @@ class Player:
                 # The graph of the loss holds some of its own for as long.
                 self.loss += [own.pop(s.serial) for s in p.context if s.serial in own]
             if self.fresh:
-                self.grads += [own.pop(n) for n in list(own) if n in p.tape.added]
+                stays = self.stays(p.tape)
+                self.grads += [own.pop(n) for n in list(own) if n in stays]
             self.free(own.values())
             for held in joints.values():
                 self.drop(held)
             below = {s.serial for layer in p.layers[: max(i - 1, 0)] for s in layer.shares}
-            self.free(
-                [self.shared.pop(s.serial) for s in a.shares if s.serial not in below and s.serial in self.shared]
-            )
+            gone = [] if self.run.nests else [s.serial for s in a.shares if s.serial not in below]
+            self.free([self.shared.pop(n) for n in gone if n in self.shared])
         self.workspace()
         self.free([*began, *([gradient] if gradient is not None else [])])
         self.grads += tied.values()
+        self.free(self.shared.values())
+        self.shared = {}
         self.let_go()
+
+    def begun(self, seed: Storage) -> Block:
+        """The gradient that the backward pass starts from."""
+        return self.take(seed.nbytes)
+
+    def empty(self, behind: str) -> None:
+        """A trainer may give the cache back behind a pass."""
+        if behind in self.run.recipe.empties:
+            self.allocator.empty_cache()
 
     def let_go(self) -> None:
         """The backward pass is over: of the output, what the caller does not hold through the step."""
@@ -354,6 +460,7 @@ class Player:
         else:
             self.free(self.outputs)
             self.outputs = []
+        self.empty("backward")
 
     def optimize(self, *, first: bool) -> None:
         """The step's own tensors, its state where there is none yet, and the end of the gradients."""

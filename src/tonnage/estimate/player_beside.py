@@ -31,6 +31,20 @@ def paused(player: Player, start: int, own: Own, joints: Joints, casts: list[Blo
     return start
 
 
+def evaluate(player: Player) -> None:
+    """Play the evaluation step behind a step, and the moment when a checkpoint is saved."""
+    from tonnage.estimate.evaluation import read as evaluated
+
+    reading = evaluated(player.run)
+    texts = [player.take(s.nbytes) for s in reading.given]
+    player.begin()
+    read(player, reading)
+    player.end("evaluation step")
+    player.free(texts)
+    player.begin()
+    player.end("checkpoint save")
+
+
 def read(player: Player, reading: Ahead) -> None:
     """Another model's forward pass, of which nothing stays."""
     tape, own = reading.tape, dict[int, Block]()
@@ -39,16 +53,24 @@ def read(player: Player, reading: Ahead) -> None:
     first = stream
     shared = [own.pop(s.serial) if s.serial in own else player.take(s.nbytes) for s in reading.shared if s.nbytes]
     casts: list[Block] = []
-    for a in reading.layers:
+    # What the model's code names until its layers are through, and what it hands out.
+    named, handed = list[Shared](), list[Shared]()
+    for i, a in enumerate(reading.layers):
         player.free(own.values())
         own = {}
         player.play(a.forward.start, a.forward.stop, own, {a.entered.serial: stream}, tape)
-        player.drop(stream)
+        if reading.hands:
+            handed.append(stream)
+        elif i and reading.stack.keeps:
+            named.append(stream)
+        else:
+            player.drop(stream)
         stream = Shared(own.pop(a.left.serial))
+        handed += [Shared(own.pop(s.serial)) for s in a.cached if s.serial in own]
         casts += [own.pop(s.serial) for s in a.casts if s.serial in own]
     player.free([*own.values(), *shared])
-    if reading.names_first:
-        player.drop(first)
+    for held in (*named, *([first] if reading.names_first else [])):
+        player.drop(held)
     own, start = {}, reading.tail.start
     # The span begins where its input is born, which here is the last layer's output.
     joints = {tape.events[start]: stream}
@@ -56,3 +78,5 @@ def read(player: Player, reading: Ahead) -> None:
     player.free(casts)
     player.play(reading.beyond.start, reading.beyond.stop, own, joints, tape)
     player.free(own.values())
+    for held in handed:
+        player.drop(held)

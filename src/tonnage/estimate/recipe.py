@@ -79,6 +79,7 @@ class Recipe(Record):
         cached: examples of a step whose batch runs in mini-batches; None where it runs as one.
         critic: a second model that is trained beside, and its part of the step.
         compiled: how layers and loss are compiled; None where the model's own code runs.
+        empties: where the allocator's cache is given back: behind the "forward" pass, or the "backward" one.
     """
 
     weights: str
@@ -127,6 +128,7 @@ class Recipe(Record):
     hosts: bool = False
     critic: tuple[Model, Recipe] | None = None
     compiled: Compiled | None = None
+    empties: frozenset[str] = frozenset()
 
     def way(self) -> Recompute | None:
         """How activations are computed again; None where they are not."""

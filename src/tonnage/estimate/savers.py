@@ -189,16 +189,17 @@ def of_last(model: Model, w: Train, stack: Stack) -> Implementations:
     return Implementations(None, OfLast(tokens=n), "none", "full", (told,))
 
 
-def plan(model: Model, w: Train, stack: Stack) -> Recompute | None:
-    """Which layers are computed again, and what their checkpoints keep.
+def plan(model: Model, w: Train, stack: Stack, *, nests: bool) -> Recompute | None:
+    """Which layers are computed again, and what their checkpoints keep; whole ones ``nest`` a backward pass.
 
     Raises:
         InputError: no such way, or no such part of the model's layers.
         UnsupportedError: the stack has it not, or it is not modelled with something else.
     """
     found = settled(w.recompute)
-    found = found.but(reentrant=True) if found is not None and stack.reentrant else found
-    way = "modules" if found is not None and found.modules else str(w.recompute).partition("-")[0]
+    found = found.but(reentrant=True) if found is not None and nests else found
+    whole = w.recompute in ("reentrant", "non-reentrant")
+    way = "modules" if found is not None and found.modules else "full" if whole else str(w.recompute).partition("-")[0]
     if way not in stack.recomputes:
         raise UnsupportedError(
             f"recompute = {w.recompute}: {stack.name} has {', '.join(stack.recomputes)}", key="recompute",

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Layer, Model
-from tonnage.arch.ops import cast
-from tonnage.arch.tape import Storage, Tape, Value
+from tonnage.arch.ops import cast, copy
+from tonnage.arch.tape import Tape, Value
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.moments import Ledger, Moment
 from tonnage.formats import FORMATS
+from tonnage.memory.accounts import Account
 from tonnage.memory.cache import has_cache, layer_state, state_bytes, states, stored_tokens
 from tonnage.memory.passes import Span, blocks, level, position_ids, windows
 from tonnage.memory.weights import Share, bytes_of, is_buffer, is_parameter, total
@@ -39,6 +40,7 @@ class Session(Record):
         shares: the weights by part and format, where they are quantized; empty where all are in ``dtype``.
         tuning: the matrices that are packed, where a pass unpacks them.
         again: of the weights, what loading them counted twice. [byte]
+        casts: autocast's copies of the weights of each layer, and of the head. [byte]
     """
 
     dtype: str
@@ -52,13 +54,14 @@ class Session(Record):
     shares: tuple[Share, ...] = ()
     tuning: Tuning | None = None
     again: int = 0
+    casts: tuple[tuple[int, ...], ...] = ()
 
 
 class Reading:
     """One forward pass without autograd over ``tokens`` new tokens after ``cached`` ones.
 
-    ``layers`` holds, for each different layer, how high its pass reaches above the level at which it starts, and
-    ``kept`` what its cache then takes where the code hands it on in tuples.
+    ``layers`` holds, for each different layer, the account of its pass, of which ``cached`` is what its cache holds
+    then and ``found`` what it held before; ``kept`` is the first in bytes, where the code hands it on in tuples.
     """
 
     def __init__(self, model: Model, s: Session, tokens: int, cached: int) -> None:
@@ -83,17 +86,18 @@ class Reading:
         places = position_ids(tape, stack.stem, B, T, cached)
         framed = [v for v in f.frame if v.storage is not x.storage]
         self.shared = [v.storage for v in (*f.shared(), *places, *framed)]
+        # From here on layers run.
+        self.begun = len(tape.events)
         # The model's code names the embedding to its end: the first layer's input outlives that layer.
         self.names_first = len(framed) < len(f.frame)
         del x
         axes = (B, T, ("D", stack.stem.D))
-        self.carried: dict[int, list[Storage]] = {}
-        self.tupled, self.kept = stack.tupled, dict[int, Level]()
-        self.layers: dict[int, Span] = {id(layer): self._layer(f, layer, axes) for layer, _ in stack.distinct()}
+        self.order, self.tupled, self.kept = stack.layers, stack.tupled, dict[int, Level]()
+        self.layers = {id(layer): self._layer(f, layer, axes) for layer, _ in stack.distinct()}
         self.kernels = f.ran
         self.head = self._head(model, f, axes, 1 if s.logits == "last" else tokens)
 
-    def _layer(self, f: Forward, layer: Layer, axes: Axes) -> Span:
+    def _layer(self, f: Forward, layer: Layer, axes: Axes) -> Account:
         tape = self.tape
         first = len(tape.born)
         held: list[Value] = []
@@ -116,20 +120,25 @@ class Reading:
             return cached if window is None else min(cached, window - 1)
 
         x = tape.new("layer input", axes, self.dtype)
+        account = Account()
+        account.entered = account.input = x.storage
         tape.category = "kv_cache"
         old = self._cached(f, layer)
         tape.category = "activations"
+        account.found = [v.storage for v in old]
         start = len(tape.events)
         # An encoder keeps nothing of what it has read.
         f.store = store if any(t.role == "cache" for t, _ in states(layer, 1, 1)) else None
-        layer.forward(f, x)
-        self.carried[id(layer)] = list(f.carried)
-        span = Span(tape, start, len(tape.events), first)
+        y = layer.forward(f, x)
+        account.left = account.output = y.storage
+        account.carried = list(f.carried)
+        account.forward = Span(tape, start, len(tape.events), first)
         f.store = None
-        self.kept[id(layer)] = level({id(v.storage): v.storage for v in held}.values())
-        del x
+        account.cached = list(dict.fromkeys(v.storage for v in held))
+        self.kept[id(layer)] = level(account.cached)
+        del x, y
         held.clear()
-        return span
+        return account
 
     def _cached(self, f: Forward, layer: Layer) -> list[Value]:
         """What this layer has cached before, one value for each part."""
@@ -142,10 +151,11 @@ class Reading:
                 parts.append(self.tape.new("cache", axes, self.dtype))
         return parts
 
-    def _head(self, model: Model, f: Forward, axes: Axes, positions: int) -> Span:
-        tape = self.tape
+    def _head(self, model: Model, f: Forward, axes: Axes, positions: int) -> Account:
+        tape, account = self.tape, Account()
         first = len(tape.born)
         x = tape.new("layer input", axes, self.dtype)
+        account.entered = account.input = x.storage
         start = len(tape.events)
         if model.decoder.norm is not None:
             x = model.decoder.norm.forward(f, x)
@@ -154,9 +164,11 @@ class Reading:
             kept = x.view((axes[0], ("T", positions), axes[2]))
             logits = model.head.forward(f, kept)
             if model.causal:
-                # generate() takes the last position in fp32.
-                cast(logits.view((axes[0], ("X", 1), logits.axes[2])), "fp32")
-        return Span(tape, start, len(tape.events), first)
+                # generate() copies the last position in fp32.
+                last = logits.view((axes[0], ("X", 1), logits.axes[2]))
+                copy(last) if last.dtype == "fp32" else cast(last, "fp32")
+        account.forward = Span(tape, start, len(tape.events), first)
+        return account
 
 
 def _grown(axes: Axes, cached: int) -> Axes:
@@ -246,24 +258,33 @@ class Run(Ledger):
         self.take("shared", "activations", "shared by the layers", level(reading.shared), reading.shared)
         for i, layer in enumerate(layers):
             # A layer's own cache is part of its pass: it is there twice while it grows.
-            own, span = old[id(layer)], reading.layers[id(layer)]
+            own, account = old[id(layer)], reading.layers[id(layer)]
             self.drop_all("cache")
             self.take("cache", "kv_cache", "cache", there - own)
-            yield Moment(f"{name}: layer {i}", self.now + own + H + span.peak, span)
+            self._cast(i)
+            yield Moment(f"{name}: layer {i}", self.now + own + H + account.forward.peak, account.forward)
             there = there + new[id(layer)] if tupled else there - own + new[id(layer)]
             if not i and reading.names_first:
                 self.take("first", "activations", "named by the model's code", H, [reading.hidden])
             elif i and self.model.decoder.keeps:
                 self.take("passed", "activations", "outputs of earlier layers", H, [reading.hidden])
             self.drop_all("carried")
-            carried = reading.carried[id(layer)]
+            carried = account.carried
             self.take("carried", "activations", "attention weights of the layer before", level(carried), carried)
         for key in ("shared", "first", "passed", "carried", "cache"):
             self.drop_all(key)
         self.take("cache", "kv_cache", "cache", there)
-        yield Moment(f"{name}: logits", self.now + H + reading.head.peak, reading.head)
-        self.drop_all("cache")
-        self.drop_all("inputs")
+        self._cast(len(layers))
+        head = reading.head.forward
+        yield Moment(f"{name}: logits", self.now + H + head.peak, head)
+        for key in ("cache", "inputs", *(f"casts {i}" for i in range(len(layers) + 1))):
+            self.drop_all(key)
+
+    def _cast(self, index: int) -> None:
+        """Autocast has copied a layer's weights, or the head's, which stay until the pass is over."""
+        for sizes in self.session.casts[index : index + 1]:
+            unit = Level(sum(sizes), sum(map(blocks, sizes)))
+            self.take(f"casts {index}", "activations", "autocast's copies of weights", unit)
 
     def _state(self, layer: Layer, tokens: int, *, whole: bool) -> Level:
         s = self.session

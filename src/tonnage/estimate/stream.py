@@ -57,6 +57,11 @@ class Replay(Record):
 
 
 def _player(step: Step, allocator: Allocator, loading: Loading | None) -> Player:
+    if step.recipe.critic is not None or step.recipe.columns > 1:
+        # Imported late: most steps are of one pass.
+        from tonnage.estimate.player_joint import joint
+
+        return joint(step, allocator, loading)
     if not step.taped:
         return Player(step, allocator, loading)
     # Imported late: most passes are told layer by layer.

@@ -9,10 +9,14 @@ from tonnage.arch.model import Model
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.settle import tokens_within
 from tonnage.memory.optimizers import Optimizer
+from tonnage.releases import Version, since
+from tonnage.stacks import Stack
 from tonnage.workload.training import Train
 
 MASKED: Final = ("transformers", "trl")
 """Stacks that hand transformers' own code the mask of a padded batch."""
+OWN_TRAINERS: Final = ("llama-factory",)
+"""Stacks whose trainers of other objectives are not TRL's."""
 WRITTEN: Final = ("grpo", "rloo", "ppo")
 """Objectives whose texts end where the model ends them."""
 
@@ -93,6 +97,16 @@ def in_backward(w: Train, optimizer: Optimizer) -> bool:
     return True
 
 
+def nested(w: Train, stack: Stack, version: Version) -> bool:
+    """Whether checkpoints of whole layers run a backward pass of their own, where nothing is said of that.
+
+    Not where a part of the model is frozen, which would cut what lies below it off.
+    """
+    apart = w.train_only or w.freeze_layers is not None or w.compile or w.offload not in (None, "none")
+    others = w.objective not in (None, "sft") and stack.name not in OWN_TRAINERS
+    return since(version, stack.reentrant) and not apart and not others
+
+
 def padded(model: Model, w: Train) -> bool:
     """Whether texts end before ``seq``, so that attention is handed a mask for each; what that excludes is named."""
     lengths = {w.completion_length, w.rejected_length}
@@ -171,8 +185,6 @@ def hosts(model: Model, w: Train) -> bool:
         "adapter": w.adapter is not None,
         "precision": str(w.precision).startswith("fp8"),
         "optimizer_in_backward": bool(w.optimizer_in_backward),
-        "alloc_conf": w.alloc_conf is not None,
-        "replay": bool(w.replay),
         "stack": w.stack not in (None, "transformers"),
     }
     refuse(w, said, "offload = save-on-cpu is not modelled together with {key} = {value}", of="offload")

@@ -26,7 +26,7 @@ from tonnage.estimate.settle import (
     tokens_within,
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
-from tonnage.estimate.switches import averaged, clips, elements, hosts, in_backward, offloads, padded, targets
+from tonnage.estimate.switches import averaged, clips, elements, hosts, in_backward, nested, offloads, padded, targets
 from tonnage.estimate.trained import limited, passed_by, reverses, trainable
 from tonnage.estimate.verdict import fit
 from tonnage.memory.optimizers import optimizer, spelled
@@ -161,7 +161,7 @@ def answer(
         tokens=seq,
         accumulate=w.accumulate or 1,
         recompute=w.recompute not in (None, "none"),
-        plan=_plan(model, w, stack),
+        plan=_plan(model, w, stack, version),
         offloads=offloads(w),
         hosts=hosts(model, w),
         keep_logits=any(kept.endswith("outputs") for kept in w.retain),
@@ -194,6 +194,7 @@ def answer(
         master=precision == "bf16-master",
         averaged=averaged(w),
         clips=clips(w, named),
+        empties=frozenset([*(["forward"] if w.empty_cache else []), stack.empties.get(w.objective or "", "")]) - {""},
     )
     if w.eval_batch is not None:
         # Imported late: most answers are of the step alone.
@@ -233,7 +234,7 @@ def answer(
     told_apart = (COLLATED if aim else "", EVALUATED if w.eval_batch else "")
     left_out = tuple(n for n in NOT_MODELLED if n not in told_apart)
     long = mixing is not None and w.replay is None and mixing.long(step.passes.layers)
-    if not long and _replays(w, recipe, device, verdict) and not step.passes.lingering.allocated:
+    if not long and _replays(w, recipe, device, verdict):
         # Imported late: an answer whose verdict is clear does without.
         from tonnage.estimate.loading import brought
         from tonnage.estimate.stream import replayed
@@ -316,34 +317,36 @@ def _runs(model: Model, w: Train, stack: Stack) -> Runs | None:
 
 def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | None) -> bool:
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
-    if recipe.evaluates is not None or recipe.compiled is not None:
+    if recipe.compiled is not None:
         return False
-    nested = recipe.plan is not None and recipe.plan.reentrant
-    if nested or recipe.rollout is not None or recipe.columns > 1:
+    if not caching(device) or recipe.offloads:
+        return False
+    writes = None if recipe.rollout is None else recipe.rollout.run
+    if writes is not None and writes.missing:
         if w.replay or w.alloc_conf is not None:
-            what = f"recompute = {w.recompute} of {w.stack}" if nested else f"objective = {w.objective}"
             raise UnsupportedError(
-                f"{what} is not played through the allocator",
-                key="replay",
-                value="true",
-                hint="leave it out",
-            )
+                f"what the model writes is not played through the allocator: {writes.missing[0]}", key="replay",
+                value="true", hint="leave it out",
+            )  # fmt: skip
         return False
-    if not caching(device) or w.offload not in (None, "none"):
+    if w.replay is None and recipe.rollout is not None and recipe.rollout.long:
         return False
-    if w.replay is None and w.alloc_conf is None:
+    if w.replay is None and w.alloc_conf is None and not w.empty_cache:
         return verdict is None or verdict.verdict == "uncertain"
     return w.replay is not False
 
 
-def _plan(model: Model, w: Train, stack: Stack) -> Recompute | None:
-    """Which layers are computed again, where it is not all or none."""
-    if w.recompute in (None, "none") or (w.recompute == "full" and not stack.reentrant):
+def _plan(model: Model, w: Train, stack: Stack, version: Version) -> Recompute | None:
+    """Which layers are computed again, where it is not all or none, and how, where not as recipes have it."""
+    if w.recompute in (None, "none"):
+        return None
+    nests = w.recompute in ("full", "unsloth") and nested(w, stack, version)
+    if w.recompute == "full" and not nests:
         return None
     # Imported late: most answers do without.
     from tonnage.estimate.savers import plan
 
-    return plan(model, w, stack)
+    return plan(model, w, stack, nests=nests)
 
 
 def _mixing(model: Model, w: Train, device: Device | None) -> Mixing | None:

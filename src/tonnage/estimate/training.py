@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 GRAPH: Final = " graph"
+KEPT: Final = "logits of all words at every token that is written"
 BEFORE: Final = "outputs before"
 """Keys of what hangs on an output, and of the output of the pass before, where the loop still has it."""
 
@@ -86,6 +87,11 @@ class Step(Ledger):
             hosts=recipe.hosts,
             compiled=recipe.compiled,
         )
+
+    @property
+    def nests(self) -> bool:
+        """Whether checkpoints run a backward pass of their own."""
+        return self.recipe.plan is not None and self.recipe.plan.reentrant
 
     def stepping(self) -> Stepping | None:
         """What steps within the backward pass; None where the step waits for its end."""
@@ -193,9 +199,12 @@ class Step(Ledger):
             self.take("engine", "other:engine", "engine", Level(r.rollout.engine, r.rollout.engine))
         if not r.first_step:
             self.take("state", "optimizer_state", r.optimizer.why, self.state)
+            if r.rollout is not None:
+                self.take("scores", "logits", KEPT, r.rollout.scores)
         # Each thread that multiplies matrices keeps its workspace: the program's own and the backward pass's.
         self._workspace()
-        if not r.first_step:
+        self.multiplied = not r.first_step
+        if self.multiplied:
             self._workspace()
         return self.now
 
@@ -209,9 +218,9 @@ class Step(Ledger):
         if (r.accumulate > 1 or r.keep_gradients) and not r.master:
             self.take("gradients before", "gradients", "of earlier passes", self.grown)
         self.take("inputs", "inputs", "token ids", level(p.inputs), p.inputs)
-        # A loop's variable still holds the last step's loss.
+        # A loop's variable still holds the last step's loss, but where a trainer lets go of all its names.
         loss = [p.tail.output, *p.context]
-        if not r.first_step:
+        if not r.first_step and r.critic is None:
             self.take("loss before", "loss", "of the last pass", level(loss), loss)
             self.take("lingering", "activations", "inputs that the last pass's packed products hold", p.lingering)
         # So does one that holds outputs: within a step that of the pass before, or the last step's.
@@ -256,7 +265,7 @@ class Step(Ledger):
             stream = f"stream {stages[i].output.dtype}"
             self.take(stream, "activations", "layer inputs", H[i], [stages[i].output])
             yield Moment(f"forward layer {i}", self.now + a.forward.peak, a.forward)
-            if self._away(i):
+            if self.away(i):
                 self.drop(stream)
                 if not i and p.stem.output in (*p.frame, *p.around):
                     self.take("first", "activations", "named by the model's code", H[0], [p.stem.output])
@@ -333,7 +342,7 @@ class Step(Ledger):
             for key in [k for k in self.held if k.startswith("paused")]:
                 self.drop_all(key)
 
-    def _away(self, index: int) -> bool:
+    def away(self, index: int) -> bool:
         """Whether what a layer was given is on the host alone until its backward pass, which finds it in a buffer.
 
         The last layer's stays, and so does what the graph of the embedding keeps.
@@ -352,14 +361,15 @@ class Step(Ledger):
                 if not stages[i + 1].keeps_input:
                     self.drop(f"stream {a.output.dtype}")
                 here = here + H[i]
-            if i and a.keeps_input and not (i < len(stages) - 1 and self._away(i - 1)):
+            if i and a.keeps_input and not (i < len(stages) - 1 and self.away(i - 1)):
                 if not r.offloads or i == len(stages) - 1:
                     self.drop(f"stream {stages[i - 1].output.dtype}")
                 here = here + H[i - 1]
             if i == len(stages) - 1:
-                waits = r.first_step and a.backward.before_products(blocks(r.workspace))
-                if r.first_step and not waits:
+                waits = not self.multiplied and a.backward.before_products(blocks(r.workspace))
+                if not self.multiplied and not waits:
                     self._workspace()
+                self.multiplied = True
                 yield Moment("loss backward", self.now + here + a.backward.peak, a.backward)
                 if waits:
                     self._workspace()
@@ -376,7 +386,7 @@ class Step(Ledger):
                     break
                 best = Moment(name, self.now + here + H[i] + a.backward.peak, a.backward)
                 if a.recompute is not None:
-                    given = Level() if self._away(i - 1) else H[i - 1]
+                    given = Level() if self.away(i - 1) else H[i - 1]
                     again = self.now + level(a.left_behind()) + given + H[i] + a.recompute.peak
                     if again.allocated > best.level.allocated:
                         best = Moment(name, again, a.recompute)
@@ -384,8 +394,9 @@ class Step(Ledger):
                 self.take(f"awaited {id(a)}", "activations", "gradients of prefixes", level(a.awaited), a.awaited)
                 if i == len(stages) - 2:
                     self.take("summed", "activations", "gradient of the position bias", level(p.summed), p.summed)
-                # What is shared lives until the lowest layer that keeps it is through.
-                for s in a.shares:
+                # What is shared lives until the lowest layer that keeps it is through, or as long as the loss's graph,
+                # of which a nested checkpoint is a node that holds what the layer was called with.
+                for s in () if self.nests else a.shares:
                     if not any(s in below.shares for below in p.layers[: i - 1]):
                         self.drop_all(f"shared {s.serial}")
             elif a.flows:
@@ -398,10 +409,14 @@ class Step(Ledger):
                     self.drop(f"awaited {id(above)}")
                 here = here + level(p.waiting) + level(p.given) + (Level() if a.seed is None else H[0])
                 yield Moment("backward embedding", self.now + here + a.backward.peak, a.backward)
+            held = level(a.lingering)
+            self.take(f"lingering {_key(a)}", "activations", "inputs that packed products hold", held, a.lingering)
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
         self.drop_all("outputs")
         self.drop_all("leaf")
+        for s in p.shared:
+            self.drop_all(f"shared {s.serial}")
         if r.keep_step:
             self.hold()
         self.drop("loss")

@@ -111,7 +111,7 @@ def tuned(model: Any, job: Mapping[str, Any]) -> Any:
     if job.get("recompute"):
         if job.get("lora"):
             model.enable_input_require_grads()
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": job["reentrant"]})
     return model
 
 

@@ -6,7 +6,7 @@ what its backward pass takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Final
 
 from tonnage.arch.tape import Node, Storage, Tape, Value
@@ -57,11 +57,14 @@ class Span:
         stop: one past the last.
         first: storages born before this serial do not count, even when they die here.
         base: what is there at the start, above the level that is counted from.
+        held: storages that somebody else holds beyond the stretch, though the tape lets go of them.
     """
 
     __slots__ = ("_at", "_first", "_tape", "end", "highest", "peak", "start", "stop")
 
-    def __init__(self, tape: Tape, start: int, stop: int, first: int, base: Level = NOTHING) -> None:
+    def __init__(
+        self, tape: Tape, start: int, stop: int, first: int, base: Level = NOTHING, held: Collection[Storage] = ()
+    ) -> None:
         self._tape = tape
         self._first = first
         self._at = start
@@ -74,7 +77,7 @@ class Span:
         for position in range(start, stop):
             event = tape.events[position]
             storage = born[event if event >= 0 else ~event]
-            if storage.serial < first:
+            if storage.serial < first or (event < 0 and storage in held):
                 continue
             sign = 1 if event >= 0 else -1
             allocated += sign * blocks(storage.nbytes)
@@ -88,6 +91,10 @@ class Span:
         self.peak = Level(*top)
         self.highest = highest
         self.end = Level(requested, allocated)
+
+    def holding(self, held: Collection[Storage]) -> Span:
+        """The same stretch, where these stay."""
+        return Span(self._tape, self.start, self.stop, self._first, held=held)
 
     def before_products(self, workspace: int) -> bool:
         """Whether the peak lies before the first product of matrices, for which so much is taken and kept. [byte]"""
@@ -119,7 +126,8 @@ class Account:
 
     __slots__ = (
         "awaited", "backward", "cached", "carried", "casts", "entered", "flows", "forward", "found", "gradients",
-        "handed", "input", "keeps_input", "keeps_output", "left", "output", "recompute", "saved", "seed", "shares",
+        "handed", "input", "keeps_input", "keeps_output", "left", "lingering",
+        "output", "recompute", "saved", "seed", "shares",
         "waits",
     )  # fmt: skip
 
@@ -149,6 +157,8 @@ class Account:
         # Gradients of what it was handed by the steps before all layers, which take them when these are through.
         self.awaited: list[Storage] = []
         self.shares: frozenset[Storage] = frozenset()
+        # What functions of its pass hold as long as the loss is there.
+        self.lingering: list[Storage] = []
         self.keeps_input = False
         self.keeps_output = False
 

@@ -175,9 +175,6 @@ class Pass:
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
         accounts: dict[Hashable, Account] = {}
         self.layers: list[Account] = []
-        # What functions of the last pass hold as long as its loss is there.
-        self.lingering = Level()
-        lingering: dict[int, Level] = {}
         bias = None if f.bias is None or f.bias.node is None else _Summed(f.bias)
         # What is added up over the layers until the stem takes it, as the top layer's tape and the stem's name it.
         self.summed: list[Storage] = []
@@ -228,9 +225,8 @@ class Pass:
                     self.summed = bias.taken()
                 reached.setdefault(id(layer), set()).update(tape.reached)
                 tape.reached.clear()
-                lingering[id(account)] = level(list(dict.fromkeys(tape.lingering)))
+                account.lingering = list(dict.fromkeys(tape.lingering))
             self.layers.append(account)
-            self.lingering = self.lingering + lingering[id(account)]
             dtype, flows = account.output.dtype, flows or account.flows
         if own is not None:
             tape.trained = own.ends.__contains__
@@ -246,7 +242,7 @@ class Pass:
         self.tail = self._tail(model, f, ids, axes, keep_logits)
         if compiled is not None and compiled.within:
             self.closing = None
-        self.lingering = self.lingering + level(list(dict.fromkeys(tape.lingering)))
+        self.tail.lingering = list(dict.fromkeys(tape.lingering))
         tape.lingering.clear()
         # What the layers shared is gone by the time the embedding's backward pass runs.
         handed.clear()
@@ -276,6 +272,11 @@ class Pass:
     def graph(self) -> list[Storage]:
         """What the output's graph holds when the backward pass is over: a leaf that is no parameter, its gradient."""
         return [] if self.tape.collects is None else [self.tape.collects, self.tape.collects]
+
+    @property
+    def lingering(self) -> Level:
+        """What functions of the last pass hold as long as its loss is there."""
+        return sum((level(a.lingering) for a in (*self.layers, self.tail)), Level())
 
     @property
     def leaving(self) -> tuple[Span, ...]:

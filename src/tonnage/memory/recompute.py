@@ -72,6 +72,11 @@ class Recompute(Record):
                 "each layer's input but the last one's goes to pinned memory of the host and comes back into one of "
                 "two buffers that stay on the device, as unsloth's checkpoints copy it"
             )
+        if self.reentrant and self.every == 1 and self.first is None:
+            return (
+                "checkpoints run a backward pass of their own within the backward pass (use_reentrant): each layer "
+                "runs again whole, and its output and the gradient of it are held until it is through"
+            )
         if self.modules:
             plain, freed = sorted(self.modules - set(OUTPUT_DISCARDED)), sorted(self.modules & set(OUTPUT_DISCARDED))
             told = (
@@ -129,8 +134,8 @@ class Keeper:
 
 
 def settled(said: str | None) -> Recompute | None:
-    """The way that a name means: ``full``, ``every-2``, ``first-8``, ``selective``, ``unsloth``, ``core_attn,mlp``;
-    None for ``none``.
+    """The way that a name means: ``full``, ``reentrant``, ``every-2``, ``first-8``, ``selective``, ``unsloth``,
+    ``core_attn,mlp``; None for ``none``.
 
     Raises:
         InputError: no such way.
@@ -138,8 +143,10 @@ def settled(said: str | None) -> Recompute | None:
     """
     if said in (None, "none"):
         return None
-    if said == "full":
+    if said in ("full", "non-reentrant"):
         return Recompute()
+    if said == "reentrant":
+        return Recompute(reentrant=True)
     if said == "unsloth":
         return Recompute(reentrant=True, staged=STAGED)
     if said == "selective":
@@ -151,8 +158,8 @@ def settled(said: str | None) -> Recompute | None:
     if name not in ("every", "first") or not number.isdigit() or not int(number):
         raise InputError(
             f"unknown recompute {said!r}", key="recompute", value=said,
-            hint="none, full, every-2 (of two layers one), first-8 (the first eight layers), selective, unsloth, or "
-            "modules: " + ",".join((*MODULES, *OUTPUT_DISCARDED)),
+            hint="none, full, reentrant, non-reentrant, every-2 (of two layers one), first-8 (the first eight layers), "
+            "selective, unsloth, or modules: " + ",".join((*MODULES, *OUTPUT_DISCARDED)),
         )  # fmt: skip
     return Recompute(every=int(number)) if name == "every" else Recompute(first=int(number))
 

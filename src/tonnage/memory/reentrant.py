@@ -1,7 +1,8 @@
 """Checkpoints that run a backward pass of their own within the backward pass.
 
 The layer runs again whole before anything else, and what called it names its input, its output and the gradient that
-it was given until the layer is through.
+it was given until the layer is through. What it was called with beside its input is an attribute of its node, which is
+there as long as the loss's graph.
 
 Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/torch/utils/checkpoint.py (``CheckpointFunction``), of which
 unsloth_zoo 2026.10.9, gradient_checkpointing.py (``UnslothCheckpointFunction``), is a variant.

@@ -63,11 +63,13 @@ class Stack(Record):
         unstated: what is said of a model whose code it does not restate, where it restates others'; forbids "fits".
         pursues: what of its objectives beyond the next token is answered otherwise than it does them; forbids "fits".
         trainers: release of TRL whose trainers of other objectives it runs; None for its own, which is TRL.
-        reentrant: its checkpoints run a backward pass of their own.
+        reentrant: its checkpoints of whole layers run a backward pass of their own when nothing is said; TRL's trainers
+            of other objectives have others since 0.28.
         resident: what its code keeps on the device beside the model's tensors, in words and bytes, from what is done to
             matrices, bytes of a layer's input, and how the layers are computed again; None for nothing.
         spread: what more may be allocated at the peak where its attention runs in another way, in words and bytes, from
             the model and the tokens of a pass; None for nothing.
+        empties: by objective, behind which pass its trainer gives the allocator's cache back.
         copies: what is said of ``modules_to_save``, where it keeps them otherwise than peft; forbids "fits".
     """
 
@@ -107,8 +109,9 @@ class Stack(Record):
     copies: str = ""
     pursues: Since[tuple[str, ...]] = (((0, 0), ()),)
     trainers: Since[Version] | None = (((0, 0), (1, 16)),)
-    reentrant: bool = False
+    reentrant: Since[bool] = (((0, 0), False),)
     spread: Callable[[Model, int], tuple[str, int] | None] | None = None
+    empties: Mapping[str, str] = {}
     resident: Callable[[Model, Tuning | None, int, Recompute | None], tuple[tuple[str, int], ...]] | None = None
 
 

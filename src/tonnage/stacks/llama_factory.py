@@ -1,8 +1,8 @@
 """LLaMA-Factory: transformers' Trainer; what is trained is cast to fp32, and layers are checkpointed.
 
 Reference: https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/src/llamafactory/model/adapter.py
-(``cast_trainable_params_to_fp32``) and model/model_utils/checkpointing.py. Its checkpoints are reentrant, which keep a
-layer's input as the others do.
+(``cast_trainable_params_to_fp32``), model/model_utils/checkpointing.py and hparams/model_args.py
+(``use_reentrant_gc``).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ STACK: Final = Stack(
     shards="ddp",
     recomputes=("none", "full"),
     recompute=(((0, 0), "full"),),
+    reentrant=(((0, 0), True),),
     targets=("all-linear",),
     places=True,
     compiles="model",

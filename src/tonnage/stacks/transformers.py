@@ -18,6 +18,8 @@ STACK: Final = Stack(
     makes_mask=(((5, 0), False), ((4, 53), True), ((0, 0), False)),
     shards="ddp",
     recomputes=("none", "full", "every", "first", "selective", "modules"),
+    # gradient_checkpointing_enable of modeling_utils, v4.57.6 and v5.0.0.
+    reentrant=(((5, 0), False), ((0, 0), True)),
     compiles="model",
     reference="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/training_args.py",
 )

@@ -36,6 +36,8 @@ STACK: Final = Stack(
     trainers=None,
     loss=(((1, 15), "trl"), ((1, 7), "trl-chunks"), ((0, 0), "full")),
     places=True,
+    # "use_reentrant" of its trainers, 0.28.0; before, transformers' own.
+    reentrant=(((0, 28), False), ((0, 0), True)),
     compiles="model",
     reference="https://github.com/huggingface/trl/blob/v1.9.0/trl/trainer/sft_trainer.py",
 )

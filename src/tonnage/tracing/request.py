@@ -39,6 +39,8 @@ SERVE_ONLY: Final = ("engine", "quant", "kv_dtype")
 POSITIONS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx")
 
 
+WHOLE: Final = ("full", "reentrant", "non-reentrant")
+"""Ways in which layers are computed again as a whole."""
 TRACED_AGAIN: Final = frozenset(("attention", "mlp", "moe", "shared_experts"))
 """Modules of a layer that a trace puts under checkpoints of their own."""
 
@@ -81,7 +83,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
     liger = _liger(config, w, device)
     modules = sorted(plan.modules) if (plan := settled(w.recompute)) is not None else []
     if not modules or not TRACED_AGAIN.issuperset(modules):
-        refuse(w, "recompute", "layers are checkpointed whole or not", unless=(None, "none", "full"))
+        refuse(w, "recompute", "layers are checkpointed whole or not", unless=(None, "none", *WHOLE))
     stored = _stored(config, w.dtype)
     precision = w.precision or since(version, stack.precision) or stored
     if precision not in PRESETS or precision.startswith("fp8"):
@@ -99,7 +101,8 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         **_common(config, w.attention, device, head=head),
         **tuning,
         "task": "train", "weights": weights, "autocast": autocast, "optimizer": optimizer, "batch": w.batch or 1,
-        "seq": seq, "targets": w.target_seq or seq, "accumulate": w.accumulate or 1, "recompute": w.recompute == "full",
+        "seq": seq, "targets": w.target_seq or seq, "accumulate": w.accumulate or 1, "recompute": w.recompute in WHOLE,
+        "reentrant": w.recompute == "reentrant",
         "modules": modules, "logits": w.logits_to_keep,
         "keep_outputs": any(kept.endswith("outputs") for kept in w.retain),
         "keep_step": any(kept.endswith("-outputs") for kept in w.retain),

@@ -227,11 +227,9 @@ def _settings(model: Any, job: Mapping[str, Any]) -> None:
 
         checkpoint_modules(model, tuple(job["modules"]))
     if job["recompute"]:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": job["reentrant"]})
         if job["lora"] is not None:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
-        else:
-            model.gradient_checkpointing_enable()
 
 
 def _base(model: Any) -> Any:

@@ -46,7 +46,8 @@ class Train(Placed):
     attention: str | None = passes("text", "Its code, or the kernel of sdpa (sdpa)", ATTENTION)
     recompute: str | None = passes(
         "text",
-        "none, full, every-2, first-8, selective, unsloth, or modules: core_attn,mlp,moe,attention,shared_experts; "
+        "none, full (as the stack's release has it), reentrant, non-reentrant, every-2, first-8, selective, unsloth, "
+        "or modules: core_attn,mlp,moe,attention,shared_experts; "
         "those whose output is let go of: layernorm,moe_act,mla_up_proj (none).",
     )
     offload: str | None = passes(
@@ -127,6 +128,9 @@ class Train(Placed):
     first_step: bool | None = played("switch", "The first step instead of the steady state.")
     replay: bool | None = played(
         "switch", "Play the step through the caching allocator (where the verdict is open without)."
+    )
+    empty_cache: bool | None = played(
+        "switch", "The allocator's cache is given back before every backward pass: torch_empty_cache_steps=1."
     )
     alloc_conf: str | None = played(
         "text", "Settings of the allocator, as PYTORCH_ALLOC_CONF has them.", wants="SETTINGS"

@@ -94,7 +94,7 @@ def aimed(
             batch=rows if parts.cached is None else parts.cached[1], loss=parts.loss,
             drops=recipe.drops and objective.drops, others=parts.others, rollout=parts.rollout, columns=parts.columns,
             critic=parts.critic, cached=None if parts.cached is None else parts.cached[0],
-            keep_logits=parts.critic is not None, mixer=None,
+            keep_logits=parts.critic is not None, mixer=None, empties=recipe.empties | parts.empties,
         ),
         values={"objective": objective.name, "reference": reference, "loss": named, **parts.values},
         caveats=(

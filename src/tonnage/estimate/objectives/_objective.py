@@ -55,6 +55,7 @@ class Parts(Record):
         columns: of texts in an example.
         cached: examples of a step, and texts of a mini-batch; None where a batch runs as one.
         critic: a model that is trained beside, and its part of the step.
+        empties: where its trainer gives the allocator's cache back, as the recipe has it.
         values: keys of the workload that were left open.
         told: what has to be said.
         left_out: what is not modelled.
@@ -66,6 +67,7 @@ class Parts(Record):
     columns: int = 1
     cached: tuple[int, int] | None = None
     critic: tuple[Model, Recipe] | None = None
+    empties: frozenset[str] = frozenset()
     values: Mapping[str, Any] = {}
     told: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()

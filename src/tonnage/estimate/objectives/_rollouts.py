@@ -10,9 +10,7 @@ from tonnage.estimate.objectives._reading import ahead, scored
 from tonnage.estimate.serving import Run, Session
 from tonnage.estimate.settle import checkpoint_format
 from tonnage.formats import FORMATS
-from tonnage.memory.passes import blocks, level
 from tonnage.memory.weights import bytes_of, is_parameter
-from tonnage.timeline import Level
 from tonnage.units import gib
 
 ROLLOUTS: Final = ("generate", "vllm", "vllm-sleep", "server")
@@ -46,21 +44,22 @@ def beside_it(a: Asked, how: str) -> tuple[int, str]:
 
 
 def written(a: Asked, generated: int, completion: int) -> Run:
-    """The model's own ``generate`` over everything that is written at once."""
+    """The model's own ``generate`` over everything that is written at once: the last token is not read any more."""
     r = a.recipe
     session = Session(
-        dtype=r.autocast or r.weights, kernel=r.kernel, sequences=generated, context=r.tokens,
+        dtype=r.autocast or r.weights, kernel=r.kernel, sequences=generated, context=r.tokens - 1,
         prompt=r.tokens - completion, logits="last", latent=True, workspace=0, shares=r.shares, tuning=r.tuning,
+        casts=_casts(a),
     )  # fmt: skip
     return Run(a.model, session)
 
 
-def casts(a: Asked) -> Level:
-    """Copies of trained weights that autocast keeps through a forward pass of ``generate``."""
+def _casts(a: Asked) -> tuple[tuple[int, ...], ...]:
+    """Copies of trained weights that autocast keeps through a forward pass: of each layer, and of the head. [byte]"""
     r = a.recipe
     if r.autocast in (None, r.weights) or r.tuning is not None:
-        return Level()
+        return ()
     reading = ahead(a, scored(1), own=True)
     assert a.model.head is not None
     head = a.model.head.V * a.model.head.D * FORMATS[str(r.autocast)].bytes
-    return sum((level(layer.casts) for layer in reading.layers), Level(head, blocks(head)))
+    return (*(tuple(s.nbytes for s in layer.casts) for layer in reading.layers), (head,))

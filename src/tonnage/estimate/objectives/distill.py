@@ -9,7 +9,7 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.beside import as_packed, resident
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts
 from tonnage.estimate.objectives._reading import whole
-from tonnage.estimate.objectives._rollouts import casts, written
+from tonnage.estimate.objectives._rollouts import written
 from tonnage.estimate.rollout import Rollout
 from tonnage.estimate.settle import checkpoint_format, kernel
 from tonnage.memory.ahead import Ahead
@@ -52,6 +52,7 @@ def distill(a: Asked) -> Parts:
         Distilled(a.w.completion_length, "jsd", form),
         (resident("teacher", teacher, form, reading, shares),),
         rollout,
+        empties=frozenset(["forward"]),
         values={"teacher": teacher.name or teacher.model_type, "teacher_quant": a.w.teacher_quant},
         told=tuple(f"teacher: {t}" for t in told),
         left_out=() if rollout is not None else ("answers that the student writes itself: --rollout generate",),
@@ -77,7 +78,7 @@ def _rollout(a: Asked) -> Rollout | None:
             value=completion,
         )  # fmt: skip
     cache = f"generation: keys and values of {a.rows} sequences of {r.tokens:,} tokens"
-    return Rollout(run=written(a, a.rows, completion), casts=casts(a), cache=cache)
+    return Rollout(run=written(a, a.rows, completion), cache=cache)
 
 
 OBJECTIVE: Final = Objective("distill", distill, keys=("teacher", "teacher_quant", "completion_length", "rollout"))

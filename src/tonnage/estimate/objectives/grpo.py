@@ -9,7 +9,7 @@ from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.beside import Beside, resident
 from tonnage.estimate.objectives._objective import Asked, Objective, Parts
 from tonnage.estimate.objectives._reading import ahead, beside, scored, whole, written_last
-from tonnage.estimate.objectives._rollouts import ROLLOUTS, SHARE, beside_it, casts, written
+from tonnage.estimate.objectives._rollouts import ROLLOUTS, SHARE, beside_it, written
 from tonnage.estimate.rollout import Rollout
 from tonnage.estimate.settle import checkpoint_format, kernel
 from tonnage.memory.ahead import Ahead, Ends
@@ -76,7 +76,6 @@ def rolled(a: Asked, group: int, *, apart: bool = False) -> Parts:
     scoring = 8 * (4 * generated + r.batch) * r.tokens
     rollout = Rollout(
         run=written(a, generated, completion) if how == "generate" else None,
-        casts=casts(a) if how == "generate" else Level(),
         cache=f"generation: keys and values of {generated} sequences of {r.tokens:,} tokens",
         engine=share, sleeps=how == "vllm-sleep", words=words, scoring=Level(scoring, blocks(scoring)),
         readings=tuple(readings), first=every % r.accumulate == 0,

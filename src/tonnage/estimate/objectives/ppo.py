@@ -60,13 +60,13 @@ def ppo(a: Asked) -> Parts:
     stored = not r.recompute
     recipe = _of_critic(a, critic)
     assert a.model.head is not None
-    table = 4 * completion * a.model.head.V
-    scores, joining = (Level(n, blocks(n)) for n in (generated * table, together * table))
+    turns = -(-generated // together)
     full = state_bytes(a.model, together, r.tokens - 1, FORMATS[r.weights], latent=True)
     # What a pass makes of the ids: those without padding, and a mask.
     scoring = 9 * together * r.tokens
     rollout = Rollout(
-        run=_written(a, together, completion), scores=scores, joining=joining, full=full,
+        run=_written(a, together, completion), turns=turns, full=full, empties=True,
+        table=4 * together * a.model.head.V, written=completion,
         cache=f"generation: keys and values of {together} sequences of {r.tokens:,} tokens",
         scoring=Level(scoring, blocks(scoring)),
         readings=(
@@ -162,8 +162,8 @@ def _written(a: Asked, rows: int, completion: int) -> Run:
     """The actor's own ``generate``, outside of autocast."""
     r = a.recipe
     session = Session(
-        dtype=r.weights, kernel=r.kernel, sequences=rows, context=r.tokens, prompt=r.tokens - completion, logits="last",
-        latent=True, workspace=0, shares=r.shares, tuning=r.tuning,
+        dtype=r.weights, kernel=r.kernel, sequences=rows, context=r.tokens - 1, prompt=r.tokens - completion,
+        logits="last", latent=True, workspace=0, shares=r.shares, tuning=r.tuning,
     )  # fmt: skip
     return Run(placed(a.model), session)
 

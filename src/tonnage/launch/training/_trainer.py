@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Key
-from tonnage.launch.training._values import count, one_of, text, truth, whole
+from tonnage.launch.training._values import count, every_step, nests, one_of, text, truth, whole
 
 OPTIMIZERS: Final[dict[str, str | None]] = {
     "adamw_torch": "adamw-foreach", "adamw_torch_fused": "adamw-fused", "adamw_hf": "adamw-foreach",
@@ -40,6 +40,8 @@ ATTENTION: Final[dict[str, str | None]] = {
     "auto": "auto",
 }  # fmt: skip
 
+NESTED: Final = ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
+"""Whether checkpoints run a backward pass of their own."""
 KEYS: Final = (
     Key(("per_device_train_batch_size", "per_gpu_train_batch_size"), "batch", count),
     Key(("gradient_accumulation_steps",), "accumulate", count),
@@ -47,6 +49,7 @@ KEYS: Final = (
     Key(("bf16",), "_bf16", truth),
     Key(("fp16",), "_fp16", truth),
     Key(("gradient_checkpointing", "activation_checkpointing"), "_recompute", truth),
+    Key(NESTED, "_reentrant", nests),
     Key(("use_liger_kernel",), "_liger", truth),
     Key(("torch_compile",), "compile", truth),
     Key(("fsdp",), "_fsdp"),
@@ -59,7 +62,7 @@ KEYS: Final = (
     Key(("neftune_noise_alpha",), matters="noise as large as the embedding's output"),
     Key(("label_smoothing_factor",), matters="a second loss over all logits", harmless=(0, 0.0)),
     Key(("auto_find_batch_size",), matters="the batch is halved until it fits"),
-    Key(("torch_empty_cache_steps",), matters="the allocator's cache is given back now and then"),
+    Key(("torch_empty_cache_steps",), "empty_cache", every_step),
     Key(("use_cpu", "no_cuda"), matters="the step runs on the host"),
     Key(("group_by_length",), matters="batches of like lengths: the longest come together"),
 )
@@ -74,7 +77,7 @@ INERT: Final = (
     "ignore_data_skip", "accelerator_config", "length_column_name", "train_sampling_strategy", "report_to", "project",
     "trackio_*", "skip_memory_metrics", "push_to_hub*", "hub_*", "resume_from_checkpoint", "include_*",
     "batch_eval_metrics", "torch_compile_*", "use_cache", "average_tokens_across_devices", "tpu_*",
-    "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "mp_parameters", "use_legacy_prediction_loop",
+    "mp_parameters", "use_legacy_prediction_loop",
     "jit_mode_eval", "use_ipex", "dispatch_batches", "split_batches", "use_mps_device", "auto_kernels",
     "enable_jit_checkpoint", "restore_callback_states_from_checkpoint", "torchdynamo", "ray_scope", "save_on_each_node",
 )  # fmt: skip
@@ -86,6 +89,14 @@ def layerwise(said: dict[str, Any]) -> None:
     name, _, hooked = str(said.get("optimizer", "")).partition(" ")
     if hooked:
         said["optimizer"], said["optimizer_in_backward"] = name, True
+
+
+def again(said: dict[str, Any], default: bool) -> str:
+    """How layers are computed again, by what a config says of checkpoints."""
+    nested = said.pop("_reentrant", None)
+    if not said.pop("_recompute", default):
+        return "none"
+    return "full" if nested is None else "reentrant" if nested else "non-reentrant"
 
 
 def autocast(said: dict[str, Any]) -> str | None:

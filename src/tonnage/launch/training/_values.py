@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -28,6 +29,22 @@ def count(value: Any, key: str) -> int:
     if number < 1:
         raise InputError(f"{key} = {number}: a number from 1 is meant", key=key, value=number)
     return number
+
+
+def nests(value: Any, key: str) -> bool | None:
+    """``use_reentrant`` of what checkpoints are called with; None where that is not said."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{key}: a mapping is meant, not {_shown(value)}", key=key, value=_shown(value))
+    return None if found.get("use_reentrant") is None else truth(found["use_reentrant"], f"{key}.use_reentrant")
+
+
+def every_step(value: Any, key: str) -> bool:
+    """Whether something is done in every step; between two steps that do it, others reach as high as without."""
+    return count(value, key) == 1
 
 
 def whole(value: Any, key: str) -> int:

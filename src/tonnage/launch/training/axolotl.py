@@ -11,8 +11,8 @@ from typing import Any, Final
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Config, Key, Settled
 from tonnage.launch.training._preferences import SIGMOID, preferring
-from tonnage.launch.training._trainer import OPTIMIZERS, attention, layerwise, spread
-from tonnage.launch.training._values import count, modules, one_of, share, text, texts, truth
+from tonnage.launch.training._trainer import NESTED, OPTIMIZERS, again, attention, layerwise, spread
+from tonnage.launch.training._values import count, every_step, modules, nests, one_of, share, text, texts, truth
 
 LENGTH: Final = 512
 """``sequence_len``."""
@@ -139,8 +139,10 @@ def _recomputed(said: dict[str, Any], unmodelled: list[str]) -> str:
         unmodelled.append(
             f"gradient_checkpointing = {value}: checkpoints go to the host, and are counted on the device"
         )
+        said.pop("_reentrant", None)
         return "full"
-    return "full" if truth(value, "gradient_checkpointing") else "none"
+    said["_recompute"] = truth(value, "gradient_checkpointing")
+    return again(said, False)
 
 
 def _plugged(said: dict[str, Any], unmodelled: list[str]) -> bool:
@@ -215,6 +217,7 @@ CONFIG: Final = Config(
         Key(("peft_use_dora",), "_dora", truth),
         Key(("peft_use_rslora",), "_rslora", truth),
         Key(("gradient_checkpointing",), "_recompute"),
+        Key(NESTED, "_reentrant", nests),
         Key(("attn_implementation",), "attention", attention),
         *(Key((name,), f"_{name}", truth) for name in SWITCHES),
         Key(("liger_rms_norm",), "_rms", truth),
@@ -259,7 +262,8 @@ CONFIG: Final = Config(
         Key(("resize_token_embeddings_to_32x", "tokens", "shrink_embeddings"), matters="rows of the vocabulary"),
         Key(("neftune_noise_alpha",), matters="noise as large as the embedding's output"),
         Key(("optim_target_modules", "optim_args"), matters="arguments of the optimizer"),
-        Key(("torch_empty_cache_steps", "gc_steps"), matters="the allocator's cache is given back now and then"),
+        Key(("torch_empty_cache_steps",), "empty_cache", every_step),
+        Key(("gc_steps",), matters="the allocator's cache is given back now and then"),
         Key(("max_memory", "gpu_memory_limit", "lora_on_cpu", "device_map"), matters="where weights lie"),
         Key(("auto_find_batch_size",), matters="the batch is halved until it fits"),
         Key(("quantize_moe_experts", "experts_implementation"), matters="how experts are stored and run"),
@@ -277,7 +281,7 @@ CONFIG: Final = Config(
         "skip_prepare_dataset", "num_dataset_shards_to_save", "dataloader_*", "accelerator_config", "push_*",
         "hf_use_auth_token", "device", "world_size", "local_rank", "seed", "ddp*", "do_*", "eval_*", "evals_per_epoch",
         "metric_for_best_model", "greater_is_better", "loss_watchdog_*", "gc_collect_steps", "tf32",
-        "gradient_checkpointing_kwargs", "excess_length_strategy", "min_sample_len", "max_prompt_len",
+        "excess_length_strategy", "min_sample_len", "max_prompt_len",
         "sample_packing_*", "pad_to_multiple_of", "curriculum_sampling", "streaming*", "max_steps", "warmup_*",
         "logging_steps", "early_stopping_patience", "load_best_model_at_end", "use_*", "profiler_*", "include_*",
         "lora_alpha", "lora_fan_in_fan_out", "lora_model_dir", "loraplus_*", "lora_rank_alpha", "merge_*", "wandb_*",

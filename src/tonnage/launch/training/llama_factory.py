@@ -11,7 +11,7 @@ from typing import Any, Final
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Config, Key, Settled
 from tonnage.launch.training._preferences import SIGMOID, preferring
-from tonnage.launch.training._trainer import INERT, KEYS, autocast, layerwise, liger, spread
+from tonnage.launch.training._trainer import INERT, KEYS, again, autocast, layerwise, liger, spread
 from tonnage.launch.training._values import count, one_of, share, text, texts, truth
 
 BATCH: Final = 8
@@ -54,8 +54,8 @@ def _finish(said: dict[str, Any]) -> Settled:
     else:
         said["precision"] = f"{half}-autocast" if half else "bf16" if pure else "fp32"
     said["quant"] = quant
-    said["recompute"] = "none" if said.pop("_stored", False) else "full"
-    said.pop("_recompute", None)
+    said["_recompute"] = not said.pop("_stored", False)
+    said["recompute"] = again(said, True)
     said.setdefault("batch", BATCH)
     said.setdefault("seq", LENGTH)
     said.setdefault("attention", "sdpa")
@@ -127,6 +127,7 @@ CONFIG: Final = Config(
         Key(("quantization_type",), "_type", one_of({"nf4": "nf4", "fp4": None})),
         Key(("quantization_method",), matters="how the weights are packed", harmless=("bnb", "bitsandbytes", "BNB")),
         Key(("disable_gradient_checkpointing",), "_stored", truth),
+        Key(("use_reentrant_gc",), "_reentrant", truth),
         Key(("flash_attn",), "attention", one_of(ATTENTION)),
         Key(("enable_liger_kernel",), "_liger", truth),
         Key(("use_galore",), "_galore", truth),
@@ -153,7 +154,7 @@ CONFIG: Final = Config(
     inert=(
         *INERT, "adapter_folder", "cache_dir", "use_fast_tokenizer", "split_special_tokens",
         "new_special_tokens_config",
-        "init_special_tokens", "model_revision", "low_cpu_mem_usage", "use_reentrant_gc", "infer_*", "use_kv_cache",
+        "init_special_tokens", "model_revision", "low_cpu_mem_usage", "infer_*", "use_kv_cache",
         "*_hub_token", "print_param_status", "trust_remote_code", "template", "dataset*", "eval_dataset", "media_dir",
         "train_on_prompt", "mask_history", "streaming", "buffer_size", "mix_strategy", "interleave_probs",
         "overwrite_cache", "preprocessing_*", "max_samples", "ignore_pad_token_for_loss", "val_size", "tool_format",

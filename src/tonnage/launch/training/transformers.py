@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError
 from tonnage.launch.training import Config, Key, Settled
-from tonnage.launch.training._trainer import INERT, KEYS, attention, autocast, layerwise, liger, spread
+from tonnage.launch.training._trainer import INERT, KEYS, again, attention, autocast, layerwise, liger, spread
 from tonnage.launch.training._values import DTYPES, count, one_of, text, truth, whole
 
 BATCH: Final = 8
@@ -49,7 +49,7 @@ def _finish(said: dict[str, Any]) -> Settled:
         )  # fmt: skip
     if kind != "NO" and (processes or 1) > 1:
         said["sharding"] = f"zero-{stage or 2}" if kind == "DEEPSPEED" else SHARED[kind]
-    said["recompute"] = "full" if said.pop("_recompute", False) else None
+    said["recompute"] = again(said, False)
     said.setdefault("batch", BATCH)
     return Settled(said, tuple(unmodelled), tuple(told))
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from tonnage.errors import InputError
 from tonnage.launch.training import Config, Key, Settled
 from tonnage.launch.training._preferences import SIGMOID, preferring
-from tonnage.launch.training._trainer import INERT, KEYS, attention, autocast, layerwise, liger, spread
+from tonnage.launch.training._trainer import INERT, KEYS, again, attention, autocast, layerwise, liger, spread
 from tonnage.launch.training._values import DTYPES, count, modules, one_of, share, text, texts, truth
 
 BATCH: Final = 8
@@ -56,7 +56,7 @@ def _finish(said: dict[str, Any]) -> Settled:
     if quantized is not None:
         said["quant"] = quantized
         said.setdefault("recompute", "full")
-    said["recompute"] = "full" if said.pop("_recompute", True) else "none"
+    said["recompute"] = again(said, True)
     said.setdefault("batch", BATCH)
     length = said.pop("_length", LENGTH)
     if length:
@@ -141,6 +141,6 @@ CONFIG: Final = Config(
         "datasets.*", "streaming", "test_split_size", "chat_template_path", "eos_token", "pad_token",
         "truncation_mode", "shuffle_dataset", "packing_strategy", "padding_free", "pad_to_multiple_of", "eval_packing",
         "completion_only_loss", "assistant_only_loss", "use_bnb_nested_quant", "ignore_bias_buffers", "env", "env.*",
-        "gradient_checkpointing_kwargs.*", "num_proc",
+        "num_proc",
     ),
 )  # fmt: skip

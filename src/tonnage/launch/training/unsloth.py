@@ -38,6 +38,7 @@ def _finish(said: dict[str, Any]) -> Settled:
         said["adapter"] = "dora" if dora else "rslora" if rslora else "lora"
         if four:
             said["kbit_prepared"] = False
+    said.pop("_reentrant", None)
     way = str(said.pop("_recompute", "unsloth")).lower()
     said["recompute"] = "none" if way in ("none", "false", "no") else "unsloth" if way == "unsloth" else "full"
     said.setdefault("batch", 2)
