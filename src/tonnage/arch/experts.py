@@ -232,9 +232,9 @@ class Experts(Record):
         weighed = ops.mul(out, scale.view((*pairs, ("X", 1))), "weighed expert output")
         inverse = tape.new("order restored", pairs, "int64")
         weighed = taken(weighed, inverse, weighed.axes)
-        total = added(weighed, x.axes)
-        del narrow, counts, bias
-        return ops.cast(total, x.dtype)
+        out = ops.cast(added(weighed, x.axes), x.dtype)
+        del by_expert, narrow, counts, bias
+        return out
 
     def _bias(self, f: Forward, by_expert: Value, which: int) -> Value | None:
         """The bias of every row's expert; its name stands until the experts are done."""
@@ -309,9 +309,9 @@ def _grouped(x: Value, weight: Value | Parameter, offsets: Value, axes: Axes, bi
 
 
 def added(x: Value, axes: Axes) -> Value:
-    """``x.view(tokens, used, D).sum(1)``: the gradient is repeated for every expert."""
+    """``x.view(tokens, used, D).sum(1)``, which autocast takes in fp32: the gradient is repeated for every expert."""
     tape, before, dtype = x.tape, x.axes, x.dtype
-    out = tape.new("sum over experts", axes, dtype)
+    out = tape.new("sum over experts", axes, dtype if tape.autocast is None else "fp32")
     tape.record((out,), (x,), lambda g: (tape.new("gradient, repeated", before, dtype),), ())
     return out
 
