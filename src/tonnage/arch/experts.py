@@ -62,6 +62,7 @@ class Experts(Record):
         zero: experts that pass a token on as it is: chosen as others are, with a row of gate and up that is stored and
             never used (LongCat).
         scored: what the router scores where that is more than the experts (Inkling's shared ones).
+        jitter: tokens are multiplied by random numbers in training, in place.
         gated: an expert has a gate beside its up projection; a plain one has not (Nemotron-H).
     """
 
@@ -87,6 +88,7 @@ class Experts(Record):
     zero: int = 0
     scored: int | None = None
     gated: bool = True
+    jitter: bool = False
 
     module: ClassVar[str] = "moe"
 
@@ -169,6 +171,8 @@ class Experts(Record):
             raise untold("this family's router")
         if self.used is None:
             raise ConfigError("num_experts_per_tok is missing", key="num_experts_per_tok")
+        if self.jitter and f.training:
+            _jittered(x)
         if self.shared is None:
             _, weights, chosen = routed(self, f, x, self.used)
             return self.mixed(f, x, chosen, weights)
@@ -265,6 +269,13 @@ class Experts(Record):
         up = _clamped(up)
         glu = ops.mul(gate, ops.unary(ops.scaled(gate), "sigmoid", saves="output"), "swish")
         return ops.mul(ops.shifted(up), glu, "gated")
+
+
+def _jittered(x: Value) -> None:
+    """``x *= noise``: whoever holds the tensor holds the product; the noise is saved."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    noise = tape.new("noise", axes, dtype)
+    tape.record((x,), (x,), lambda g: (tape.new("gradient of tokens with noise", axes, dtype),), (noise,))
 
 
 def _keep(hook: Value) -> None:
