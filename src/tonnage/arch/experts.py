@@ -26,13 +26,14 @@ from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
 if TYPE_CHECKING:
+    from tonnage.arch.clamps import Clamp
     from tonnage.arch.discarding import Discard
 
-SharedOrder = Literal["last", "wide", "outside"]
+SharedOrder = Literal["last", "wide", "outside", "first"]
 """When the shared expert runs, where no matrix weighs it.
 
 ``last``: behind the routed ones. ``wide``: so, and both are added in fp32 (Hunyuan). ``outside``: in the layer, when
-the router's tensors are gone (Granite).
+the router's tensors are gone (Granite). ``first``: before the router (MiniMax M3).
 """
 
 
@@ -52,7 +53,8 @@ class Experts(Record):
         router: name of the router.
         bias: the router and the experts have biases.
         transposed: the experts' matrices are stored input first, gate and up interleaved (gpt-oss).
-        clamped: gate and up are clamped, and the activation is written out (gpt-oss).
+        clamp: how gate and up are clamped, as ``arch/clamps.py`` names it.
+        scaled: what the routed experts make is multiplied by a number.
         correction: the router has a buffer that corrects its choice.
         shared: experts that every token uses, as one block.
         shared_gate: name of the matrix that weighs the shared expert.
@@ -78,7 +80,8 @@ class Experts(Record):
     router: str = "gate"
     bias: bool = False
     transposed: bool = False
-    clamped: bool = False
+    clamp: Clamp = ""
+    scaled: bool = False
     correction: bool = False
     shared: Gated | None = None
     shared_gate: str | None = None
@@ -192,8 +195,13 @@ class Experts(Record):
             x = self.but(shared=None).forward(f, x)
             f.held.append(x)
             return ops.add(x, self._shared(f, shared, residuals), "routed and shared")
+        ahead = self._shared(f, shared, residuals) if self.order == "first" else None
         _, weights, chosen = routed(self, f, x, used)
         x = self.mixed(f, x, chosen, weights)
+        if self.scaled:
+            x = ops.scaled(x, "scaled output of experts")
+        if ahead is not None:
+            return ops.add(x, ahead, "routed and shared")
         if self.order == "wide":
             total = ops.add(
                 ops.cast(x, "fp32"), ops.cast(self._shared(f, shared, residuals), "fp32"), "routed and shared"
@@ -261,14 +269,19 @@ class Experts(Record):
         if not self.gated:
             return activate(both, self.act)
         half: Axes = (*both.axes[:3], ("F", self.F))
-        if not self.clamped:
+        if self.transposed and self.clamp:
+            gate, up = ops.narrow(both, half), ops.narrow(both, half)
+        else:
             gate, up = ops.split(both, (half, half))
+        if not self.clamp:
             return ops.mul(activate(gate, self.act), up, "gated")
-        gate, up = ops.narrow(both, half), ops.narrow(both, half)
-        gate = _clamped(gate)
-        up = _clamped(up)
-        glu = ops.mul(gate, ops.unary(ops.scaled(gate), "sigmoid", saves="output"), "swish")
-        return ops.mul(ops.shifted(up), glu, "gated")
+        # Imported late: most experts clamp nothing.
+        from tonnage.arch.bounds import clamped
+        from tonnage.arch.clamps import weighed
+
+        gate = clamped(gate, 1)
+        up = clamped(up)
+        return weighed(gate, up, self.clamp, self.act, [])
 
 
 def _jittered(x: Value) -> None:
@@ -324,19 +337,4 @@ def added(x: Value, axes: Axes) -> Value:
     tape, before, dtype = x.tape, x.axes, x.dtype
     out = tape.new("sum over experts", axes, dtype if tape.autocast is None else "fp32")
     tape.record((out,), (x,), lambda g: (tape.new("gradient, repeated", before, dtype),), ())
-    return out
-
-
-def _clamped(x: Value) -> Value:
-    """``clamp``: saves its input; the backward makes a mask of a byte an element."""
-    tape, axes, dtype = x.tape, x.axes, x.dtype
-    out = tape.new("clamped", axes, dtype)
-
-    def back(g: Value) -> Grads:
-        mask = tape.new("inside the clamp", axes, "bool")
-        grad = tape.new("gradient of clamped", axes, dtype)
-        del mask
-        return (grad,)
-
-    tape.record((out,), (x,), back, (x,))
     return out

@@ -1,12 +1,13 @@
-"""Latent attention over the tokens that an indexer chose: what it left out is hidden by a mask of the layer's own.
+"""Attention over what an indexer chose, tokens or blocks of them: the rest is hidden by a mask of the layer's own.
 
 Neither eager attention nor ``scaled_dot_product_attention`` takes less for it: scores, or the mask as numbers, are there
 for every pair of tokens, as they are without an indexer.
 
-Leaves out: kernels that read the chosen tokens alone (flash-mla), which have no backward pass.
+Leaves out: kernels that read what is chosen alone (flash-mla, MiniMax's msa), which have no backward pass.
 
 Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/deepseek_v32/
-modeling_deepseek_v32.py (DeepseekV32Attention), .../glm_moe_dsa/modeling_glm_moe_dsa.py (GlmMoeDsaAttention)
+modeling_deepseek_v32.py (DeepseekV32Attention), .../glm_moe_dsa/modeling_glm_moe_dsa.py (GlmMoeDsaAttention), .../minimax_m3_vl/modeling_minimax_m3_vl.py
+(MiniMaxM3VLAttention)
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tonnage.arch import ops
-from tonnage.arch.attention import Latent
+from tonnage.arch.attention import GroupedQuery, Latent
 from tonnage.arch.forward import Forward
-from tonnage.arch.indexed import Indexer
+from tonnage.arch.indexed import BlockIndexer, Indexer
 from tonnage.arch.kernels import attend
 from tonnage.arch.rotate import rotate
 from tonnage.arch.tape import Value
@@ -100,3 +101,35 @@ class Chosen(Latent):
         seen = tape.new("mask of the chosen", axes, "bool")
         del chosen
         return seen
+
+
+class ChosenBlocks(GroupedQuery):
+    """Grouped attention over blocks of tokens that its indexer chose, for each group of heads its own (MiniMax M3).
+
+    Args:
+        indexer: what chooses.
+    """
+
+    indexer: BlockIndexer | None = None
+
+    def weights(self) -> Iterator[Tensor]:
+        """The attention's, and the indexer's."""
+        yield from super().weights()
+        if self.indexer is not None:
+            yield from self.indexer.weights()
+
+    def state(self, B: int, S: int) -> Iterator[Tensor]:
+        """Keys and values, and the indexer's keys."""
+        yield from super().state(B, S)
+        if self.indexer is not None:
+            yield from self.indexer.state(B, S)
+
+    def _heads(self, f: Forward, x: Value, q: Value, k: Value, v: Value) -> Value:
+        """By a mask for each head; the code names it, and what was chosen, to its end."""
+        assert self.indexer is not None
+        chosen = self.indexer.forward(f, x, f.rotary[self.rotary or "default"])
+        f.seen = self.indexer.mask(f, chosen, self.N, q.dtype)
+        f.local += [chosen, f.seen]
+        out = attend(f, self, q, k, v)
+        f.seen = None
+        return out
