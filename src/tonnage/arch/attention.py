@@ -282,7 +282,7 @@ class GroupedQuery(Record):
             from tonnage.arch.relative import shared_bias
 
             f.position = shared_bias(f, self, q, k)
-        out = attend(f, self, q, k, v)
+        out = self._heads(f, x, q, k, v)
         f.position = None
         if not self.o_apart:
             out = self._out(f, out)
@@ -291,6 +291,10 @@ class GroupedQuery(Record):
         else:
             f.local.clear()
         return out
+
+    def _heads(self, f: Forward, x: Value, q: Value, k: Value, v: Value) -> Value:
+        """What the heads make of queries, keys and values; ``x`` is what the block was given."""
+        return attend(f, self, q, k, v)
 
     def _out(self, f: Forward, out: Value) -> Value:
         if self.o_norm is not None:

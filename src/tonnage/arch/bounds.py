@@ -10,14 +10,14 @@ from tonnage.arch.forward import Forward
 from tonnage.arch.tape import Grads, Value
 
 
-def clamped(x: Value) -> Value:
-    """``torch.clamp(x, min, max)``: saves its input, and compares it with each bound anew."""
+def clamped(x: Value, bounds: int = 2) -> Value:
+    """``torch.clamp``: saves its input, and compares it with each of its bounds anew."""
     tape, axes, dtype = x.tape, x.axes, x.dtype
     out = tape.new("clamped", axes, dtype)
 
     def back(g: Value) -> Grads:
         zero = tape.new("zero", (), dtype)
-        within = [tape.new("within a bound", axes, "bool") for _ in range(2)]
+        within = [tape.new("within a bound", axes, "bool") for _ in range(bounds)]
         grad = tape.new("gradient of clamped", axes, dtype)
         del zero, within
         return (grad,)

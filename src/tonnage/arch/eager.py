@@ -144,6 +144,8 @@ def masked(f: Forward, a: Attention, scores: Value) -> Value:
 
 
 def _mask(f: Forward, a: Attention) -> Value | None:
+    if f.seen is not None:
+        return f.seen
     return f.masks.get(a.window) if a.causal or a.window else None
 
 

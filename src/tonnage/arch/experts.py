@@ -26,13 +26,14 @@ from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
 if TYPE_CHECKING:
+    from tonnage.arch.clamps import Clamp
     from tonnage.arch.discarding import Discard
 
-SharedOrder = Literal["last", "wide", "outside"]
+SharedOrder = Literal["last", "wide", "outside", "first"]
 """When the shared expert runs, where no matrix weighs it.
 
 ``last``: behind the routed ones. ``wide``: so, and both are added in fp32 (Hunyuan). ``outside``: in the layer, when
-the router's tensors are gone (Granite).
+the router's tensors are gone (Granite). ``first``: before the router (MiniMax M3).
 """
 
 
@@ -52,7 +53,8 @@ class Experts(Record):
         router: name of the router.
         bias: the router and the experts have biases.
         transposed: the experts' matrices are stored input first, gate and up interleaved (gpt-oss).
-        clamped: gate and up are clamped, and the activation is written out (gpt-oss).
+        clamp: how gate and up are clamped, as ``arch/clamps.py`` names it.
+        scaled: what the routed experts make is multiplied by a number.
         correction: the router has a buffer that corrects its choice.
         shared: experts that every token uses, as one block.
         shared_gate: name of the matrix that weighs the shared expert.
@@ -62,6 +64,7 @@ class Experts(Record):
         zero: experts that pass a token on as it is: chosen as others are, with a row of gate and up that is stored and
             never used (LongCat).
         scored: what the router scores where that is more than the experts (Inkling's shared ones).
+        jitter: tokens are multiplied by random numbers in training, in place.
         gated: an expert has a gate beside its up projection; a plain one has not (Nemotron-H).
     """
 
@@ -77,7 +80,8 @@ class Experts(Record):
     router: str = "gate"
     bias: bool = False
     transposed: bool = False
-    clamped: bool = False
+    clamp: Clamp = ""
+    scaled: bool = False
     correction: bool = False
     shared: Gated | None = None
     shared_gate: str | None = None
@@ -87,6 +91,7 @@ class Experts(Record):
     zero: int = 0
     scored: int | None = None
     gated: bool = True
+    jitter: bool = False
 
     module: ClassVar[str] = "moe"
 
@@ -169,6 +174,8 @@ class Experts(Record):
             raise untold("this family's router")
         if self.used is None:
             raise ConfigError("num_experts_per_tok is missing", key="num_experts_per_tok")
+        if self.jitter and f.training:
+            _jittered(x)
         if self.shared is None:
             _, weights, chosen = routed(self, f, x, self.used)
             return self.mixed(f, x, chosen, weights)
@@ -188,8 +195,13 @@ class Experts(Record):
             x = self.but(shared=None).forward(f, x)
             f.held.append(x)
             return ops.add(x, self._shared(f, shared, residuals), "routed and shared")
+        ahead = self._shared(f, shared, residuals) if self.order == "first" else None
         _, weights, chosen = routed(self, f, x, used)
         x = self.mixed(f, x, chosen, weights)
+        if self.scaled:
+            x = ops.scaled(x, "scaled output of experts")
+        if ahead is not None:
+            return ops.add(x, ahead, "routed and shared")
         if self.order == "wide":
             total = ops.add(
                 ops.cast(x, "fp32"), ops.cast(self._shared(f, shared, residuals), "fp32"), "routed and shared"
@@ -232,9 +244,9 @@ class Experts(Record):
         weighed = ops.mul(out, scale.view((*pairs, ("X", 1))), "weighed expert output")
         inverse = tape.new("order restored", pairs, "int64")
         weighed = taken(weighed, inverse, weighed.axes)
-        total = added(weighed, x.axes)
-        del narrow, counts, bias
-        return ops.cast(total, x.dtype)
+        out = ops.cast(added(weighed, x.axes), x.dtype)
+        del by_expert, narrow, counts, bias
+        return out
 
     def _bias(self, f: Forward, by_expert: Value, which: int) -> Value | None:
         """The bias of every row's expert; its name stands until the experts are done."""
@@ -257,14 +269,26 @@ class Experts(Record):
         if not self.gated:
             return activate(both, self.act)
         half: Axes = (*both.axes[:3], ("F", self.F))
-        if not self.clamped:
+        if self.transposed and self.clamp:
+            gate, up = ops.narrow(both, half), ops.narrow(both, half)
+        else:
             gate, up = ops.split(both, (half, half))
+        if not self.clamp:
             return ops.mul(activate(gate, self.act), up, "gated")
-        gate, up = ops.narrow(both, half), ops.narrow(both, half)
-        gate = _clamped(gate)
-        up = _clamped(up)
-        glu = ops.mul(gate, ops.unary(ops.scaled(gate), "sigmoid", saves="output"), "swish")
-        return ops.mul(ops.shifted(up), glu, "gated")
+        # Imported late: most experts clamp nothing.
+        from tonnage.arch.bounds import clamped
+        from tonnage.arch.clamps import weighed
+
+        gate = clamped(gate, 1)
+        up = clamped(up)
+        return weighed(gate, up, self.clamp, self.act, [])
+
+
+def _jittered(x: Value) -> None:
+    """``x *= noise``: whoever holds the tensor holds the product; the noise is saved."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    noise = tape.new("noise", axes, dtype)
+    tape.record((x,), (x,), lambda g: (tape.new("gradient of tokens with noise", axes, dtype),), (noise,))
 
 
 def _keep(hook: Value) -> None:
@@ -309,23 +333,8 @@ def _grouped(x: Value, weight: Value | Parameter, offsets: Value, axes: Axes, bi
 
 
 def added(x: Value, axes: Axes) -> Value:
-    """``x.view(tokens, used, D).sum(1)``: the gradient is repeated for every expert."""
+    """``x.view(tokens, used, D).sum(1)``, which autocast takes in fp32: the gradient is repeated for every expert."""
     tape, before, dtype = x.tape, x.axes, x.dtype
-    out = tape.new("sum over experts", axes, dtype)
+    out = tape.new("sum over experts", axes, dtype if tape.autocast is None else "fp32")
     tape.record((out,), (x,), lambda g: (tape.new("gradient, repeated", before, dtype),), ())
-    return out
-
-
-def _clamped(x: Value) -> Value:
-    """``clamp``: saves its input; the backward makes a mask of a byte an element."""
-    tape, axes, dtype = x.tape, x.axes, x.dtype
-    out = tape.new("clamped", axes, dtype)
-
-    def back(g: Value) -> Grads:
-        mask = tape.new("inside the clamp", axes, "bool")
-        grad = tape.new("gradient of clamped", axes, dtype)
-        del mask
-        return (grad,)
-
-    tape.record((out,), (x,), back, (x,))
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
@@ -12,6 +12,9 @@ from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.tape import Value
 from tonnage.record import Record
 from tonnage.tensors import Axes, Role, Tensor
+
+if TYPE_CHECKING:
+    from tonnage.arch.clamps import Clamp
 
 
 class Plain(Record):
@@ -105,7 +108,8 @@ class Gated(Record):
     the output (Seed-OSS), ``inner_dropout`` of the gated tensor (CPM-Ant). ``down_bias``: whether the last matrix has a
     bias where the others have none (GTE). ``restored``: what it is given is cast to the weights' format, and both
     factors keep their names until the block returns (T5). ``named``: both products have names, up's first, which stand
-    until the block returns (Qwen). ``multiplied``: gate and output are multiplied by numbers (Falcon-H1).
+    until the block returns (Qwen). ``multiplied``: gate and output are multiplied by numbers (Falcon-H1). ``clamp``: how
+    gate and up are clamped, as ``arch/clamps.py`` names it, every name standing until the block returns.
     """
 
     name: str
@@ -125,6 +129,7 @@ class Gated(Record):
     restored: bool = False
     named: bool = False
     multiplied: bool = False
+    clamp: Clamp = ""
     module: ClassVar[str] = "mlp"
 
     def matrices(self) -> tuple[Linear, ...]:
@@ -151,6 +156,8 @@ class Gated(Record):
     def forward(self, f: Forward, x: Value) -> Value:
         """``down(act(gate(x)) * up(x))``."""
         matrices = self.matrices()
+        if self.clamp:
+            return self._clamped(f, x)
         if self.fused is None:
             gate, up, down = matrices
             if self.named:
@@ -177,6 +184,28 @@ class Gated(Record):
         second = ops.mul(second, activate(first, self.act), "gated")
         second = self._inner(f, second)
         return ops.dropout(down.forward(f, second), self.dropout, f.training)
+
+    def _clamped(self, f: Forward, x: Value) -> Value:
+        # Imported late: most blocks clamp nothing.
+        from tonnage.arch.bounds import clamped
+        from tonnage.arch.clamps import weighed
+
+        *ups, down = self.matrices()
+        names: list[Value] = []
+        if self.fused is None:
+            gate = clamped(ups[0].forward(f, x), 1)
+            up = clamped(ups[1].forward(f, x))
+        else:
+            both = ups[0].forward(f, x)
+            names.append(both)
+            half: Axes = (*both.axes[:2], ("F", self.F))
+            gate, up = ops.split(both, (half, half))
+            gate = clamped(gate, 1)
+            up = clamped(up)
+            del both
+        out = down.forward(f, weighed(gate, up, self.clamp, self.act, names))
+        del gate, up
+        return out
 
     def _gated(self, f: Forward, gate: Linear, up: Linear, x: Value, factors: list[Value]) -> Value:
         if f.fused is not None and f.fused.gated:

@@ -79,6 +79,8 @@ class Forward:
     ``logits`` are those that a loss of its own hands back to the caller.
     ``blocks`` are masks by blocks of tokens, of flex attention.
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
+    ``seen`` is the mask of the block at hand where it has one of its own, ``chosen`` what an indexer chose, until the
+    next one does.
     ``encoder`` is what cross attention sees, ``zeros`` the bias of its scores that layers share (T5), and ``position``
     the bias that the block at hand adds.
     ``again`` are the modules of a layer that are computed again, each for itself; ``checkpoints`` tells that the
@@ -93,6 +95,7 @@ class Forward:
         "cached",
         "carried",
         "checkpoints",
+        "chosen",
         "encoder",
         "frame",
         "fused",
@@ -111,6 +114,7 @@ class Forward:
         "prompted",
         "ran",
         "rotary",
+        "seen",
         "store",
         "taken",
         "tape",
@@ -152,6 +156,8 @@ class Forward:
         self.again: frozenset[str] = frozenset()
         self.checkpoints = False
         self.bias: Value | None = None
+        self.chosen: Value | None = None
+        self.seen: Value | None = None
         self.encoder: Value | None = None
         self.zeros: Value | None = None
         self.position: Value | None = None

@@ -78,7 +78,7 @@ def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, broadcast: 
     tape, before = f.tape, q.dtype
     B, N, T, _ = by_heads(q)
     S = ("S", named(k, "TS")[1])
-    mask = f.masks.get(a.window) if a.causal or a.window else None
+    mask = _mask(f, a) if a.causal or a.window else None
     bias = None if mask is None or mask.dtype == before else tape.new("attention bias", (B, *mask.axes[1:]), before)
     wide = ops.cast(q, "fp32"), ops.cast(k, "fp32"), ops.cast(v, "fp32")
     queries, keys, values = ops.scaled(wide[0], "scaled queries"), wide[1], wide[2]
@@ -176,6 +176,8 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
 
 def _mask(f: Forward, a: Attention) -> Value | None:
     """What hides tokens from a block; the encoder's are never hidden from the decoder."""
+    if f.seen is not None:
+        return f.seen
     return None if getattr(a, "cross", False) else f.masks.get(a.window)
 
 

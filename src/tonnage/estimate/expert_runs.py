@@ -107,7 +107,7 @@ def _refused(model: Model, w: Train, stack: Stack, experts: list[Any]) -> None:
         type(b) is Experts
         and b.working_set_modelled
         and not b.zero
-        and not (by_loop and len({b.transposed, b.clamped, b.bias}) > 1)
+        and not (by_loop and len({b.transposed, bool(b.clamp), b.bias}) > 1)
         for b in experts
     )
     if not experts or not usual or (by_loop and model.model_type in OTHERWISE) or len(model.stacks) > 1:

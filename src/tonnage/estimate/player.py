@@ -306,6 +306,8 @@ class Player:
             left.append((own, joints))
             before, carried = carried, [self.take(s.nbytes) for s in a.carried]
             self.free(before if i < last else ())
+            # Behind what no layer before it lets go of any more.
+            own |= {s.serial: self.take(s.nbytes) for s in a.called}
             if 0 < i < last:
                 if self.hands:
                     self.handed.append(streams[i - 1])

@@ -289,7 +289,8 @@ class Step(Ledger):
             )
             self.take(f"casts {_key(a)}", "activations", "autocast's copies of weights", level(a.casts), a.casts)
             self.drop_all("carried")
-            self.take("carried", "activations", "attention weights of the layer before", level(a.carried), a.carried)
+            self.take("carried", "activations", "handed on by the layer before", level(a.carried), a.carried)
+            self.take(f"called {_key(a)}", "activations", "held by a layer's checkpoint", level(a.called), a.called)
             if self.hands or a.found:
                 self.take(f"handed {id(a)}", "kv_cache", "keys and values handed out", level(a.apart()), a.apart())
         if p.closing is not None:
@@ -381,7 +382,9 @@ class Step(Ledger):
                 self.drop(_key(a))
                 if not a.flows:
                     # Nothing below needs a gradient: what the graph held ends here.
-                    for key in [k for k in self.held if k.startswith(("stream", "account", "stem", "shared"))]:
+                    for key in [
+                        k for k in self.held if k.startswith(("stream", "account", "stem", "shared", "called"))
+                    ]:
                         self.drop_all(key)
                     break
                 best = Moment(name, self.now + here + H[i] + a.backward.peak, a.backward)
@@ -391,6 +394,7 @@ class Step(Ledger):
                     if again.allocated > best.level.allocated:
                         best = Moment(name, again, a.recompute)
                 yield best
+                self.drop(f"called {_key(a)}")
                 self.take(f"awaited {id(a)}", "activations", "gradients of prefixes", level(a.awaited), a.awaited)
                 if i == len(stages) - 2:
                     self.take("summed", "activations", "gradient of the position bias", level(p.summed), p.summed)

@@ -164,6 +164,7 @@ def causal(
     masks: Windows = (),
     apart: tuple[Tensor, ...] = (),
     normed: Norm | None = None,
+    masked: bool = False,
 ) -> Model:
     """Embedding, layers, last norm and head as ``...ForCausalLM`` names them.
 
@@ -187,9 +188,12 @@ def causal(
         masks: windows for which the model makes a mask whether or not a layer has them.
         apart: stored with the model but not built.
         normed: of the embedding.
+        masked: attention is handed a mask even where its kernel could do without.
     """
     table = f"{path}.embed_tokens"
-    stem = Stem(name=table, V=V, D=D, rotary=rotary, scaled=scaled, dropout=dropout, buffers=buffers, norm=normed)
+    stem = Stem(
+        name=table, V=V, D=D, rotary=rotary, scaled=scaled, dropout=dropout, buffers=buffers, norm=normed, masked=masked,
+    )  # fmt: skip
     return Model(
         model_type=str(k.config.get("model_type", "")),
         stacks=(Stack(name="decoder", path=f"{path}.layers", stem=stem, layers=layers, norm=norm, masks=masks),),

@@ -26,7 +26,9 @@ def read(k: Keys) -> Model:
     k.skip("n_routed_experts", "num_experts")
     experts = scored(k, D, act, experts=256, used=8, width=2048, key=key)
     own = owners(k, L, _pattern(k, L))
-    return sparse_latent(k, D, attention, 32, own, experts, dense=3, positions=202752, tables=False)
+    return sparse_latent(
+        k, D, attention, 32, own, experts, dense=3, positions=202752, style="neighbours", hands=True, tables=False
+    )
 
 
 def _pattern(k: Keys, layers: int) -> Callable[[int], bool]:

@@ -31,7 +31,7 @@ def read(k: Keys) -> Model:
         router="router",
         bias=True,
         transposed=True,
-        clamped=True,
+        clamp="sigmoid",
     )
     norm = (("D", D),)
     window = window_of(k, 128)

@@ -7,7 +7,8 @@ from typing import Final
 from tonnage.arch.experts import Experts
 from tonnage.arch.mixers.lightning import Lightning
 from tonnage.arch.model import Layer, Model
-from tonnage.arch.untraced import Untraced
+from tonnage.arch.stacks.stated import like
+from tonnage.arch.weighed import Weighed
 from tonnage.families import Family
 from tonnage.families._blocks import attention, decoder, normed_before
 from tonnage.families._decoder import chosen
@@ -20,7 +21,7 @@ def read(k: Keys) -> Model:
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
     full = attention(k, D, K=8).but(bias=False, o_bias=False)
     act = k.want("hidden_act", "silu")
-    linear = Lightning(name="self_attn", D=D, N=full.N, H=full.H, block=k.size("block_size", 256))
+    linear = Lightning(name="self_attn", D=D, N=full.N, H=full.H, block=k.size("block_size", 256), act=act)
     E = k.size("num_local_experts", 8)
     experts = Experts(
         name="mlp",
@@ -30,6 +31,7 @@ def read(k: Keys) -> Model:
         F=k.need("intermediate_size"),
         act=act,
         routing="softmax-fp32",
+        jitter=k.want("router_jitter_noise", 0.001) > 0,
     )
     # The mask of full layers slides where there is a window, but their cache does not.
     k.refuse("sliding_window")
@@ -37,8 +39,8 @@ def read(k: Keys) -> Model:
         k.skip(f"{part}_alpha_factor", f"{part}_beta_factor")
 
     def layer(kind: str) -> Layer:
-        token = Untraced(block=full, what="MiniMax's attention") if kind == FULL else linear
-        return normed_before(token, experts, D, kind="attention" if kind == FULL else "lightning attention")
+        label = "attention layer" if kind == FULL else "lightning attention layer"
+        return like(Weighed, normed_before(full if kind == FULL else linear, experts, D, kind=label))
 
     layers = {kind: layer(kind) for kind in (FULL, LINEAR)}
     kinds = layer_kinds(k, L, lambda i: LINEAR if i % 2 else FULL)

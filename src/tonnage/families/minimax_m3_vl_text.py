@@ -10,8 +10,8 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.indexed import BlockIndexer
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Model
-from tonnage.arch.parts import Parts
-from tonnage.arch.untraced import Untraced
+from tonnage.arch.sparse.chosen import ChosenBlocks
+from tonnage.arch.stacks.stated import like
 from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._composite import nested
@@ -31,7 +31,6 @@ def read(k: Keys) -> Model:
     H, norm, head = k.size("head_dim", 128), (("D", D),), (("H", k.size("head_dim", 128)),)
     turned, act = even(rotary_width(k, H)), "silu"
     k.skip("hidden_act", "rotary_dim", "swiglu_alpha", "swiglu_limit", "routed_scaling_factor")
-    k.skip("index_block_size", "index_topk_blocks", "index_local_blocks")
     # As the released config tells them.
     k.refuse("attention_output_gate")
     k.refuse("qk_norm_type", "per_head")
@@ -47,12 +46,14 @@ def read(k: Keys) -> Model:
         q_norm=Norm("self_attn.q_norm", head, "rms-gemma"),
         k_norm=Norm("self_attn.k_norm", head, "rms-gemma"),
         rotary_width=turned,
+        norm_inline=True,
         rotary_style="rebound",
         dropout=k.want("attention_dropout", 0.0),
     )
     indexer, kinds = _sparse(k, D, L)
-    sparse = Parts(what="attention over chosen blocks", parts=(plain, indexer))
-    dense = Gated(name="mlp", D=D, F=k.size("dense_intermediate_size", 12288), act=act, fused="gate_up_proj")
+    sparse = like(ChosenBlocks, plain, indexer=indexer)
+    F = k.size("dense_intermediate_size", 12288)
+    dense = Gated(name="mlp", D=D, F=F, act=act, fused="gate_up_proj", clamp="sigmoid")
     return causal(
         k,
         V=k.need("vocab_size"),
@@ -61,7 +62,7 @@ def read(k: Keys) -> Model:
             lambda kind: plain if kind == "full_attention" else sparse,
             kinds,
             _experts(k, D, act),
-            Untraced(block=dense, what="a clamped feed-forward"),
+            dense,
             _routes(k, L),
             lambda name: Norm(name, norm, "rms-gemma"),
         ),
@@ -81,29 +82,43 @@ def _experts(k: Keys, D: int, act: str) -> Experts:
         used=chosen(k, E, 4),
         F=k.size("intermediate_size", 3072),
         act=act,
-        routing="own",
+        routing="sigmoid-narrow",
+        clamp="sigmoid",
+        scaled=True,
+        order="first",
         corrected=Tensor("mlp.gate.e_score_correction_bias", (("Er", E),), "buffer"),
-        shared=shared_expert(D, k.size("shared_intermediate_size", 3072), act, fused="gate_up_proj"),
+        shared=shared_expert(D, k.size("shared_intermediate_size", 3072), act, fused="gate_up_proj").but(
+            clamp="sigmoid"
+        ),
     )
 
 
 def _sparse(k: Keys, D: int, layers: int) -> tuple[BlockIndexer, list[str]]:
     """The indexer, and the kind of every layer."""
-    found = (k.size("index_n_heads", 4), k.size("index_head_dim", 128))
+    found = BlockIndexer(
+        "self_attn.indexer", D, k.size("index_n_heads", 4), k.size("index_head_dim", 128),
+        k.size("index_block_size", 128), k.size("index_topk_blocks", 16), k.want("index_local_blocks", 1),
+    )  # fmt: skip
     stated = words(k, "layer_types", layers, ("full_attention", SPARSE))
-    N, H, often = nested(k, "sparse_attention_config", lambda inner: _released(inner, *found)) or (*found, None)
+    found, often = nested(k, "sparse_attention_config", lambda inner: _released(inner, found)) or (found, None)
     kinds = stated or ["full_attention"] * layers
     if stated is None and often is not None:
         kinds = [SPARSE if flag else "full_attention" for flag in _every(k, "sparse_attention_freq", often, layers)]
-    return BlockIndexer("self_attn.indexer", D, N, H), kinds
+    return found, kinds
 
 
-def _released(k: Keys, N: int, H: int) -> tuple[int, int, list[int] | None]:
-    """Heads and width of the indexer and the layers that have it, as the released config tells them."""
-    k.skip("sparse_block_size", "sparse_topk_blocks", "sparse_local_block", "sparse_init_block", "sparse_score_type")
-    k.skip("use_sparse_attention", "sparse_disable_index_value")
+def _released(k: Keys, found: BlockIndexer) -> tuple[BlockIndexer, list[int] | None]:
+    """The indexer and the layers that have it, as the released config tells them."""
+    k.skip("sparse_init_block", "sparse_score_type", "use_sparse_attention", "sparse_disable_index_value")
     often = whole_numbers(k, "sparse_attention_freq")
-    return k.size("sparse_num_index_heads", N), k.size("sparse_index_dim", H), often
+    told = found.but(
+        N=k.size("sparse_num_index_heads", found.N),
+        H=k.size("sparse_index_dim", found.H),
+        block=k.size("sparse_block_size", found.block),
+        top=k.size("sparse_topk_blocks", found.top),
+        local=k.want("sparse_local_block", found.local),
+    )
+    return told, often
 
 
 def _routes(k: Keys, layers: int) -> tuple[bool, ...]:

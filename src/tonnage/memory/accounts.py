@@ -125,10 +125,9 @@ class Account:
     """
 
     __slots__ = (
-        "awaited", "backward", "cached", "carried", "casts", "entered", "flows", "forward", "found", "gradients",
-        "handed", "input", "keeps_input", "keeps_output", "left", "lingering",
-        "output", "recompute", "saved", "seed", "shares",
-        "waits",
+        "awaited", "backward", "cached", "called", "carried", "casts", "entered", "flows", "forward", "found",
+        "gradients", "handed", "input", "keeps_input", "keeps_output", "left", "lingering", "output", "recompute",
+        "saved", "seed", "shares", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -152,6 +151,8 @@ class Account:
         self.cached: list[Storage] = []
         # Attention weights that it hands back and the graph does not hold: they live until the next one has returned.
         self.carried: list[Storage] = []
+        # What its checkpoint holds beside its input, of what the layer was called with and no other layer is.
+        self.called: list[Storage] = []
         # Those that were in its cache before.
         self.found: list[Storage] = []
         # Gradients of what it was handed by the steps before all layers, which take them when these are through.

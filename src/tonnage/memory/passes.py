@@ -26,6 +26,7 @@ from tonnage.memory.accounts import (
     noted,
     only_cached,
 )
+from tonnage.memory.handing import Handing
 from tonnage.tensors import Axes, Axis
 from tonnage.timeline import Level
 
@@ -185,6 +186,7 @@ class Pass:
         flows = root is not None
         self.stem.flows = flows or prefix is not None
         begun = _begun(stack, tuning)
+        handing = Handing(f)
         for index, layer in enumerate(stack.layers):
             tape.begun = begun[index]
             trained = None if own is None else own.layers[index]
@@ -199,7 +201,10 @@ class Pass:
             )
             f.narrow = narrow if index or narrow is None else narrow.of_first(layer)
             f.prompted = None if tuning is None else tuning.prompts(index)
-            key = id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow, f.prompted, tape.begun
+            key = (
+                id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow, f.prompted, tape.begun,
+                handing.key,
+            )  # fmt: skip
             account = accounts.get(key)
             if account is None:
                 f.taken.clear()
@@ -210,22 +215,32 @@ class Pass:
                 tape.lingering.clear()
                 if compiled is None:
                     account = layer_account(
-                        tape, watched, axes, dtype, recompute=way, flows=flows, viewed=viewed, cache=cache
+                        tape,
+                        handing.within(watched),
+                        axes,
+                        dtype,
+                        recompute=way,
+                        flows=flows,
+                        viewed=viewed,
+                        cache=cache,
                     )
                 else:
                     account = compiled.layer(tape, watched, axes, dtype, again=way is not None, flows=flows)
                 # A checkpoint holds all that the layer was called with; the graph, only what it saved.
-                handing = always if layer.untold else always | tables
-                account.shares = frozenset(f.taken | handing) if way is not None else frozenset(watched.kept)
+                called = always if layer.untold else always | tables
+                account.shares = frozenset(f.taken | called) if way is not None else frozenset(watched.kept)
                 if "attention" in f.again:
                     account.shares |= always
                 account.carried = [s for s in f.carried if s not in account.left_behind()]
+                handing.settle(account, again=way is not None)
                 accounts[key] = account
                 if bias is not None:
                     self.summed = bias.taken()
                 reached.setdefault(id(layer), set()).update(tape.reached)
                 tape.reached.clear()
                 account.lingering = list(dict.fromkeys(tape.lingering))
+            else:
+                handing.pass_on(account, again=way is not None)
             self.layers.append(account)
             dtype, flows = account.output.dtype, flows or account.flows
         if own is not None:
@@ -251,7 +266,7 @@ class Pass:
         f.rotary.clear()
         f.masks.clear()
         f.blocks.clear()
-        f.bias = f.labels = None
+        f.bias = f.labels = f.chosen = None
         f.around.clear()
         f.prefixes.clear()
         prefix = None

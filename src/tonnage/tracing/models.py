@@ -102,12 +102,14 @@ def _auto(head: str, config: Any) -> str:
 
 
 def kept_wide(model: Any, dtype: str) -> Any:
-    """Weights that ``from_pretrained`` keeps in fp32 whatever the format of the others."""
+    """Weights that ``from_pretrained`` keeps in fp32 whatever the format of the others: those whose names have a part
+    of the list anywhere (core_model_loading.py, ``build_glob_alternation``).
+    """
     names = list(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
     if dtype == "fp16":
         names += list(getattr(model, "_keep_in_fp32_modules", None) or ())
     for name, t in [*model.named_parameters(), *model.named_buffers()] if names and dtype != "fp32" else ():
-        if t.is_floating_point() and any(part in name.split(".") for part in names):
+        if t.is_floating_point() and any(part in name for part in names):
             t.data = t.data.to(torch.float32)
     return model
 
