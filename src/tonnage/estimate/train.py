@@ -207,7 +207,7 @@ def answer(
 
         how = compiling.compiled(model, w, stack, recipe)
         recipe = recipe.but(compiled=how)
-        caveats.append(compiling.told(stack, how))
+        caveats += compiling.told(stack, how, model, recipe)
         rough = compiling.NOT_MODELLED
     step = step_of(model, recipe)
     caveats += passed_by(step.idle)
