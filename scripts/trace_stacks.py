@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -67,9 +68,13 @@ def steps(t: Any, model: Any, loss_of: Callable[[Any], Any]) -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
-def torchtune(*, rank: int | None = None, chunked: bool = True, checkpointed: bool = False) -> Run:
+def torchtune(
+    *, rank: int | None = None, chunked: bool = True, checkpointed: bool = False, packed: bool = False
+) -> Run:
     """As recipes/full_finetune_single_device.py and lora_finetune_single_device.py run a step."""
-    from torchtune import modules, training
+    # It looks for a device as it is imported, without which it has no flex attention.
+    with patch("torch.cuda.is_available", lambda: True), patch("torch.cuda.get_device_capability", lambda: (9, 0)):
+        from torchtune import modules, training
     from torchtune.models.llama3._component_builders import llama3, lora_llama3
     from torchtune.modules.loss import CEWithChunkedOutputLoss
     from torchtune.modules.peft import get_adapter_params, set_trainable_params
@@ -93,8 +98,12 @@ def torchtune(*, rank: int | None = None, chunked: bool = True, checkpointed: bo
         if chunked:
             model.set_num_output_chunks(kind.num_output_chunks)
 
+        # The loop's name stands for the last batch until the next is there.
+        loop: dict[str, Any] = {}
+
         def loss_of(ids: Any) -> Any:
-            logits = model(tokens=ids)
+            loop["batch"] = in_rows(ids) if packed else {}
+            logits = model(tokens=ids, **loop["batch"])
             # The recipe keeps this column of ignored labels, 8 B a sequence.
             labels = torch.hstack((ids[..., 1:], torch.full((B, 1), -100)))
             if not isinstance(logits, list):
@@ -106,6 +115,17 @@ def torchtune(*, rank: int | None = None, chunked: bool = True, checkpointed: bo
         steps(t, model, loss_of)
 
     return run
+
+
+def in_rows(ids: Any) -> dict[str, Any]:
+    """Positions and mask of packed rows, as ``padded_collate_packed`` hands them to the model."""
+    from torchtune.modules import attention_utils
+
+    documents = torch.zeros_like(ids)
+    mask = attention_utils.create_block_causal_mask_flex(
+        lambda b, h, i, j: (i >= j) & (documents[b, i] == documents[b, j]), B, None, T, T, device=ids.device
+    )
+    return {"input_pos": torch.zeros_like(ids), "mask": mask}
 
 
 def litgpt(family: str, *, rank: int | None = 8) -> Run:
@@ -156,6 +176,11 @@ def cases() -> list[tuple[str, str, dict[str, Any], str, Run]]:
         ("torchtune-full", "llama", tune, of_tune, torchtune()),
         ("torchtune-full-plain-loss", "llama", {**tune, "loss": "full"}, of_tune, torchtune(chunked=False)),
         ("torchtune-full-checkpointed", "llama", {**tune, "recompute": "full"}, of_tune, torchtune(checkpointed=True)),
+        ("torchtune-full-packed", "llama", {**tune, "attention": "flex"}, of_tune, torchtune(packed=True)),
+        ("torchtune-full-packed-checkpointed", "llama", {**tune, "attention": "flex", "recompute": "full"}, of_tune,
+         torchtune(packed=True, checkpointed=True)),
+        ("torchtune-lora-packed", "llama", {**tune, **ADAPTED, "attention": "flex"}, of_tune,
+         torchtune(packed=True, rank=8)),
         ("torchtune-lora", "llama", {**tune, **ADAPTED}, of_tune, torchtune(rank=8)),
         ("torchtune-lora-checkpointed", "llama", {**tune, **ADAPTED, "recompute": "full"}, of_tune,
          torchtune(rank=8, checkpointed=True)),

@@ -602,6 +602,12 @@ COMMANDS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "", "trl", {"recompute": "none", "precision": "bf16-mixed"}),
     "torchrun --nproc_per_node=2 -m torchtitan.train --job.config_file a.toml --training.seq_len 1024": (
         "torchtitan", "torchtitan", {"seq": 1024, "gpus": 2}),
+    "tune run full_finetune_single_device --config a.yaml dataset.packed=True tokenizer.max_seq_len=4096": (
+        "torchtune full", "torchtune", {"seq": 4096, "attention": "flex"}),
+    "tune run full_finetune_single_device --config a.yaml dataset.packed=True tokenizer.max_seq_len=512 compile=True": (
+        "torchtune full", "torchtune", {"compile": True, "attention": None}),
+    "torchrun -m torchtitan.train --job.config_file a.toml --model.flavor 8B_flex "
+    "--activation_checkpoint.selective_ac_option 2": ("torchtitan", "torchtitan", {"attention": "flex"}),
     "python unsloth-cli.py --model_name a/b --load_in_4bit --r 32 --max_seq_length 512": (
         "", "unsloth", {"lora_rank": 32, "quant": "nf4-dq", "seq": 512}),
 }  # fmt: skip

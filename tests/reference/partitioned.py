@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
+from copy import copy
 from typing import Any, Final
 
 import torch
@@ -91,19 +92,62 @@ def whole(
 
 
 def adapted(
-    config: dict[str, Any], layers: dict[str, int], batch: int, tokens: int, targets: Any, dropout: float
-) -> tuple[Any, Any, int]:
-    """Both graphs of a model with peft's adapters of rank 16."""
+    config: dict[str, Any], layers: dict[str, int], batch: int, tokens: int, targets: Any, dropout: float,
+    *, packed: bool | None = None,
+) -> tuple[Any, Any, int]:  # fmt: skip
+    """Both graphs of a model with peft's adapters of rank 16; with ``packed`` beside matrices of 4 bit, nested or
+    not."""
     from peft import LoraConfig, get_peft_model
 
-    model = get_peft_model(
-        _model(config, layers, autocast=False), LoraConfig(r=16, target_modules=targets, lora_dropout=dropout)
-    )
+    model = _model(config, layers, autocast=False)
+    if packed is not None:
+        _pack(model, nested=packed)
+    model = get_peft_model(model, LoraConfig(r=16, target_modules=targets, lora_dropout=dropout))
     model.train()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         weights = {name: mode.from_tensor(t) for name, t in model.named_parameters()}
         buffers = {name: mode.from_tensor(t) for name, t in model.named_buffers()}
         return _with_loss(model, weights, buffers, batch, tokens, False, dropout > 0)
+
+
+def _pack(model: Any, *, nested: bool) -> None:
+    """bitsandbytes' modules in place of the layers' matrices, their states known to the module alone."""
+    import bitsandbytes as bnb
+
+    class Packed(bnb.nn.Linear4bit):  # type: ignore[misc,name-defined]
+        def told(self) -> None:
+            # The compiler finds the state's tensors as inputs.
+            self.state = state = self.weight.quant_state
+            self.register_buffer("scales", state.absmax)
+            if state.nested:
+                self.register_buffer("shift", state.offset)
+                self.register_buffer("scales_of_scales", state.state2.absmax)
+                self.register_buffer("code_of_scales", state.state2.code)
+
+        def forward(self, x: Any) -> Any:
+            state = copy(self.state)
+            state.absmax = self.scales
+            if state.nested:
+                state.offset, state.state2 = self.shift, copy(state.state2)
+                state.state2.absmax, state.state2.code = self.scales_of_scales, self.code_of_scales
+            return bnb.matmul_4bit(x, self.weight.t(), quant_state=state)
+
+    for layer in model.model.layers:
+        for part in (layer.self_attn, layer.mlp):
+            for name, found in list(part.named_children()):
+                if isinstance(found, torch.nn.Linear):
+                    made = Packed(
+                        found.in_features, found.out_features, bias=False, compute_dtype=torch.bfloat16,
+                        compress_statistics=nested, quant_type="nf4",
+                    )  # fmt: skip
+                    weight = found.weight.data
+                    made.weight = bnb.nn.Params4bit(
+                        weight, requires_grad=False, quant_type="nf4", compress_statistics=nested
+                    )
+                    made.to("cpu")
+                    made.told()
+                    setattr(part, name, made)
+    model.is_loaded_in_4bit = True
 
 
 def _with_loss(

@@ -93,6 +93,53 @@ def test_under_autocast_copies_of_weights_are_kept_too(name: str) -> None:
     assert _kept(ours, autocast=True) == sums[1] - sums[0]
 
 
+ROUTED: Final = {**ROTARY, "num_experts": 8, "num_experts_per_tok": 2}
+EXPERTS: Final[dict[str, dict[str, Any]]] = {
+    "mixtral": {"model_type": "mixtral", **ROTARY, "num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen2_moe": {
+        "model_type": "qwen2_moe", **ROUTED, "moe_intermediate_size": 320, "shared_expert_intermediate_size": 640,
+    },
+    "qwen3_moe": {"model_type": "qwen3_moe", **ROUTED, "head_dim": 64, "moe_intermediate_size": 320},
+    "olmoe": {"model_type": "olmoe", **ROUTED},
+    "granitemoe": {"model_type": "granitemoe", **ROTARY, "num_local_experts": 8, "num_experts_per_tok": 2},
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", EXPERTS)
+def test_layers_of_experts_within_a_whole_graph(name: str) -> None:
+    """By grouped products: sort, search and sums by index are kernels that are not run again."""
+    config = EXPERTS[name]
+    sums = [sum(kept(whole(config, _layers(config, n), 2, 256)).values()) for n in (2, 3)]
+    ours = _account(config, "flash", 2, 256, Compiled(within=True), autocast=False)
+    assert _kept(ours) == sums[1] - sums[0]
+    tn.train({"config": config | _layers(config, 3)}, batch=2, seq=256, compile=True, suggest=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("nested", [False, True])
+def test_adapters_beside_packed_matrices(nested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bitsandbytes 0.50: its operations are kernels of the graph, and no unpacked matrix is kept."""
+    pytest.importorskip("bitsandbytes", minversion="0.50")
+    config, targets = CONFIGS["llama"], ["q_proj", "v_proj", "down_proj"]
+    graphs = [adapted(config, _layers(config, n), 2, 256, targets, 0.0, packed=nested) for n in (2, 3)]
+    sums = [sum(kept(g).values()) for g in graphs]
+    found: list[Account] = []
+    run = Pass.__init__
+
+    def noted(self: Pass, *args: Any, **kwargs: Any) -> None:
+        run(self, *args, **kwargs)
+        found.append(self.layers[1])
+
+    monkeypatch.setattr(Pass, "__init__", noted)
+    said: dict[str, Any] = {"quant": "nf4-dq" if nested else "nf4", "lora_rank": 16, "lora_targets": targets}
+    tn.train(
+        {"config": {**config, **_layers(config, 3)}}, batch=2, seq=256, precision="bf16", dtype="bf16",
+        attention="flash", compile=True, **said,
+    )  # fmt: skip
+    assert _kept(found[0]) == sums[1] - sums[0]
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("all-linear",)])

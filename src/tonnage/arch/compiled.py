@@ -29,6 +29,8 @@ NAMED: Final[dict[str, Kind]] = {
     "dropout": "random",
 }
 """Results by the operation that the tape is told of; every other name is a kernel's, softmax apart."""
+APART: Final = ("matrix", "kernel")
+"""What inductor calls as a kernel of its own."""
 STATISTICS: Final = ("softmax",)
 """What is decomposed into the most and the sum of each row, and the rest element by element."""
 
@@ -78,6 +80,7 @@ class CompiledTape(Tape):
         self._named: dict[int, str] = {}
         self._made_by: dict[Node, Kind] = {}
         self._since = 0
+        self._at = 0
         # What is worked out twice is traced once.
         self._first: dict[tuple[object, ...], Storage] = {}
         self._same: dict[Storage, Storage] = {}
@@ -87,6 +90,7 @@ class CompiledTape(Tape):
         self.tracing = on
         self.flows.clear()
         self._since = len(self.born)
+        self._at = len(self.events)
 
     def results(self, op: str, make: Callable[[], tuple[Value, ...]]) -> tuple[Value, ...]:
         """As a tape's, and what made them is noted."""
@@ -121,7 +125,8 @@ class CompiledTape(Tape):
         beside = [s for s in beside if s not in given and s not in made]
         kind = self._kind(made, custom=custom)
         if made:
-            self._note(kind, given, made, beside)
+            own = self._passing(self._at, self._since) if kind in APART else 0
+            self._note(kind, given, made, beside, own)
         before = len(self.nodes)
         super().record(
             outputs, inputs, back, saved, custom=custom, weights_first=weights_first, flat=flat,
@@ -130,6 +135,18 @@ class CompiledTape(Tape):
         if len(self.nodes) > before:
             self._made_by[self.nodes[-1]] = kind
         self._since = len(self.born)
+        self._at = len(self.events)
+
+    def _passing(self, at: int, since: int) -> int:
+        """The most that what was made from here on, and is gone, took at the same time. [byte]"""
+        gone = {~event for event in self.events[at:] if event < 0}
+        level = top = 0
+        for event in self.events[at:]:
+            serial = event if event >= 0 else ~event
+            if serial >= since and serial in gone:
+                level += self.born[serial].nbytes * (1 if event >= 0 else -1)
+                top = max(top, level)
+        return top
 
     def _kind(self, made: list[Storage], *, custom: bool) -> Kind:
         names = {self._named[s.serial] for s in made if s.serial in self._named}
@@ -139,7 +156,7 @@ class CompiledTape(Tape):
             return NAMED.get(names.pop(), "kernel")
         return "kernel" if custom else "fused"
 
-    def _note(self, kind: Kind, given: list[Storage], made: list[Storage], beside: list[Storage]) -> None:
+    def _note(self, kind: Kind, given: list[Storage], made: list[Storage], beside: list[Storage], scratch: int) -> None:
         """One operation, and before it those of its parts that it decomposes into."""
         drawn = [s for s in beside if self._named.get(s.serial) == "dropout"]
         if drawn:
@@ -148,7 +165,7 @@ class CompiledTape(Tape):
         if made[0].serial in self._named and self._named[made[0].serial] in STATISTICS:
             rows += [self.new(what, made[0].axes[:-1], "fp32").storage for what in ("most of rows", "sums of rows")]
         if kind != "fused":
-            self.flows.append(Flow(kind, given, [*made, *rows]))
+            self.flows.append(Flow(kind, given, [*made, *rows], scratch=scratch))
             return
         casts = len(given) == 1 and not beside and made[0].label.startswith("cast to ")
         fresh = [s for s in rows if given and self._anew(s, given[0])]
@@ -180,22 +197,24 @@ class CompiledTape(Tape):
             kind = self._made_by.pop(node, "fused")
             if all(g is None for g in pending):
                 continue
-            since = len(self.born)
+            since, at = len(self.born), len(self.events)
             self.category = node.category
             inputs = self._different(g.storage for g in pending if g is not None)
             reads = self._different(v.storage for v in node.saved)
             given = list(pending)
             made = list(node.back(given) if node.takes else node.back(*given))
             grads = [g() if callable(g) else g for g in made]
-            scratch = sum(s.nbytes for s in self.born[since:] if s.category == "workspace")
             outputs = [s for s in self._different(g.storage for g in grads if g is not None) if s.serial >= since]
+            named = [self._named[s.serial] for s in outputs if s.serial in self._named]
             if any(s.serial in self.products for s in outputs):
                 kind = "matrix"
+            elif named:
+                kind = NAMED.get(named[0], "kernel")
             if outputs:
                 self.flows.append(
                     Flow(
                         kind, inputs, outputs, reads=reads, backward=True,
-                        scratch=scratch if kind in ("matrix", "kernel") else 0,
+                        scratch=self._passing(at, since) if kind in APART else 0,
                     )
                 )  # fmt: skip
             for target, grad in zip(node.inputs, grads, strict=False):

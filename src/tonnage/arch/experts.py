@@ -18,7 +18,7 @@ from tonnage.arch.feedforward import Gated
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.model import Model
-from tonnage.arch.routing import Routing, routed, taken
+from tonnage.arch.routing import Routing, found, routed, taken
 from tonnage.arch.tape import Grads, Parameter, Value, needs_grad
 from tonnage.arch.untraced import untold
 from tonnage.errors import ConfigError
@@ -225,13 +225,15 @@ class Experts(Record):
         stacks = [(name, axes) for name, axes, _ in self._fused()]
         parameters = [tape.parameter(name, axes) for name, axes in stacks]
         sums = {} if f.tuning is None else f.tuning.merged(f, stacks)
-        by_expert = tape.new("experts, sorted", pairs, "int64")
-        order = tape.new("order of tokens", pairs, "int64")
-        rows = taken(x, tape.new("tokens by expert", pairs, "int64"), (*pairs, ("D", self.D)))
+        by_expert, order = tape.results(
+            "sort", lambda: (tape.new("experts, sorted", pairs, "int64"), tape.new("order of tokens", pairs, "int64"))
+        )
+        tape.record((by_expert, order), (chosen,), lambda *_: (None,), ())
+        rows = taken(x, found(None, order, "tokens by expert", pairs), (*pairs, ("D", self.D)))
         scale = taken(weights, order, pairs)
-        narrow = tape.new("experts, sorted, int32", pairs, "int32")
-        counts = tape.new("tokens of each expert", (("E", self.E),), "int32")
-        offsets = tape.new("ends of groups", (("E", self.E),), "int32")
+        narrow = found(None, by_expert, "experts, sorted, int32", pairs, "int32")
+        counts = found("histc", narrow, "tokens of each expert", (("E", self.E),), "int32")
+        offsets = found("cumsum", counts, "ends of groups", (("E", self.E),), "int32")
         bias = self._bias(f, by_expert, 0)
         held = [sums[name]() if name in sums else None for name, _ in stacks[:1]]
         inner: Axes = (("F", self.F), ("X", 2)) if self.gated else (("F", self.F),)
@@ -242,7 +244,7 @@ class Experts(Record):
         out = _grouped(out, held[1] or parameters[1], offsets, (*pairs, ("D", self.D)), bias)
         discard(out)
         weighed = ops.mul(out, scale.view((*pairs, ("X", 1))), "weighed expert output")
-        inverse = tape.new("order restored", pairs, "int64")
+        inverse = found("index_put", order, "order restored", pairs)
         weighed = taken(weighed, inverse, weighed.axes)
         out = ops.cast(added(weighed, x.axes), x.dtype)
         del by_expert, narrow, counts, bias

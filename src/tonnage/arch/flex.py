@@ -1,17 +1,25 @@
-"""Flex attention as transformers calls it: one compiled kernel, and masks by blocks of tokens.
+"""Flex attention: one compiled kernel, and masks by blocks of tokens.
 
 What its operation keeps are queries, keys, values, output and one number a row; the mask is eight tensors of block
-numbers, which layers share. ``flex_attention`` itself is compiled wherever it is called: transformers wraps it in
-``torch.compile``, and within a compiled model it is part of the graph.
+numbers, which layers share. ``flex_attention`` itself is compiled wherever it is called, as transformers, torchtune and
+torchtitan wrap it in ``torch.compile``; within a compiled model it is part of the graph.
+
+The order of births and deaths is that of the code which inductor writes for a GPU: autograd hands the backward pass of
+compiled code its gradients and what was saved to let go of.
 
 References: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/integrations/flex_attention.py
 (heads are repeated where their number is no power of two; the logarithm of the sums is handed back as well) and
 masking_utils.py (``flex_attention_mask``);
+https://github.com/pytorch/torchtune/blob/v0.6.1/torchtune/modules/attention_utils.py (``packed_block_causal_mask``) and
+https://github.com/pytorch/torchtitan/blob/v0.2.2/torchtitan/models/attention.py (``FlexAttentionWrapper``,
+``get_document_mask_mod``), which ask for the output alone;
 https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_higher_order_ops/flex_attention.py (FlexAttentionAutogradOp),
 torch/_inductor/kernel/flex/flex_attention.py (delta, and gradients laid out as what they are of),
+torch/_functorch/_aot_autograd/runtime_wrappers.py (``boxed_grads_call``; gradients are laid out as outputs are),
 torch/nn/attention/flex_attention.py (``BlockMask``, ``_DEFAULT_SPARSE_BLOCK_SIZE``)
 
-Leaves out: what the mask's functions capture (an offset of 8 B); what making the mask takes for a moment.
+Leaves out: what the mask's functions capture beside the documents (an offset of 8 B); what making the mask takes for a
+moment, before the pass.
 """
 
 from __future__ import annotations
@@ -26,11 +34,13 @@ from tonnage.tensors import Axes
 
 BLOCK: Final = 128
 """Tokens of a block."""
+Form = tuple[Axes, str]
 
 
-def mask(tape: Tape, batch: int, queries: int, keys: int) -> tuple[Value, ...]:
+def mask(tape: Tape, batch: int, queries: int, keys: int, *, documents: tuple[str, ...] = ()) -> tuple[Value, ...]:
     """A ``BlockMask``: numbers and indices of blocks that are shown in part, and of those that are in whole, of keys
-    for each block of queries and the other way about."""
+    for each block of queries and the other way about; with numbers of each token in these formats, for ``documents``
+    that lie one behind the other."""
     rows, columns = -(-queries // BLOCK), -(-keys // BLOCK)
     B = ("B", batch)
 
@@ -41,7 +51,9 @@ def mask(tape: Tape, batch: int, queries: int, keys: int) -> tuple[Value, ...]:
             tape.new(f"blocks of {of}", (*one, ("S", b)), "int32"),
         )
 
+    told = [tape.new("documents of tokens", (B, ("T", keys)), form) for form in documents]
     return (
+        *told,
         *pair(rows, columns, "keys"), *pair(rows, columns, "keys, whole"),
         *pair(columns, rows, "queries"), *pair(columns, rows, "queries, whole"),
     )  # fmt: skip
@@ -50,43 +62,93 @@ def mask(tape: Tape, batch: int, queries: int, keys: int) -> tuple[Value, ...]:
 def flex(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     """Attention of ``q`` over ``k`` and ``v``; returns the heads' outputs, axes ``B T N H``."""
     tape = f.tape
-    B, N, T, _ = by_heads(q)
+    N = by_heads(q)[1]
+    if not a.wraps_flex:
+        out = _compiled(f, a, q, k, v, sums=False)[0]
+        return tokens_first(out) if _heads_first(q) else out
     if N[1] & (N[1] - 1):
         k, v = repeated(k, N[1]), repeated(v, N[1])
-    before = v.dtype
-    q, k, v = ops.lowered(q), ops.lowered(k), ops.lowered(v)
-    blocks = f.blocks[a.window]
-    heads_first = q.axes[1] == N and T[1] > 1
+    # In a compiled model nobody takes the sums, which are then no part of the graph.
+    out, *sums = _compiled(f, a, q, k, v, sums=not tape.tracing)
+    if sums:
+        f.weights.append(ops.cast(sums[0], v.dtype))
+    # The pair that is handed back holds both until the function returns.
+    y = tokens_first(out) if _heads_first(q) else out
+    del out, sums
+    return y
+
+
+def _heads_first(q: Value) -> bool:
+    return q.axes[1] == by_heads(q)[1] and by_heads(q)[2][1] > 1
+
+
+def _compiled(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, sums: bool) -> tuple[Value, ...]:
+    """The compiled function: the output, and with ``sums`` the logarithm of each row's."""
+    tape, given = f.tape, (q, k, v)
+    if tape.tracing:
+        q, k, v = (ops.lowered(x) for x in given)
+        given = (q, k, v)
+    elif tape.autocast is not None:
+        # Autocast's casts are part of the graph.
+        q, k, v = (_lowered(tape, x) for x in given)
+    B, N, T, _ = by_heads(q)
+    heads_first, rows = _heads_first(q), (B, N, T)
     whole = (B, N, T, v.axes[3]) if heads_first else (B, T, N, v.axes[3])
-    rows: Axes = (B, N, T)
-    trained = needs_grad(q) or needs_grad(k) or needs_grad(v)
 
     def make() -> tuple[Value, ...]:
-        out = tape.new("attention output", whole, q.dtype)
-        return out, tape.new("log-sum-exp", rows, "fp32"), tape.new("most of each row", rows, "fp32")
+        lse, most = tape.new("log-sum-exp", rows, "fp32"), tape.new("most of each row", rows, "fp32")
+        return tape.new("attention output", whole, q.dtype), lse, most
 
-    out, sums, most = tape.results("flex", make)
-    q_axes, k_axes, v_axes, dtype = q.axes, k.axes, v.axes, q.dtype
+    out, lse, natural = tape.results("flex", make)
+    forms = tuple((x.axes, x.dtype) for x in (q, k, v))
+    before = tuple(x.dtype for x in given)
+    kept = [x.storage for x in (q, k, v, out, lse)]
 
-    def back(g: Value) -> Grads:
-        # Nobody asks for a gradient of the sums: autograd hands zeros, which the kernel's own row sums take up.
-        zeros = tape.new("gradient of the sums", rows, "fp32")
-        scaled = tape.new("gradient of the sums, scaled", rows, "fp32")
+    def back(grads: list[Value | None]) -> Grads:
+        if tape.tracing:
+            tape.scratch("row sums", 4 * B[1] * N[1] * T[1])
+            return _gradients(tape, forms)
+        # Nobody asks for a gradient of the sums: autograd hands zeros.
+        zeros = tape.new("gradient of the sums", rows, "fp32") if sums else None
+        if heads_first:
+            # What comes in has its tokens first, and the graph its heads.
+            grads[0] = tape.new("gradient of output, by heads", whole, forms[0][1])
         delta = tape.new("row sums", rows, "fp32")
+        tape.rebound(kept[3])
         del zeros
-        gq = tape.new("gradient of queries", q_axes, dtype)
-        gv = tape.new("gradient of values", v_axes, dtype)
-        gk = tape.new("gradient of keys", k_axes, dtype)
-        del scaled, delta
-        return gq, gk, gv
+        made = [*_gradients(tape, forms)]
+        del delta
+        grads.clear()
+        for storage in kept:
+            tape.rebound(storage)
+        return _raised(tape, made, before)
 
-    # In base 2 inside of the kernel, in base e for the caller.
-    natural = tape.new("log-sum-exp, natural", rows, "fp32")
-    if trained:
-        tape.record((out,), (q, k, v), back, (q, k, v, out, sums, *blocks))
-    del sums, most
-    handed = natural if before == "fp32" else tape.new("log-sum-exp, cast", rows, before)
-    f.weights.append(handed)
-    y = tokens_first(out) if heads_first else out
-    del natural
-    return y
+    if any(needs_grad(x) for x in given):
+        blocks = f.blocks[a.window]
+        tape.record((out, natural) if sums else (out,), given, back, (q, k, v, out, lse, *blocks), custom=True)
+        assert out.node is not None
+        out.node.takes, out.node.frees = True, True
+    # In base 2 inside of the kernel, in base e for the caller: written where each row's most was.
+    return (out, natural) if sums else (out,)
+
+
+def _lowered(tape: Tape, x: Value) -> Value:
+    return x if x.dtype == tape.autocast else tape.new("cast within", x.axes, tape.autocast or x.dtype)
+
+
+def _gradients(tape: Tape, forms: tuple[Form, ...]) -> tuple[Value, ...]:
+    """Of queries, keys and values: the kernel's own result, made last, is that of the keys."""
+    q, k, v = forms
+    gq = tape.new("gradient of queries", *q)
+    gv = tape.new("gradient of values", *v)
+    return gq, tape.new("gradient of keys", *k), gv
+
+
+def _raised(tape: Tape, grads: list[Value], before: tuple[str, ...]) -> Grads:
+    """Gradients, handed over, in the formats of what was given: each in place of what it is cast from."""
+    found: list[Value] = []
+    for form in before:
+        g = grads.pop(0)
+        found.append(g if g.dtype == form else tape.new("cast gradient", g.axes, form))
+    del g
+    return tuple(found)

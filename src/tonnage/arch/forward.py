@@ -77,7 +77,8 @@ class Forward:
     ``labels`` are those of a pass that lengthens its sequences; ``around`` what code around the model names until the
     loss is there.
     ``logits`` are those that a loss of its own hands back to the caller.
-    ``blocks`` are masks by blocks of tokens, of flex attention.
+    ``blocks`` are masks by blocks of tokens, of flex attention; ``documents`` are the formats of what
+    tells of each token which document it is of, and where it stands in it.
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
     ``seen`` is the mask of the block at hand where it has one of its own, ``chosen`` what an indexer chose, until the
     next one does.
@@ -96,6 +97,7 @@ class Forward:
         "carried",
         "checkpoints",
         "chosen",
+        "documents",
         "encoder",
         "frame",
         "fused",
@@ -153,6 +155,7 @@ class Forward:
         self.rotary: dict[str, tuple[Value, Value]] = Shared(self.taken)
         self.masks: dict[int | None, Value] = Shared(self.taken)
         self.blocks: dict[int | None, tuple[Value, ...]] = Shared(self.taken)
+        self.documents: tuple[str, ...] = ()
         self.again: frozenset[str] = frozenset()
         self.checkpoints = False
         self.bias: Value | None = None

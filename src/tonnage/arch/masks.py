@@ -45,7 +45,7 @@ def make_masks(
         from tonnage.arch.flex import mask
 
         for window in windows:
-            f.blocks[window] = mask(f.tape, batch, queries, keys)
+            f.blocks[window] = mask(f.tape, batch, queries, keys, documents=f.documents)
         return
     for window in windows:
         if window in f.masks:

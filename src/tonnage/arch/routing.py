@@ -44,7 +44,7 @@ def routed(e: Experts, f: Forward, x: Value, used: int) -> tuple[Value, Value, V
         logits = _wide_logits(e, f, x)
         if e.routing == "sigmoid":
             scores = ops.unary(logits, "sigmoid", saves="output")
-            chosen = f.tape.new("chosen experts", top, "int64")
+            chosen = found("topk", scores, "chosen experts", top)
             weights = taken(scores, chosen, top)
         else:
             scores = ops.softmax(logits, dtype="fp32", label="routing scores")
@@ -79,7 +79,7 @@ def _corrected(e: Experts, f: Forward, x: Value, top: Axes) -> tuple[Value, Valu
     narrow = e.routing == "sigmoid-narrow"
     logits = e.scores().forward(f, x) if narrow else _wide_logits(e, f, x)
     scores = ops.unary(ops.cast(logits, "fp32") if narrow else logits, "sigmoid", saves="output")
-    chosen = f.tape.new("chosen experts", top, "int64")
+    chosen = found("topk", scores, "chosen experts", top)
     weights = taken(scores, chosen, top)
     if narrow:
         return logits, _normalised(weights), chosen
@@ -107,7 +107,7 @@ def taken(x: Value | Parameter, indices: Value, axes: Axes, *, viewed: bool = Fa
     out = tape.new("taken", axes, dtype)
 
     def back(_: Value) -> Grads:
-        g = tape.new("gradient of taken", before, dtype)
+        (g,) = tape.results("index_put", lambda: (tape.new("gradient of taken", before, dtype),))
         g.storage.viewed = viewed
         return (g,)
 
@@ -115,11 +115,20 @@ def taken(x: Value | Parameter, indices: Value, axes: Axes, *, viewed: bool = Fa
     return out
 
 
+def found(op: str | None, of: Value, label: str, axes: Axes, dtype: str = "int64") -> Value:
+    """Numbers that an operation finds, through which no gradient flows; None where it works element by element."""
+    tape = of.tape
+    (made,) = tape.results(op, lambda: (tape.new(label, axes, dtype),)) if op else (tape.new(label, axes, dtype),)
+    tape.record((made,), (of.detached(),), lambda _: (None,), ())
+    return made
+
+
 def highest(x: Value, axes: Axes) -> tuple[Value, Value]:
     """``torch.topk``: values and indices; saves the indices."""
     tape, before, dtype = x.tape, x.axes, x.dtype
-    values = tape.new("highest", axes, dtype)
-    indices = tape.new("chosen experts", axes, "int64")
+    values, indices = tape.results(
+        "topk", lambda: (tape.new("highest", axes, dtype), tape.new("chosen experts", axes, "int64"))
+    )
     tape.record((values,), (x,), lambda g: (tape.new("gradient of highest", before, dtype),), (indices,))
     return values, indices
 

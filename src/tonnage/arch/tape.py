@@ -49,7 +49,8 @@ class Node:
     """One step of the backward pass."""
 
     __slots__ = (
-        "asks", "back", "before", "called", "category", "inputs", "pending", "rank", "saved", "takes", "weights_first",
+        "asks", "back", "before", "called", "category", "frees", "inputs", "pending", "rank", "saved", "takes",
+        "weights_first",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +70,8 @@ class Node:
         self.weights_first = False
         # Whether its step is handed the list of gradients, which it empties.
         self.takes = False
+        # Whether its step lets go of what it saved one by one (``rebound``), as compiled code does.
+        self.frees = False
         self.asks = bool(saved)
         self.rank = 0
         # What a checkpoint was called with, if this is the last of its steps that asks for something.
@@ -86,6 +89,8 @@ class Tape:
     """
 
     joins_nothing, fuses_loss = True, False  # A join with empty tensors copies; cast and loss are one compiled graph.
+    tracing = False
+    """Whether what runs is a stretch that is compiled, of which a graph is made."""
 
     def __init__(
         self,
@@ -288,7 +293,7 @@ class Tape:
                 since = len(self.born)
                 given = _moved(pending)
                 outer = self.unpacked
-                if self.rerun:
+                if self.rerun or node.frees:
                     # Of what only a checkpoint's second run held the node has no more than a key.
                     self.unpacked, node.saved = list(node.saved), ()
                 made = list(back(given) if takes else back(*given))

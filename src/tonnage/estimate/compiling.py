@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Gated, Plain
 from tonnage.arch.model import Model
 from tonnage.arch.objectives.chunked import Chunked
+from tonnage.arch.tape import WIDTH
+from tonnage.arch.tuning.adapters import FourBit
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.moments import instants, largest
 from tonnage.estimate.recipe import Recipe
@@ -29,6 +32,8 @@ NOT_MODELLED: Final = (
     "what compiling itself takes for a moment, and graph breaks",
 )
 HINT: Final = "leave out compile"
+ROUTED: Final = ("softmax-fp32", "softmax", "softmax-top-fp32")
+"""Routers whose steps are equal to AOTAutograd's: those of Mixtral, Qwen, OLMoE and Granite."""
 
 
 def compiled(model: Model, w: Train, stack: Stack, recipe: Recipe) -> Compiled:
@@ -42,7 +47,9 @@ def compiled(model: Model, w: Train, stack: Stack, recipe: Recipe) -> Compiled:
             f"compile is not modelled for {stack.name}", key="compile", value="true", hint="--stack transformers"
         )
     blocks = [s.block for layer, _ in model.decoder.distinct() for s in layer.sublayers]
-    strange = next((b for b in blocks if not isinstance(b, GroupedQuery | Gated | Plain)), None)
+    strange = next(
+        (b for b in blocks if not isinstance(b, GroupedQuery | Gated | Plain) and not _grouped(b, stack)), None
+    )
     way = recipe.way()
     against = {
         "model": len(model.stacks) > 1 or model.classes is not None or not model.causal,
@@ -50,7 +57,7 @@ def compiled(model: Model, w: Train, stack: Stack, recipe: Recipe) -> Compiled:
         "kernels": recipe.fused is not None,
         "loss": recipe.loss is not None and type(recipe.loss) is not Chunked,
         "precision": recipe.narrow is not None,
-        "quant": recipe.packing is not None or bool(recipe.shares),
+        "quant": (recipe.packing is not None or bool(recipe.shares)) and not _unpacks(recipe, stack),
         "adapter": recipe.tuning is not None and not _plain(w, stack),
         "train_only": bool(w.train_only),
         "freeze_layers": w.freeze_layers is not None,
@@ -85,6 +92,23 @@ def compiled(model: Model, w: Train, stack: Stack, recipe: Recipe) -> Compiled:
     return Compiled(within=stack.compiles == "model", loss=compiles_loss(stack, recipe))
 
 
+def _grouped(b: object, stack: Stack) -> bool:
+    """Whether a block is of experts by grouped products, whose router's operations are known to the partitioner."""
+    return (
+        isinstance(b, Experts)
+        and type(b) is Experts
+        and b.routing in ROUTED
+        and stack.compiles == "model"
+        and not (b.bias or b.limited or b.correction or b.zero)
+    )
+
+
+def _unpacks(recipe: Recipe, stack: Stack) -> bool:
+    """Whether packed matrices are bitsandbytes' of 4 bit, whose operations are part of the model's graph."""
+    packed = None if recipe.tuning is None else recipe.tuning.packed
+    return isinstance(packed, FourBit) and not packed.keeps and stack.compiles == "model"
+
+
 def _plain(w: Train, stack: Stack) -> bool:
     """Whether adapters are LoRA's own, as peft runs them."""
     return w.adapter in (None, "lora") and not w.adapter_options and stack.compiles == "model"
@@ -99,10 +123,21 @@ def compiles_loss(stack: Stack, recipe: Recipe) -> bool:
     return stack.compiles != "layers" or recipe.loss is not None
 
 
-def told(stack: Stack, how: Compiled) -> str:
+def told(stack: Stack, how: Compiled, model: Model, recipe: Recipe) -> list[str]:
     """What is compiled, in words."""
     what = TOLD[stack.compiles] if how.loss else "each layer is a graph of its own, and the loss is not compiled"
-    return f"torch.compile: {what}; what is kept for the backward pass is the min cut of torch 2.13's partitioner"
+    said = [f"torch.compile: {what}; what is kept for the backward pass is the min cut of torch 2.13's partitioner"]
+    packed = None if recipe.tuning is None else recipe.tuning.packed
+    if isinstance(packed, FourBit):
+        size = WIDTH[packed.dtype] * sum(
+            n * t.numel for layer, n in model.decoder.distinct() for t in layer.weights()
+            if t.name.removesuffix(".weight") in packed.modules
+        )  # fmt: skip
+        said.append(
+            "bitsandbytes is meant from 0.50 on: up to 0.49 both passes unpack by the same operation, which the "
+            f"partitioner runs once and keeps the result of: up to {size:,} B more"
+        )
+    return said
 
 
 def widened(components: list[Component], step: Step, again: Callable[[Recipe], Step]) -> list[Component]:

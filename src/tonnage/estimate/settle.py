@@ -118,6 +118,11 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
     """
     if asked == "eager":
         return "eager", []
+    if asked == "flex":
+        # Imported late: few ask for it.
+        from tonnage.estimate.flexible import flexible
+
+        return flexible(model), []
     if model.eager_only:
         if asked not in ("sdpa", "efficient", "math"):
             raise UnsupportedError(
@@ -129,11 +134,6 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
         return cast(AttentionKernel, asked), []
     if asked in ("flash_attention_2", "flash_attention_3"):
         return packaged(model, asked, dtype=dtype, device=device), []
-    if asked == "flex":
-        # Imported late: few ask for it.
-        from tonnage.estimate.flexible import flexible
-
-        return flexible(model), []
     blocks = attention_blocks(model)
     architecture = device.architecture if device is not None else ""
     why_not = _no_flash(blocks, dtype, architecture)

@@ -129,10 +129,10 @@ def answer(
     caveats = [*tokens_within(model, seq + (w.virtual_tokens or 0), "seq"), *([newer] if newer else []), *said_apart]
     caveats += [AS_NEWEST] if version[0] < stack.releases.newest[0] else []
     if w.attention == "flex" and stack.restated is not None:
-        raise UnsupportedError(
-            f"flex attention is modelled as transformers calls it, not as {stack.name} does", key="attention",
-            value="flex", hint="--attention flash keeps the same but for numbers of 24 B",
-        )  # fmt: skip
+        # Imported late: few ask for it.
+        from tonnage.estimate.flexible import of_stack
+
+        of_stack(model, w, stack, device)
     caveats += mixing.told if mixing else ()
     attention, told = kernel(model, w.attention or "sdpa", dtype=autocast or weights, device=device)
     caveats += told
@@ -213,7 +213,7 @@ def answer(
 
         how = compiling.compiled(model, w, stack, recipe)
         recipe = recipe.but(compiled=how)
-        caveats.append(compiling.told(stack, how))
+        caveats += compiling.told(stack, how, model, recipe)
         rough = compiling.NOT_MODELLED
     step = step_of(model, recipe)
     caveats += passed_by(step.idle)

@@ -14,18 +14,15 @@ Reference: https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_inductor/ (con
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
-from tonnage.arch.compiled import Flow
+from tonnage.arch.compiled import APART, Flow
 from tonnage.arch.tape import Storage
 from tonnage.memory.partition import SMALLER, Graph
 
 Buffers = Literal["fewest", "usual", "most"]
 Kernel = tuple[Flow, list[Storage], list[Storage]]
 """An operation, buffers that it makes, and buffers that it reads."""
-
-APART: Final = ("matrix", "kernel")
-"""What inductor calls as a kernel of its own."""
 
 
 def _in_memory(f: Flow, users: list[Flow], order: dict[Flow, int], flows: list[Flow], buffers: Buffers) -> bool:

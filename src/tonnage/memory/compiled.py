@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tonnage.arch.compiled import CompiledTape, Flow
+from tonnage.arch.compiled import APART, CompiledTape, Flow
 from tonnage.arch.tape import Storage, Tape
 from tonnage.memory.accounts import Account, Run, Span, layer_account
-from tonnage.memory.buffers import APART, Buffers, Kernel, backward, forward
+from tonnage.memory.buffers import Buffers, Kernel, backward, forward
 from tonnage.memory.partition import Graph, kept
 from tonnage.record import Record
 from tonnage.tensors import Axes

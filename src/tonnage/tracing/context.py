@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 
 from tonnage.errors import UnsupportedError
-from tonnage.tracing import bnb_optimizers, flash_attention
+from tonnage.tracing import bnb_optimizers, flash_attention, flex
 from tonnage.tracing.needs import PACKED_HINT, packed
 from tonnage.tracing.recorder import Recorder
 from tonnage.tracing.run import Place, quiet, uncollected
@@ -62,6 +62,7 @@ class Tracing:
             self._enter(quiet())
             self._hooks()
             flash_attention.install(place.patches, self._how[1])
+            self._compiles = flex.install(place.patches, lambda: self._compiled)
             bnb_optimizers.patched_when_used(place.patches, r)
             place.patches.put(torch, "compile", self._uncompiled)
             self._enter(uncollected())
@@ -183,8 +184,10 @@ class Tracing:
         self.recorder.enter(prefix + OPTIMIZER)
 
     def _uncompiled(self, model: Any = None, **how: Any) -> Any:
-        self._compiled = True
-        return model if model is not None else lambda function: function
+        made = model if model is None else self._compiles(model)
+        # Flex attention is compiled wherever it is called, and nothing else by that.
+        self._compiled = self._compiled or made is model
+        return made if made is not None else lambda function: self._uncompiled(function, **how)
 
     def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.recorder.stepped = True
@@ -204,7 +207,7 @@ class Tracing:
             "versions": {"torch": torch.__version__},
             "device": place.device,
             "fallback": place.fallback,
-            "kernels": {**place.attention.ran, **flash_attention.ran},
+            "kernels": {**place.attention.ran, **flash_attention.ran, **flex.ran},
             "parameters": sum(p.numel() for p in parameters),
             "trainable": sum(p.numel() for p in parameters if p.requires_grad),
             "class": type(models[0]).__name__ if models else "code",

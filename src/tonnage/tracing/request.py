@@ -251,6 +251,8 @@ def _common(
 
 def _implementation(attention: str | None) -> str:
     """As transformers names it: sdpa may be held to one kernel."""
+    if attention == "flex":
+        return "flex_attention"
     return str(attention) if attention in ("eager", *PACKAGED) else "sdpa"
 
 

@@ -17,6 +17,7 @@ from tonnage.tracing import (
     bnb_optimizers,
     fakecuda,
     flash_attention,
+    flex,
     layers,
     liger,
     loops,
@@ -34,6 +35,8 @@ from tonnage.tracing.stream import BUFFER, LOSS, OUTSIDE, PARAMETER, STATE, Trac
 META: Final = frozenset(("meta",))
 FAKE: Final = frozenset(("cuda", "meta"))
 
+FLEX: Final = "flex_attention"
+"""As transformers names it."""
 LEADS: Final = (1, 2)
 """Units before the two that are compared: what the first layers do differently may reach one further."""
 
@@ -113,6 +116,12 @@ def model_trace(job: Mapping[str, Any], tell: Callable[[Recorder], None] = lambd
         try:
             if job["attention"] in flash_attention.NAMES:
                 flash_attention.install(p, tuple(job["capability"]))
+            if job["attention"] == FLEX:
+                # Imported as it is, so that all of its names are found.
+                import transformers.integrations.flex_attention
+                import transformers.masking_utils  # noqa: F401
+
+                flex.install(p)
             return _model_trace(job, tell)
         finally:
             p.restore()
@@ -253,7 +262,7 @@ def _told(model: Any, r: Recorder, place: Place, task: str) -> dict[str, Any]:
         "task": task,
         "layers": len(found),
         "trainable_by_layer": [sum(p.numel() for p in layer.parameters() if p.requires_grad) for _, layer in found],
-        "kernels": {**place.attention.ran, **flash_attention.ran},
+        "kernels": {**place.attention.ran, **flash_attention.ran, **flex.ran},
         "attention": getattr(model.config, "_attn_implementation", None),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "dispatched": r.dispatched,

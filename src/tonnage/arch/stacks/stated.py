@@ -19,10 +19,17 @@ from tonnage.arch.tape import Value
 
 
 class Renamed(Stem):
-    """A stem whose output keeps no name beyond the first layer."""
+    """A stem whose output keeps no name beyond the first layer.
+
+    Args:
+        documents: formats of what flex attention has of each token: its document, and where it stands there.
+    """
+
+    documents: tuple[str, ...] = ()
 
     def forward(self, f: Forward, ids: Value) -> Value:
         """As the stem's; what the model's code would name is let go of."""
+        f.documents = self.documents
         x = super().forward(f, ids)
         f.frame.clear()
         return x

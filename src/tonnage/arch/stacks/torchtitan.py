@@ -8,7 +8,7 @@ where input and weight are of one format; older torch writes it out, and keeps a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.attention import GroupedQuery
@@ -59,6 +59,8 @@ class Table(Rotary):
 class Attention(GroupedQuery):
     """Queries and keys are turned as complex numbers in fp32; the kernel itself shares the heads of keys and values."""
 
+    wraps_flex: ClassVar[bool] = False
+
     def _attended(self, f: Forward, x: Value) -> Value:
         matrices = self.matrices()
         q, k, v = (matrices[i].forward(f, x) for i in range(3))
@@ -89,7 +91,8 @@ def model(found: Model, version: Version, rank: int | None) -> Model:
         return made
 
     def stem(s: Stem) -> Stem:
-        made: Renamed = like(Renamed, s, rotary=tuple(like(Table, t, positions=positions) for t in s.rotary))
+        tables = tuple(like(Table, t, positions=positions) for t in s.rotary)
+        made: Renamed = like(Renamed, s, rotary=tables, documents=("int32",))
         return made
 
     return restated(found, block=block, norm=norm, stem=stem)

@@ -71,6 +71,7 @@ class Attention(GroupedQuery):
     """``MultiHeadAttention``: queries, then keys, turned in fp32; keys and values repeated before the kernel."""
 
     repeats: ClassVar[bool] = True
+    wraps_flex: ClassVar[bool] = False
 
     def _attended(self, f: Forward, x: Value) -> Value:
         matrices = self.matrices()
@@ -89,6 +90,10 @@ class Attention(GroupedQuery):
         if self.rotary is None:
             return x
         table = f.rotary[self.rotary][0]
+        if f.kernel == "flex":
+            # Tokens of a packed row say where in their documents they stand: each call looks its angles up.
+            (_, batch), (_, tokens) = x.axes[:2]
+            table = f.tape.new("angles of tokens", (("B", batch), ("T", tokens), *table.axes[1:], ("X", 2)), "fp32")
         half, before, whole = ops.halved(x.axes, "H"), x.dtype, x.axes
         wide = ops.cast(x, "fp32")
 
@@ -125,7 +130,7 @@ def model(found: Model, version: Version, rank: int | None) -> Model:
 
     def stem(s: Stem) -> Stem:
         rotary = tuple(like(Table, t, positions=positions, shared=not apart) for t in s.rotary)
-        made: Renamed = like(Renamed, s, rotary=rotary)
+        made: Renamed = like(Renamed, s, rotary=rotary, documents=("int64", "int64"))
         return made
 
     return restated(found, block=block, norm=norm, sublayer=_held, stem=stem)

@@ -31,6 +31,7 @@ def _finish(said: dict[str, Any]) -> Settled:
     told: list[str] = []
     name, flavor = said.pop("_name", "llama3"), said.pop("_flavor", None)
     said["_model"] = FLAVORS.get((name, str(flavor).removesuffix("_flex").removesuffix("_varlen")))
+    flexes = str(flavor).endswith("_flex")
     if said["_model"] is None and flavor is not None:
         told.append(f"model.name = {name}, model.flavor = {flavor}: no model of the catalogue")
     kind, way = said.pop("_optimizer", "AdamW"), said.pop("_way", "fused")
@@ -41,6 +42,10 @@ def _finish(said: dict[str, Any]) -> Settled:
     said.setdefault("seq", LENGTH)
     said["precision"] = _precision(said)
     said["recompute"] = _recompute(said)
+    if flexes and (name != "llama3" or said["recompute"] == "selective"):
+        told.append("flex attention is answered as flash attention")
+    elif flexes:
+        said["attention"] = "flex"
     _spread(said, told)
     overall = said.pop("_global", -1)
     if overall > 0:

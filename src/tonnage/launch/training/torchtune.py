@@ -142,7 +142,13 @@ def _length(said: dict[str, Any], told: list[str]) -> None:
             "dataset.packed is true and tokenizer.max_seq_len is not set, which torchtune refuses",
             key="tokenizer.max_seq_len", hint="tokenizer.max_seq_len=4096",
         )  # fmt: skip
-    if not packed:
+    if packed:
+        # Other blocks of its own are not modelled, nor where a compiled layer is broken.
+        if said.get("compile") or str(said["_model"]).startswith(("gemma-2", "phi", "None")):
+            told.append("packed rows run through flex attention, which is answered as flash attention")
+        else:
+            said["attention"] = "flex"
+    else:
         most = f"at most the {seq:,} tokens that are answered for" if seq else "which --seq names"
         told.append(f"batches are padded to their longest sample: {most}")
 
