@@ -141,6 +141,8 @@ class Stem(Record):
         apart: all this is made in a module of its own, of which the model's code names the output alone (ModernBERT).
         adds_zero: a number stands for token types and is added (CTRL, GPT).
         masked: attention is handed a mask even where its kernel could do without (Falcon).
+        sought: kinds of placeholders, of pictures or sound, that the model's code looks for: a mask of each and one of
+            all keep their names to its end, and so does the copy of the ids without them that is looked up (Gemma 4).
     """
 
     name: str
@@ -167,6 +169,7 @@ class Stem(Record):
     by_mask: bool = False
     adds_zero: bool = False
     masked: bool = False
+    sought: int = 0
 
     def weights(self) -> Iterator[Tensor]:
         """The table, what is added to it, and the rotary buffers."""
@@ -190,6 +193,8 @@ class Stem(Record):
         virtual = None if f.tuning is None else f.tuning.virtual
         if virtual is not None:
             virtual.begun(f, ids)
+        if self.sought:
+            ids = self._without_placeholders(f, ids)
         width: Axes = (("D", self.width or self.D),)
         words = f.tape.parameter(self.alias_of or f"{self.name}.weight", (("V", self.V), *width))
         if f.tuning is not None and f.tuning.rows is not None:
@@ -248,6 +253,20 @@ class Stem(Record):
             # One for all sequences: it is only seen as one for each.
             f.masks[None] = f.tape.new("attention mask", (("B", 1), ("X", 1), rows[1], keys), "bool")
         return x
+
+
+    def _without_placeholders(self, f: Forward, ids: Value) -> Value:
+        tape, axes = f.tape, ids.axes
+        masks = [tape.new("mask of placeholders", axes, "bool") for _ in range(self.sought)]
+        either = masks[0]
+        for _ in masks[1:]:
+            either = tape.new("mask of all placeholders", axes, "bool")
+        copied = tape.new("copied ids", axes, "int64")
+        padding = tape.new("id of padding", (), "int64")
+        ids = tape.new("ids without placeholders", axes, "int64")
+        f.frame += [*masks, either, ids]
+        del copied, padding
+        return ids
 
 
 class Head(Record):

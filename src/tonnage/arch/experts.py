@@ -66,6 +66,7 @@ class Experts(Record):
         scored: what the router scores where that is more than the experts (Inkling's shared ones).
         jitter: tokens are multiplied by random numbers in training, in place.
         gated: an expert has a gate beside its up projection; a plain one has not (Nemotron-H).
+        scales: what the router multiplies tokens and the chosen experts' weights by (Gemma 4).
     """
 
     name: str
@@ -92,6 +93,7 @@ class Experts(Record):
     scored: int | None = None
     gated: bool = True
     jitter: bool = False
+    scales: tuple[Tensor, ...] = ()
 
     module: ClassVar[str] = "moe"
 
@@ -105,29 +107,32 @@ class Experts(Record):
         """Whether the forward pass is modelled."""
         return self.routing != "own"
 
+    def _path(self, name: str) -> str:
+        return f"{self.name}.{name}" if self.name else name
+
     def _fused(self) -> tuple[tuple[str, Axes, tuple[int, ...]], ...]:
         """Name, axes and merged axes of the experts' matrices."""
         E, D, F = ("E", self.E), ("D", self.D), ("F", self.F)
         if self.transposed:
             return (
-                (f"{self.name}.experts.gate_up_proj", (E, D, F, ("X", 2)), (1, 1, 2)),
-                (f"{self.name}.experts.down_proj", (E, F, D), (1, 1, 1)),
+                (self._path("experts.gate_up_proj"), (E, D, F, ("X", 2)), (1, 1, 2)),
+                (self._path("experts.down_proj"), (E, F, D), (1, 1, 1)),
             )
         if not self.gated:
             return (
-                (f"{self.name}.experts.up_proj", (E, F, D), (1, 1, 1)),
-                (f"{self.name}.experts.down_proj", (E, D, F), (1, 1, 1)),
+                (self._path("experts.up_proj"), (E, F, D), (1, 1, 1)),
+                (self._path("experts.down_proj"), (E, D, F), (1, 1, 1)),
             )
         return (
-            (f"{self.name}.experts.gate_up_proj", (("E", self.E + self.zero), ("X", 2), F, D), (1, 2, 1)),
-            (f"{self.name}.experts.down_proj", (E, D, F), (1, 1, 1)),
+            (self._path("experts.gate_up_proj"), (("E", self.E + self.zero), ("X", 2), F, D), (1, 2, 1)),
+            (self._path("experts.down_proj"), (E, D, F), (1, 1, 1)),
         )
 
     def _biases(self) -> tuple[tuple[str, Axes], ...]:
         E = ("E", self.E)
         return (
-            (f"{self.name}.experts.gate_up_proj_bias", (E, ("F", self.F), ("X", 2))),
-            (f"{self.name}.experts.down_proj_bias", (E, ("D", self.D))),
+            (self._path("experts.gate_up_proj_bias"), (E, ("F", self.F), ("X", 2))),
+            (self._path("experts.down_proj_bias"), (E, ("D", self.D))),
         )
 
     def routed(self) -> Iterator[Tensor]:
@@ -146,6 +151,7 @@ class Experts(Record):
     def weights(self) -> Iterator[Tensor]:
         """Router, routed experts, shared experts and their gate."""
         yield from self.scores().weights()
+        yield from self.scales
         if self.correction:
             yield Tensor(f"{self.name}.{self.router}.e_score_correction_bias", self._scored(), "buffer", dtype="fp32")
         if self.corrected is not None:
@@ -163,7 +169,7 @@ class Experts(Record):
 
     def scores(self) -> Linear:
         """The router's matrix."""
-        return Linear(f"{self.name}.{self.router}", (("D", self.D),), self._scored(), "router", self.bias)
+        return Linear(self._path(self.router), (("D", self.D),), self._scored(), "router", self.bias)
 
     def _gate(self) -> Linear:
         return Linear(f"{self.name}.{self.shared_gate}", (("D", self.D),), (("X", 1),), "shared_expert")

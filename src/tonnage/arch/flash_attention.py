@@ -18,6 +18,15 @@ WIDTHS: Final = (64, 96, 128, 192, 256)
 """Widths of heads that the third release has kernels for."""
 
 
+WIDEST: Final = 256
+"""Widest head that flash attention takes. torch v2.13.0 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"""
+
+
+def takes(keys: int, values: int) -> bool:
+    """Whether flash attention takes heads of these widths."""
+    return keys == values <= WIDEST
+
+
 class Shape(Record):
     """Of one call.
 

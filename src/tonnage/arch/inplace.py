@@ -6,7 +6,7 @@ tensor that is overwritten) and torch/csrc/autograd/functions/tensor.cpp (``Copy
 
 from __future__ import annotations
 
-from tonnage.arch.ops import fitted, to
+from tonnage.arch.ops import fitted, promoted, to
 from tonnage.arch.tape import Grads, Value, needs_grad
 from tonnage.tensors import Axes
 
@@ -18,6 +18,15 @@ def clamped(x: Value) -> Value:
     if tape.grad and needs_grad(x):
         before = tape.new("before the clamp", axes, dtype)
         tape.record((out,), (x,), lambda g: (tape.new("gradient of clamp", axes, dtype),), (before,))
+    return out
+
+
+def multiplied(x: Value) -> Value:
+    """``x *= buffer`` of one number: in place. The gradient's product is in the wider of both formats."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    wide = promoted(dtype, tape.buffers)
+    out = Value(x.storage, axes, dtype)
+    tape.record((out,), (x,), lambda g: (fitted(tape.new("gradient of product", axes, wide), axes, dtype),), ())
     return out
 
 

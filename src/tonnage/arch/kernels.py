@@ -53,6 +53,7 @@ def _attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         f.ran.add("flex")
         return flex(f, a, q, k, v)
     masked = f.position is not None or (_mask(f, a) is not None)
+    unfit = not flash_attention.takes(k.axes[-1][1], v.axes[-1][1])
     # Falcon's one key is neither repeated nor announced as shared: only the unfused path broadcasts it.
     if masked and f.kernel == "cudnn":
         raise UnsupportedError(
@@ -64,12 +65,13 @@ def _attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
             "the unfused path with a learned bias of positions is not modelled", key="attention", value="math",
             hint="--attention eager or sdpa",
         )  # fmt: skip
-    broadcast = a.eager in ("falcon", "falcon-alibi") and named(k, "NK")[1] != a.N
-    if broadcast or (f.kernel == "math" and not (masked and named(k, "NK")[1] != a.N)):
+    grouped = named(k, "NK")[1] != a.N
+    broadcast = a.eager in ("falcon", "falcon-alibi") and grouped
+    if broadcast or (f.kernel == "math" and not ((masked or unfit) and grouped)):
         f.ran.add("math")
         return _math(f, a, q, k, v, broadcast=broadcast)
-    f.ran.add("efficient" if masked else f.kernel)
-    return _fused(f, a, q, k, v)
+    f.ran.add("efficient" if masked or unfit else f.kernel)
+    return _fused(f, a, q, k, v, unfit=unfit)
 
 
 def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, broadcast: bool = False) -> Value:
@@ -105,8 +107,11 @@ def _interleaved(x: Value, N: Axis) -> Value:
     return x if named(x, "NK")[1] == N[1] else ops.copy(x, axes, "repeated heads")
 
 
-def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
-    """Flash, memory-efficient and cuDNN attention: queries, keys, values, the output and one number a row are kept."""
+def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, unfit: bool) -> Value:
+    """Flash, memory-efficient and cuDNN attention: queries, keys, values, the output and one number a row are kept.
+
+    ``unfit``: heads that neither flash attention nor cuDNN takes, whose keys and values transformers repeats.
+    """
     tape, kernel, mask = f.tape, f.kernel, _mask(f, a)
     B, N, T, _ = by_heads(q)
     if f.position is not None:
@@ -114,7 +119,7 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         from tonnage.arch.relative import Biased, additive, aligned
 
         mask = additive(f, cast(Biased, a), mask, (T, ("S", named(k, "TS")[1])))
-    if mask is not None and kernel in ("flash", "math"):
+    if (mask is not None and kernel in ("flash", "math")) or unfit:
         # A window shorter than the sequence brings a mask. Flash attention takes none, and transformers then repeats
         # the heads, for want of which the memory-efficient kernel had been passed over.
         kernel = "efficient"

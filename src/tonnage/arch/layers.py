@@ -62,6 +62,7 @@ NormStyle = Literal[
     "rms-fp32-weight",
     "rms-cast-weight",
     "rms-bare",
+    "rms-power",
     "rms-t5",
     "layer",
     "layer-fp32",
@@ -76,6 +77,7 @@ class Norm(Record):
     ``rms`` casts to fp32, normalises, casts back and multiplies by the weight (Llama); ``rms-gemma`` multiplies by
     ``1 + weight`` in fp32 before it casts back; ``rms-fp32-weight`` multiplies in fp32 (OLMo 2, gpt-oss),
     ``rms-cast-weight`` by a copy of the weight in fp32 (Helium); ``rms-bare`` has no weight and casts back (nanochat);
+    ``rms-power`` takes the power -1/2, and multiplies in fp32 where it has a weight (Gemma 3n and 4);
     ``rms-t5`` casts for the variance only; ``layer`` is ``nn.LayerNorm``; ``layer-fp32`` casts around it and has no
     weight (OLMo); ``layer-one`` adds one to the weight and keeps the format of autocast (Nemotron);
     ``layer-cohere`` writes the layer norm out in fp32, over the last axis only.
@@ -112,6 +114,8 @@ class Norm(Record):
             return ops.cast(ops.layer_norm(ops.cast(x, "fp32"), None, None), before).view(whole)
         if self.style == "rms-bare":
             return _rms_bare(x).view(whole)
+        if self.style == "rms-power":
+            return _rms_power(x, weight).view(whole)
         if weight is None:
             raise AssertionError(f"{self.name}: a norm of style {self.style} has a weight")
         if f.fused is not None and f.fused.replaces(self.name):
@@ -159,6 +163,16 @@ def _rms_bare(x: Value) -> Value:
     before = x.dtype
     wide = ops.cast(x, "fp32")
     return ops.cast(ops.mul(wide, ops.rsqrt(ops.shifted(ops.mean(ops.power(wide, "square")))), "normalised"), before)
+
+
+def _rms_power(x: Value, weight: Parameter | None) -> Value:
+    before = x.dtype
+    wide = ops.cast(x, "fp32")
+    output = ops.mul(wide, ops.power(ops.shifted(ops.mean(ops.power(wide, "square"))), "power -1/2"), "normalised")
+    del wide
+    if weight is not None:
+        output = ops.mul(output, ops.weight_in(weight, "fp32"), "norm output")
+    return ops.cast(output, before)
 
 
 def _rms_t5(x: Value, weight: Parameter) -> Value:

@@ -127,6 +127,7 @@ class Layer(Record):
         bounds: what is done to an output in fp16: it is "clamped" to what the format holds (mBART, Whisper), or
             "checked", and clamped only where something is not finite (BART); empty for nothing.
         untold: it is not handed the rotary table (OLMo Hybrid's delta nets).
+        scalar: a buffer of one number that the output is multiplied by, in place (Gemma 4).
         kind: what the layer is called in a breakdown.
     """
 
@@ -141,17 +142,24 @@ class Layer(Record):
     wide: bool = False
     bounds: Literal["", "clamped", "checked"] = ""
     untold: bool = False
+    scalar: Tensor | None = None
     kind: str = "layer"
 
     def weights(self) -> Inventory:
         """The layer's tensors, named below the layer."""
         shared = tuple(self.norm.weights()) if self.norm is not None else ()
-        return shared + tuple(t for s in self.sublayers for t in s.weights())
+        own = () if self.scalar is None else (self.scalar,)
+        return shared + tuple(t for s in self.sublayers for t in s.weights()) + own
 
     def forward(self, f: Forward, x: Value) -> Value:
         """The layer's output."""
         run = self._wide if self.wide else self._parallel if self.parallel else self._sequential
         x = run(f, x)
+        if self.scalar is not None:
+            # Imported late: Gemma 4 alone.
+            from tonnage.arch.inplace import multiplied
+
+            x = multiplied(x)
         if self.bounds and x.dtype == "fp16":
             from tonnage.arch.bounds import checked, clamped
 

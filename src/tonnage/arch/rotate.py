@@ -47,15 +47,19 @@ def rotate(
     return q, k
 
 
-def turned(x: Value, cosine: Value, sine: Value) -> Value:
-    """``x * cos + rotate_half(x) * sin``."""
-    return ops.add(ops.mul(x, cosine, "turned by cosine"), ops.mul(_rotate_half(x), sine, "turned by sine"), "rotated")
+def turned(x: Value, cosine: Value, sine: Value, *, by_heads: bool = True) -> Value:
+    """``x * cos + rotate_half(x) * sin``; ``by_heads``: as most code does, when heads have been put before tokens."""
+    return ops.add(
+        ops.mul(x, cosine, "turned by cosine"),
+        ops.mul(_rotate_half(x, by_heads=by_heads), sine, "turned by sine"),
+        "rotated",
+    )
 
 
-def _rotate_half(x: Value) -> Value:
+def _rotate_half(x: Value, *, by_heads: bool = True) -> Value:
     half = ops.halved(x.axes, "H")
-    first = ops.narrow(x, half, by_heads=True)
-    second = ops.narrow(x, half, by_heads=True)
+    first = ops.narrow(x, half, by_heads=by_heads)
+    second = ops.narrow(x, half, by_heads=by_heads)
     return ops.cat((ops.scaled(second, "negated half"), first), x.axes, "half turned")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tonnage.arch import ops
 from tonnage.arch.forward import Forward
+from tonnage.arch.layers import Norm
 from tonnage.arch.tape import Grads, Parameter, Value
 from tonnage.tensors import Axes
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 Routing = Literal[
     "softmax-fp32", "softmax", "softmax-input", "softmax-grouped", "sigmoid", "softmax-top", "softmax-top-fp32",
-    "softmax-top-wide", "softmax-top-plain", "softmax-corrected", "sigmoid-narrow", "sigmoid-apart", "own",
+    "softmax-top-wide", "softmax-top-plain", "softmax-corrected", "softmax-scaled", "sigmoid-narrow", "sigmoid-apart",
+    "own",
 ]  # fmt: skip
 """How a token's experts are chosen and weighed.
 
@@ -26,6 +28,7 @@ logits (Qwen, OLMoE), ``softmax-input`` in that of the tokens (Jamba). ``sigmoid
 DeepSeek's third and second: logits in fp32, experts chosen in groups, weights multiplied by a number. ``softmax-top``
 takes the softmax of the chosen logits (gpt-oss), ``softmax-top-fp32`` casts them before (Granite),
 ``softmax-top-wide`` only for the softmax (Cohere), ``softmax-top-plain`` names no format (Aria).
+``softmax-scaled`` is Gemma 4's: learned scales of the normed tokens and of the chosen weights, which stay fp32.
 ``softmax-corrected`` is ERNIE's, ``sigmoid-narrow`` MiniMax's with logits in the format of the tokens,
 ``sigmoid-apart`` Hunyuan's, which divides into a tensor of its own. ``own`` is any
 other: its forward pass is not modelled.
@@ -40,6 +43,8 @@ def routed(e: Experts, f: Forward, x: Value, used: int) -> tuple[Value, Value, V
     top: Axes = (*x.axes[:2], ("X", used))
     if e.routing in ("sigmoid-narrow", "sigmoid-apart"):
         return _corrected(e, f, x, top)
+    if e.routing == "softmax-scaled":
+        return _scaled(e, f, x, top)
     if e.routing in ("sigmoid", "softmax-grouped"):
         logits = _wide_logits(e, f, x)
         if e.routing == "sigmoid":
@@ -72,6 +77,19 @@ def routed(e: Experts, f: Forward, x: Value, used: int) -> tuple[Value, Value, V
     if e.routing == "softmax-fp32":
         return logits, weights, chosen
     return logits, ops.cast(weights, x.dtype if e.routing == "softmax-input" else logits.dtype), chosen
+
+
+def _scaled(e: Experts, f: Forward, x: Value, top: Axes) -> tuple[Value, Value, Value]:
+    """The scores of all experts in place of the logits, then the chosen ones' weights."""
+    scale, by_expert = (f.tape.parameter(t.name, t.axes) for t in e.scales)
+    x = Norm(f"{e.router}.norm", (("D", e.D),), "rms-power", weight=False).forward(f, x)
+    x = ops.scaled(ops.mul(x, scale, "scaled tokens"), "scaled tokens")
+    logits = e.scores().forward(f, x)
+    scores = ops.softmax(logits, dtype="fp32", label="routing scores")
+    weights, chosen = highest(scores, top)
+    weights = _normalised(weights)
+    weights = ops.mul(weights, taken(by_expert, chosen, top), "scaled routing weights")
+    return scores, weights, chosen
 
 
 def _corrected(e: Experts, f: Forward, x: Value, top: Axes) -> tuple[Value, Value, Value]:

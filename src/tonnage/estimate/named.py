@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def layers_of(model: Model, inputs: Mapping[str, tuple[str, ...]], among: Sequence[Matrix]) -> frozenset[str]:
     """Names below the layer of those matrices whose input is changed."""
-    names = inputs.get(model.model_type, ())
+    names = inputs.get(model.whole_type or model.model_type, ())
     return local_names(model, [m.module for m in among if any(_called(m.module, name) for name in names)])
 
 
@@ -56,7 +56,7 @@ def saved(model: Model, w: Train) -> tuple[Tensor, ...]:
 
 def norms(model: Model, w: Train) -> tuple[Tensor, ...]:
     """Norms that are trained as copies."""
-    names = w.lora_targets or targets.NORMS.get(model.model_type, ())
+    names = w.lora_targets or targets.NORMS.get(model.whole_type or model.model_type, ())
     if not names:
         raise InputError(
             f"no norms are known for {model.model_type}", key="lora_targets", hint="--lora-targets input_layernorm,norm"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from tonnage.arch import flash_attention
 from tonnage.arch.attention import GroupedQuery, Latent
 from tonnage.arch.forward import AttentionKernel
 from tonnage.arch.model import Model
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from tonnage.quant import Recipe
     from tonnage.workload.serving import Serve
     from tonnage.workload.training import Train
-
-FLASH_WIDEST: Final = 256
-"""Widest head that flash attention takes. torch v2.13.0 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"""
 
 SEVERAL: Final = ("gpus", "tp", "pp", "cp", "ep", "dp")
 HINT_ONE: Final = "answers are for one device so far; without it ({flag} beside --from) the whole model is on one"
@@ -136,7 +134,9 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
         return packaged(model, asked, dtype=dtype, device=device), []
     blocks = attention_blocks(model)
     architecture = device.architecture if device is not None else ""
-    why_not = _no_flash(blocks, dtype, architecture)
+    fit = [b for b in blocks if flash_attention.takes(*_widths(b))]
+    # A layer whose heads alone do not fit runs another kernel (``arch/kernels.py``).
+    why_not = _no_flash(fit if fit and asked == "sdpa" else blocks, dtype, architecture)
     if asked == "cudnn":
         odd = [b for b in blocks if (b.H if isinstance(b, GroupedQuery) else b.nope + b.rope) % 8]
         why_not = why_not or ("heads are no multiple of eight wide" if odd else None)
@@ -152,7 +152,8 @@ def kernel(model: Model, asked: str, *, dtype: str, device: Device | None) -> tu
         raise InputError(
             f"flash attention refuses this: {why_not}", key="attention", value=asked, hint="--attention sdpa"
         )
-    grouped = any(isinstance(b, GroupedQuery) and b.K != b.N and not b.repeats for b in blocks)
+    # Where heads do not fit, transformers repeats the grouped ones.
+    grouped = any(isinstance(b, GroupedQuery) and b.K != b.N and not b.repeats for b in fit)
     if grouped:
         return "math", [f"{why_not}, and the memory-efficient kernel takes no grouped heads"]
     return "efficient", [why_not]
@@ -216,12 +217,17 @@ def _no_flash(blocks: list[GroupedQuery | Latent], dtype: str, architecture: str
     if architecture.startswith("sm_") and major.isdigit() and int(major) < 8:
         return f"flash attention needs sm_80, not {architecture}"
     for b in blocks:
-        width, value = (b.H, b.value_width) if isinstance(b, GroupedQuery) else (b.nope + b.rope, b.VH)
+        width, value = _widths(b)
         if width != value:
             return f"keys of width {width} and values of width {value} differ"
-        if width > FLASH_WIDEST:
-            return f"heads of width {width} exceed {FLASH_WIDEST}"
+        if width > flash_attention.WIDEST:
+            return f"heads of width {width} exceed {flash_attention.WIDEST}"
     return None
+
+
+def _widths(b: GroupedQuery | Latent) -> tuple[int, int]:
+    """Of a head's keys and values."""
+    return (b.H, b.value_width) if isinstance(b, GroupedQuery) else (b.nope + b.rope, b.VH)
 
 
 AS_NEWEST: Final = "the blocks' forward passes are those of transformers 5.23"

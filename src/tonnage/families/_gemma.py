@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Final
 
-from tonnage.arch.layers import Linear, Norm, Rotary
+from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.layers import Linear, Norm, NormStyle, Rotary
 from tonnage.arch.model import Sublayer
 from tonnage.arch.parts import KeyValues, Loose, Part, Parts
+from tonnage.arch.sharing import SharingAttention
 from tonnage.errors import ConfigError
 from tonnage.families._decoder import embed_scale
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
+
+STYLE: Final[NormStyle] = "rms-power"
+"""Of every norm with a weight."""
 
 
 def reusing(k: Keys, kinds: tuple[str, ...], default: int) -> tuple[bool, ...]:
@@ -26,26 +32,27 @@ def reusing(k: Keys, kinds: tuple[str, ...], default: int) -> tuple[bool, ...]:
     return tuple(i >= layers - shared for i in range(layers))
 
 
-def sharing_attention(
-    D: int, N: int, K: int, H: int, window: int | None, *, bias: bool, reuses: bool, no_values: bool = False
-) -> Parts:
+def sharing_attention(inner: GroupedQuery, *, reuses: bool, no_values: bool = False, **more: Any) -> SharingAttention:
     """Attention that has keys and values of its own, or reuses another layer's and caches none.
 
     ``no_values``: values are the keys before their norm, and are cached all the same (Gemma 4).
     """
-    width, path = (("D", D),), "self_attn"
+    width, path, bias, head = (("D", inner.D),), inner.name, inner.bias, (("H", inner.H),)
+    queries, keys = (("N", inner.N), *head), (("K", inner.K), *head)
     parts: list[Part] = [
-        Linear(f"{path}.q_proj", width, (("N", N), ("H", H)), "attention", bias),
-        Norm(f"{path}.q_norm", (("H", H),)),
-        Linear(f"{path}.o_proj", (("N", N), ("H", H)), width, "attention", bias),
+        Linear(f"{path}.q_proj", width, queries, "attention", bias),
+        Norm(f"{path}.q_norm", head, STYLE),
     ]
     if not reuses:
-        parts.append(Linear(f"{path}.k_proj", width, (("K", K), ("H", H)), "attention", bias))
-        parts.append(Norm(f"{path}.k_norm", (("H", H),)))
+        parts.append(Norm(f"{path}.k_norm", head, STYLE))
+        parts.append(Linear(f"{path}.k_proj", width, keys, "attention", bias))
         if not no_values:
-            parts.append(Linear(f"{path}.v_proj", width, (("K", K), ("H", H)), "attention", bias))
-        parts.append(KeyValues(K=K, H=H, window=window))
-    return Parts(what="attention that shares keys and values", parts=tuple(parts))
+            parts.append(Linear(f"{path}.v_proj", width, keys, "attention", bias))
+        parts.append(KeyValues(K=inner.K, H=inner.H, window=inner.window))
+    parts.append(Linear(f"{path}.o_proj", queries, width, "attention", bias))
+    return SharingAttention(
+        what="attention that reuses keys and values", parts=tuple(parts), inner=inner, reuses=reuses, **more
+    )
 
 
 def layer_input(D: int, R: int, beside: tuple[Part, ...] = ()) -> Sublayer:
@@ -54,9 +61,9 @@ def layer_input(D: int, R: int, beside: tuple[Part, ...] = ()) -> Sublayer:
     parts: tuple[Part, ...] = (
         Linear("per_layer_input_gate", width, own, "feed_forward"),
         Linear("per_layer_projection", own, width, "feed_forward"),
-        Norm("post_per_layer_input_norm", width),
+        Norm("post_per_layer_input_norm", width, STYLE),
     )
-    return Sublayer(block=Parts(what="embeddings of every layer", parts=(*(parts if R else ()), *beside)))
+    return Sublayer(block=Parts(what="embeddings of every layer", parts=(*parts, *beside)))
 
 
 def layer_embeddings(path: str, V: int, D: int, R: int, layers: int) -> Iterator[Tensor]:
@@ -64,7 +71,7 @@ def layer_embeddings(path: str, V: int, D: int, R: int, layers: int) -> Iterator
     rows = (("L", layers), ("R", R))
     yield Tensor(f"{path}.embed_tokens_per_layer.weight", (("V", V), *rows), "embedding", (1, 2))
     yield from Linear(f"{path}.per_layer_model_projection", (("D", D),), rows, "embedding").weights()
-    yield from Norm(f"{path}.per_layer_projection_norm", (("R", R),)).weights()
+    yield from Norm(f"{path}.per_layer_projection_norm", (("R", R),), STYLE).weights()
     yield embed_scale(path).renamed(f"{path}.embed_tokens_per_layer.embed_scale")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
+from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.model import Layer, Model, Sublayer
@@ -26,7 +27,8 @@ def read(k: Keys) -> Model:
     bias, window = k.want("attention_bias", False), window_of(k, 512)
     act, R = k.want("hidden_activation", "gelu_pytorch_tanh"), k.size("hidden_size_per_layer_input", 256)
     kinds = layer_kinds(k, L, lambda i: SLIDING if (i + 1) % 5 else FULL, (FULL, SLIDING))
-    k.skip("attention_dropout", "altup_active_idx", "altup_coef_clip", "altup_correct_scale", "query_pre_attn_scalar")
+    dropout = k.want("attention_dropout", 0.0)
+    k.skip("altup_active_idx", "altup_coef_clip", "altup_correct_scale", "query_pre_attn_scalar")
     k.skip("activation_sparsity_pattern", "rope_local_base_freq", "hidden_act")
     k.refuse("use_bidirectional_attention")
     residuals = tuple(_residuals(k, D))
@@ -38,10 +40,13 @@ def read(k: Keys) -> Model:
     def layer(kind: str, reuses: bool, F: int) -> Layer:
         sees = window if kind == SLIDING else None
         mlp = Gated(name="mlp", D=D, F=F, act=act)
+        inner = GroupedQuery(
+            name="self_attn", D=D, N=N, K=K, H=H, bias=bias, window=sees, rotary=kind, dropout=dropout
+        )
         return Layer(
             sublayers=(
                 Sublayer(
-                    block=sharing_attention(D, N, K, H, sees, bias=bias, reuses=reuses),
+                    block=sharing_attention(inner, reuses=reuses, keys_first=True),
                     before=norm("input_layernorm"),
                     after=norm("post_attention_layernorm"),
                 ),

@@ -5,19 +5,24 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
+from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.experts import Experts
+from tonnage.arch.experts_beside import ExpertsBeside
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.model import Layer, Model, Sublayer
-from tonnage.arch.parts import Part, Parts, Routed
 from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._composite import nested
 from tonnage.families._decoder import causal, embed_scale, heads, window_of
-from tonnage.families._gemma import layer_embeddings, layer_input, loose, reusing, rotaries, sharing_attention
+from tonnage.families._gemma import STYLE, layer_embeddings, layer_input, reusing, rotaries, sharing_attention
 from tonnage.families._gemma4_towers import audio, unified_vision, vision
 from tonnage.families._hybrid import FULL, SLIDING, layer_kinds
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
+
+PLACEHOLDERS: Final = 3
+"""Of pictures, videos and sound, each looked for whatever towers there are."""
 
 
 def read(k: Keys) -> Model:
@@ -42,7 +47,9 @@ def read(k: Keys) -> Model:
         *(nested(k, "audio_config", lambda inner: audio(inner, D, unified)) or ()),
     )
     k.skip("vision_soft_tokens_per_image", "audio_ms_per_token")
-    return model.but(extra=(*model.extra, *towers))
+    *others, stack = model.stacks
+    seeing = stack.but(stem=stack.stem.but(sought=PLACEHOLDERS))
+    return model.but(extra=(*model.extra, *towers), stacks=(*others, seeing))
 
 
 def _within(text: Keys, tied: bool, unified: bool) -> Model:
@@ -102,29 +109,48 @@ def _text(k: Keys, path: str, tied: bool, unified: bool, *, handed: bool = False
     # The last layer always sees everything.
     kinds = (*kinds[:-1], FULL)
     k.refuse("use_bidirectional_attention", "vision")
-    k.skip("attention_dropout", "hidden_act")
+    dropout = k.want("attention_dropout", 0.0)
+    k.skip("hidden_act")
     N, sizes = _heads(k, kinds, keys_only)
-    beside = () if unified else _experts(k, D)
+    experts = None if unified else _experts(k, D, act)
     scalar = Tensor("layer_scalar", (("X", 1),), "buffer")
 
     def norm(name: str) -> Norm:
-        return Norm(name, (("D", D),))
+        return Norm(name, (("D", D),), STYLE)
+
+    def channel(F: int) -> Sublayer:
+        mlp, before = Gated(name="mlp", D=D, F=F, act=act), norm("pre_feedforward_layernorm")
+        after = norm("post_feedforward_layernorm")
+        if experts is None:
+            return Sublayer(block=mlp, before=before, after=after)
+        behind, routed, back = (
+            norm(f"{name}_feedforward_layernorm_{i}") for name, i in (("post", 1), ("pre", 2), ("post", 2))
+        )
+        beside = ExpertsBeside(
+            what="experts beside a feed-forward block",
+            parts=(before, mlp, experts, behind, routed, back),
+            before=before,
+            dense=mlp,
+            experts=experts,
+            norms=(behind, routed, back),
+        )
+        return Sublayer(block=beside, after=after)
 
     @cache
     def layer(kind: str, size: tuple[int, int], reuses: bool) -> Layer:
         sees, no_values = window if kind == SLIDING else None, keys_only and kind == FULL
-        attention = sharing_attention(D, N, *size, sees, bias=bias, reuses=reuses, no_values=no_values)
-        mlp = Gated(name="mlp", D=D, F=2 * F if wide and reuses else F, act=act)
+        K, H = size
+        inner = GroupedQuery(
+            name="self_attn", D=D, N=N, K=K, H=H, bias=bias, window=sees, rotary=kind, dropout=dropout
+        )
+        attention = sharing_attention(inner, reuses=reuses, no_values=no_values)
         return Layer(
             sublayers=(
                 Sublayer(block=attention, before=norm("input_layernorm"), after=norm("post_attention_layernorm")),
-                Sublayer(
-                    block=Parts(what="Gemma 4's feed-forward block", parts=(mlp, *beside)),
-                    before=norm("pre_feedforward_layernorm"),
-                    after=norm("post_feedforward_layernorm"),
-                ),
-                layer_input(D, R, (loose(scalar),)),
+                channel(2 * F if wide and reuses else F),
+                *((layer_input(D, R),) if R else ()),
             ),
+            scalar=scalar,
             kind=("full" if kind == FULL else "sliding") + (" layer that reuses a cache" if reuses else " layer"),
         )
 
@@ -134,7 +160,7 @@ def _text(k: Keys, path: str, tied: bool, unified: bool, *, handed: bool = False
         V=k.need("vocab_size"),
         D=D,
         layers=tuple(map(layer, kinds, sizes, (True,) * L if handed else reusing(k, kinds, 0))),
-        norm=Norm(f"{path}.norm", (("D", D),)),
+        norm=norm(f"{path}.norm"),
         rotary=rotaries(path, widths),
         tied=tied,
         positions=k.size("max_position_embeddings", 262144 if unified else 131072),
@@ -142,6 +168,7 @@ def _text(k: Keys, path: str, tied: bool, unified: bool, *, handed: bool = False
         scaled=True,
         capped=k.optional("final_logit_softcapping", float) is not None,
         buffers=(embed_scale(path),),
+        masks=(None, window),
     )
     return model.but(extra=tuple(layer_embeddings(path, V, D, R, L))) if R else model
 
@@ -173,30 +200,21 @@ def _told(k: Keys, layers: int, K: int, H: int) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _experts(k: Keys, D: int) -> tuple[Part, ...]:
-    """Experts that run beside the feed-forward block, with the norms around both."""
+def _experts(k: Keys, D: int, act: str) -> Experts | None:
+    """Experts that run beside the feed-forward block."""
     if not k.want("enable_moe_block", False):
         k.skip("num_experts", "top_k_experts", "moe_intermediate_size")
-        return ()
+        return None
     E, F = k.need("num_experts"), k.need("moe_intermediate_size")
     used = k.optional("top_k_experts")
     if used is not None and not 0 < used <= E:
         raise ConfigError(f"top_k_experts = {used} of {E} experts", key="top_k_experts", value=used, file=k.file)
-    width, inner, all_of = ("D", D), ("F", F), ("E", E)
-    routed = Routed(
-        E=E,
-        used=used,
-        tensors=(
-            Tensor("experts.gate_up_proj", (all_of, ("X", 2), inner, width), "expert", (1, 2, 1)),
-            Tensor("experts.down_proj", (all_of, width, inner), "expert"),
-        ),
+    scales = (
+        Tensor("router.scale", (("D", D),), "router"),
+        Tensor("router.per_expert_scale", (("Er", E),), "router"),
     )
-    names = ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2", "pre_feedforward_layernorm_2")
-    return (
-        Linear("router.proj", (width,), (("Er", E),), "router"),
-        loose(Tensor("router.scale", (width,), "router"), Tensor("router.per_expert_scale", (("Er", E),), "router")),
-        routed,
-        *(Norm(name, (width,)) for name in names),
+    return Experts(
+        name="", D=D, E=E, used=used, F=F, act=act, routing="softmax-scaled", router="router.proj", scales=scales
     )
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
+GEMMA4: Final = r".*language_model\..*\.(q_proj|v_proj)"
+"""A pattern that leaves the towers, whose matrices stand in modules that peft does not adapt."""
+
 LORA: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(
         ("bart", "gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "llama4", "mistral", "mixtral", "opt",
@@ -20,6 +23,7 @@ LORA: Final[dict[str, tuple[str, ...]]] = {
     "codegen": ("qkv_proj",),
     "deberta": ("in_proj",),
     "deberta-v2": ("query_proj", "value_proj"),
+    "gemma4": (GEMMA4,),
     "mpt": ("Wqkv",),
     "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
@@ -37,6 +41,7 @@ VBLORA: Final[dict[str, tuple[str, ...]]] = {
     },
     "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
     "deberta-v2": ("query_proj", "key_proj", "value_proj", "dense"),
+    "gemma4": (GEMMA4,),
 }  # fmt: skip
 """TRANSFORMERS_MODELS_TO_VBLORA_TARGET_MODULES_MAPPING."""
 
@@ -81,6 +86,7 @@ ADALORA: Final[dict[str, tuple[str, ...]]] = {
     "bert": ("query", "value"),
     "deberta": ("in_proj",),
     "deberta-v2": ("query_proj", "key_proj", "value_proj", "dense"),
+    "gemma4": (GEMMA4,),
     "mt5": ("q", "k", "v", "o", "wi_0", "wi_1", "wo"),
     "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "roberta": ("query", "key", "value", "dense"),

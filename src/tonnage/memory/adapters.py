@@ -58,10 +58,11 @@ def targeted(
     ]
     matrices += [(1, m) for m in _tied(model) if m.module.rpartition(".")[2] in asked]
     if not asked:
-        asked = default.get(model.model_type, ())
+        kind = model.whole_type or model.model_type
+        asked = default.get(kind, ())
         if not asked:
             raise InputError(
-                f"no target modules are known for {model.model_type}", key="lora_targets",
+                f"no target modules are known for {kind}", key="lora_targets",
                 hint=f"--lora-targets all-linear, attention, or names: {', '.join(_leaves(matrices))}",
             )  # fmt: skip
     asked = [name for name in resolved(model, found, asked) if name not in gone]
@@ -74,6 +75,13 @@ def targeted(
                 f"lora_targets: no matrix of {model.name or model.model_type} is called {name!r}", key="lora_targets",
                 value=name, nearest=nearest(name, (*leaves, "all-linear", "attention")),
                 hint=f"its matrices: {', '.join(leaves)}",
+            )  # fmt: skip
+        around = [c for c in (m.module.rpartition(".")[0] for m in only) if _called(c, name)]
+        if around:
+            raise InputError(
+                f"lora_targets = {name}: {around[0]} is called so as well, and peft adapts no module around a matrix",
+                key="lora_targets", value=name,
+                hint=f"--lora-targets '{model.decoder.path}.*{name}' or all-linear",
             )  # fmt: skip
     return [(n, m) for n, m in matrices if any(test(m) for test in tests)]
 
@@ -107,7 +115,12 @@ def _test(
     if is_pattern(name):
         names = chosen(model, matrices, name)
         return lambda m: m.module in names
-    return lambda m: m.module == name or m.module.endswith(f".{name}")
+    return lambda m: _called(m.module, name)
+
+
+def _called(module: str, name: str) -> bool:
+    """As peft matches a name."""
+    return module == name or module.endswith(f".{name}")
 
 
 def adapters(
