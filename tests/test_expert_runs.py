@@ -99,3 +99,16 @@ def test_contradictions_are_named(model: str, said: dict[str, Any], message: str
 def test_what_is_not_modelled_is_refused(model: str, said: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
         tn.train(model, **SHAPE, **said)
+
+
+def test_experts_of_transformers_4() -> None:
+    """Modules of their own, each packed: Mixtral's modeling_mixtral.py of 4.48 (``MixtralBlockSparseTop2MLP``)."""
+    said: dict[str, Any] = {"lora_rank": 8, "lora_targets": ["attention"], "seq": 64, "suggest": False}
+    with pytest.raises(UnsupportedError, match=r"mixtral on transformers 4\.48"):
+        tn.train("mixtral-8x7b", quant="nf4", stack_version="4.48", **said)
+    now = tn.train("mixtral-8x7b", quant="nf4", **said)
+    assert any("stacked experts are no linear modules" in c for c in now.caveats)
+    old = tn.train("mixtral-8x7b", stack_version="4.48", gpu="400GiB", **said)
+    assert old.fit is not None
+    assert old.fit.verdict == "uncertain"
+    assert any("ran one after the other" in c for c in old.caveats)

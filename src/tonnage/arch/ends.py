@@ -254,7 +254,6 @@ class Stem(Record):
             f.masks[None] = f.tape.new("attention mask", (("B", 1), ("X", 1), rows[1], keys), "bool")
         return x
 
-
     def _without_placeholders(self, f: Forward, ids: Value) -> Value:
         tape, axes = f.tape, ids.axes
         masks = [tape.new("mask of placeholders", axes, "bool") for _ in range(self.sought)]

@@ -157,7 +157,7 @@ def _stored(model: Model, s: Setting, caveats: list[str]) -> tuple[Share, ...]:
     else:
         caveats.append(f"{recipe.title}: {8 * size / max(model.parameters.total, 1):.2f} bits a parameter")
     if quant.leaves_experts(model, recipe):
-        caveats.append("stacked experts are no linear modules: they stay as they are")
+        caveats.append(quant.EXPERTS_LEFT)
     caveats += recipe.told
     return found
 

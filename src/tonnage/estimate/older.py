@@ -1,10 +1,11 @@
-"""What older releases of transformers computed otherwise: the loss of the next token.
+"""What older releases of transformers computed otherwise: the loss of the next token, and experts.
 
 Up to 4.48 it was of all logits but the last token's, which of several sequences are copied. In 4.45 a model's own code
 cast its logits to fp32 first, and some did not; from then on, type by type, ``ForCausalLMLoss`` did, beside logits that
 stay as they are. Since 4.49 the labels are moved instead.
 
-Left out: recurrent models, whose code cut their logits longer. Reference: https://github.com/huggingface/transformers/
+Left out: experts before 5.0, each a module with matrices of its own, which ran one after the other and were packed by
+what packs linear modules: refused beside packed weights, else told. Recurrent models, whose code cut their logits longer. Reference: https://github.com/huggingface/transformers/
 blob/v4.48.1/src/transformers/loss/loss_utils.py and the models' own code in 4.45.2, 4.46.3, 4.47.1 and 4.48.1.
 """
 
@@ -13,9 +14,12 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage.arch.model import Model
-from tonnage.releases import Version
+from tonnage.errors import UnsupportedError
+from tonnage.releases import Version, shown
+from tonnage.workload.training import Train
 
 MOVES_LABELS: Final[Version] = (4, 49)
+STACKS_EXPERTS: Final[Version] = (5, 0)
 PLAIN: Final = frozenset(
     [
         "bloom", "ctrl", "dbrx", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gpt_neox_japanese", "mpt", "openai-gpt",
@@ -42,3 +46,20 @@ def as_of(model: Model, version: Version) -> Model:
         return model.but(head=head.but(sliced="plain"))
     by_loss = version >= CAST_BY_LOSS.get(model.model_type, (4, 46))
     return model.but(head=head.but(sliced="loss" if by_loss else "model"))
+
+
+def told(model: Model, w: Train, version: Version) -> tuple[str, ...]:
+    """What a release did otherwise and is not answered so; it forbids "fits".
+
+    Raises:
+        UnsupportedError: experts that it packed one by one.
+    """
+    if version >= STACKS_EXPERTS or not any(t.role == "expert" for _, inventory in model.groups() for t in inventory):
+        return ()
+    if w.quant not in (None, "none") or (w.quant is None and model.quantization is not None):
+        raise UnsupportedError(
+            f"packed weights of {model.model_type} on transformers {shown(version)}, whose experts were modules of their "
+            "own, are not modelled", key="stack_version", value=shown(version),
+            hint=f"--stack-version {shown(STACKS_EXPERTS)}, where they are stacked and stay as they are",
+        )  # fmt: skip
+    return (f"experts of transformers {shown(version)} ran one after the other: answered as those of 5.23",)

@@ -105,6 +105,7 @@ def answer(
         from tonnage.estimate import older
 
         model = older.as_of(model, version)
+        doubt = (*doubt, *older.told(model, w, version))
     if stack.name != "transformers":
         # Imported late: the usual stack has no defaults beside its release's.
         from tonnage.estimate.stacked import as_stack
@@ -394,7 +395,7 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Sta
     if not (packs or part or w.adapts or w.lora_targets or w.lora_dropout):
         return None
     # Imported late: most answers need no quantization scheme.
-    from tonnage.estimate.tuning import check, tuned
+    from tonnage.estimate.tuning import check, experts_left, tuned
 
     check(w)
     recipe, told = quantization(model, w.quant)
@@ -405,5 +406,7 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Sta
         )  # fmt: skip
     if recipe is not None and stack.packs_head:
         recipe = recipe.but(adds_default=False)
+    if recipe is not None:
+        told += experts_left(model, recipe)
     found = tuned(model, w, recipe, weights, autocast or weights, own)
     return found.but(caveats=(*told, *found.caveats))

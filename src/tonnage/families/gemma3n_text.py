@@ -40,9 +40,7 @@ def read(k: Keys) -> Model:
     def layer(kind: str, reuses: bool, F: int) -> Layer:
         sees = window if kind == SLIDING else None
         mlp = Gated(name="mlp", D=D, F=F, act=act)
-        inner = GroupedQuery(
-            name="self_attn", D=D, N=N, K=K, H=H, bias=bias, window=sees, rotary=kind, dropout=dropout
-        )
+        inner = GroupedQuery(name="self_attn", D=D, N=N, K=K, H=H, bias=bias, window=sees, rotary=kind, dropout=dropout)
         return Layer(
             sublayers=(
                 Sublayer(

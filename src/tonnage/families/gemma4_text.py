@@ -140,9 +140,7 @@ def _text(k: Keys, path: str, tied: bool, unified: bool, *, handed: bool = False
     def layer(kind: str, size: tuple[int, int], reuses: bool) -> Layer:
         sees, no_values = window if kind == SLIDING else None, keys_only and kind == FULL
         K, H = size
-        inner = GroupedQuery(
-            name="self_attn", D=D, N=N, K=K, H=H, bias=bias, window=sees, rotary=kind, dropout=dropout
-        )
+        inner = GroupedQuery(name="self_attn", D=D, N=N, K=K, H=H, bias=bias, window=sees, rotary=kind, dropout=dropout)
         attention = sharing_attention(inner, reuses=reuses, no_values=no_values)
         return Layer(
             sublayers=(

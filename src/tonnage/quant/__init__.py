@@ -78,6 +78,9 @@ def leaves_experts(model: Model, recipe: Recipe) -> bool:
     return any(m is not None and m.batch and not recipe.packs(m) for _, _, m in entries(model, by_layer=False))
 
 
+EXPERTS_LEFT: Final = "stacked experts are no linear modules: they stay as they are"
+
+
 def called(name: str) -> Mapping[str, Any]:
     """The ``quantization_config`` that a name for ``--quant`` stands for.
 
@@ -101,6 +104,7 @@ def called(name: str) -> Mapping[str, Any]:
 
 __all__ = [
     "APART",
+    "EXPERTS_LEFT",
     "GGUF",
     "NAMES",
     "ON_DEMAND",
