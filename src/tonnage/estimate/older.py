@@ -5,8 +5,9 @@ cast its logits to fp32 first, and some did not; from then on, type by type, ``F
 stay as they are. Since 4.49 the labels are moved instead.
 
 Left out: experts before 5.0, each a module with matrices of its own, which ran one after the other and were packed by
-what packs linear modules: refused beside packed weights, else told. Recurrent models, whose code cut their logits longer. Reference: https://github.com/huggingface/transformers/
-blob/v4.48.1/src/transformers/loss/loss_utils.py and the models' own code in 4.45.2, 4.46.3, 4.47.1 and 4.48.1.
+what packs linear modules: refused beside packed weights, else told. Recurrent models, whose code cut their logits
+longer. Reference: https://github.com/huggingface/transformers/blob/v4.48.1/src/transformers/loss/loss_utils.py and the
+models' own code in 4.45.2, 4.46.3, 4.47.1 and 4.48.1.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def told(model: Model, w: Train, version: Version) -> tuple[str, ...]:
         return ()
     if w.quant not in (None, "none") or (w.quant is None and model.quantization is not None):
         raise UnsupportedError(
-            f"packed weights of {model.model_type} on transformers {shown(version)}, whose experts were modules of their "
-            "own, are not modelled", key="stack_version", value=shown(version),
+            f"packed weights of {model.model_type} on transformers {shown(version)}, whose experts were modules of "
+            "their own, are not modelled", key="stack_version", value=shown(version),
             hint=f"--stack-version {shown(STACKS_EXPERTS)}, where they are stacked and stay as they are",
         )  # fmt: skip
     return (f"experts of transformers {shown(version)} ran one after the other: answered as those of 5.23",)

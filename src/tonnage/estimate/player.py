@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Set
 from typing import TYPE_CHECKING, Final
 
 from tonnage.allocator.blocks import Block
-from tonnage.allocator.caching import Allocator
+from tonnage.allocator.caching import Allocator, OutOfMemory
 from tonnage.estimate.beside import tensor_sizes
 from tonnage.estimate.training import Step
 from tonnage.formats import FORMATS
@@ -118,6 +118,9 @@ class Player:
     def outside(self, nbytes: int) -> None:
         """Memory that is none of the cache's comes, or goes where this is negative. [byte]"""
         a = self.allocator
+        a.device.used += nbytes
+        if a.device.capacity is not None and a.device.used > a.device.capacity:
+            raise OutOfMemory(nbytes, nbytes, a.allocated, a.reserved)
         a.allocated += nbytes
         a.reserved += nbytes
         a.peak_allocated, a.peak_reserved = max(a.peak_allocated, a.allocated), max(a.peak_reserved, a.reserved)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tonnage.allocator.caching import Allocator
+from tonnage.allocator.caching import Allocator, OutOfMemory
+from tonnage.allocator.device import Device as Memory
 from tonnage.allocator.settings import parse
 from tonnage.estimate.lines import ALLOCATOR
 from tonnage.estimate.loaded import LOAD
@@ -12,9 +13,10 @@ from tonnage.estimate.player import Player
 from tonnage.estimate.training import Step
 from tonnage.evidence import DERIVED
 from tonnage.record import Record
-from tonnage.timeline import Component, Instant, exact, ranged
+from tonnage.timeline import Component, Instant, Rank, exact, ranged
 
 if TYPE_CHECKING:
+    from tonnage.devices import Device
     from tonnage.estimate.loading import Loading
 
 RESERVED: Final = (-0.05, 0.05)
@@ -28,6 +30,23 @@ BASIS: Final = (
 )
 
 
+class Room(NamedTuple):
+    """What the allocator may have of a device: at least, likely and at most. [byte]"""
+
+    low: int
+    likely: int
+    high: int
+
+
+def room_of(rank: Rank, device: Device, in_use: int) -> Room:
+    """What a device leaves to the allocator, beside what others hold (``in_use``) and what is not the allocator's."""
+    beside = [c for c in rank.components if c.tier == "device"]
+    low, likely, high = (
+        sum(getattr(c, bound) for c in beside) + in_use for bound in ("high_bytes", "bytes", "low_bytes")
+    )
+    return Room(device.capacity.low - low, device.capacity.bytes - likely, device.capacity.high - high)
+
+
 class Replay(Record):
     """What the allocator held in the last step that was played.
 
@@ -35,11 +54,26 @@ class Replay(Record):
         static: between the steps. [byte]
         instants: the most that was allocated at each, and before them while the weights came.
         reserved: at most, from the device. [byte]
+        bounds: least and most of that, where the device's memory sets them; None for shares of it. [byte]
+        retries: how often in that step memory was short, and what was cached went back to the device.
     """
 
     static: int
     instants: tuple[Instant, ...]
     reserved: int
+    bounds: tuple[int, int] | None = None
+    retries: int = 0
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What of it a person should know."""
+        if not self.retries:
+            return ()
+        times = "once" if self.retries == 1 else f"{self.retries:,} times"
+        return (
+            f"{times} a step the device has no more, and the allocator gives back what it has cached, which takes "
+            "time: --alloc-conf expandable_segments:True, or less in a pass, keeps it from that",
+        )
 
     def tiers(self, components: list[Component]) -> list[Component]:
         """The lines of the peak, with what was played in place of what was assumed."""
@@ -49,8 +83,8 @@ class Replay(Record):
         words = "blocks of 512 B, and remainders up to 1 MiB that are not split off"
         lines = [exact("rounding", rounding, words, ALLOCATOR, tier="allocated", trust=DERIVED)]
         fragments = self.reserved - allocated
-        low, high = (round(share * self.reserved) for share in RESERVED)
-        around = (max(fragments + low, 0), fragments, fragments + high)
+        low, high = self.bounds or (self.reserved + round(share * self.reserved) for share in RESERVED)
+        around = (max(low - allocated, 0), fragments, high - allocated)
         lines.append(ranged("fragmentation", *around, BASIS, ALLOCATOR, tier="reserved", trust=DERIVED))
         at = next((i for i, c in enumerate(kept) if c.tier == "device"), len(kept))
         return [*kept[:at], *lines, *kept[at:]]
@@ -70,20 +104,48 @@ def _player(step: Step, allocator: Allocator, loading: Loading | None) -> Player
     return TapedPlayer(step, allocator, loading)
 
 
-def replayed(step: Step, conf: str | None = None, loading: Loading | None = None) -> Replay:
+def replayed(step: Step, conf: str | None = None, loading: Loading | None = None, room: Room | None = None) -> Replay:
     """Play a run through an allocator: two steps, since the state of the optimizer is there from the second on.
+
+    An allocator that is short of memory gives back what it has cached before it fails. So where more might be reserved
+    than there is, the run is played again within that.
 
     Args:
         step: what is run.
         conf: settings of the allocator, as ``PYTORCH_ALLOC_CONF`` has them.
         loading: how the weights came onto the device; None where one was allocated after the other.
+        room: of the device; None where none is named.
 
     Raises:
         InputError: the settings are none of torch's.
 
     Leaves out: other work before and between the steps.
     """
-    allocator = Allocator(parse(conf) if conf else None)
+    free = _played(step, conf, loading, None)
+    assert free is not None
+    if room is None or free.reserved * (1 + RESERVED[1]) <= room.low:
+        return free
+    # Allocations that are as much larger as those of measured runs might be want as much more of the device.
+    sure = _played(step, conf, loading, round(room.low / (1 + RESERVED[1])))
+    likely = _played(step, conf, loading, room.likely)
+    if likely is not None:
+        low = round(likely.reserved * (1 + RESERVED[0]))
+        most = room.low if sure is not None else max(round(likely.reserved * (1 + RESERVED[1])), room.high + 1)
+        return likely.but(bounds=(low, max(most, likely.reserved)))
+    if _played(step, conf, loading, round(room.high / (1 + RESERVED[0]))) is None:
+        return free
+    return free.but(bounds=(room.high, round(free.reserved * (1 + RESERVED[1]))))
+
+
+def _played(step: Step, conf: str | None, loading: Loading | None, capacity: int | None) -> Replay | None:
+    """The run on a device of that capacity; None where its memory is not enough."""
+    try:
+        return _run(step, Allocator(parse(conf) if conf else None, Memory(capacity)), loading)
+    except OutOfMemory:
+        return None
+
+
+def _run(step: Step, allocator: Allocator, loading: Loading | None) -> Replay:
     player = _player(step, allocator, loading)
     player.begin()
     player.load()
@@ -93,9 +155,11 @@ def replayed(step: Step, conf: str | None = None, loading: Loading | None = None
         player.step(first=True)
         player.instants.clear()
     static = allocator.allocated
-    allocator.peak_reserved = allocator.reserved
+    allocator.peak_reserved, retries = allocator.reserved, allocator.retries
     player.step(first=step.recipe.first_step)
     reserved = allocator.peak_reserved
     if loaded.bytes > max(i.bytes for i in player.instants):
         reserved = max(reserved, brought)
-    return Replay(static=static, instants=(loaded, *player.instants), reserved=reserved)
+    return Replay(
+        static=static, instants=(loaded, *player.instants), reserved=reserved, retries=allocator.retries - retries
+    )

@@ -238,12 +238,15 @@ def answer(
     if not long and _replays(w, recipe, device, verdict):
         # Imported late: an answer whose verdict is clear does without.
         from tonnage.estimate.loading import brought
-        from tonnage.estimate.stream import replayed
+        from tonnage.estimate.stream import replayed, room_of
 
         loading = loading or brought(step, w, stack, version, loaded, device)
         caveats += loading.told
         left_out = tuple(n for n in left_out if n != LOADED or not loading.known)
-        rank = ranked(step, stack, device, loading, replayed(step, w.alloc_conf, loading))
+        room = None if device is None else room_of(rank, device, in_use)
+        play = replayed(step, w.alloc_conf, loading, room)
+        caveats += play.told
+        rank = ranked(step, stack, device, loading, play)
         rank = rank.but(components=(*rank.components, *widened))
         verdict = None if device is None else fit(rank, device, in_use, doubt=doubt)
     values: dict[str, Any] = {

@@ -22,6 +22,7 @@ class Handing:
         self._there: Value | None = None
         self._held = False
         self._made: dict[int, bool] = {}
+        self._new: Storage | None = None
 
     @property
     def key(self) -> tuple[bool, bool]:
@@ -31,7 +32,7 @@ class Handing:
     def within(self, run: Callable[[Value], Value]) -> Callable[[Value], Value]:
         """The layer's forward pass, which begins with what is there and lets go of what it makes."""
         f = self._f
-        self._new: Storage | None = None
+        self._new = None
 
         def ran(x: Value) -> Value:
             f.chosen = self._there
