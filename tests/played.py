@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tonnage.allocator.device import Device
 from tonnage.estimate.player import Player
 from tonnage.estimate.training import Step
 
@@ -18,6 +19,7 @@ class Plain:
     def __init__(self) -> None:
         self.allocated = self.peak_allocated = self.reserved = self.peak_reserved = 0
         self.live: set[int] = set()
+        self.device = Device()
 
     def malloc(self, size: int) -> Piece:
         block = Piece([-(-size // 512) * 512])

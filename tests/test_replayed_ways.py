@@ -73,9 +73,9 @@ def sides(model: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
     seen: list[Any] = []
     real = stream.replayed
 
-    def keep(step: Any, conf: Any = None, loading: Any = None) -> Any:
+    def keep(step: Any, conf: Any = None, loading: Any = None, room: Any = None) -> Any:
         seen.append((step, loading))
-        return real(step, conf, loading)
+        return real(step, conf, loading, room)
 
     monkeypatch.setattr(stream, "replayed", keep)
     tn.train(model, suggest=False, replay=True, **said)

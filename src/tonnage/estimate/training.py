@@ -49,6 +49,7 @@ class Step(Ledger):
         else:
             self.weights, self.tensors = bytes_of(groups, self.form, is_parameter)
         self.buffers, _ = bytes_of(groups, FORMATS[recipe.loaded or recipe.weights], is_buffer)
+        self.nests = recipe.plan is not None and recipe.plan.reentrant
         self.passes = self.passed(model, accumulated=recipe.accumulate > 1 or recipe.keep_gradients or recipe.master)
         way, stream = recipe.way(), self.passes.stem.output.nbytes
         self.staged = way is not None and way.staged is not None and stream > way.staged
@@ -87,11 +88,6 @@ class Step(Ledger):
             hosts=recipe.hosts,
             compiled=recipe.compiled,
         )
-
-    @property
-    def nests(self) -> bool:
-        """Whether checkpoints run a backward pass of their own."""
-        return self.recipe.plan is not None and self.recipe.plan.reentrant
 
     def stepping(self) -> Stepping | None:
         """What steps within the backward pass; None where the step waits for its end."""
