@@ -267,6 +267,7 @@ class Pass:
         f.masks.clear()
         f.blocks.clear()
         f.bias = f.labels = f.chosen = None
+        del handing
         f.around.clear()
         f.prefixes.clear()
         prefix = None
