@@ -21,7 +21,7 @@ class Plain:
         self.live: set[int] = set()
         self.device = Device()
 
-    def malloc(self, size: int) -> Piece:
+    def malloc(self, size: int, stream: int = 0) -> Piece:
         block = Piece([-(-size // 512) * 512])
         block.requested = size
         self.live.add(id(block))

@@ -7,12 +7,13 @@ the layer stands, each time with storages of its own; what one layer hands to th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tonnage.allocator.blocks import Block
 from tonnage.allocator.caching import Allocator
 from tonnage.estimate.beside import tensor_sizes
 from tonnage.estimate.playing import Joints, Own, Playing, Shared
+from tonnage.estimate.recipe import COPIED
 from tonnage.estimate.training import Step
 from tonnage.formats import FORMATS
 from tonnage.memory.passes import Account, Pass
@@ -21,6 +22,10 @@ from tonnage.memory.steps import Replaced, clipped
 if TYPE_CHECKING:
     from tonnage.arch.tape import Storage
     from tonnage.estimate.loading import Loading
+
+
+COPIES: Final = 1
+"""The stream in which what was offloaded comes back."""
 
 
 class Player(Playing):
@@ -141,6 +146,7 @@ class Player(Playing):
         around: list[Shared] = []
         carried: list[Block] = []
         lingering, self.lingering = self.lingering, []
+        self.empty("start")
         self.thread(0)
         for i, a in enumerate(self.stages):
             own: Own = {}
@@ -149,6 +155,8 @@ class Player(Playing):
             if i:
                 streams[-1].holders += 1
                 joints[a.entered.serial] = streams[-1]
+            if self.run.recipe.offloads and 0 < i < last:
+                self.copied(left[1:], COPIED - 1)
             if i == last:
                 # The model lets go of the last layer's output when the norm has taken it.
                 self.drop(streams[-1])
@@ -159,6 +167,9 @@ class Player(Playing):
                     start = closing.stop
                     self.play(a.forward.start, start, own, joints)
                     self.end("last norm")
+                if self.run.recipe.offloads:
+                    # The last norm saves more than are copied at once.
+                    self.copied(left[1:], 0)
                 for held in frame:
                     self.drop(held)
                 self.free(carried)
@@ -263,6 +274,12 @@ class Player(Playing):
         if (away or not a.keeps_input) and a.entered.serial in joints:
             self.drop(joints.pop(a.entered.serial))
 
+    def copied(self, left: list[tuple[Own, Joints]], but: int) -> None:
+        """Inputs of the layers are on the host by now, ``but`` those of the last ones."""
+        for a, (_, joints) in list(zip(self.passes.layers, left, strict=False))[: max(len(left) - but, 0)]:
+            if a.entered.serial in joints:
+                self.drop(joints.pop(a.entered.serial))
+
     def forget_shared(self) -> None:
         """What the layers shared and no graph keeps is gone when the model returns."""
         wanted = {s.serial for a in self.passes.layers for s in a.shares}
@@ -292,8 +309,10 @@ class Player(Playing):
                 own[a.seed.serial] = gradient
             if a.recompute is not None:
                 if a.entered.serial in joints:
-                    # Else it comes back from the host, into a buffer that stays.
                     joints[a.input.serial] = joints.pop(a.entered.serial)
+                elif self.run.recipe.offloads:
+                    # It comes back in another stream; else into a buffer that stays.
+                    own[a.input.serial] = self.allocator.malloc(a.input.nbytes, COPIES)
                 self.play(a.recompute.start, a.recompute.stop, own, joints)
                 self.unwind(a.recompute.stop, a.backward.start, own)
                 self.linger(a, own, joints)
@@ -335,9 +354,9 @@ class Player(Playing):
         """The gradient that the backward pass starts from."""
         return self.take(seed.nbytes)
 
-    def empty(self, behind: str) -> None:
-        """A trainer may give the cache back behind a pass."""
-        if behind in self.run.recipe.empties:
+    def empty(self, where: str) -> None:
+        """A trainer may give the cache back here."""
+        if where in self.run.recipe.empties:
             self.allocator.empty_cache()
 
     def let_go(self) -> None:

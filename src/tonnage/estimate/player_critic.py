@@ -86,7 +86,7 @@ class CriticPlayer(JointPlayer):
     def let_go(self) -> None:
         """The caller names the output through the step."""
 
-    def empty(self, behind: str) -> None:
+    def empty(self, where: str) -> None:
         """The trainer's own points are elsewhere."""
 
     def tell(self) -> None:

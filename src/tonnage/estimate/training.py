@@ -253,14 +253,16 @@ class Step(Ledger):
                 self.drop("prefix")
             stream = f"stream {stages[i].output.dtype}"
             self.take(stream, "activations", "layer inputs", H[i], [stages[i].output])
+            if r.offloads and i >= COPIED:
+                # Copied by now: the host alone holds what an earlier layer was given, and the model's code its first.
+                self.drop(f"stream {stages[i - COPIED].output.dtype}")
+                if i == COPIED and (leaf or p.stem.output in (*p.frame, *p.around)):
+                    self.take("first", "activations", "named by the model's code", H[0], [p.stem.output])
             yield Moment(f"forward layer {i}", self.now + a.forward.peak, a.forward)
             if self.away(i):
                 self.drop(stream)
                 if not i and p.stem.output in (*p.frame, *p.around):
                     self.take("first", "activations", "named by the model's code", H[0], [p.stem.output])
-            if r.offloads and i >= COPIED + leaf:
-                # Copied by now: the host alone holds what an earlier layer was given.
-                self.drop(f"stream {stages[i - COPIED].output.dtype}")
             if not kept[i]:
                 self.drop(stream)
                 if self.hands:
@@ -394,6 +396,7 @@ class Step(Ledger):
                         self.drop_all(f"shared {s.serial}")
             elif a.flows:
                 self.drop("stem")
+                self.drop("leaf")
                 # The embedding's pass adds its gradient to the one that the tied head left, into a third tensor.
                 self.drop("tied")
                 # What the layers have summed for the stem is the stem's own from here on.
