@@ -23,7 +23,6 @@ class Handing:
         # What stands for it between the layers, and whether the checkpoint of a layer below holds it.
         self._there: Value | None = None
         self._held = False
-        self._new: Storage | None = None
         self._made: dict[int, bool] = {}
         self._new: Storage | None = None
 
