@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tonnage.allocator.device import Device
 from tonnage.estimate.player import Player
 from tonnage.estimate.training import Step
 
@@ -18,8 +19,9 @@ class Plain:
     def __init__(self) -> None:
         self.allocated = self.peak_allocated = self.reserved = self.peak_reserved = 0
         self.live: set[int] = set()
+        self.device = Device()
 
-    def malloc(self, size: int) -> Piece:
+    def malloc(self, size: int, stream: int = 0) -> Piece:
         block = Piece([-(-size // 512) * 512])
         block.requested = size
         self.live.add(id(block))

@@ -67,7 +67,7 @@ def test_instants_are_told_in_order(replay: list[str], capsys: pytest.CaptureFix
 
 
 def test_what_follows_a_step_and_the_first_step_are_instants_too(capsys: pytest.CaptureFixture[str]) -> None:
-    found = answered(capsys, "train", "gpt2", "--seq", "128", "--eval-batch", "1", "--line", "instants")
+    found = answered(capsys, "train", "gpt2", "--seq", "128", "--eval-batch", "1", "--no-replay", "--line", "instants")
     assert [i["name"] for i in found["instants"][-3:]] == ["optimizer step", "evaluation step", "checkpoint save"]
     first = answered(capsys, "train", "gpt2", "--seq", "128", "--first-step", "--no-replay", "--line", "instants")
     sizes = [{i["name"]: i["bytes"] for i in f["instants"]} for f in (found, first)]

@@ -60,6 +60,16 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "mini-batches accumulated": (LLAMA, EMBED | {"batch": 32, "mini_batch": 8, "accumulate": 2, "recompute": "full"}),
     "evaluated": (LLAMA, {"seq": 64, "eval_batch": 8}),
     "evaluated with gradients": (LLAMA, {"seq": 64, "eval_batch": 8, "retain": ["grads"]}),
+    "inputs on the host": (LLAMA, {"seq": 64, "recompute": "full", "offload": "activations", "accumulate": 2}),
+    "inputs on the host beside adapters": (
+        LLAMA,
+        {"seq": 64, "recompute": "full", "offload": "activations", "lora_rank": 8, "precision": "bf16-mixed"},
+    ),
+    "inputs on the host of pairs": (
+        "gpt2",
+        {"seq": 64, "recompute": "full", "offload": "activations", "objective": "dpo"},
+    ),
+    "what an indexer chose": ("glm-5", {"seq": 64, "recompute": "full"}),
     "saved on the host": (LLAMA, {"seq": 64, "offload": "save-on-cpu"}),
     "old packed products": (LLAMA, LITGPT),
     "old packed products accumulated": (LLAMA, LITGPT | {"accumulate": 2, "batch": 2}),
@@ -73,9 +83,9 @@ def sides(model: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
     seen: list[Any] = []
     real = stream.replayed
 
-    def keep(step: Any, conf: Any = None, loading: Any = None) -> Any:
+    def keep(step: Any, conf: Any = None, loading: Any = None, room: Any = None) -> Any:
         seen.append((step, loading))
-        return real(step, conf, loading)
+        return real(step, conf, loading, room)
 
     monkeypatch.setattr(stream, "replayed", keep)
     tn.train(model, suggest=False, replay=True, **said)

@@ -45,9 +45,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], **said: Any)
     """The allocator with the weights in it, before the first step."""
     seen: list[tuple[Step, Loading]] = []
 
-    def keep(step: Step, conf: str | None, loading: Loading) -> Any:
+    def keep(step: Step, conf: str | None, loading: Loading, room: Any = None) -> Any:
         seen.append((step, loading))
-        return real(step, conf, loading)
+        return real(step, conf, loading, room)
 
     from tonnage.estimate import stream
 

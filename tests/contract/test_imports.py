@@ -99,6 +99,7 @@ ALLOWED = frozenset(
         "tonnage.keys",
         "tonnage.memory",
         "tonnage.memory.accounts",
+        "tonnage.memory.handing",
         "tonnage.memory.optimizers",
         "tonnage.memory.optimizers.plain",
         "tonnage.memory.overhead",

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tonnage.arch import ops
+from tonnage.arch.eager import product, repeated
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
-from tonnage.arch.eager import product, repeated
 from tonnage.arch.rotate import rotate
 from tonnage.arch.tape import Tape, Value
 from tonnage.record import Record

@@ -19,7 +19,7 @@ from tonnage.arch.objectives.actor_critic import Clipped, placed
 from tonnage.estimate.moments import Moment
 from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.training import Step
-from tonnage.memory.accounts import Account, Span, blocks, level, stored
+from tonnage.memory.accounts import Account, Span, blocks, level, stored, summed
 from tonnage.memory.weights import bytes_of, is_buffer
 from tonnage.tensors import Tensor
 from tonnage.timeline import Level
@@ -55,7 +55,7 @@ class ActorCritic(Step):
         self.trained = [*self.trained, *self.critic.trained]
         self.grown = self.grown + self.critic.grown
         self.state = self._state(recipe.optimizer.resident)
-        self.state += self._sum((n, 1) for n in recipe.optimizer.tables(self.widths()))
+        self.state += summed((n, 1) for n in recipe.optimizer.tables(self.widths()))
         self.paged = self._state(recipe.optimizer.outside)
 
     def in_order(self) -> Iterator[Tensor]:

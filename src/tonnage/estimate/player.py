@@ -6,42 +6,29 @@ the layer stands, each time with storages of its own; what one layer hands to th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from tonnage.allocator.blocks import Block
-from tonnage.allocator.caching import Allocator, OutOfMemory
+from tonnage.allocator.caching import Allocator
 from tonnage.estimate.beside import tensor_sizes
+from tonnage.estimate.playing import Joints, Own, Playing, Shared
+from tonnage.estimate.recipe import COPIED
 from tonnage.estimate.training import Step
 from tonnage.formats import FORMATS
 from tonnage.memory.passes import Account, Pass
 from tonnage.memory.steps import Replaced, clipped
-from tonnage.timeline import Instant
 
 if TYPE_CHECKING:
-    from tonnage.arch.tape import Storage, Tape
+    from tonnage.arch.tape import Storage
     from tonnage.estimate.loading import Loading
 
-Own = dict[int, Block]
-"""Blocks of one stretch's storages, by their serial on the tape."""
-Joints = dict[int, "Shared"]
-"""Those that it shares with its neighbours: its input and output, the gradient that it is given."""
+
+COPIES: Final = 1
+"""The stream in which what was offloaded comes back."""
 
 
-NONE: Final = frozenset[int]()
-
-
-class Shared:
-    """A block with several holders: freed when the last lets go."""
-
-    __slots__ = ("block", "holders")
-
-    def __init__(self, block: Block, holders: int = 1) -> None:
-        self.block = block
-        self.holders = holders
-
-
-class Player:
+class Player(Playing):
     """Plays a step's stretches to an allocator.
 
     Args:
@@ -57,16 +44,13 @@ class Player:
     def __init__(
         self, step: Step, allocator: Allocator, loading: Loading | None = None, passes: Pass | None = None
     ) -> None:
+        self.passes = passes or step.passes
+        super().__init__(allocator, self.passes.tape, step.recipe.workspace, {t.name for t, _ in step.recipe.beside})
         self.run = step
         self.loading = loading
-        self.passes = passes or step.passes
         self.stages = [self.passes.stem, *self.passes.layers, self.passes.tail]
-        self.allocator = allocator
-        self.tape = self.passes.tape
         # What the loop's variable will hold.
         self.named = [] if step.taped else self.passes.loss[:1]
-        self.sizes = {id(self.tape): [s.nbytes for s in self.tape.born]}
-        self.grads: list[Block] = []
         # Keys and values that layers will find in their cache, and what of theirs the model's output alone holds.
         self.found: list[list[Block]] = []
         self.cached: list[Block] = []
@@ -74,62 +58,12 @@ class Player:
         # What products with packed matrices were given: their functions hold it until the next loss is there.
         self.lingering: list[Shared] = []
         self.shared: Own = {}
-        # Whether this thread has not multiplied yet; the program's own goes forward, the engine's back.
-        self.due = False
-        self.threads = 0
-        # Whether no gradient of an earlier pass is there.
-        self.fresh = False
         # The loop's variable holds a step's loss until the next one's is there.
         self.loss: list[Block] = []
         # So does what the caller holds of a pass.
         self.outputs: list[Block] = []
         # So do logits of what was written, until the next are there.
         self.scores: list[Block] = []
-        self.instants: list[Instant] = []
-
-    def thread(self, number: int) -> None:
-        """This one runs from now on."""
-        self.due = bool(self.run.recipe.workspace) and number >= self.threads
-        self.threads = max(self.threads, number + 1)
-
-    def begin(self) -> None:
-        """An instant begins."""
-        self.allocator.peak_allocated = self.allocator.allocated
-
-    def end(self, name: str) -> None:
-        """It is over: the most that was allocated."""
-        self.instants.append(Instant(name, self.allocator.peak_allocated))
-
-    def take(self, nbytes: int) -> Block:
-        """A block."""
-        return self.allocator.malloc(nbytes)
-
-    def drop(self, held: Shared) -> None:
-        """One holder lets go."""
-        held.holders -= 1
-        if not held.holders:
-            self.allocator.free(held.block)
-
-    def free(self, blocks: Iterable[Block]) -> None:
-        """Give blocks back."""
-        for block in blocks:
-            self.allocator.free(block)
-
-    def outside(self, nbytes: int) -> None:
-        """Memory that is none of the cache's comes, or goes where this is negative. [byte]"""
-        a = self.allocator
-        a.device.used += nbytes
-        if a.device.capacity is not None and a.device.used > a.device.capacity:
-            raise OutOfMemory(nbytes, nbytes, a.allocated, a.reserved)
-        a.allocated += nbytes
-        a.reserved += nbytes
-        a.peak_allocated, a.peak_reserved = max(a.peak_allocated, a.allocated), max(a.peak_reserved, a.reserved)
-
-    def workspace(self) -> None:
-        """What a thread takes at its first matrix product, and keeps."""
-        if self.due:
-            self.due = False
-            self.take(self.run.recipe.workspace)
 
     def load(self) -> None:
         """Weights, adapters and buffers: in the order of the modules, or as ``from_pretrained`` brings them."""
@@ -164,52 +98,6 @@ class Player:
             for t in self.run.in_order():
                 for _ in range(2):
                     self.take(4 * t.numel)
-
-    def play(self, start: int, stop: int, own: Own, joints: Joints, tape: Tape | None = None) -> None:
-        """Events of the step's tape, or of another, for one instance of its storages."""
-        tape = tape or self.tape
-        sizes = self.sizes.get(id(tape))
-        if sizes is None:
-            sizes = self.sizes[id(tape)] = [s.nbytes for s in tape.born]
-        stays = self.stays(tape) if self.fresh else NONE
-        self.run_events(tape.events[start:stop], sizes, own, joints, tape.products, stays)
-
-    def stays(self, tape: Tape) -> Set[int]:
-        """Gradients that stay if there are none yet, but for those that lie beside in any case."""
-        beside = {t.name for t, _ in self.run.recipe.beside}
-        return tape.added.keys() if not beside else {n for n, of in tape.added.items() if f"{of}.grad" not in beside}
-
-    def run_events(
-        self,
-        events: list[int],
-        sizes: list[int],
-        own: Own,
-        joints: Joints,
-        products: Set[int] = NONE,
-        stays: Set[int] = NONE,
-    ) -> None:
-        """Births and deaths in order; what ``stays`` becomes a gradient that is kept."""
-        malloc, free = self.allocator.malloc, self.allocator.free
-        products = products if self.due else NONE
-        for event in events:
-            if event >= 0:
-                if n := sizes[event]:
-                    own[event] = malloc(n)
-                    if event in products:
-                        self.workspace()
-            elif (block := own.pop(~event, None)) is not None:
-                if ~event in stays:
-                    self.grads.append(block)
-                else:
-                    free(block)
-            elif ~event in joints:
-                self.drop(joints.pop(~event))
-
-    def unwind(self, start: int, stop: int, own: Own) -> None:
-        """What a pass that was cut short lets go of: its deaths without its births."""
-        for event in self.tape.events[start:stop]:
-            if event < 0 and (block := own.pop(~event, None)) is not None:
-                self.allocator.free(block)
 
     def step(self, *, first: bool) -> None:
         """One optimizer step; the first makes the optimizer's state."""
@@ -258,6 +146,7 @@ class Player:
         around: list[Shared] = []
         carried: list[Block] = []
         lingering, self.lingering = self.lingering, []
+        self.empty("start")
         self.thread(0)
         for i, a in enumerate(self.stages):
             own: Own = {}
@@ -266,6 +155,8 @@ class Player:
             if i:
                 streams[-1].holders += 1
                 joints[a.entered.serial] = streams[-1]
+            if self.run.recipe.offloads and 0 < i < last:
+                self.copied(left[1:], COPIED - 1)
             if i == last:
                 # The model lets go of the last layer's output when the norm has taken it.
                 self.drop(streams[-1])
@@ -276,6 +167,9 @@ class Player:
                     start = closing.stop
                     self.play(a.forward.start, start, own, joints)
                     self.end("last norm")
+                if self.run.recipe.offloads:
+                    # The last norm saves more than are copied at once.
+                    self.copied(left[1:], 0)
                 for held in frame:
                     self.drop(held)
                 self.free(carried)
@@ -380,6 +274,12 @@ class Player:
         if (away or not a.keeps_input) and a.entered.serial in joints:
             self.drop(joints.pop(a.entered.serial))
 
+    def copied(self, left: list[tuple[Own, Joints]], but: int) -> None:
+        """Inputs of the layers are on the host by now, ``but`` those of the last ones."""
+        for a, (_, joints) in list(zip(self.passes.layers, left, strict=False))[: max(len(left) - but, 0)]:
+            if a.entered.serial in joints:
+                self.drop(joints.pop(a.entered.serial))
+
     def forget_shared(self) -> None:
         """What the layers shared and no graph keeps is gone when the model returns."""
         wanted = {s.serial for a in self.passes.layers for s in a.shares}
@@ -409,8 +309,10 @@ class Player:
                 own[a.seed.serial] = gradient
             if a.recompute is not None:
                 if a.entered.serial in joints:
-                    # Else it comes back from the host, into a buffer that stays.
                     joints[a.input.serial] = joints.pop(a.entered.serial)
+                elif self.run.recipe.offloads:
+                    # It comes back in another stream; else into a buffer that stays.
+                    own[a.input.serial] = self.allocator.malloc(a.input.nbytes, COPIES)
                 self.play(a.recompute.start, a.recompute.stop, own, joints)
                 self.unwind(a.recompute.stop, a.backward.start, own)
                 self.linger(a, own, joints)
@@ -452,9 +354,9 @@ class Player:
         """The gradient that the backward pass starts from."""
         return self.take(seed.nbytes)
 
-    def empty(self, behind: str) -> None:
-        """A trainer may give the cache back behind a pass."""
-        if behind in self.run.recipe.empties:
+    def empty(self, where: str) -> None:
+        """A trainer may give the cache back here."""
+        if where in self.run.recipe.empties:
             self.allocator.empty_cache()
 
     def let_go(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tonnage.allocator.blocks import Block
-from tonnage.estimate.player import Joints, Own, Player, Shared
+from tonnage.estimate.player import Player
+from tonnage.estimate.playing import Joints, Own, Shared
 from tonnage.memory.ahead import Ahead
 
 

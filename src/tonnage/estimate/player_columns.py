@@ -10,9 +10,10 @@ from tonnage.arch.tape import Storage
 from tonnage.estimate.cached import Cached
 from tonnage.estimate.columns import FIRST, Columns
 from tonnage.estimate.loading import Loading
-from tonnage.estimate.player import Joints, Own, Player, Shared
+from tonnage.estimate.player import Player
 from tonnage.estimate.player_beside import read
 from tonnage.estimate.player_joint import JointPlayer
+from tonnage.estimate.playing import Joints, Own, Shared
 from tonnage.memory.accounts import Account
 
 

@@ -13,8 +13,9 @@ from tonnage.allocator.caching import Allocator
 from tonnage.arch.tape import Storage
 from tonnage.estimate.actor_critic import CRITIC, ActorCritic
 from tonnage.estimate.loading import Loading
-from tonnage.estimate.player import Joints, Own, Player, Shared, resident
+from tonnage.estimate.player import Player, resident
 from tonnage.estimate.player_joint import JointPlayer
+from tonnage.estimate.playing import Joints, Own, Shared
 
 Left = tuple[list[tuple[Own, Joints]], list[Shared]]
 
@@ -85,7 +86,7 @@ class CriticPlayer(JointPlayer):
     def let_go(self) -> None:
         """The caller names the output through the step."""
 
-    def empty(self, behind: str) -> None:
+    def empty(self, where: str) -> None:
         """The trainer's own points are elsewhere."""
 
     def tell(self) -> None:

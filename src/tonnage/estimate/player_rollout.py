@@ -25,7 +25,8 @@ from tonnage.tensors import size
 
 if TYPE_CHECKING:
     from tonnage.allocator.blocks import Block
-    from tonnage.estimate.player import Own, Player
+    from tonnage.estimate.player import Player
+    from tonnage.estimate.playing import Own, Playing
     from tonnage.estimate.rollout import Rollout
     from tonnage.estimate.serving import Run
 
@@ -142,7 +143,7 @@ class Writer:
         table: of logits of one token, where these stay. [byte]
     """
 
-    def __init__(self, player: Player, run: Run, table: int) -> None:
+    def __init__(self, player: Playing, run: Run, table: int) -> None:
         self.player, self.run, self.table = player, run, table
         self.layers = run.model.decoder.layers
         s = run.session

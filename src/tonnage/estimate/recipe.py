@@ -79,7 +79,8 @@ class Recipe(Record):
         cached: examples of a step whose batch runs in mini-batches; None where it runs as one.
         critic: a second model that is trained beside, and its part of the step.
         compiled: how layers and loss are compiled; None where the model's own code runs.
-        empties: where the allocator's cache is given back: behind the "forward" pass, or the "backward" one.
+        empties: where the allocator's cache is given back: at the "start" of a pass, behind the "forward" one, or the
+            "backward" one.
     """
 
     weights: str

@@ -97,6 +97,19 @@ def in_backward(w: Train, optimizer: Optimizer) -> bool:
     return True
 
 
+def emptied(w: Train, stack: Stack, *, packs: bool) -> frozenset[str]:
+    """Where the allocator's cache is given back, as the recipe has it.
+
+    Reference: https://github.com/huggingface/trl/blob/v1.16.0/trl/models/activation_offloading.py (``__enter__``, where
+    bitsandbytes is there)
+    """
+    found = {
+        "start": packs and w.offload == "activations", "forward": bool(w.empty_cache),
+        stack.empties.get(w.objective or "", ""): True,
+    }  # fmt: skip
+    return frozenset(where for where, there in found.items() if where and there)
+
+
 def nested(w: Train, stack: Stack, version: Version) -> bool:
     """Whether checkpoints of whole layers run a backward pass of their own, where nothing is said of that.
 

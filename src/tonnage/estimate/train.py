@@ -26,7 +26,18 @@ from tonnage.estimate.settle import (
     tokens_within,
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
-from tonnage.estimate.switches import averaged, clips, elements, hosts, in_backward, nested, offloads, padded, targets
+from tonnage.estimate.switches import (
+    averaged,
+    clips,
+    elements,
+    emptied,
+    hosts,
+    in_backward,
+    nested,
+    offloads,
+    padded,
+    targets,
+)
 from tonnage.estimate.trained import limited, passed_by, reverses, trainable
 from tonnage.estimate.verdict import fit
 from tonnage.memory.optimizers import optimizer, spelled
@@ -195,7 +206,7 @@ def answer(
         master=precision == "bf16-master",
         averaged=averaged(w),
         clips=clips(w, named),
-        empties=frozenset([*(["forward"] if w.empty_cache else []), stack.empties.get(w.objective or "", "")]) - {""},
+        empties=emptied(w, stack, packs=fine is not None and bool(fine.packing)),
     )
     if w.eval_batch is not None:
         # Imported late: most answers are of the step alone.
@@ -323,7 +334,7 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
     if recipe.compiled is not None:
         return False
-    if not caching(device) or recipe.offloads:
+    if not caching(device):
         return False
     writes = None if recipe.rollout is None else recipe.rollout.run
     if writes is not None and writes.missing:

@@ -12,6 +12,7 @@ from tonnage.estimate.moments import Ledger, Moment
 from tonnage.estimate.recipe import COPIED, Recipe
 from tonnage.estimate.trained import reached
 from tonnage.formats import FORMATS, Format
+from tonnage.memory.accounts import summed
 from tonnage.memory.optimizers import Stored, highest
 from tonnage.memory.passes import Account, Pass, blocks, level
 from tonnage.memory.steps import clipped
@@ -49,6 +50,7 @@ class Step(Ledger):
         else:
             self.weights, self.tensors = bytes_of(groups, self.form, is_parameter)
         self.buffers, _ = bytes_of(groups, FORMATS[recipe.loaded or recipe.weights], is_buffer)
+        self.nests = recipe.plan is not None and recipe.plan.reentrant
         self.passes = self.passed(model, accumulated=recipe.accumulate > 1 or recipe.keep_gradients or recipe.master)
         way, stream = recipe.way(), self.passes.stem.output.nbytes
         self.staged = way is not None and way.staged is not None and stream > way.staged
@@ -56,9 +58,9 @@ class Step(Ledger):
         # What is trained, each tensor in its own format or else the weights'.
         beside = (*recipe.adapters, *recipe.own) if recipe.tuning else None
         self.trained, self.idle = reached(model, groups, self.passes, beside)
-        self.grown = self._sum((self.bytes_of(t), times) for t, times in self.trained)
+        self.grown = summed((self.bytes_of(t), times) for t, times in self.trained)
         self.state = self._state(recipe.optimizer.resident)
-        self.state += self._sum((n, 1) for n in self.tables())
+        self.state += summed((n, 1) for n in self.tables())
         self.paged = self._state(recipe.optimizer.outside)
 
     def passed(self, model: Model, *, accumulated: bool) -> Pass:
@@ -87,11 +89,6 @@ class Step(Ledger):
             hosts=recipe.hosts,
             compiled=recipe.compiled,
         )
-
-    @property
-    def nests(self) -> bool:
-        """Whether checkpoints run a backward pass of their own."""
-        return self.recipe.plan is not None and self.recipe.plan.reentrant
 
     def stepping(self) -> Stepping | None:
         """What steps within the backward pass; None where the step waits for its end."""
@@ -149,14 +146,6 @@ class Step(Ledger):
         """The same, each tensor where it stands."""
         return ((t, self.stepped_form(t).bytes, 1) for t in self.in_order())
 
-    @staticmethod
-    def _sum(sizes: Iterable[tuple[int, int]]) -> Level:
-        requested = allocated = 0
-        for n, times in sizes:
-            requested += times * n
-            allocated += times * blocks(n)
-        return Level(requested, allocated)
-
     def state_of(self, t: Tensor, state: Callable[[Tensor, str], Iterable[Stored]]) -> Iterator[tuple[str, int]]:
         """Tensors of the optimizer's state for one parameter: names and bytes."""
         own = self.stepped_form(t)
@@ -164,7 +153,7 @@ class Step(Ledger):
             yield name, (own if form is None else FORMATS[form]).nbytes(size(axes))
 
     def _state(self, state: Callable[[Tensor, str], Iterable[Stored]]) -> Level:
-        return self._sum((n, times) for t, times in self.trained for _, n in self.state_of(t, state))
+        return summed((n, times) for t, times in self.trained for _, n in self.state_of(t, state))
 
     def static(self) -> Level:
         """Begin with what is resident between steps."""
@@ -180,16 +169,16 @@ class Step(Ledger):
             for name, component, tensors in (
                 ("adapters", "weights", r.adapters), ("beside", "weights", frozen), ("held", "other:buffers", held)
             ):  # fmt: skip
-                self.take(name, component, name, self._sum((self.bytes_of(t), times) for t, times in tensors))
+                self.take(name, component, name, summed((self.bytes_of(t), times) for t, times in tensors))
         if r.master:
-            copies = self._sum((4 * t.numel, times) for t, times in self.trained)
+            copies = summed((4 * t.numel, times) for t, times in self.trained)
             self.take("master", "master_weights", "master weights", copies)
             self.take("main gradients", "gradients", "main gradients", copies)
         self.take("buffers", "other:buffers", "buffers", self.buffers)
         for what, n in self.resident:
             self.take(what, "other:buffers", what, Level(n, blocks(n)))
         if r.scales:
-            self.take("scales", "other:buffers", "fp8 scales", self._sum(r.scales))
+            self.take("scales", "other:buffers", "fp8 scales", summed(r.scales))
         for other in r.others:
             self.take(other.what, "weights", other.what, other.weights)
             self.take(f"{other.what} buffers", "other:buffers", f"{other.what} buffers", other.buffers)
@@ -264,14 +253,16 @@ class Step(Ledger):
                 self.drop("prefix")
             stream = f"stream {stages[i].output.dtype}"
             self.take(stream, "activations", "layer inputs", H[i], [stages[i].output])
+            if r.offloads and i >= COPIED:
+                # Copied by now: the host alone holds what an earlier layer was given, and the model's code its first.
+                self.drop(f"stream {stages[i - COPIED].output.dtype}")
+                if i == COPIED and (leaf or p.stem.output in (*p.frame, *p.around)):
+                    self.take("first", "activations", "named by the model's code", H[0], [p.stem.output])
             yield Moment(f"forward layer {i}", self.now + a.forward.peak, a.forward)
             if self.away(i):
                 self.drop(stream)
                 if not i and p.stem.output in (*p.frame, *p.around):
                     self.take("first", "activations", "named by the model's code", H[0], [p.stem.output])
-            if r.offloads and i >= COPIED + leaf:
-                # Copied by now: the host alone holds what an earlier layer was given.
-                self.drop(f"stream {stages[i - COPIED].output.dtype}")
             if not kept[i]:
                 self.drop(stream)
                 if self.hands:
@@ -323,7 +314,7 @@ class Step(Ledger):
             self.take(f"stream {stages[-2].output.dtype}", "activations", "layer inputs", H[-1], [stages[-2].output])
         early = [(t, n) for t, n in self.trained if r.tuning is not None and t.name.endswith(r.tuning.early)]
         if early and not (r.accumulate > 1 or r.keep_gradients):
-            grown = self._sum((self.bytes_of(t), n) for t, n in early)
+            grown = summed((self.bytes_of(t), n) for t, n in early)
             self.take("gradients early", "gradients", "of a term of the loss", grown)
         return stages, H
 
@@ -405,6 +396,7 @@ class Step(Ledger):
                         self.drop_all(f"shared {s.serial}")
             elif a.flows:
                 self.drop("stem")
+                self.drop("leaf")
                 # The embedding's pass adds its gradient to the one that the tied head left, into a third tensor.
                 self.drop("tied")
                 # What the layers have summed for the stem is the stem's own from here on.

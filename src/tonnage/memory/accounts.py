@@ -45,6 +45,15 @@ def level(storages: Iterable[Storage]) -> Level:
     return Level(requested, allocated)
 
 
+def summed(sizes: Iterable[tuple[int, int]]) -> Level:
+    """Bytes of tensors of these sizes, each with how often it stands."""
+    requested = allocated = 0
+    for n, times in sizes:
+        requested += times * n
+        allocated += times * blocks(n)
+    return Level(requested, allocated)
+
+
 class Span:
     """A stretch of a tape: its highest point above its start, its end, and what was alive there.
 

@@ -6,7 +6,7 @@ level at which it started, and what its backward pass takes are then placed wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, cast
 
 from tonnage.arch.ends import Stem
@@ -26,7 +26,7 @@ from tonnage.memory.accounts import (
     noted,
     only_cached,
 )
-from tonnage.memory.handing import Handing
+from tonnage.memory.handing import Handing, Summed, Watched
 from tonnage.tensors import Axes, Axis
 from tonnage.timeline import Level
 
@@ -176,7 +176,7 @@ class Pass:
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
         accounts: dict[Hashable, Account] = {}
         self.layers: list[Account] = []
-        bias = None if f.bias is None or f.bias.node is None else _Summed(f.bias)
+        bias = None if f.bias is None or f.bias.node is None else Summed(f.bias)
         # What is added up over the layers until the stem takes it, as the top layer's tape and the stem's name it.
         self.summed: list[Storage] = []
         self.given: list[Storage] = []
@@ -211,7 +211,7 @@ class Pass:
                 if bias is not None and not begins:
                     bias.wait(tape)
                 cache = None if prefix is None else Prefixed(layer.forward, prefix)
-                watched = _Watched(cache or layer.forward, f, self.shared)
+                watched = Watched(cache or layer.forward, f, self.shared)
                 tape.lingering.clear()
                 if compiled is None:
                     account = layer_account(
@@ -267,6 +267,7 @@ class Pass:
         f.masks.clear()
         f.blocks.clear()
         f.bias = f.labels = f.chosen = None
+        del handing
         f.around.clear()
         f.prefixes.clear()
         prefix = None
@@ -423,41 +424,3 @@ def _tape(hosts: bool, compiled: Compiled | None) -> type[Tape]:
 def frozen(name: str) -> bool:
     """No weight of the model itself is trained."""
     return False
-
-
-class _Summed:
-    """What layers share and hand a gradient back to: its node, where their gradients are added up."""
-
-    def __init__(self, shared: Value) -> None:
-        assert shared.node is not None
-        self.node = shared.node
-        self.index = shared.index
-        self.axes = shared.axes
-        self.dtype = shared.dtype
-
-    def wait(self, tape: Tape) -> list[Storage]:
-        """The sum of what the layers above have handed back is there."""
-        found = tape.new("gradient of position bias", self.axes, self.dtype)
-        self.node.pending[self.index] = found
-        return [found.storage]
-
-    def taken(self) -> list[Storage]:
-        """What is there; it is let go of."""
-        found = self.node.pending[self.index]
-        self.node.pending[self.index] = None
-        return [] if found is None else [found.storage]
-
-
-class _Watched:
-    """A layer's forward pass that notes which shared storages its graph keeps."""
-
-    def __init__(self, run: Callable[[Forward, Value], Value], f: Forward, shared: list[Storage]) -> None:
-        self.run = run
-        self.f = f
-        self.owners = {s: s.owners for s in shared}
-        self.kept: set[Storage] = set()
-
-    def __call__(self, x: Value) -> Value:
-        y = self.run(self.f, x)
-        self.kept.update(s for s, n in self.owners.items() if s.owners > n)
-        return y
