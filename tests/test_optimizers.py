@@ -119,6 +119,55 @@ def test_gradients_that_give_way_leave_room_for_the_next() -> None:
     assert held.requested == 2 * (1536 * 576 + 2 * 128 * 1536)
 
 
+def test_packed_weights_and_their_optimizer_by_hand() -> None:
+    """Of SmolLM2: seven matrices a layer lie in bytes with 2 x 2 B for 256; tables and norms stay in 16 bit."""
+    found = tn.train("smollm2-135m", optimizer="q-galore", optimizer_rank=64, suggest=False)
+    shapes = [(576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536)]
+    packed, rest = 30 * sum(m * n for m, n in shapes), 49_152 * 576 + 61 * 576
+    sizes = [c.bytes for c in found.components if c.name == "weights"]
+    assert sizes == [packed, 2 * packed // 256, 2 * packed // 256, 2 * rest]
+    low, narrow = 30 * 64 * sum(max(s) for s in shapes), 30 * 64 * sum(min(s) for s in shapes)
+    moments = 2 * (low + 49_152 * 576 + 4 * 61 * 576)
+    # A scale for 2,048; 64 x 576 is a whole number of them, and so are 64 x 1,536 and the table.
+    scales = 2 * 4 * (low + 49_152 * 576) // 2048
+    projectors = narrow + 2 * 2 * narrow // 256 + 2 * 30 * sum(min(s) for s in shapes)
+    state = [c for c in found.components if c.name == "optimizer_state" and c.tier == "requested"]
+    assert state[0].bytes == moments + scales + projectors + 2 * 1024
+    assert found.fit is None
+    assert any("bitsandbytes below 0.44" in c for c in found.caveats)
+
+
+def test_a_step_that_packs_again_takes_eleven_copies() -> None:
+    """By hand, of one matrix: what it was unpacked to, itself, a clone, five of the rounding and three of the sum."""
+    own = optimizer("q-galore")
+    t = Tensor("self_attn.q_proj.weight", (("X", 1024), ("X", 512)), "attention")
+    held, shrunk = highest(own.step([(t, 2, 1)]))
+    n = 1024 * 512
+    assert shrunk.requested == 2 * (n - 128 * 1024)
+    assert held.requested == 11 * 2 * n - n + 4 * 2 * n // 256
+
+
+def test_the_script_leaves_what_its_hooks_do_not_reach() -> None:
+    """Gradients of embedding, head and norms are there before the pass, and have no state."""
+    config = {**CONFIGS["llama"], "tie_word_embeddings": False}
+    found = tn.train({"config": config}, optimizer="q-galore", optimizer_in_backward=True, seq=64, suggest=False)
+    left = found.ranks[0].components
+    table = config["vocab_size"] * config["hidden_size"]
+    norms = (2 * config["num_hidden_layers"] + 1) * config["hidden_size"]
+    assert any(c.name == "gradients" and f"{2 * table + norms:,} parameters, never stepped" in c.why for c in left)
+    assert any("never stepped" in c for c in found.caveats)
+
+
+@pytest.mark.parametrize("name", ["galore", "galore-8bit", "apollo", "q-galore", "q-galore-proj"])
+def test_a_lower_rank_keeps_less(name: str) -> None:
+    said: dict[str, Any] = {"seq": 64, "optimizer": name, "suggest": False}
+    wide, narrow = (tn.train("smollm2-135m", optimizer_rank=r, **said) for r in (128, 64))
+    kept = [sum(c.bytes for c in r.components if c.name == "optimizer_state") for r in (wide, narrow)]
+    assert kept[0] > kept[1]
+    plain = tn.train("smollm2-135m", **said)
+    assert plain.fullest.tier("requested") == wide.fullest.tier("requested")
+
+
 def test_transformers_names_are_known() -> None:
     # OptimizerNames of training_args.py, as the Trainer's configs spell them
     from tonnage.launch.training._trainer import OPTIMIZERS

@@ -675,8 +675,84 @@ def test_a_layerwise_optimizer_steps_in_the_backward_pass(
     assert (said["optimizer"], said.get("optimizer_in_backward")) == wanted
 
 
+@pytest.mark.parametrize(
+    ("stack", "text", "wanted"),
+    [
+        ("axolotl", "base_model: a/b\noptimizer: q_galore_adamw8bit\n", ("q-galore-proj", 256)),
+        ("axolotl", "base_model: a/b\noptimizer: q_galore_adamw8bit\nqgalore_rank: 64\n", ("q-galore-proj", 64)),
+        ("transformers", "optim: galore_adamw\noptim_args: rank=64, update_proj_gap=100, scale=0.10\n", ("galore", 64)),
+        ("transformers", "optim: apollo_adamw\n", ("apollo", None)),
+        ("llama-factory", "model_name_or_path: a/b\nfinetuning_type: full\nuse_galore: true\n", ("galore", 16)),
+        (
+            "llama-factory", "model_name_or_path: a/b\nfinetuning_type: full\nuse_apollo: true\napollo_rank: 256\n",
+            ("apollo", 256),
+        ),
+    ],
+)  # fmt: skip
+def test_the_rank_of_projections_is_read(stack: str, text: str, wanted: tuple[str, int | None], tmp_path: Path) -> None:
+    job = read(written(tmp_path, "a.yaml", text), stack)
+    assert (job.said["optimizer"], job.said.get("optimizer_rank")) == wanted
+    assert not [u for u in job.unmodelled if "optim" in u or "rank" in u]
+
+
+def test_other_arguments_of_an_optimizer_are_told(tmp_path: Path) -> None:
+    job = read(written(tmp_path, "a.yaml", "optim: galore_adamw\noptim_args: rank=64,proj_type=full\n"), "transformers")
+    assert [u for u in job.unmodelled if "proj_type" in u]
+
+
 def test_every_table_reads_its_own_defaults() -> None:
     for table in configs():
         job = told(table, {}, "nothing")
         assert job.stack == table.stack
         assert not job.unmodelled or table.stack in ("unsloth", "axolotl")
+
+
+@pytest.mark.parametrize(
+    ("stack", "text", "wanted"),
+    [
+        ("trl", "model_name_or_path: a/b\npacking: true\n", ("flat", None, 1024)),
+        ("trl", "model_name_or_path: a/b\npacking: true\npacking_strategy: wrapped\n", (None, None, 1024)),
+        (
+            "trl", "model_name_or_path: a/b\npadding_free: true\nattn_implementation: flash_attention_3\n",
+            ("flat", "flash_attention_2", 1024),
+        ),
+        ("axolotl", "base_model: a/b\nsample_packing: true\nattn_implementation: sdpa\n", ("rows", "sdpa", 512)),
+        (
+            "axolotl", "base_model: a/b\nsample_packing: true\nflash_attention: true\n",
+            ("flat", "flash_attention_2", 512),
+        ),
+        (
+            "axolotl", "base_model: a/b\nsample_packing: true\nflash_attention: true\nmultipack_real_batches: true\n",
+            ("rows", "flash_attention_2", 512),
+        ),
+        (
+            "axolotl", "base_model: a/b\nsample_packing: true\nattn_implementation: flex_attention\n",
+            (None, "flex", 512),
+        ),
+        ("axolotl", "base_model: a/b\nsample_packing: true\n", (None, None, 512)),
+        # A token more than the length, and rows of eights.
+        ("llama-factory", "model_name_or_path: a/b\nneat_packing: true\n", ("rows", "sdpa", 2056)),
+        ("llama-factory", "model_name_or_path: a/b\npacking: true\n", (None, "sdpa", 2056)),
+        (
+            "llama-factory",
+            "model_name_or_path: a/b\nneat_packing: true\nflash_attn: fa2\nper_device_train_batch_size: 1\n",
+            ("rows", "flash_attention_2", 2048),
+        ),
+    ],
+)  # fmt: skip
+def test_packed_rows_are_read(
+    stack: str, text: str, wanted: tuple[str | None, str | None, int], tmp_path: Path
+) -> None:
+    said = read(written(tmp_path, "a.yaml", text), stack).said
+    assert (said.get("packing"), said.get("attention"), said["seq"]) == wanted
+
+
+def test_packing_that_a_stack_refuses_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.yaml", "model_name_or_path: a/b\nneat_packing: true\nflash_attn: fa2\n")
+    with pytest.raises(InputError, match="neat_packing with flash attention and per_device_train_batch_size = 8"):
+        read(path, "llama-factory")
+
+
+def test_packing_with_masks_by_blocks_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.yaml", "base_model: a/b\nsample_packing: true\nattn_implementation: flex_attention\n")
+    assert [u for u in read(path, "axolotl").unmodelled if "flex" in u]

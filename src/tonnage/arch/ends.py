@@ -68,7 +68,8 @@ class Table(Record):
         if self.batched or self.offset:
             # Counted from a mask of ones over everything that is cached, which the model's code names to its end.
             f.frame.append(f.tape.new("mask of ones", (ids[0], ("S", f.cached + ids[1][1])), "fp32"))
-        indices = f.tape.new("positions", ids if self.batched or self.own else ids[1:], "int64")
+        rows = ids if self.batched or self.own else ids[1:]
+        indices = f.tape.new("positions", rows, "int64") if f.given is None else f.given
         weight = f.tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.width)))
         if self.handed and f.tape.grad and not weight.trained:
             # A table that is trained keeps its indices in any case.

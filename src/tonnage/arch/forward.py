@@ -11,6 +11,7 @@ from tonnage.record import Record
 if TYPE_CHECKING:
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
+    from tonnage.arch.texts import Texts
     from tonnage.arch.tuning.adapters import Tuning
     from tonnage.arch.tuning.prompted import Prompted
 
@@ -67,6 +68,7 @@ class Forward:
         narrow: matrices that are multiplied in fp8.
         input_grads: the word embedding's output needs a gradient though its table is frozen
             (``enable_input_require_grads``).
+        texts: the texts of rows that hold several; None where a row is one.
 
     ``held`` is what the modelled layer's local variables still name when it is no longer used; a layer lets go of it
     when it returns. ``local`` is the same for a block, ``frame`` for the model, which returns when its
@@ -77,6 +79,7 @@ class Forward:
     ``labels`` are those of a pass that lengthens its sequences; ``around`` what code around the model names until the
     loss is there.
     ``logits`` are those that a loss of its own hands back to the caller.
+    ``given`` are positions that the batch brings, and ``bounds`` where it says that texts begin.
     ``blocks`` are masks by blocks of tokens, of flex attention; ``documents`` are the formats of what
     tells of each token which document it is of, and where it stands in it.
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
@@ -93,6 +96,7 @@ class Forward:
         "around",
         "bias",
         "blocks",
+        "bounds",
         "cached",
         "carried",
         "checkpoints",
@@ -101,6 +105,7 @@ class Forward:
         "encoder",
         "frame",
         "fused",
+        "given",
         "held",
         "input_grads",
         "kernel",
@@ -120,6 +125,7 @@ class Forward:
         "store",
         "taken",
         "tape",
+        "texts",
         "training",
         "tuning",
         "weights",
@@ -139,8 +145,10 @@ class Forward:
         fused: Fused | None = None,
         narrow: Narrow | None = None,
         input_grads: bool = False,
+        texts: Texts | None = None,
     ) -> None:
         self.tape = tape
+        self.texts = texts
         self.kernel = kernel
         self.training = training
         self.cached = cached
@@ -163,6 +171,8 @@ class Forward:
         self.seen: Value | None = None
         self.encoder: Value | None = None
         self.zeros: Value | None = None
+        self.bounds: Value | None = None
+        self.given: Value | None = None
         self.position: Value | None = None
         self.labels: Value | None = None
         self.positions: Value | None = None

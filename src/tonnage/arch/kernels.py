@@ -8,14 +8,17 @@ for packed sequences with where the batch is one, 24 B a token for a moment.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from tonnage.arch import flash_attention, ops
 from tonnage.arch.eager import Attention, batched, by_heads, eager, named, repeated, tokens_first
 from tonnage.arch.forward import Forward
 from tonnage.arch.tape import WIDTH, Grads, Tape, Value, needs_grad
 from tonnage.errors import UnsupportedError
-from tonnage.tensors import Axes, Axis
+from tonnage.tensors import Axes, Axis, size
+
+if TYPE_CHECKING:
+    from tonnage.arch.texts import Texts
 
 
 def attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
@@ -134,6 +137,10 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, unfit: boo
         bias = aligned(ops.lowered(mask), (B, N, T, mask.axes[-1]))
     elif mask is not None:
         bias = _bias(tape, mask, B, q.dtype)
+    texts = f.texts if kernel == "flash_attention_2" and f.texts is not None and f.texts.separate(B[1]) else None
+    if texts is not None:
+        # Batch and tokens are one axis to its kernels.
+        q, k, v = _tokens_first(q), _tokens_first(k), _tokens_first(v)
     # The output lies as the queries do, but for the memory-efficient kernel.
     heads_first = q.axes[1] == N and kernel != "efficient" and T[1] > 1
     whole = (B, N, T, v.axes[3]) if heads_first else (B, T, N, v.axes[3])
@@ -150,9 +157,11 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, unfit: boo
             return out, lse, seed
         return out, lse, seed, tape.new("random offset", (("X", 1),), "int64")
 
+    bounds = () if texts is None else (_bounds(f, texts),)
     out, *rest = tape.results(kernel, make)
     learned = bias if needs_grad(bias) else None
-    saved = (q, k, v, out, *rest, *(() if bias is None else (bias,)))
+    saved = (q, k, v, out, *rest, *(() if bias is None else (bias,)), *bounds)
+    del bounds
     q_axes, k_axes, v_axes, dtype = q.axes, k.axes, v.axes, q.dtype
     flat = (B, T, N, q_axes[3]), (B, named(k, "TS"), named(k, "NK"), k_axes[3])
 
@@ -162,10 +171,11 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, unfit: boo
         gv = tape.new("gradient of values", v_axes, dtype)
         if kernel in ("flash", "flash_attention_2"):
             s = _shape(*flat, WIDTH[dtype])
+            s = s if texts is None else s.but(batch=texts.count, packed=True)
             own = flash_attention.row_sums(s)
             # flash-attn's own operation returns them.
             sums = tape.new("row sums", (("X", own // 4),), "fp32") if kernel == "flash_attention_2" else None
-            tape.scratch("flash backward", sum(flash_attention.second(s)) + (own if sums is None else 0))
+            tape.scratch("flash backward", *(() if sums is not None else (own,)), *flash_attention.second(s))
             del sums
         return gq, gk, gv, None if wide is None else tape.new("gradient of position bias", wide, dtype)
 
@@ -177,6 +187,20 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, unfit: boo
     if packed:
         return ops.copy(out, label="attention output, unpacked")
     return tokens_first(out) if heads_first else out
+
+
+def _tokens_first(x: Value) -> Value:
+    """``x.contiguous()`` of what lies heads first, or is a part of a wider tensor."""
+    B, T, N, H = x.axes[0], named(x, "TS"), named(x, "NK"), x.axes[-1]
+    if x.axes[1] != N:
+        whole = size(x.storage.axes) == size(x.axes)
+        return x if whole else ops.copy(x, label="tokens first")
+    return x.view((B, T, N, H)) if 1 in (T[1], N[1]) else ops.copy(x, (B, T, N, H), "tokens first")
+
+
+def _bounds(f: Forward, texts: Texts) -> Value:
+    """Where texts begin, as flash-attn's kernels are told: by the batch, or found in this layer."""
+    return f.bounds if f.bounds is not None else f.tape.new("bounds of texts", texts.bounds, "int32")
 
 
 def _mask(f: Forward, a: Attention) -> Value | None:

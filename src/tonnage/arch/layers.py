@@ -247,7 +247,8 @@ class Rotary(Record):
     def forward(self, f: Forward, x: Value) -> None:
         """Put cosine and sine, in the format of ``x``, where the layers find them."""
         tape, dtype = f.tape, self.dtype or x.dtype
-        rows = x.axes[:2] if self.batched else x.axes[1:2]
+        # Positions that a batch brings are those of every sequence.
+        rows = x.axes[:2] if self.batched or f.texts is not None else x.axes[1:2]
         half = tape.new("rotary angles", (*rows, ("X", self.width // 2)), "fp32")
         table: Axes = (*rows, ("X", self.width // 2 * self.halves))
         if self.complex:

@@ -15,10 +15,18 @@ class Stepping:
         takes: what the step for one parameter takes for a moment: groups of what it holds at once, and pairs of sizes
             where a tensor takes the gradient's place. [byte]
         late: as soon as the next gradient is there instead, whose hook makes the step.
+        leaves: parameters, by name, that are never stepped: gradients of earlier passes are there, and stay.
     """
 
-    def __init__(self, takes: Callable[[Parameter], Iterable[list[int] | tuple[int, int]]], *, late: bool) -> None:
+    def __init__(
+        self,
+        takes: Callable[[Parameter], Iterable[list[int] | tuple[int, int]]],
+        *,
+        late: bool,
+        leaves: Callable[[str], bool] | None = None,
+    ) -> None:
         self.takes = takes
+        self.leaves = leaves
         self.late = late
         self.waiting: list[Any] = []
 

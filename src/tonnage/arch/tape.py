@@ -344,7 +344,7 @@ class Tape:
             parameter, given = targets[index], [grads[index]]
             if isinstance(parameter, Parameter) and parameter.trained and given[0] is not None:
                 grads[index] = None
-                self._keep(parameter, given)
+                self.keep(parameter, given)
             del given
         grads.reverse()
         for target in targets:
@@ -355,12 +355,12 @@ class Tape:
                 if target.trained:
                     given = [grad]
                     del grad
-                    self._keep(target, given)
+                    self.keep(target, given)
                 continue
             node, index = target
             node.pending[index] = _sum(node.pending[index], grad)
 
-    def _keep(self, parameter: Parameter, given: list[Value | None]) -> None:
+    def keep(self, parameter: Parameter, given: list[Value | None]) -> None:
         """AccumulateGrad: the first gradient is kept as it is; in later passes it is added into what is there.
 
         It is handed over: what steps the parameter at once may let go of it.
@@ -373,25 +373,28 @@ class Tape:
         self.reached.add(name)
         if name in self.begun:
             return
+        stepping = self.stepping
+        left = stepping is not None and stepping.leaves is not None and stepping.leaves(name)
+        stepping, accumulated = None if left else stepping, self.accumulated or left
         held = self.gradients.get(name)
         if held is not None and held.storage.viewed:
             total = self.new("sum of tied gradients", grad.axes, grad.dtype)
             del self.gradients[name], grad
             grad = total
-        elif held is not None and self.stepping is not None:
+        elif held is not None and stepping is not None:
             grad = self.gradients.pop(name)
-        elif held is not None or (self.accumulated and name != self.tied) or name.endswith(self.early):
-            if self.accumulated:
+        elif held is not None or (accumulated and name != self.tied) or name.endswith(self.early):
+            if accumulated:
                 self.added[(held or grad).storage.serial] = name
             return
-        if self.accumulated and held is not None:
+        if accumulated and held is not None:
             self.added[grad.storage.serial] = name
         grad.storage.category = "gradients"
         grad.storage.label = f"{name}.grad"
-        if self.stepping is not None and (held is not None or name != self.tied):
+        if stepping is not None and (held is not None or name != self.tied):
             due: list[Any] = [parameter, grad]
             del grad
-            self.stepping.arrived(self, due)
+            stepping.arrived(self, due)
             return
         self.gradients[name] = grad
 

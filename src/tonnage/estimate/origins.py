@@ -50,7 +50,7 @@ def origins(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
     state += f" + {rest:,} B: {'counters' if whole else 'in all'}" if rest else ""
     shares = {
         s.what: (
-            f"frozen, {s.part}: {s.elements:,} x {s.format}, {s.tensors} tensors",
+            f"{'frozen, ' if fine else ''}{s.part}: {s.elements:,} x {s.format}, {s.tensors} tensors",
             "quant/",
             (("n", f"elements in {s.format}", s.elements),),
         )
@@ -91,6 +91,7 @@ def origins(step: Step, stack: Stack) -> dict[str, tuple[str, str, Terms]]:
         "optimizer_state": (f"{o.name}: {state}", o.source, (*own, *_states(step))),
         "the step's own": (f"{o.name}: what the step takes for a moment", o.source, own),
         "gradients": (amount.format("parameters "), stack.reference, own),
+        "gradients that stay": (_amount(step, step.left())[0].format("parameters, never stepped, "), o.source, ()),
         "gradients as the step leaves them": (LEFT.format(amount.format("parameters ")), o.source, own),
     }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tonnage.arch.fused import Fused
     from tonnage.arch.loss import Loss
     from tonnage.arch.model import Model
+    from tonnage.arch.texts import Texts
     from tonnage.arch.tuning.adapters import Tuning
     from tonnage.estimate.beside import Beside
     from tonnage.estimate.rollout import Rollout
@@ -81,6 +82,7 @@ class Recipe(Record):
         compiled: how layers and loss are compiled; None where the model's own code runs.
         empties: where the allocator's cache is given back: at the "start" of a pass, behind the "forward" one, or the
             "backward" one.
+        texts: of rows that hold several; None where a row is one.
     """
 
     weights: str
@@ -130,6 +132,7 @@ class Recipe(Record):
     critic: tuple[Model, Recipe] | None = None
     compiled: Compiled | None = None
     empties: frozenset[str] = frozenset()
+    texts: Texts | None = None
 
     def way(self) -> Recompute | None:
         """How activations are computed again; None where they are not."""

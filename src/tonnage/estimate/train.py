@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tonnage.arch.forward import Mixers
 from tonnage.arch.model import Model
 from tonnage.devices import Device
-from tonnage.errors import UnsupportedError
+from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.precision import narrowed, optimized
 from tonnage.estimate.precision import settled as precision_of
 from tonnage.estimate.ranked import ranked, step_of
@@ -40,7 +40,7 @@ from tonnage.estimate.switches import (
 )
 from tonnage.estimate.trained import limited, passed_by, reverses, trainable
 from tonnage.estimate.verdict import fit
-from tonnage.memory.optimizers import optimizer, spelled
+from tonnage.memory.optimizers import at_rank, optimizer, spelled
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.releases import Version, shown, since
 from tonnage.stacks import Stack
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from tonnage.estimate.savers import Implementations
     from tonnage.estimate.tuning import Own, Tuned
     from tonnage.memory.recompute import Recompute
+    from tonnage.memory.weights import Share
 
 DEFAULT_SEQ: Final = 2048
 
@@ -150,7 +151,7 @@ def answer(
     caveats += told
     adam = since(version, stack.optimizer)
     steps = spelled(w.optimizer)
-    named = optimizer(adam if steps == "adamw" else steps)
+    named = at_rank(optimizer(adam if steps == "adamw" else steps), w.optimizer_rank)
     named = named if named.fitted is None else named.fitted(model.weights())
     architecture = device.architecture if device is not None else ""
     built = _built(model, w if w.objective in (None, "sft") else w.but(loss="full"), stack, device)
@@ -161,16 +162,40 @@ def answer(
     caveats += built.told if built else ()
     narrow, scales, said = narrowed(model, w, precision, (w.batch or 1) * seq, device)
     caveats += said
+    caveats += [named.told] if named.told else []
+    packed: tuple[Share, ...] = ()
+    if named.packs is not None:
+        # Imported late: most optimizers step weights as they lie there.
+        from tonnage.estimate import int8
+
+        narrow, packed, said = int8.settled(model, w, named, precision, weights)
+        caveats, doubt = [*caveats, *said], (*doubt, int8.DOUBT)
+    if w.optimizer_in_backward and named.layerwise is not None:
+        named = named.layerwise()
     # GRPO takes a group of completions a pass, and KTO compares answers of a batch.
     batch = w.batch or {"grpo": w.generations or 8, "rloo": w.generations or 2, "kto": 2}.get(w.objective or "", 1)
+    texts, rows, tokens = None, batch, seq
+    if w.packed_texts is not None and w.packing in (None, "none"):
+        raise InputError(
+            "packed_texts without packing", key="packed_texts", value=w.packed_texts, hint="--packing flat"
+        )
+    if w.packing not in (None, "none"):
+        # Imported late: most rows are one text.
+        from tonnage.estimate import packing
+
+        texts, rows, tokens, said, unsure = packing.settled(
+            model, w, stack, version, attention, batch, seq, autocast or weights
+        )
+        caveats, doubt = [*caveats, *said], (*doubt, *unsure)
     recipe = Recipe(
         weights=weights,
         loaded=loaded,
         autocast=autocast,
         kernel=attention,
         optimizer=named,
-        batch=batch,
-        tokens=seq,
+        batch=rows,
+        tokens=tokens,
+        texts=texts,
         accumulate=w.accumulate or 1,
         recompute=w.recompute not in (None, "none"),
         plan=_plan(model, w, stack, version),
@@ -184,13 +209,13 @@ def answer(
         targets=targets(model, w, seq),
         evaluates=w.eval_batch,
         evaluates_fused=stack.name == "transformers" and version >= SKIPS,
-        makes_mask=padded(model, w) or since(version, stack.makes_mask),
+        makes_mask=(texts is not None and texts.found(rows)) or padded(model, w) or since(version, stack.makes_mask),
         workspace=cublas_workspace(architecture) if caching(device) else 0,
         tuning=fine.tuning if fine else None,
         adapters=fine.trained if fine else (),
         beside=fine.beside if fine else (),
         own=fine.own if fine else (),
-        shares=fine.shares if fine else (),
+        shares=fine.shares if fine else packed,
         packing=fine.packing if fine else None,
         input_grads=stack.input_grads
         and fine is not None
@@ -276,6 +301,8 @@ def answer(
         "batch": batch,
         "accumulate": recipe.accumulate,
         "seq": seq,
+        "packing": w.packing or "none",
+        "packed_texts": texts.count if texts else None,
         "target_seq": recipe.targets,
         "recompute": w.recompute or "none",
         "experts": w.experts,
@@ -283,7 +310,7 @@ def answer(
         "offload": w.offload or "none",
         "loss": built.named if built else "full",
         "kernels": asked or "none" if mixing else built.kernels if built else "none",
-        "fp8_recipe": (w.fp8_recipe or "tensorwise") if narrow else None,
+        "fp8_recipe": (w.fp8_recipe or "tensorwise") if precision.startswith("fp8") else None,
         "adapter": fine.adapter if fine else None,
         "lora_rank": fine.rank if fine else None,
         "lora_targets": fine.targets if fine else (),
@@ -332,7 +359,7 @@ def _runs(model: Model, w: Train, stack: Stack) -> Runs | None:
 
 def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | None) -> bool:
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
-    if recipe.compiled is not None:
+    if recipe.compiled is not None or recipe.optimizer.packs is not None:
         return False
     if not caching(device):
         return False

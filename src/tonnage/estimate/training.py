@@ -88,6 +88,7 @@ class Step(Ledger):
             drops=recipe.drops,
             hosts=recipe.hosts,
             compiled=recipe.compiled,
+            texts=recipe.texts,
         )
 
     def stepping(self) -> Stepping | None:
@@ -97,7 +98,8 @@ class Step(Ledger):
         # Imported late: most steps wait.
         from tonnage.arch.stepping import Stepping
 
-        return Stepping(self._stepped, late=self.recipe.optimizer.late)
+        o = self.recipe.optimizer
+        return Stepping(self._stepped, late=o.late, leaves=o.leaves)
 
     def _stepped(self, p: Parameter) -> Iterable[list[int] | tuple[int, int]]:
         """What the optimizer's step for one parameter takes for a moment. [byte]"""
@@ -141,6 +143,11 @@ class Step(Ledger):
         r, every = self.recipe, list(self.one_by_one())
         for trained in [[t] for t in every] if r.in_backward and not r.optimizer.late else [every]:
             yield from r.optimizer.tables(trained)
+
+    def left(self) -> list[tuple[Tensor, int]]:
+        """Parameters that an optimizer in the backward pass does not step, and how often each stands."""
+        leaves = self.recipe.optimizer.leaves
+        return [(t, times) for t, times in self.trained if leaves is not None and leaves(t.name)]
 
     def one_by_one(self) -> Iterator[tuple[Tensor, int, int]]:
         """The same, each tensor where it stands."""
@@ -206,6 +213,9 @@ class Step(Ledger):
         r, p = self.recipe, self.passes
         if (r.accumulate > 1 or r.keep_gradients) and not r.master:
             self.take("gradients before", "gradients", "of earlier passes", self.grown)
+        if r.in_backward:
+            kept = self._sum((self.bytes_of(t), times) for t, times in self.left())
+            self.take("gradients left", "gradients", "gradients that stay", kept)
         self.take("inputs", "inputs", "token ids", level(p.inputs), p.inputs)
         # A loop's variable still holds the last step's loss, but where a trainer lets go of all its names.
         loss = [p.tail.output, *p.context]

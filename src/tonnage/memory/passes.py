@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
     from tonnage.arch.stepping import Stepping
+    from tonnage.arch.texts import Texts
     from tonnage.arch.tuning.adapters import Tuning
     from tonnage.memory.compiled import Compiled
     from tonnage.memory.recompute import Recompute
@@ -67,6 +68,7 @@ class Pass:
         drops: dropout is on.
         hosts: what is saved goes to the host, and comes back for the step that asks for it.
         compiled: how layers and loss are compiled; None where the model's own code runs.
+        texts: of rows that hold several, with their positions; None where a row is one.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Pass:
         drops: bool = True,
         hosts: bool = False,
         compiled: Compiled | None = None,
+        texts: Texts | None = None,
     ) -> None:
         stack = model.decoder
         self.stack = stack
@@ -115,13 +118,15 @@ class Pass:
             tape.trained = own.ends.__contains__
         f = Forward(
             tape, kernel, training=drops, tuning=tuning, mixer=mixer, fused=fused,
-            input_grads=input_grads,
+            input_grads=input_grads, texts=texts,
         )  # fmt: skip
         f.again = frozenset() if recompute is None else recompute.modules
         B, T = ("B", batch), ("T", tokens)
         tape.category = "inputs"
         ids = tape.new("token ids", (B, T), "int64")
         given = [ids, *(loss.inputs(tape, ids.axes) if loss is not None else ())]
+        if texts is not None:
+            given += texts.enter(f, ids.axes, windows(stack, tokens))
         self.inputs = [v.storage for v in given]
         tape.category = "activations"
         self.stem = Account()
@@ -157,12 +162,12 @@ class Pass:
         framed = {v.storage for v in f.frame if v.storage.owners == 1}
         apart = {*framed, *(v.storage for v in f.shared()), *self.around, *(s for pair in self.prefixes for s in pair)}
         self.stem.saved = [s for s in self.stem.saved if s not in apart]
-        handed = position_ids(tape, stack.stem, B, T, f.cached)
+        handed = position_ids(tape, stack.stem, B, T, f.cached) if texts is None else []
         if f.positions is not None:
             handed.append(f.positions)
             self.stem.saved = [s for s in self.stem.saved if s is not f.positions.storage]
             f.positions = None
-        self.shared = [v.storage for v in (*f.shared(), *handed)]
+        self.shared = [s for v in (*f.shared(), *handed) if (s := v.storage) not in self.inputs]
         # What the model's own code names until its layers are through, and the graph does not keep.
         saved = {*self.stem.saved, *self.shared}
         self.frame = [v.storage for v in f.frame if v.storage not in {*saved, *self.around}]

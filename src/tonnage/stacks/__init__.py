@@ -70,6 +70,8 @@ class Stack(Record):
         spread: what more may be allocated at the peak where its attention runs in another way, in words and bytes, from
             the model and the tokens of a pass; None for nothing.
         empties: by objective, behind which pass its trainer gives the allocator's cache back.
+        bounds: its batches of one row tell where texts begin (``cu_seq_lens_q``), and which one a token is of.
+        masks: its rows of several texts come with a mask of numbers, unless flash-attn runs.
         copies: what is said of ``modules_to_save``, where it keeps them otherwise than peft; forbids "fits".
     """
 
@@ -107,6 +109,8 @@ class Stack(Record):
     unstated: str = "{stack}'s own code of {model} is answered as transformers' operations"
     steps: str = ""
     copies: str = ""
+    bounds: Since[bool] = (((0, 0), False),)
+    masks: bool = False
     pursues: Since[tuple[str, ...]] = (((0, 0), ()),)
     trainers: Since[Version] | None = (((0, 0), (1, 16)),)
     reentrant: Since[bool] = (((0, 0), False),)

@@ -18,6 +18,7 @@ STACK: Final = Stack(
     precision=(((0, 0), "bf16-mixed"),),
     adapted=(((0, 0), "bf16-autocast"),),
     optimizer=(((0, 0), "adamw-fused"),),
+    masks=True,
     makes_mask=(((0, 0), False),),
     shards="ddp",
     recomputes=("none", "full"),

@@ -39,5 +39,6 @@ STACK: Final = Stack(
     # "use_reentrant" of its trainers, 0.28.0; before, transformers' own.
     reentrant=(((0, 28), False), ((0, 0), True)),
     compiles="model",
+    bounds=(((1, 16), True), ((0, 0), False)),
     reference="https://github.com/huggingface/trl/blob/v1.9.0/trl/trainer/sft_trainer.py",
 )

@@ -53,6 +53,12 @@ def _padded(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tensors if not over else tuple(torch.nn.functional.pad(t, [0, ALIGNED - over]) for t in tensors)
 
 
+def _longest(q: torch.Tensor, lengths: Any) -> tuple[int, int]:
+    """The longest sequences, which transformers may hand over as tensors: what they hold decides no size here."""
+    a, b = (n if isinstance(n, int) else q.shape[0] for n in lengths[-2:])
+    return a, b
+
+
 class Second(torch.autograd.Function):  # type: ignore[misc]
     """``FlashAttnFunc`` and ``FlashAttnVarlenFunc`` of release 2."""
 
@@ -70,7 +76,7 @@ class Second(torch.autograd.Function):  # type: ignore[misc]
         if lengths is None:
             out, lse, _, seed = ops._flash_attn_forward(q, k, v, *rest)
         else:
-            out, lse, _, seed = ops._flash_attn_varlen_forward(q, k, v, *lengths, *rest)
+            out, lse, _, seed = ops._flash_attn_varlen_forward(q, k, v, *lengths[:2], *_longest(q, lengths), *rest)
         if kept:
             ctx.save_for_backward(q, k, v, out, lse, *(lengths[:2] if lengths is not None else ()), seed)
             ctx.longest = lengths[2:] if lengths is not None else None
@@ -87,8 +93,9 @@ class Second(torch.autograd.Function):  # type: ignore[misc]
         if ctx.longest is None:
             torch.ops.flash_attn._flash_attn_backward(padded, q, k, v, out, lse, dq, dk, dv, *ctx.how, rng_state=seed)
         else:
+            longest = _longest(q, ctx.longest)
             torch.ops.flash_attn._flash_attn_varlen_backward(
-                padded, q, k, v, out, lse, dq, dk, dv, *lengths, *ctx.longest, *ctx.how, rng_state=seed
+                padded, q, k, v, out, lse, dq, dk, dv, *lengths, *longest, *ctx.how, rng_state=seed
             )
         return (*(d[..., : dout.shape[-1]] for d in (dq, dk, dv)), None, None, None)
 

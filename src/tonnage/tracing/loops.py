@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from tonnage.errors import UnsupportedError
+from tonnage.tracing import texts
 from tonnage.tracing.models import DTYPES
 from tonnage.tracing.optimizers import Made
 from tonnage.tracing.recorder import Recorder
@@ -32,6 +33,7 @@ def ids(job: Mapping[str, Any], tokens: int, device: str) -> torch.Tensor:
 def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Made) -> None:
     """Optimizer steps, two of them unless the first is asked for: forward, loss, backward, step."""
     extra: dict[str, Any] = {}
+    job = texts.flattened(job)
     if getattr(model, "main_input_name", "") == "input_features":
         inputs = {"input_features": _features(model, job, device)}
     else:
@@ -43,7 +45,9 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
         # The labels of as many tokens: a part of the batch's.
         inputs["labels"] = inputs["labels"][:, -job["logits"] :]
         extra["logits_to_keep"] = job["logits"]
-    for t in {id(t): t for t in inputs.values()}.values():
+    if job.get("texts"):
+        inputs |= texts.inputs(job["texts"], inputs["input_ids"])
+    for t in {id(t): t for t in inputs.values() if isinstance(t, torch.Tensor)}.values():
         r.there(t, INPUT, "")
     # Bound here, so that the last step's loss lives until this one's takes its place.
     loss: Any = None

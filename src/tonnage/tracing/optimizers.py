@@ -7,7 +7,7 @@ trainer.py (``create_optimizer``: tables keep states in full under 8 bits).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final
@@ -20,7 +20,8 @@ from tonnage.record import Record
 from tonnage.tracing.patches import Patches
 
 RATE: Final = 1e-4
-GALORE: Final = {"rank": 128, "update_proj_gap": 200, "scale": 0.25, "proj_type": "std"}
+RANK: Final = 128
+GALORE: Final = {"rank": RANK, "update_proj_gap": 200, "scale": 0.25, "proj_type": "std"}
 
 PLAIN: Final = "the optimizer's compiled step is traced as its plain code, which takes more for a moment"
 
@@ -35,7 +36,7 @@ class Made(Record):
         item: what it reads out of its tensors, for those that do: it tells no size.
         plain: its step is compiled, and traced as the code that is written.
         caveat: what has to be said of its step.
-        kept: state that lies in no ``state``, and the parameter's name.
+        kept: gives state that lies in no ``state``, and the parameter's name; it may die before the trace ends.
         backward: what goes back from the loss, where it is a method of the optimizer's.
     """
 
@@ -44,7 +45,7 @@ class Made(Record):
     plain: bool = False
     caveat: str | None = None
     backward: Callable[[Any], None] | None = None
-    kept: tuple[tuple[torch.Tensor, str], ...] = ()
+    kept: Callable[[], Iterable[tuple[torch.Tensor, str]]] = tuple
 
 
 def trained(model: Any) -> Parameters:
@@ -137,6 +138,16 @@ def _low_rank(
     return make
 
 
+def _q_galore(name: str) -> Callable[[Any], Made]:
+    def make(model: Any) -> Made:
+        from tonnage.tracing import q_galore
+
+        stepper, kept = getattr(q_galore, name)(model, trained(model), rank=RANK, rate=RATE)
+        return Made((stepper,), item=1.0, kept=kept)
+
+    return make
+
+
 def _schedule_free(name: str) -> Callable[[Any], Made]:
     def make(model: Any) -> Made:
         one = getattr(imported("schedulefree"), name)(trained(model), lr=RATE, foreach=True)
@@ -160,7 +171,7 @@ def _hooked(name: str) -> Callable[[Any], Made]:
         kept = [held for key, held in vars(one).items() if key.startswith("exp_avg")]
         return Made(
             (), item=1.0, backward=lambda loss: one.fused_backward(loss, RATE),
-            kept=tuple((t, key) for held in kept for key, t in held.items()),
+            kept=lambda: [(t, key) for held in kept for key, t in held.items()],
         )  # fmt: skip
 
     return make
@@ -194,13 +205,14 @@ def imported(package: str) -> Any:
 PACKAGES: Final = {
     "lion_pytorch": "lion-pytorch", "came_pytorch": "came-pytorch", "galore_torch": "galore-torch",
     "apollo_torch": "apollo-torch", "pytorch_optimizer": "pytorch-optimizer", "adam_mini": "adam-mini",
-    "lomo_optim": "lomo-optim",
+    "lomo_optim": "lomo-optim", "q_galore_torch": "q-galore-torch",
 }  # fmt: skip
 """Names that pip knows, where they are others."""
 
 NEEDS: Final = {
     **dict.fromkeys(PLACES["eight_bit"], "bitsandbytes"), "galore": "galore_torch",
-    "galore-8bit": "galore_torch", "apollo": "apollo_torch",
+    "galore-8bit": "galore_torch", "apollo": "apollo_torch", "q-galore": "q_galore_torch",
+    "q-galore-proj": "q_galore_torch",
 }  # fmt: skip
 """Libraries that look for a device as they are imported."""
 
@@ -251,6 +263,8 @@ OPTIMIZERS: Final[dict[str, Callable[[Any], Made]]] = {
     "shampoo": _of("pytorch_optimizer", "ScalableShampoo", start_preconditioning_step=1),
     "galore": _low_rank("galore_torch", "GaLoreAdamW", no_deprecation_warning=True),
     "galore-8bit": _low_rank("galore_torch", "GaLoreAdamW8bit"),
+    "q-galore": _q_galore("packed"),
+    "q-galore-proj": _q_galore("projected"),
     "apollo": _low_rank("apollo_torch", "APOLLOAdamW", {"proj": "random", "scale_type": "channel", "scale": 1.0}),
 }
 
@@ -291,6 +305,11 @@ def in_backward(name: str, model: Any) -> Made:
     Raises:
         UnsupportedError: it is not traced, its library is not installed, or it goes back from the loss by itself.
     """
+    if name == "q-galore":
+        from tonnage.tracing import q_galore
+
+        kept = q_galore.within(model, rank=RANK, rate=RATE)
+        return Made((), item=1.0, backward=lambda loss: loss.backward(), kept=kept)
     each = {p: optimizer(name, _Only(model, p)) for p in trained(model)}
     if any(made.backward is not None for made in each.values()):
         raise UnsupportedError(
@@ -327,7 +346,11 @@ def patches(p: Patches, made: Made) -> None:
     """What a step needs replaced: random numbers from a generator of a device that is not there, compilation."""
     if made.plain:
         p.put(torch, "compile", lambda function=None, **how: function)
-    if "galore_torch" in sys.modules:
+    if "q_galore_torch" in sys.modules:
+        from tonnage.tracing import q_galore
+
+        q_galore.patches(p)
+    if {"galore_torch", "q_galore_torch"} & set(sys.modules):
         # It waits for the device behind every parameter.
         p.put(torch.cuda, "synchronize", lambda *args, **how: None)
     drawn = sys.modules.get("apollo_torch.random_projector")
@@ -345,7 +368,7 @@ def states(made: Made, names: Mapping[int, str]) -> Iterator[tuple[torch.Tensor,
         made: the optimizer.
         names: of parameters, by identity.
     """
-    yield from made.kept
+    yield from made.kept()
     for one in made.steppers:
         for p, held in one.state.items():
             for value in held.values():

@@ -7,15 +7,18 @@ from typing import Any, Final
 
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate.packing import counted
 from tonnage.estimate.precision import PRESETS
 from tonnage.estimate.settle import AS_NEWEST, filled, one_device, refuse
 from tonnage.estimate.summary import caching
 from tonnage.formats import storage_format
 from tonnage.memory.optimizers import spelled
+from tonnage.memory.optimizers.low_rank import RANK
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.memory.recompute import settled
 from tonnage.record import Record
-from tonnage.releases import shown, since
+from tonnage.releases import Version, shown, since
+from tonnage.stacks import Stack
 from tonnage.stacks import stack as stack_of
 from tonnage.workload.serving import Serve
 from tonnage.workload.training import Train
@@ -79,6 +82,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
     refuse(w, "objective", "only the next token is traced", unless=(None, "sft"), hint="trace a step of your own")
     for key in ("experts", "expert_imbalance"):
         refuse(w, key, "experts are traced by grouped products", unless=(None, "grouped_mm"), hint="leave it out")
+    refuse(w, "optimizer_rank", "projections are traced at rank 128", unless=(None, RANK), hint="leave it out")
     asked, mixers, w = w.kernels, *_mixers(w, device)
     liger = _liger(config, w, device)
     modules = sorted(plan.modules) if (plan := settled(w.recompute)) is not None else []
@@ -108,6 +112,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         "keep_step": any(kept.endswith("-outputs") for kept in w.retain),
         "keep_last": "last-outputs" in w.retain, "keep_gradients": "grads" in w.retain,
         "clips": bool(w.clip_grad_norm), "in_backward": bool(w.optimizer_in_backward),
+        "texts": _texts(w, stack, version, autocast or weights),
         "steps": 1 if w.first_step else 2, "liger": liger, "mixers": mixers,
     }  # fmt: skip
     # prepare_model_for_kbit_training casts what is not packed.
@@ -126,6 +131,19 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
     caveats = [newer] if newer else []
     caveats += [AS_NEWEST] if version[0] < stack.releases.newest[0] else []
     return Request(job, {"task": "train", "model": name, **filled(w, values)}, (*caveats, *_dequantized(config)))
+
+
+def _texts(w: Train, stack: Stack, version: Version, compute: str) -> dict[str, Any] | None:
+    """The texts of packed rows, as the process takes them."""
+    if w.packing in (None, "none"):
+        return None
+    flat = w.packing == "flat"
+    return {
+        "count": counted(w, w.batch or 1),
+        "flat": flat,
+        "told": flat and since(version, stack.bounds),
+        "form": compute if stack.masks and w.attention != "flash_attention_2" else None,
+    }
 
 
 def _mixers(w: Train, device: Device | None) -> tuple[dict[str, Any] | None, Train]:

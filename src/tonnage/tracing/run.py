@@ -24,6 +24,7 @@ from tonnage.tracing import (
     mixers,
     models,
     optimizers,
+    texts,
 )
 from tonnage.tracing.inplace import InPlace
 from tonnage.tracing.patches import Patches, swapped_modules, torch_patches, transformers_patches
@@ -200,6 +201,8 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
             mixers.install(place.patches, _base(model), **job["mixers"])
         else:
             mixers.in_torch(place.patches, _base(model))
+        if job.get("texts"):
+            texts.install(place.patches, job["texts"], texts.flattened(job)["batch"])
         tell(r)
         make = optimizers.in_backward if job.get("in_backward") else optimizers.optimizer
         made = make(job["optimizer"], model) if training else None
@@ -209,9 +212,7 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
         with uncollected(), hooked(model, r), loss_named(model, r), place.fake, r:
             resident(model, r)
             if made is not None:
-                for t, name in optimizers.states(made, r.parameters):
-                    if t.device.type in r.devices:
-                        r.there(t, STATE, name)
+                _states(made, r)
                 loops.train(model, job, r, place.device, made)
             else:
                 loops.serve(model, job, r, place.device)
@@ -219,6 +220,13 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
         return Traced(list(r.born), list(r.order), list(r.marks), told)
     finally:
         place.restore()
+
+
+def _states(made: optimizers.Made, r: Recorder) -> None:
+    """Tell of the optimizer's state that is there, and hold none of it."""
+    for t, name in optimizers.states(made, r.parameters):
+        if t.device.type in r.devices:
+            r.there(t, STATE, name)
 
 
 def _shapes(head: Any, name: str) -> dict[str, list[list[int]]]:

@@ -28,6 +28,12 @@ class Train(Placed):
     mean_length: int | None = batched(
         "count", "Batches are padded to their own longest sample: of N tokens on average, --seq at most."
     )
+    packing: str | None = batched(
+        "text",
+        "Rows hold several texts, whose positions begin anew; flat: the batch is one row (none)",
+        ("none", "rows", "flat"),
+    )
+    packed_texts: int | None = batched("count", "Texts of a pass, with --packing (one or two a row).")
     accumulate: int | None = batched("count", "Forward passes a step (1).")
     eval_batch: int | None = batched("count", "Sequences of an evaluation step behind the optimizer's (none).")
 
@@ -39,6 +45,7 @@ class Train(Placed):
     state_dtype: str | None = numeric("text", "Format of the optimizer's state.")
     master: bool | None = numeric("switch", "fp32 master weights.")
     optimizer: str | None = numeric("text", "What steps (adamw, as the stack has it)")
+    optimizer_rank: int | None = numeric("count", "Rank of the projections of GaLore, APOLLO and Q-GaLore (128).")
     optimizer_in_backward: bool | None = numeric("switch", "Step each parameter as its gradient arrives.")
     clip_grad_norm: bool | None = numeric("switch", "Gradients are clipped by their norm.")
     ema: bool | None = numeric("switch", "A copy of the model holds moving averages of its weights.")

@@ -31,7 +31,7 @@ OPTIMIZERS: Final[dict[str, str | None]] = {
         "galore_adafactor_layerwise",
     )),
 }  # fmt: skip
-"""``OptimizerNames``, as a workload has them; what is layerwise steps in the backward pass (``layerwise``)."""
+"""``OptimizerNames``, as a workload has them; what is layerwise steps in the backward pass (``stepped``)."""
 
 ATTENTION: Final[dict[str, str | None]] = {
     "eager": "eager", "sdpa": "sdpa", "flash_attention_2": "flash_attention_2", "flash_attention_3": "flash",
@@ -58,7 +58,7 @@ KEYS: Final = (
     Key(("liger_kernel_config",), "_liger_config"),
     Key(("parallelism_config",), matters="degrees of parallelism"),
     Key(("optim_target_modules",), matters="which modules the optimizer projects"),
-    Key(("optim_args",), matters="arguments of the optimizer"),
+    Key(("optim_args",), "_optim_args"),
     Key(("neftune_noise_alpha",), matters="noise as large as the embedding's output"),
     Key(("label_smoothing_factor",), matters="a second loss over all logits", harmless=(0, 0.0)),
     Key(("auto_find_batch_size",), matters="the batch is halved until it fits"),
@@ -84,11 +84,37 @@ INERT: Final = (
 """Evaluation, saving, logging, schedules: outside the step that is answered, or without bytes of their own."""
 
 
-def layerwise(said: dict[str, Any]) -> None:
-    """An optimizer for every parameter, which steps it as its gradient is there."""
+PROJECTING: Final = ("galore", "galore-8bit", "apollo")
+PROJECTING_ARGS: Final = {"update_proj_gap": "*", "scale": "*", "proj_type": "std", "proj": "random",
+                          "scale_type": "channel"}  # fmt: skip
+"""Further arguments of these, and the values with which memory is what is answered."""
+
+
+def stepped(said: dict[str, Any]) -> list[str]:
+    """The optimizer: one for every parameter where it is layerwise, which steps it as its gradient is there; the rank
+    of projections; what is left open, in words.
+    """
     name, _, hooked = str(said.get("optimizer", "")).partition(" ")
     if hooked:
         said["optimizer"], said["optimizer_in_backward"] = name, True
+    given = said.pop("_optim_args", None)
+    if isinstance(given, dict):
+        given = ",".join(f"{key}={value}" for key, value in given.items())
+    parts = dict(part.partition("=")[::2] for part in str(given or "").replace(" ", "").split(",") if part)
+    if name in PROJECTING:
+        if "rank" in parts:
+            said["optimizer_rank"] = count(parts.pop("rank"), "optim_args")
+        parts = {key: value for key, value in parts.items() if PROJECTING_ARGS.get(key, "") not in ("*", value)}
+    return [f"optim_args = {', '.join(parts)}: arguments of the optimizer"] if parts else []
+
+
+def flattened(said: dict[str, Any], form: str = "flat") -> list[str]:
+    """Rows of several texts, as one row or with as many as the batch has; what has to be said."""
+    said["packing"] = form
+    if said.get("attention") != "flash":
+        return []
+    said["attention"] = "flash_attention_2"
+    return ["packed rows by flash-attn's third release: answered by the second"]
 
 
 def again(said: dict[str, Any], default: bool) -> str:

@@ -11,18 +11,22 @@ from typing import Any, Final
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Config, Key, Settled
 from tonnage.launch.training._preferences import SIGMOID, preferring
-from tonnage.launch.training._trainer import NESTED, OPTIMIZERS, again, attention, layerwise, spread
+from tonnage.launch.training._trainer import NESTED, OPTIMIZERS, again, attention, flattened, spread, stepped
 from tonnage.launch.training._values import count, every_step, modules, nests, one_of, share, text, texts, truth
 
 LENGTH: Final = 512
 """``sequence_len``."""
+Q_GALORE: Final = "q-galore-proj"
+RANK: Final = 256
+"""``qgalore_rank``."""
 OWN: Final[dict[str, str | None]] = {
     "ao_adamw_4bit": "adamw-4bit-ao", "ao_adamw_8bit": "adamw-8bit-ao", "ao_adamw_fp8": "adamw-fp8-ao",
     "came_pytorch": "came", "muon": "muon",
     **dict.fromkeys((
         "optimi_adamw", "adopt_adamw", "dion", "sinkgd", "flash_adamw", "flash_adam", "flash_sgd", "flash_sgdw",
-        "flash_lion", "q_galore_adamw8bit",
+        "flash_lion",
     )),
+    "q_galore_adamw8bit": Q_GALORE,
 }  # fmt: skip
 SWITCHES: Final = {
     "flash_attention": "flash_attention_2", "sdp_attention": "sdpa", "eager_attention": "eager",
@@ -38,11 +42,15 @@ READ: Final = (CUT, "LigerPlugin")
 
 
 def _finish(said: dict[str, Any]) -> Settled:
-    layerwise(said)
+    open_ends = stepped(said)
     if said.get("_fsdp_config") and "_fsdp" not in said:
         # The block alone turns it on.
         said["_fsdp"] = "full_shard"
-    unmodelled, told = spread(said), []
+    told: list[str] = []
+    unmodelled = [*open_ends, *spread(said)]
+    rank = said.pop("_rank", RANK)
+    if said.get("optimizer") == Q_GALORE:
+        said["optimizer_rank"] = rank
     compute = _format(said)
     _attention(said)
     adapter, four, eight = said.pop("_adapter", None), said.pop("_four", False), said.pop("_eight", False)
@@ -83,9 +91,12 @@ def _finish(said: dict[str, Any]) -> Settled:
         )  # fmt: skip
     if batch is not None:
         said["accumulate"] = max(batch // said["batch"], 1)
-    if not said.pop("_packing", False) and not said.pop("_padded", False):
+    packed, real, padded = said.pop("_packing", False), said.pop("_real", None), said.pop("_padded", False)
+    if packed and not said.get("_rl"):
+        left, more = _packed(said, real)
+        unmodelled, told = [*unmodelled, *left], [*told, *more]
+    if not packed and not padded:
         told.append(f"batches are padded to their longest sample: at most the {said['seq']:,} tokens answered for")
-    said.pop("_padded", None)
     aim = said.pop("_rl", None)
     if aim in PREFERENCES:
         told += preferring(said, PREFERENCES[aim])
@@ -95,6 +106,21 @@ def _finish(said: dict[str, Any]) -> Settled:
     if said.pop("_reward", False):
         unmodelled.append("reward: answered as supervised fine-tuning, without a head of one number")
     return Settled(said, tuple(unmodelled), tuple(told))
+
+
+def _packed(said: dict[str, Any], real: bool | None) -> tuple[list[str], list[str]]:
+    """Rows of several texts: one row for all where flash-attn runs, else as many as the batch has.
+
+    Returns what is left open, and what is said.
+    """
+    kind = said.get("attention")
+    if kind in ("flash_attention_2", "flash"):
+        return [], flattened(said, "rows" if real else "flat")
+    if kind in ("sdpa", "eager"):
+        return [], flattened(said, "rows" if real is not False else "flat")
+    if kind == "flex":
+        return ["sample_packing with flex attention: its masks by blocks are answered as those of one text"], []
+    return [], ["sample_packing without an attention implementation: texts see each other, as those of one row"]
 
 
 def _compiles(value: Any, key: str) -> bool:
@@ -261,19 +287,25 @@ CONFIG: Final = Config(
         Key(("relora", "loftq_config"), matters="how adapters are made"),
         Key(("resize_token_embeddings_to_32x", "tokens", "shrink_embeddings"), matters="rows of the vocabulary"),
         Key(("neftune_noise_alpha",), matters="noise as large as the embedding's output"),
-        Key(("optim_target_modules", "optim_args"), matters="arguments of the optimizer"),
+        Key(("optim_target_modules",), matters="which modules the optimizer projects", harmless=(["attn", "mlp"],)),
+        Key(("optim_args",), "_optim_args"),
+        Key(("qgalore_rank",), "_rank", count),
+        Key(("qgalore_proj_quant",), matters="the projection in 16 bit", harmless=(True,)),
+        Key(("qgalore_proj_group_size",), matters="scales of the projection", harmless=(256,)),
         Key(("torch_empty_cache_steps",), "empty_cache", every_step),
         Key(("gc_steps",), matters="the allocator's cache is given back now and then"),
         Key(("max_memory", "gpu_memory_limit", "lora_on_cpu", "device_map"), matters="where weights lie"),
         Key(("auto_find_batch_size",), matters="the batch is halved until it fits"),
         Key(("quantize_moe_experts", "experts_implementation"), matters="how experts are stored and run"),
-        Key(("use_pose", "multipack_real_batches", "batch_flattening"), matters="how batches are made"),
+        Key(("use_pose", "batch_flattening"), matters="how batches are made"),
+        Key(("multipack_real_batches",), "_real", truth),
         Key(("num_labels",), matters="a classifier's head"),
         Key(("trainer_cls",), matters="another trainer"),
         Key(("bnb_config_kwargs",), matters="how weights are packed"),
         Key(("vllm", "trl"), matters="generation beside training"),
     ),
     inert=(
+        "qgalore_*",
         "base_model_config", "base_model_ignore_patterns", "revision_of_model", "cls_model_config", "model_type",
         "tokenizer_*", "processor_*", "is_*_derived_model", "use_kernels", "output_dir", "hub_*",
         "save_*", "saves_per_epoch", "bos_token", "eos_token", "pad_token", "unk_token", "special_tokens",

@@ -11,20 +11,23 @@ from typing import Any, Final
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Config, Key, Settled
 from tonnage.launch.training._preferences import SIGMOID, preferring
-from tonnage.launch.training._trainer import INERT, KEYS, again, autocast, layerwise, liger, spread
+from tonnage.launch.training._trainer import INERT, KEYS, again, autocast, flattened, liger, spread, stepped
 from tonnage.launch.training._values import count, one_of, share, text, texts, truth
 
 BATCH: Final = 8
 LENGTH: Final = 2048
 """``cutoff_len``."""
+EIGHT: Final = 8
+"""Tokens of which rows are a multiple (``pad_to_multiple_of``)."""
+PROJECTED: Final = 16
+"""``galore_rank`` and ``apollo_rank``."""
 STAGES: Final = {"pt": "pt", "sft": "sft", "rm": "rm", "ppo": "ppo", "dpo": "dpo", "kto": "kto"}
 TYPES: Final = {"lora": "lora", "full": "full", "freeze": "freeze", "oft": None}
 ATTENTION: Final = {"auto": "sdpa", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2", "fa3": "flash"}
 
 
 def _finish(said: dict[str, Any]) -> Settled:
-    layerwise(said)
-    unmodelled, told = [*liger(said), *spread(said)], []
+    unmodelled, told = [*stepped(said), *liger(said), *spread(said)], []
     stage, kind = said.pop("_stage", "sft"), said.pop("_kind", "lora")
     pairs = said.pop("_pairs", "sigmoid")
     aim = {"orpo": "orpo", "simpo": "simpo"}.get(pairs, "dpo") if stage == "dpo" else "kto" if stage == "kto" else ""
@@ -59,13 +62,42 @@ def _finish(said: dict[str, Any]) -> Settled:
     said.setdefault("batch", BATCH)
     said.setdefault("seq", LENGTH)
     said.setdefault("attention", "sdpa")
-    if not said.pop("_packing", False) and stage != "pt":
+    neat, packed = said.pop("_neat", False) and stage == "sft", said.pop("_packing", False)
+    if neat:
+        told += _neat(said)
+    if (neat or packed) and not (neat and said["attention"] == "flash_attention_2"):
+        # A token more than is asked for, so that flash-attn looks at the mask, and padding (data/processor).
+        said["seq"] = -(-(said["seq"] + 1) // EIGHT) * EIGHT
+    elif not neat and stage != "pt":
         told.append(f"batches are padded to their longest sample: at most the {said['seq']:,} tokens answered for")
     eight = said.get("optimizer") in ("adamw-8bit", "paged-adamw-8bit")
-    for key, name in (("_galore", "galore-8bit" if eight else "galore"), ("_muon", "muon"), ("_mini", "adam-mini")):
+    ranks = {name: said.pop(f"{name}_rank", PROJECTED) for name in ("_galore", "_apollo")}
+    hooked = {name: said.pop(f"{name}_layerwise", False) for name in ranks}
+    for key, name in (
+        ("_galore", "galore-8bit" if eight else "galore"), ("_apollo", "apollo"), ("_muon", "muon"),
+        ("_mini", "adam-mini"),
+    ):  # fmt: skip
         if said.pop(key, False):
             said["optimizer"] = name
+            if key in ranks:
+                said["optimizer_rank"] = ranks[key]
+                said["optimizer_in_backward"] = hooked[key] or None
     return Settled(said, tuple(unmodelled), tuple(told))
+
+
+def _neat(said: dict[str, Any]) -> list[str]:
+    """Packed rows whose texts do not see each other.
+
+    Raises:
+        InputError: more than one row for flash-attn.
+    """
+    told = flattened(said, "rows")
+    if said["attention"] == "flash_attention_2" and said["batch"] > 1:
+        raise InputError(
+            f"neat_packing with flash attention and per_device_train_batch_size = {said['batch']}, which LLaMA-Factory "
+            "refuses", key="per_device_train_batch_size", value=said["batch"], hint="per_device_train_batch_size: 1",
+        )  # fmt: skip
+    return told
 
 
 def _quantized(said: dict[str, Any], kind: str) -> str | None:
@@ -114,7 +146,8 @@ CONFIG: Final = Config(
         Key(("pref_bco_weight", "ld_alpha"), matters="further terms of the loss of pairs", harmless=(0, 0.0)),
         Key(("finetuning_type",), "_kind", one_of(TYPES)),
         Key(("cutoff_len",), "seq", count),
-        Key(("packing", "neat_packing"), "_packing", truth),
+        Key(("packing",), "_packing", truth),
+        Key(("neat_packing",), "_neat", truth),
         Key(("lora_rank",), "lora_rank", count),
         Key(("lora_dropout",), "lora_dropout", share),
         Key(("lora_target",), "lora_targets", _targets),
@@ -135,7 +168,8 @@ CONFIG: Final = Config(
         Key(("use_unsloth", "use_unsloth_gc"), matters="unsloth's kernels and offloaded checkpoints"),
         Key(("upcast_layernorm", "upcast_lmhead_output"), matters="formats of norms and logits"),
         Key(("use_adam_mini",), "_mini", truth),
-        Key(("use_apollo", "use_badam"), matters="another optimizer: answered without it"),
+        Key(("use_apollo",), "_apollo", truth),
+        Key(("use_badam",), matters="another optimizer: answered without it"),
         Key(("use_llama_pro", "freeze_trainable_layers", "freeze_extra_modules"), matters="which layers are trained"),
         Key(("shift_attn", "mixture_of_depths", "rope_scaling"), matters="the model itself is changed"),
         Key(("pissa_init",), matters="the frozen weights become residuals"),
@@ -145,7 +179,13 @@ CONFIG: Final = Config(
         Key(("resize_vocab", "add_tokens", "add_special_tokens"), matters="rows of the vocabulary"),
         Key(("use_kt", "use_mca", "use_hyper_parallel"), matters="another backend"),
         Key(("use_asft_loss", "use_dft_loss", "use_eaft_loss"), matters="another loss"),
-        Key(("galore_rank", "galore_target", "galore_layerwise"), matters="the rank and place of projections"),
+        Key(("galore_rank",), "_galore_rank", count),
+        Key(("apollo_rank",), "_apollo_rank", count),
+        Key(("galore_layerwise",), "_galore_layerwise", truth),
+        Key(("apollo_layerwise",), "_apollo_layerwise", truth),
+        Key(("galore_target", "apollo_target"), matters="the place of projections", harmless=("all",)),
+        Key(("apollo_scale_type",), matters="how APOLLO scales", harmless=("channel",)),
+        Key(("galore_proj_type", "apollo_proj"), matters="how projections are made", harmless=("std", "random")),
         Key(("moe_aux_loss_coef",), matters="logits of the routers are kept"),
         Key(("ref_model*", "reward_model*"), matters="further models"),
         Key(("quantization_device_map", "offload_folder"), matters="where weights lie", harmless=("offload", "auto")),

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tonnage.errors import InputError
 from tonnage.launch.training import Config, Key, Settled
-from tonnage.launch.training._trainer import INERT, KEYS, again, attention, autocast, layerwise, liger, spread
+from tonnage.launch.training._trainer import INERT, KEYS, again, attention, autocast, liger, spread, stepped
 from tonnage.launch.training._values import DTYPES, count, one_of, text, truth, whole
 
 BATCH: Final = 8
@@ -19,8 +19,7 @@ SHARED: Final = {"NO": None, "MULTI_GPU": "ddp", "FSDP": "fsdp", "DEEPSPEED": "z
 
 
 def _finish(said: dict[str, Any]) -> Settled:
-    layerwise(said)
-    unmodelled = [*liger(said), *spread(said)]
+    unmodelled = [*stepped(said), *liger(said), *spread(said)]
     mixed = said.pop("_mixed", None)
     half = autocast(said) or (mixed if mixed in ("bf16", "fp16") else None)
     if mixed == "fp8":

@@ -11,7 +11,7 @@ from typing import Any, Final
 from tonnage.errors import InputError
 from tonnage.launch.training import Config, Key, Settled
 from tonnage.launch.training._preferences import SIGMOID, preferring
-from tonnage.launch.training._trainer import INERT, KEYS, again, attention, autocast, layerwise, liger, spread
+from tonnage.launch.training._trainer import INERT, KEYS, again, attention, autocast, flattened, liger, spread, stepped
 from tonnage.launch.training._values import DTYPES, count, modules, one_of, share, text, texts, truth
 
 BATCH: Final = 8
@@ -25,8 +25,7 @@ METHODS: Final = ("grpo", "rloo", "reward", "ppo", "orpo", "cpo", "online_dpo", 
 
 def _finish(said: dict[str, Any]) -> Settled:
     told: list[str] = []
-    layerwise(said)
-    unmodelled = [*liger(said), *spread(said)]
+    unmodelled = [*stepped(said), *liger(said), *spread(said)]
     program = str(said.get("_program", "sft")).removesuffix(".py")
     aim = next((name for name in PREFERENCES if program.startswith(name)), None)
     if aim is not None:
@@ -62,8 +61,12 @@ def _finish(said: dict[str, Any]) -> Settled:
     if length:
         said["seq"] = length
     said.pop("_precomputed", None)
-    packed = said.pop("_packing", False)
-    if not packed and length:
+    packed, strategy, flat = said.pop("_packing", False), said.pop("_strategy", "bfd"), said.pop("_flat", False)
+    if (packed and strategy != "wrapped") or flat:
+        told += flattened(said)
+    if flat and not packed:
+        told.append("padding_free without packing: max_length is not enforced, --seq is a text's mean length")
+    elif not packed and length:
         told.append(f"batches are padded to their longest sample: at most the {length:,} tokens that are answered for")
     return Settled(said, tuple(unmodelled), tuple(told))
 
@@ -124,6 +127,8 @@ CONFIG: Final = Config(
         Key(("bnb_4bit_quant_type",), "_kind", one_of({"nf4": "nf4", "fp4": None})),
         Key(("max_length", "max_seq_length"), "_length", _length),
         Key(("packing",), "_packing", truth),
+        Key(("packing_strategy",), "_strategy", text),
+        Key(("padding_free",), "_flat", truth),
         Key(("loss_type",), matters="what computes the loss: answered as nll, or a sigmoid of pairs",
             harmless=("nll", "chunked_nll", "kto", *SIGMOID, *([kind] for kind in SIGMOID))),
         Key(("precompute_ref_log_probs",), "_precomputed", truth),
@@ -139,7 +144,7 @@ CONFIG: Final = Config(
     inert=(
         *INERT, "model_revision", "trust_remote_code", "lora_alpha", "lora_task_type", "dataset_*", "datasets",
         "datasets.*", "streaming", "test_split_size", "chat_template_path", "eos_token", "pad_token",
-        "truncation_mode", "shuffle_dataset", "packing_strategy", "padding_free", "pad_to_multiple_of", "eval_packing",
+        "truncation_mode", "shuffle_dataset", "pad_to_multiple_of", "eval_packing",
         "completion_only_loss", "assistant_only_loss", "use_bnb_nested_quant", "ignore_bias_buffers", "env", "env.*",
         "num_proc",
     ),

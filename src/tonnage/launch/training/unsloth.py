@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tonnage.launch.training import Config, Key, Settled
-from tonnage.launch.training._trainer import INERT, KEYS, autocast, layerwise, liger, spread
+from tonnage.launch.training._trainer import INERT, KEYS, autocast, liger, spread, stepped
 from tonnage.launch.training._values import DTYPES, count, modules, one_of, share, text, truth
 
 TARGETS: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -18,8 +18,7 @@ TARGETS: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"
 def _finish(said: dict[str, Any]) -> Settled:
     # The command packs where it is told to; the config does unless it is told not to.
     command = said.get("_program") == "unsloth-cli.py"
-    layerwise(said)
-    unmodelled = [*liger(said), *spread(said)]
+    unmodelled = [*stepped(said), *liger(said), *spread(said)]
     kind, four = said.pop("_kind", "lora"), said.pop("_four", not command)
     dtype = said.pop("_dtype", None)
     dtype = "bf16" if dtype in (None, "auto") else dtype

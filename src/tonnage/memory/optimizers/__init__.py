@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Final
 
-from tonnage.errors import InputError, UnsupportedError, nearest
+from tonnage.errors import InputError, nearest
 from tonnage.memory.accounts import blocks
 from tonnage.memory.steps import Group, Replaced, Trained
 from tonnage.record import Record
@@ -40,15 +40,9 @@ PLACES: Final = {
     "preconditioned": ("muon", "soap", "shampoo"),
     "hooked": ("lomo", "adalomo"),
     "low_rank": ("galore", "galore-8bit", "apollo"),
+    "quantized": ("q-galore", "q-galore-proj"),
 }  # fmt: skip
 """Modules of this package, and the optimizers that they hold."""
-REFUSED: Final = {
-    "q-galore": (
-        "its matrices lie in int8, and each is unpacked for its own step and packed again; the step of q-galore-torch "
-        "1.0 fails with bitsandbytes 0.50.2, which has no percentile_clipping"
-    ),
-}
-"""Optimizers that are known and not modelled, and why."""
 NAMES: Final = tuple(name for names in PLACES.values() for name in names)
 SPELLINGS: Final = {
     "adam": "adamw", "adamw-torch": "adamw-foreach", "adamw-torch-fused": "adamw-fused", "adamw-hf": "adamw-foreach",
@@ -80,6 +74,11 @@ class Optimizer(Record):
         late: it steps within the backward pass, a parameter when the next one's gradient is there.
         fitted: the same for a model, from its weights, where it is told of more than single parameters.
         shrinks: gradients give way to smaller tensors while it runs: what one leaves counts at the next.
+        at_rank: the same with projections of another rank, where it projects.
+        packs: weights that lie in a byte an element while it trains them (``arch/int8.py``).
+        layerwise: what it is where it steps in the backward pass, if that is something else.
+        leaves: parameters, by name, that it does not step there: their gradients stay.
+        told: what has to be said of it.
     """
 
     name: str
@@ -94,6 +93,11 @@ class Optimizer(Record):
     late: bool = False
     fitted: Callable[[Iterable[Tensor]], Optimizer] | None = None
     shrinks: bool = False
+    at_rank: Callable[[int], Optimizer] | None = None
+    packs: Callable[[Tensor], bool] | None = None
+    layerwise: Callable[[], Optimizer] | None = None
+    leaves: Callable[[str], bool] | None = None
+    told: str | None = None
 
     def resident(self, t: Tensor, form: str) -> Iterator[Stored]:
         """The part of the state that lies on the device, for a parameter in this format."""
@@ -157,19 +161,29 @@ def optimizer(name: str) -> Optimizer:
     """The optimizer of that name.
 
     Raises:
-        UnsupportedError: known, and not modelled.
         InputError: not known.
     """
     for place, names in PLACES.items():
         if name in names:
             found: tuple[Optimizer, ...] = import_module(f"tonnage.memory.optimizers.{place}").OPTIMIZERS
             return next(o for o in found if o.name == name)
-    if name in REFUSED:
-        raise UnsupportedError(
-            f"the optimizer {name} is not modelled: {REFUSED[name]}", key="optimizer", value=name,
-            hint="--optimizer galore",
-        )  # fmt: skip
     raise InputError(
-        f"unknown optimizer {name!r}", key="optimizer", value=name, nearest=nearest(name, (*NAMES, *REFUSED, "adamw")),
+        f"unknown optimizer {name!r}", key="optimizer", value=name, nearest=nearest(name, (*NAMES, "adamw")),
         hint=f"one of {', '.join(NAMES)}",
     )  # fmt: skip
+
+
+def at_rank(optimizer: Optimizer, rank: int | None) -> Optimizer:
+    """The optimizer at the rank of projections that is asked for.
+
+    Raises:
+        InputError: it has none.
+    """
+    if rank is None:
+        return optimizer
+    if optimizer.at_rank is None:
+        raise InputError(
+            f"optimizer_rank = {rank}: optimizer = {optimizer.name} projects nothing", key="optimizer_rank", value=rank,
+            hint="--optimizer galore, galore-8bit, apollo, q-galore or q-galore-proj",
+        )  # fmt: skip
+    return optimizer.at_rank(rank)

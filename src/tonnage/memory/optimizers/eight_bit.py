@@ -23,9 +23,14 @@ SCALED: Final = 256
 """Elements that share a scale."""
 
 
+def small(t: Tensor) -> bool:
+    """Whether a tensor keeps its states in fp32 where others keep 8 bits."""
+    return t.numel < LEAST_8BIT
+
+
 def _in_full(t: Tensor) -> bool:
-    """Small tensors keep states in fp32 where the others keep 8 bits, and so do tables, as the Trainer asks."""
-    return t.numel < LEAST_8BIT or t.role in ("embedding", "position")
+    """Small tensors keep states in fp32, and so do tables, as the Trainer asks."""
+    return small(t) or t.role in ("embedding", "position")
 
 
 def maps(in_full: Callable[[Tensor], bool], states: int) -> Callable[[Trained], list[int]]:
@@ -43,7 +48,12 @@ def _large(t: Tensor, name: str) -> bool:
 
 
 def kept(
-    *names: str, bits: int, norm: bool = False, double: bool = False, in_full: Callable[[Tensor], bool] = _in_full
+    *names: str,
+    bits: int,
+    norm: bool = False,
+    double: bool = False,
+    in_full: Callable[[Tensor], bool] = _in_full,
+    scaled: int = SCALED,
 ) -> Callable[[Tensor], Iterator[Stored]]:
     """States of a parameter.
 
@@ -53,6 +63,7 @@ def kept(
         norm: one value more, of the update's norm.
         double: the first state holds two moments.
         in_full: which parameters keep fp32 under 8 bits.
+        scaled: elements that share a scale.
     """
 
     def state(t: Tensor) -> Iterator[Stored]:
@@ -61,7 +72,7 @@ def kept(
             twice = (("X", 2),) if double and i == 1 else ()
             yield name, (*twice, *t.axes), "fp32" if full else "uint8"
             if not full:
-                yield f"absmax{i}", (*twice, ("X", -(-t.numel // SCALED))), "fp32"
+                yield f"absmax{i}", (*twice, ("X", -(-t.numel // scaled))), "fp32"
         if norm:
             yield "unorm_vec", (("X", 1),), "fp32"
 
