@@ -37,6 +37,13 @@ def _buffers(result: Any) -> int:
     return int(sum(c.bytes for c in result.fullest.components if c.name == "other:buffers"))
 
 
+def _beside_trained(result: Any) -> int:
+    """What the peak holds beside weights, states, and all gradients, whether these are there by then or not."""
+    resident = ("weights", "other:buffers", "optimizer_state")
+    lines = sum(c.bytes for c in result.fullest.components if c.name in resident)
+    return int(result.fullest.tier("allocated") - lines - 4 * result.model["trainable_parameters"])
+
+
 def _printed(buffer: str, what: str, nth: int = 0, *, draft: bool = False) -> Callable[[Any], int]:
     """The size that llama.cpp's log prints for a buffer, the ``nth`` of its kind on one device."""
 
@@ -88,6 +95,7 @@ COUNTERS: Final[Mapping[str, Callable[[Any], int]]] = {
     "last_instant": lambda result: int(result.fullest.instants[-1].bytes),
     "planned": lambda result: sum(c.bytes for c in result.components if c.name in ("kv_cache", "activations")),
     "layer_saved": _layer_saved,
+    "beside_trained": _beside_trained,
     "replayed_reserved": lambda answer: int(answer.replayed.reserved),
     "replayed_allocated": lambda answer: int(answer.replayed.allocated),
     "asked_reserved": lambda answer: int(answer.outcome.reserved),

@@ -102,7 +102,8 @@ def test_lines_add_up_with_packed_weights() -> None:
         ({"lora_targets": "q_proj"}, InputError, "no lora_rank"),
         ({"quant": "nf4"}, UnsupportedError, "not trained themselves"),
         ({"lora_rank": 8, "quant": "awq-int4"}, UnsupportedError, "not modelled"),
-        ({"lora_rank": 8, "quant": "int8"}, UnsupportedError, "modelled for encoder-decoder models alone"),
+        ({"quant": "int8"}, UnsupportedError, "not trained themselves"),
+        ({"adapter": "dora", "lora_rank": 8, "quant": "int8"}, UnsupportedError, "not modelled"),
         ({"lora_rank": 8, "lora_dropout": 1.0}, InputError, "from 0 to below 1"),
     ],
 )

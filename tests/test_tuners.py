@@ -211,7 +211,7 @@ def test_frozen_layers_have_no_gradients_and_keep_nothing() -> None:
         ({"lora_rank": 8, "quant": "nvfp4-online"}, InputError, "does not support training"),
         ({"lora_rank": 8, "quant": "gptq-int4"}, UnsupportedError, "peft adapts it"),
         ({"lora_rank": 8, "quant": "hqq"}, UnsupportedError, "unpacked for each product"),
-        ({"lora_rank": 8, "quant": "int8"}, UnsupportedError, "encoder-decoder models alone"),
+        ({"adapter": "dora", "lora_rank": 8, "quant": "int8"}, UnsupportedError, "packed weights is not modelled"),
         ({"lora_rank": 16, "precision": "fp8"}, UnsupportedError, "multiple of 16"),
     ],
 )

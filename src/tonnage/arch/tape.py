@@ -121,6 +121,8 @@ class Tape:
         self.casts: dict[str, Value] = {}
         # What functions hold on to after their backward pass, as long as the loss is there.
         self.lingering: list[Storage] = []
+        # Formats of what matrices of 8 bit were given, by name: their biases are cast to them for good.
+        self.given: dict[str, set[str]] = {}
         # Where autocast is left, what it has cached is gone: an event, once that is told.
         self.outside: int | None = None
         self.cut = 0
@@ -138,6 +140,10 @@ class Tape:
         self.early: tuple[str, ...] = ()
         # What autograd accumulates into that is no parameter: the graph holds it with its gradient to the end.
         self.leaves: list[Node] = []
+        # Attributes of steps, which no step of the backward pass lets go of: they are there as long as the graph is.
+        self.attributes: list[Value] = []
+        # Whether what is recorded later runs under ``no_grad`` at first, and no step is made that could hold anything.
+        self.stepless = False
         # Weights that several steps take, and what a custom step's context holds as long as its output is there.
         self.often: dict[str, Value] = {}
         self.context: list[Value] = []
@@ -190,10 +196,8 @@ class Tape:
     def hold(self, value: Value) -> None:
         """Something stays as long as the graph is there: an attribute of a step, which the backward pass does not
         let go of. The graph of a second run is gone with that."""
-        if self.rerun:
-            self.second.append(value.detached())
-            return
-        self.leaves.append(Node((), lambda _: (), (value.detached(),), 0))
+        if not self.stepless:
+            (self.second if self.rerun else self.attributes).append(value.detached())
 
     def parameter(self, name: str, axes: Axes, dtype: str | None = None) -> Parameter:
         """The weight of that name, in a format of its own where it has one."""

@@ -291,8 +291,9 @@ class Player(Playing):
         seed = self.stages[last].seed
         assert seed is not None
         gradient: Block | None = self.begun(seed)
-        # What it starts from is the caller's until all of it is through.
+        # What it starts from is the caller's until all of it is through, and attributes of steps the graph's.
         began: list[Block] = []
+        held: list[Shared] = []
         if self.fresh or not self.passes.tape.accumulated:
             early = self.passes.tape.early
             self.grads += [self.take(self.run.bytes_of(t)) for t in self.run.in_order() if t.name.endswith(early)]
@@ -337,13 +338,18 @@ class Player(Playing):
             if self.fresh:
                 stays = self.stays(p.tape)
                 self.grads += [own.pop(n) for n in list(own) if n in stays]
+            held += [Shared(own.pop(s.serial)) for s in a.held if s.serial in own]
+            if a.holds_input and a.input.serial in joints:
+                held.append(joints.pop(a.input.serial))
             self.free(own.values())
-            for held in joints.values():
-                self.drop(held)
+            for joint in joints.values():
+                self.drop(joint)
             below = {s.serial for layer in p.layers[: max(i - 1, 0)] for s in layer.shares}
             gone = [] if self.run.nests else [s.serial for s in a.shares if s.serial not in below]
             self.free([self.shared.pop(n) for n in gone if n in self.shared])
         self.workspace()
+        for attribute in held:
+            self.drop(attribute)
         self.free([*began, *([gradient] if gradient is not None else [])])
         self.grads += tied.values()
         self.free(self.shared.values())

@@ -45,6 +45,11 @@ def ranked(
         from tonnage.estimate.compiling import widened
 
         components = widened(components, step, lambda recipe: step_of(step.model, recipe))
+    if step.passes.copied:
+        # Imported late: few weights are of 8 bit.
+        from tonnage.estimate.eight_bit import outliers
+
+        components.append(outliers(step.passes.copied))
     more = None if stack.spread is None else stack.spread(step.model, step.recipe.batch * step.recipe.tokens)
     if more is not None:
         components.append(ranged("other:attention", 0, 0, more[1], more[0], stack.reference, tier="allocated"))

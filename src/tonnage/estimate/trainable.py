@@ -27,7 +27,6 @@ NEVER: Final = {
 """By the method: what the library refuses."""
 
 KERNELS: Final = {
-    "bitsandbytes": "modelled for encoder-decoder models alone",
     "gptq": "peft adapts it; what gptqmodel's kernels take backward is not modelled",
     "awq": "peft adapts it with gptqmodel from 5.0.0 on, whose kernels' backward pass is not modelled",
     "aqlm": "peft adapts it with aqlm from 1.0.2 on, whose kernels' backward pass is not modelled",
@@ -45,24 +44,23 @@ ALL: Final = "16-bit weights (--quant none), or --quant nf4 or nf4-dq"
 
 BYTES: Final = "multiplies bytes"
 OUTLIERS: Final = (
-    "LLM.int8() of inputs without outliers: each column with a value beyond 6 is copied, and the copy kept, 2 or 4 B a "
-    "row of that product until the backward pass is through"
+    "LLM.int8() of inputs without outliers; each column with a value beyond 6 is copied, and the copy held as the "
+    "input is: a line of its own has the range"
 )
 
 
-def check(recipe: Recipe, said: str | None, *, pair: bool = False) -> None:
+def check(recipe: Recipe, said: str | None) -> None:
     """Refuse packed weights beside which nothing is trained, or not as it is modelled.
 
     Args:
         recipe: how the frozen weights are packed.
         said: the workload's ``quant``.
-        pair: an encoder and a decoder are trained.
 
     Raises:
         InputError: the library refuses it.
         UnsupportedError: the library trains it, and its products are not modelled.
     """
-    if recipe.trains == "unpacks" or (pair and recipe.trains == BYTES):
+    if recipe.trains in ("unpacks", BYTES):
         return
     beside = f"training beside weights packed by {recipe.title}"
     if recipe.method in NEVER:

@@ -28,6 +28,7 @@ GRAPH: Final = " graph"
 KEPT: Final = "logits of all words at every token that is written"
 BEFORE: Final = "outputs before"
 """Keys of what hangs on an output, and of the output of the pass before, where the loop still has it."""
+HELD: Final = "inputs that products of 8 bit hold until the graph is gone"
 
 
 class Step(Ledger):
@@ -360,6 +361,7 @@ class Step(Ledger):
             here = a.kept()
             # What this stage keeps of its input and output is part of its own account from now on.
             if i < len(H) and a.keeps_output:
+                self.drop(f"attribute {i}")
                 if not stages[i + 1].keeps_input:
                     self.drop(f"stream {a.output.dtype}")
                 here = here + H[i]
@@ -378,6 +380,7 @@ class Step(Ledger):
                 self.take("outputs", "logits", "held by the caller", level(p.outputs), p.outputs)
                 self.take("tied", "gradients", "of the tied head", level(p.waiting), p.waiting)
                 self.take("loss", "loss", "the loss and where its gradient starts", level(p.loss), p.loss)
+                self._held(stages, i)
             elif i:
                 name = f"backward layer {i - 1}"
                 self.drop(_key(a))
@@ -395,6 +398,7 @@ class Step(Ledger):
                     if again.allocated > best.level.allocated:
                         best = Moment(name, again, a.recompute)
                 yield best
+                self._held(stages, i)
                 self.drop(f"called {_key(a)}")
                 self.take(f"awaited {id(a)}", "activations", "gradients of prefixes", level(a.awaited), a.awaited)
                 if i == len(stages) - 2:
@@ -419,8 +423,8 @@ class Step(Ledger):
             self.take(f"lingering {_key(a)}", "activations", "inputs that packed products hold", held, a.lingering)
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
-        self.drop_all("outputs")
-        self.drop_all("leaf")
+        for key in ("outputs", "leaf", *(k for k in self.held if k.startswith("attribute"))):
+            self.drop_all(key)
         for s in p.shared:
             self.drop_all(f"shared {s.serial}")
         if r.keep_step:
@@ -432,6 +436,14 @@ class Step(Ledger):
                 self.drop_all(key)
         loss = [p.tail.output, *p.context]
         self.take("loss itself", "loss", "the loss itself", level(loss), loss)
+
+    def _held(self, stages: list[Account], i: int) -> None:
+        """What the graph holds of a stretch whose backward pass is through: its own, its output, its input."""
+        a = stages[i]
+        self.take(f"attributes {_key(a)}", "activations", HELD, level(a.held), a.held)
+        above = i + 1 < len(stages) and stages[i + 1].holds_input and a.keeps_output
+        for at in (i,) * above + (i - 1,) * a.holds_input:
+            self.take(f"attribute {at}", "activations", HELD, level([stages[at].output]), [stages[at].output])
 
     def _stepping(self) -> Iterator[Moment]:
         r = self.recipe

@@ -138,13 +138,16 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
     shares: tuple[Share, ...] = ()
     if recipe is not None:
         # The first product casts its bias for good.
-        recipe = recipe.but(
-            loaded_bias=compute if recipe.trains != trainable.BYTES else _biases(model, w, weights, compute)
-        )
+        recipe = recipe.but(loaded_bias=compute)
+        if recipe.trains == trainable.BYTES:
+            # Imported late: few weights are of 8 bit.
+            from tonnage.estimate.eight_bit import biases
+
+            recipe = recipe.but(loaded_bias=biases(model, w, recipe, weights, compute))
         matrices, shares, weights = _packed(model, w, recipe, weights, compute)
         caveats.append(f"{recipe.title}: the frozen weights")
         caveats += [trainable.OUTLIERS] if recipe.trains == trainable.BYTES else []
-        if not kind.packs or (recipe.trains == trainable.BYTES and kind.name != "lora"):
+        if not kind.packs or (recipe.trains == trainable.BYTES and kind.name not in ("lora", "rslora")):
             trainable.stands_beside(kind.name)
         if kind.name == "ia3" and not w.kbit_prepared and not (w.precision or "").endswith(("autocast", "mixed")):
             raise UnsupportedError(
@@ -309,40 +312,11 @@ def _stacks(
     return stacks, stacked_adapters.names(model)
 
 
-def _biases(model: Model, w: Train, weights: str, compute: str) -> str | Callable[[str], str]:
-    """Formats of biases of LLM.int8(), each that of what its first product was given.
-
-    Autocast leaves norms, and all behind them, in fp32, but for what attention makes.
-
-    Raises:
-        UnsupportedError: under autocast, with biases and an embedding in 16 bit; T5 in fp16.
-    """
-    if model.plain and weights == "fp16" and not w.kbit_prepared:
-        raise UnsupportedError(
-            f"quant = {w.quant} of {model.model_type} in fp16, which keeps {', '.join(model.plain)} in fp32, is not "
-            "modelled", key="quant", value=str(w.quant), hint="--kbit-prepared, or --dtype bf16",
-        )  # fmt: skip
-    if compute == weights and not (w.precision or "").endswith("autocast"):
-        return "fp32" if w.kbit_prepared else compute
-    biased = any(m is not None and m.biased for _, _, m in quant.entries(model, by_layer=False))
-    if biased and not w.kbit_prepared and weights != "fp32":
-        raise UnsupportedError(
-            f"quant = {w.quant} under autocast without --kbit-prepared is not modelled", key="quant",
-            value=str(w.quant), hint="--kbit-prepared",
-        )  # fmt: skip
-    # Imported late: few weights are of 8 bit.
-    from tonnage.arch.attention import GroupedQuery
-
-    blocks = (s.block for stack in model.stacks for layer, _ in stack.distinct() for s in layer.sublayers)
-    ends = tuple(f".{b.matrices()[-1].name}.bias" for b in blocks if isinstance(b, GroupedQuery))
-    return lambda name: compute if name.endswith(ends) else "fp32"
-
-
 def _packed(
     model: Model, w: Train, recipe: Recipe, weights: str, compute: str
 ) -> tuple[Packed, tuple[Share, ...], str]:
     """The packed matrices, all weights by part, and the format of those that stay as they are."""
-    trainable.check(recipe, w.quant, pair=len(model.stacks) > 1)
+    trainable.check(recipe, w.quant)
     # prepare_model_for_kbit_training casts every 16-bit weight that is not packed.
     weights = "fp32" if w.kbit_prepared else weights
     return *frozen(model, recipe, weights, compute), weights

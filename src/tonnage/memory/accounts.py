@@ -134,9 +134,9 @@ class Account:
     """
 
     __slots__ = (
-        "awaited", "backward", "cached", "called", "carried", "casts", "entered", "flows", "forward", "found",
-        "gradients", "handed", "input", "keeps_input", "keeps_output", "left", "lingering", "output", "recompute",
-        "saved", "seed", "shares", "waits",
+        "awaited", "backward", "cached", "called", "carried", "casts", "copied", "entered", "flows", "forward",
+        "found", "gradients", "handed", "held", "holds_input", "input", "keeps_input", "keeps_output", "left",
+        "lingering", "output", "recompute", "saved", "seed", "shares", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -171,6 +171,11 @@ class Account:
         self.lingering: list[Storage] = []
         self.keeps_input = False
         self.keeps_output = False
+        # Of what is saved, and whether of the input, what the graph holds until all of the backward pass is through.
+        self.held: list[Storage] = []
+        self.holds_input = False
+        # What was handed to products that hold it, once for each of them: to the end, or while the layer runs back.
+        self.copied = 0, 0
 
     def kept(self) -> Level:
         """What the backward pass begins with, input and output left out."""
@@ -187,6 +192,19 @@ class Account:
     def grown(self) -> Level:
         """Gradients of parameters that the backward pass leaves behind."""
         return level(self.gradients)
+
+    def holds(self, tape: Tape) -> None:
+        """Note the attributes of its steps, which the tape holds on to but for the input."""
+        self.copied = handed(tape), 0
+        there = dict.fromkeys(v.storage for v in tape.attributes)
+        self.holds_input = self.entered in there
+        self.held = [s for s in there if s is not self.entered]
+        tape.attributes = [v for v in tape.attributes if v.storage is not self.entered]
+
+
+def handed(tape: Tape) -> int:
+    """What products were handed that hold it, once for each of them. [byte]"""
+    return sum(v.storage.nbytes for v in tape.attributes)
 
 
 Run = Callable[[Value], Value]
@@ -276,12 +294,13 @@ def layer_account(
     if recompute is not None:
         # Checkpointing runs the layer with autograd on but saves nothing, so autocast's cache still fills.
         keeper = recompute.keeper()
-        tape.recording, tape.keeper = False, keeper
+        tape.recording, tape.keeper, tape.stepless = False, keeper, recompute.reentrant
         ahead(tape, run, tape.new("layer input", axes, dtype), account)
-        tape.recording = True
+        tape.recording, tape.stepless = True, False
         plain, account.casts = account.forward, [v.storage for v in tape.casts.values()]
         entered, left = account.entered, account.left
         tape.casts.clear()
+        account.holds(tape)
         account.waits = [s for s in account.saved if s not in account.casts]
     # With recomputation the gradient is there already while the forward pass runs again.
     waiting = [] if recompute is None else [tape.new("gradient of layer output", axes, account.output.dtype)]
@@ -295,7 +314,8 @@ def layer_account(
     tape.cut = start
     if keeper is not None:
         keeper.restart()
-    root = ahead(tape, run, x, account)
+    tape.rerun, tape.asked = recompute is not None, None
+    root = ahead(tape, run if recompute is None else _forgetting(tape, run), x, account)
     if cache is not None:
         account.cached, account.found = cache.let_go(), cache.found
         account.saved = [s for s in account.saved if s.owners]
@@ -304,7 +324,8 @@ def layer_account(
         account.waits = account.saved
     tape.casts.clear()
     if root is None:
-        tape.keeper = None
+        tape.rerun, tape.keeper, account.held, account.holds_input = False, None, [], False
+        tape.attributes.clear()
         return account
     account.flows = True
     if recompute is not None:
@@ -315,6 +336,7 @@ def layer_account(
         account.forward, account.entered, account.left = plain, entered, left
         account.keeps_input = True
     else:
+        account.holds(tape)
         waiting.append(tape.new("gradient of layer output", axes, account.output.dtype))
     waiting[0].storage.viewed = viewed
     if recompute is not None:
@@ -322,8 +344,9 @@ def layer_account(
         lowest = next(node for node in tape.nodes[floor:] if node.saved)
         lowest.called = (x.detached(),)
         del lowest
+    if account.holds_input:
+        tape.attributes.append(x.detached())
     del x
-    tape.rerun, tape.asked = recompute is not None, None
     cut, began = tape.cut, len(tape.events)
     back(tape, root, waiting, floor, first, account)
     if recompute is not None:
@@ -337,7 +360,19 @@ def layer_account(
     if cache is not None:
         account.awaited = cache.awaited()
     tape.gradients.clear()
+    tape.attributes.clear()
     return account
+
+
+def _forgetting(tape: Tape, run: Run) -> Run:
+    """What runs again, and whose steps nobody holds when it is over."""
+
+    def again(x: Value) -> Value:
+        y = run(x)
+        tape.second.clear()
+        return y
+
+    return again
 
 
 def _again(tape: Tape, account: Account, start: int, cut: int, began: int, first: int) -> None:

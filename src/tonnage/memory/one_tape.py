@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from tonnage.arch.model import Model
 from tonnage.arch.tape import Storage, Tape, Value
-from tonnage.memory.accounts import Account, Span, blocks
+from tonnage.memory.accounts import Account, Span, blocks, handed
 from tonnage.timeline import Level
 
 
@@ -34,6 +34,7 @@ class OneTape:
     inputs: list[Storage]
     first: int
     turn: int
+    copied: int
     kernels: set[str]
 
     def begin(self, model: Model, tape: Tape, inputs: list[Storage]) -> None:
@@ -58,6 +59,7 @@ class OneTape:
         """All of the backward pass; the caller holds ``logits``, and hands them over where it does not."""
         tape = self.tape
         self.turn = len(self.parts)
+        self.copied = handed(tape)
         if not keep_logits:
             logits.clear()
         self.outputs = [v.storage for v in logits]
@@ -80,9 +82,12 @@ class OneTape:
         if not self.outputs:
             # The loop's loss is without its graph.
             tape.leaves.clear()
+            tape.attributes.clear()
         self.parts[-1].stop = len(tape.events)
         self.graph = [v.storage for leaf in tape.leaves for v in (*leaf.saved, *leaf.pending) if v is not None]
+        self.graph += [v.storage for v in tape.attributes]
         tape.leaves.clear()
+        tape.attributes.clear()
         self.grown = [v.storage for v in tape.gradients.values()]
         logits.clear()
         # What a step of one pass over one stack is asked for as well.

@@ -137,6 +137,8 @@ class Pass:
         root = ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
         # The stem's pass is the last one.
         tape.leaves.clear()
+        self.stem.holds(tape)
+        tape.attributes.clear()
         self.stem.casts = only_cached(tape)
         tape.casts.clear()
         if f.labels is not None:
@@ -291,8 +293,18 @@ class Pass:
 
     @property
     def graph(self) -> list[Storage]:
-        """What the output's graph holds when the backward pass is over: a leaf that is no parameter, its gradient."""
-        return [] if self.tape.collects is None else [self.tape.collects, self.tape.collects]
+        """What the output's graph holds when the backward pass is over: a leaf that is no parameter, its gradient, and
+        attributes of steps."""
+        found = [] if self.tape.collects is None else [self.tape.collects, self.tape.collects]
+        for a in (self.stem, *self.layers, self.tail):
+            found += [*a.held, *([a.entered] if a.holds_input else [])]
+        return found
+
+    @property
+    def copied(self) -> int:
+        """What the products are handed that hold their inputs, where most of it is there at once. [byte]"""
+        found = [a.copied for a in (self.stem, *self.layers, self.tail)]
+        return sum(kept for kept, _ in found) + max(passing for _, passing in found)
 
     @property
     def lingering(self) -> Level:
@@ -368,6 +380,8 @@ class Pass:
         tape.category = "activations"
         assert root is not None
         back(tape, root, [seed.view(seed.axes)], floor, first, account)
+        account.holds(tape)
+        tape.attributes.clear()
         if leaf is not None:
             account.handed = leaf.pending[0].storage if leaf.pending and leaf.pending[0] is not None else None
         waiting = None if self.compiled is None else self.compiled.tail(tape, account)

@@ -11,7 +11,7 @@ unsloth_zoo 2026.10.9, gradient_checkpointing.py (``UnslothCheckpointFunction``)
 from __future__ import annotations
 
 from tonnage.arch.tape import Tape, Value
-from tonnage.memory.accounts import Account, Run, Span, ahead, back
+from tonnage.memory.accounts import Account, Run, Span, ahead, back, handed
 
 
 def within(tape: Tape, run: Run, x: Value, waiting: list[Value], account: Account, first: int) -> Account:
@@ -50,5 +50,8 @@ def within(tape: Tape, run: Run, x: Value, waiting: list[Value], account: Accoun
         leaf.pending = []
     tape.gradients.clear()
     made.clear()
+    # The graph of the second run ends with the layer.
+    account.copied = 0, handed(tape)
+    tape.attributes.clear()
     del given
     return account

@@ -289,7 +289,7 @@ def resident(model: Any, r: Recorder) -> None:
         r.there(t, BUFFER, name)
     from tonnage.tracing.models import tensors_beside
 
-    packed = {name for name, m in model.named_modules() if type(m).__name__ == "Linear4bit"}
+    packed = {name for name, m in model.named_modules() if type(m).__name__ in ("Linear4bit", "Linear8bitLt")}
     for name, t in tensors_beside(model):
         if t.device.type in r.devices:
             r.there(t, PARAMETER if name.rpartition(".")[0] in packed else BUFFER, name)

@@ -127,6 +127,7 @@ class EightBit(Record):
         tape, inner, form = x.tape, x.axes, x.dtype
         rows, matrix = inner[: len(inner) - len(linear.ins)], linear.outs + linear.ins
         flows = needs_grad(x)
+        tape.given.setdefault(linear.name, set()).add(form)
         if tape.grad and (flows or not tape.recording):
             tape.hold(x)
         half = [ops.cast(x.detached(), "fp16")]
@@ -137,7 +138,8 @@ class EightBit(Record):
         absolute.clear()
         half.clear()
         del outliers
-        sums = tape.product(f"{linear.name} sums", rows + linear.outs, "int32")
+        # The kernel's own handle: it takes no workspace of torch's.
+        sums = tape.new(f"{linear.name} sums", rows + linear.outs, "int32")
         made = [tape.new(f"{linear.name} output", rows + linear.outs, "fp16")]
         out = ops.cast(made.pop(), form)
         del sums, packed, scales
