@@ -75,6 +75,10 @@ class CompiledTape(Tape):
     def __init__(self, **given: object) -> None:
         super().__init__(**given)  # type: ignore[arg-type]
         self.flows: list[Flow] = []
+        # Operations of which a checkpoint keeps the results, of matrix products without bias every other one.
+        self.keeps: frozenset[str] = frozenset()
+        self.tagged: set[Storage] = set()
+        self._products = 0
         # Off where a stretch is not compiled: then it is a tape as any other.
         self.tracing = False
         self._named: dict[int, str] = {}
@@ -89,6 +93,8 @@ class CompiledTape(Tape):
         """A stretch begins that is compiled, or one that is not."""
         self.tracing = on
         self.flows.clear()
+        self.tagged.clear()
+        self._products = 0
         self._since = len(self.born)
         self._at = len(self.events)
 
@@ -98,6 +104,10 @@ class CompiledTape(Tape):
         if not self.tracing:
             return made
         self._named.update((v.storage.serial, op) for v in made)
+        if op == "mm":
+            self._products += 1
+        if op in self.keeps and (op != "mm" or self._products % 2):
+            self.tagged.update(v.storage for v in made)
         return made
 
     def record(

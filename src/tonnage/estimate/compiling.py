@@ -65,7 +65,7 @@ def compiled(model: Model, w: Train, stack: Stack, recipe: Recipe) -> Compiled:
         "offload": recipe.offloads or recipe.hosts,
         "optimizer_in_backward": bool(w.optimizer_in_backward),
         "optimizer": recipe.in_backward,
-        "recompute": way is not None and bool(way.keeps or way.modules),
+        "recompute": way is not None and (bool(way.modules) or (bool(way.keeps) and stack.compiles != "layers")),
         "retain": any("outputs" in said for said in w.retain),
         "eval_batch": recipe.evaluates is not None,
         "ema": recipe.averaged,
