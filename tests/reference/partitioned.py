@@ -253,7 +253,7 @@ def highest(code: str, there: dict[str, int]) -> int:
     owner: dict[str, int] = {}
     names: list[int] = []
     live = top = 0
-    waiting: set[str] = set()
+    waiting: dict[str, int | None] = {}
 
     def born(name: str, size: int) -> None:
         nonlocal live, top
@@ -280,12 +280,14 @@ def highest(code: str, there: dict[str, int]) -> int:
                 owner[made[1]] = owner[made[2]]
                 names[owner[made[1]]] += 1
         elif made := re.match(r"(buf\w+) = buf\w+\[\d+\]", line):
-            waiting.add(made[1])
+            waiting[made[1]] = None
+        elif made := re.match(r"(buf\w+) = extern_kernels\._grouped_mm\(", line):
+            # A result of its own, in 16 bit.
+            waiting[made[1]] = 2
         elif (made := re.match(r"assert_size_stride\((\w+), (\(.*?\)), (\(.*?\))", line)) and made[1] in waiting:
             # A kernel's results: heads in 16 bit, a number a row in fp32, a seed.
-            waiting.discard(made[1])
-            rank = len(ast.literal_eval(made[2]))
-            born(made[1], _bytes(made[2], made[3], {4: 2, 3: 4}.get(rank, 8)))
+            rank, width = len(ast.literal_eval(made[2])), waiting.pop(made[1])
+            born(made[1], _bytes(made[2], made[3], width or {4: 2, 3: 4}.get(rank, 8)))
         elif (made := re.match(r"del (\w+)$", line)) and made[1] in owner:
             index = owner.pop(made[1])
             names[index] -= 1

@@ -31,6 +31,8 @@ NAMED: Final[dict[str, Kind]] = {
 """Results by the operation that the tape is told of; every other name is a kernel's, softmax apart."""
 APART: Final = ("matrix", "kernel")
 """What inductor calls as a kernel of its own."""
+WEIGHTS: Final = "weight gradient"
+"""What a product's step calls its weight's gradient."""
 STATISTICS: Final = ("softmax",)
 """What is decomposed into the most and the sum of each row, and the rest element by element."""
 
@@ -220,13 +222,14 @@ class CompiledTape(Tape):
                 kind = "matrix"
             elif named:
                 kind = NAMED.get(named[0], "kernel")
+            scratch = self._passing(at, since) if kind in APART else 0
+            learned = [s for s in outputs if s.label == WEIGHTS]
+            if learned and len(learned) < len(outputs) and kind == "matrix":
+                # A product of its own, behind which what it reads of the forward pass is let go of.
+                self.flows.append(Flow(kind, inputs, learned, reads=reads, backward=True, scratch=scratch))
+                outputs, reads = [s for s in outputs if s not in learned], []
             if outputs:
-                self.flows.append(
-                    Flow(
-                        kind, inputs, outputs, reads=reads, backward=True,
-                        scratch=self._passing(at, since) if kind in APART else 0,
-                    )
-                )  # fmt: skip
+                self.flows.append(Flow(kind, inputs, outputs, reads=reads, backward=True, scratch=scratch))
             for target, grad in zip(node.inputs, grads, strict=False):
                 if target is None or grad is None:
                     continue
