@@ -30,6 +30,7 @@ REFERENCE: Final = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_funct
 NOT_MODELLED: Final = (
     "CUDA graphs (mode = reduce-overhead), and templates that inductor tunes (mode = max-autotune)",
     "what compiling itself takes for a moment, and graph breaks",
+    "inductor's own order of kernels (reorder_for_peak_memory), with which experts may take less than the range",
 )
 HINT: Final = "leave out compile"
 ROUTED: Final = ("softmax-fp32", "softmax", "softmax-top-fp32")
