@@ -115,6 +115,23 @@ def test_a_checkpointed_layer_that_is_compiled_leaves_its_input_alone() -> None:
     assert found.recompute.peak.requested >= found.kept().requested
 
 
+def test_a_selective_checkpoint_that_is_compiled_keeps_what_it_names() -> None:
+    """By hand: of seven products the first, third, fifth and seventh, what attention makes, and the input; of these
+    nothing reads the last product again."""
+    from tonnage.memory.recompute import settled
+
+    found = Pass(
+        tn.load({"config": LLAMA}), batch=B, tokens=T, kernel="flash", weights="bf16", autocast=None,
+        recompute=settled("selective"), compiled=Compiled(),
+    ).layers[1]  # fmt: skip
+    heads = N * H + K * H  # queries, values
+    rows = 4 * N  # in fp32: the log-sum-exp of each head
+    assert found.keeps_input
+    left = sum(s.nbytes for s in found.left_behind())
+    assert left == B * T * (2 * (heads + N * H + F) + rows) + 16 + 8
+    assert found.recompute is not None
+
+
 def test_flex_attention_by_hand() -> None:
     """Queries, keys, values, output and a number a row; eight tensors of block numbers, which the layers share."""
     flash, flex = passed(), passed("flex")

@@ -38,7 +38,7 @@ def test_it_takes_what_inductors_code_takes(row: dict[str, Any]) -> None:
     heads, shared = ("N", row["heads"]), ("K", row["shared"])
     q, k, v = (tape.leaf(name, (B, T, n, H), form) for name, n in zip("qkv", (heads, shared, shared), strict=True))
     start = len(tape.events)
-    block: Any = SimpleNamespace(window=None, wraps_flex=row["sums"])
+    block: Any = SimpleNamespace(window=None)
     made = _compiled(f, block, q, k, v, sums=row["sums"])
     before, *forward = levels(tape, start)
     assert max(forward) - before == row["forward"]

@@ -484,12 +484,12 @@ def test_a_switch_of_torch_compile_is_answered(stack: str, tmp_path: Path, capsy
 def test_a_switch_that_is_not_modelled_there_is_told_and_forbids_to_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = "base_model: llama-3.2-1b\nadapter: qlora\nload_in_4bit: true\nlora_r: 8\nlora_target_linear: true\n"
+    text = "base_model: llama-3.2-1b\nadapter: lora\npeft_use_dora: true\nlora_r: 8\nlora_target_linear: true\n"
     path = written(tmp_path, "a.yml", text + "sequence_len: 128\ntorch_compile: true\n")
     assert main(["train", "--from", path, "--gpu", "80GiB", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["fit"]["verdict"] == "uncertain"
-    assert any("compile is not modelled with quant" in note for note in result["caveats"])
+    assert any("compile is not modelled with adapter" in note for note in result["caveats"])
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,31 @@ class _StopError(Exception):
     pass
 
 
-def _partitioned(run: Any, parameters: dict[str, Any], given: Any, *, draws: bool) -> tuple[Any, Any, int]:
+SAVED: Final = (
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+)
+"""Of torchtitan 0.2.2's list (llama3/infra/parallelize.py), what runs here; of mm it saves every other one."""
+
+
+def _tagged(joint: Any) -> None:
+    """What a selective checkpoint's policy says of each operation, as Dynamo notes it."""
+    from torch.utils.checkpoint import CheckpointPolicy
+
+    products = 0
+    for node in joint.graph.nodes:
+        if node.op != "call_function" or node.meta.get("partitioner_tag") == "is_backward":
+            continue
+        products += node.target is torch.ops.aten.mm.default
+        saves = node.target in SAVED or (node.target is torch.ops.aten.mm.default and products % 2)
+        of = node.args[0].meta.get("recompute") if "getitem" in node.name else None
+        how = CheckpointPolicy.MUST_SAVE if saves else CheckpointPolicy.PREFER_RECOMPUTE
+        node.meta["recompute"], node.meta["ac_graph_id"] = of or how, 0
+
+
+def _partitioned(
+    run: Any, parameters: dict[str, Any], given: Any, *, draws: bool, selective: bool = False
+) -> tuple[Any, Any, int]:
     """Forward and backward graph, and how many results the first has beside what it keeps."""
     found: list[Any] = []
 
@@ -48,6 +72,8 @@ def _partitioned(run: Any, parameters: dict[str, Any], given: Any, *, draws: boo
             from torch._inductor.fx_passes.joint_graph import joint_graph_passes
 
             joint_graph_passes(joint)
+        if selective:
+            _tagged(joint)
         weights = list(range(len(parameters)))
         found.extend(partitioners.min_cut_rematerialization_partition(
             joint, inputs, num_fwd_outputs=num_fwd_outputs, static_lifetime_input_indices=weights
@@ -164,7 +190,9 @@ def _with_loss(
     return _partitioned(run, weights, (list(buffers.values()), ids), draws=draws)
 
 
-def one_layer(config: dict[str, Any], layers: dict[str, int], batch: int, tokens: int) -> tuple[Any, Any, int]:
+def one_layer(
+    config: dict[str, Any], layers: dict[str, int], batch: int, tokens: int, *, selective: bool = False
+) -> tuple[Any, Any, int]:
     """Both graphs of a model's first layer."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = _model(config, layers, autocast=False)
@@ -177,7 +205,7 @@ def one_layer(config: dict[str, Any], layers: dict[str, int], batch: int, tokens
             made = torch.func.functional_call(layer, weights, (x,), {"position_embeddings": (cosine, sine)})
             return made[0] if isinstance(made, tuple) else made
 
-        return _partitioned(run, dict(layer.named_parameters()), (x, *tables), draws=False)
+        return _partitioned(run, dict(layer.named_parameters()), (x, *tables), draws=False, selective=selective)
 
 
 def kept(graphs: tuple[Any, Any, int], *, inputs: tuple[str, ...] = ()) -> dict[str, int]:
@@ -225,7 +253,7 @@ def highest(code: str, there: dict[str, int]) -> int:
     owner: dict[str, int] = {}
     names: list[int] = []
     live = top = 0
-    waiting: set[str] = set()
+    waiting: dict[str, int | None] = {}
 
     def born(name: str, size: int) -> None:
         nonlocal live, top
@@ -252,12 +280,14 @@ def highest(code: str, there: dict[str, int]) -> int:
                 owner[made[1]] = owner[made[2]]
                 names[owner[made[1]]] += 1
         elif made := re.match(r"(buf\w+) = buf\w+\[\d+\]", line):
-            waiting.add(made[1])
+            waiting[made[1]] = None
+        elif made := re.match(r"(buf\w+) = extern_kernels\._grouped_mm\(", line):
+            # A result of its own, in 16 bit.
+            waiting[made[1]] = 2
         elif (made := re.match(r"assert_size_stride\((\w+), (\(.*?\)), (\(.*?\))", line)) and made[1] in waiting:
             # A kernel's results: heads in 16 bit, a number a row in fp32, a seed.
-            waiting.discard(made[1])
-            rank = len(ast.literal_eval(made[2]))
-            born(made[1], _bytes(made[2], made[3], {4: 2, 3: 4}.get(rank, 8)))
+            rank, width = len(ast.literal_eval(made[2])), waiting.pop(made[1])
+            born(made[1], _bytes(made[2], made[3], width or {4: 2, 3: 4}.get(rank, 8)))
         elif (made := re.match(r"del (\w+)$", line)) and made[1] in owner:
             index = owner.pop(made[1])
             names[index] -= 1

@@ -14,6 +14,7 @@ from tonnage.estimate.training import Step
 from tonnage.memory.compiled import Compiled
 from tonnage.memory.optimizers import optimizer
 from tonnage.memory.passes import Account, Pass
+from tonnage.memory.recompute import settled
 
 ROTARY: Final = {
     "hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8, "num_key_value_heads": 4,
@@ -170,6 +171,22 @@ def test_a_layer_that_is_a_graph_of_its_own(name: str) -> None:
     x = len([n for n in graphs[0].graph.nodes if n.op == "placeholder"]) - 2
     theirs = sum(kept(graphs, inputs=(f"primals_{x}",)).values())
     assert _kept(_account(config, "flash", 2, 256, Compiled(), autocast=False)) == theirs
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2"])
+def test_a_selective_checkpoint_within_a_layers_graph(name: str) -> None:
+    """torchtitan's list: what is marked and read, and nothing else."""
+    config = CONFIGS[name]
+    graphs = one_layer(config, _layers(config, 1), 2, 256, selective=True)
+    x = len([n for n in graphs[0].graph.nodes if n.op == "placeholder"]) - 2
+    theirs = sum(kept(graphs, inputs=(f"primals_{x}",)).values())
+    model = tn.load({"config": {**config, **_layers(config, 3)}})
+    account = Pass(
+        model, batch=2, tokens=256, kernel="flash", weights="bf16", autocast=None, recompute=settled("selective"),
+        compiled=Compiled(),
+    ).layers[1]  # fmt: skip
+    assert sum(s.nbytes for s in account.left_behind()) + account.input.nbytes * account.keeps_input == theirs
 
 
 @pytest.mark.filterwarnings("ignore")

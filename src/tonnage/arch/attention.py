@@ -133,9 +133,6 @@ class GroupedQuery(Record):
     parts: ClassVar[tuple[str, ...]] = ("core_attn",)
     repeats: ClassVar[bool] = False
     """Keys and values are repeated for every query head before any kernel sees them."""
-    wraps_flex: ClassVar[bool] = True
-    """Flex attention is called through transformers' function: heads are repeated unless they are a power of two, and
-    the sums are handed back."""
 
     @property
     def value_width(self) -> int:
@@ -345,7 +342,6 @@ class Latent(Record):
     sinks: bool = False
     window: int | None = None
     queries: Linear | None = None
-    wraps_flex: ClassVar[bool] = True
     module: ClassVar[str] = "attention"
     parts: ClassVar[tuple[str, ...]] = ("core_attn", "mla_up_proj")
 

@@ -31,6 +31,8 @@ NAMED: Final[dict[str, Kind]] = {
 """Results by the operation that the tape is told of; every other name is a kernel's, softmax apart."""
 APART: Final = ("matrix", "kernel")
 """What inductor calls as a kernel of its own."""
+WEIGHTS: Final = "weight gradient"
+"""What a product's step calls its weight's gradient."""
 STATISTICS: Final = ("softmax",)
 """What is decomposed into the most and the sum of each row, and the rest element by element."""
 
@@ -75,6 +77,10 @@ class CompiledTape(Tape):
     def __init__(self, **given: object) -> None:
         super().__init__(**given)  # type: ignore[arg-type]
         self.flows: list[Flow] = []
+        # Operations of which a checkpoint keeps the results, of matrix products without bias every other one.
+        self.keeps: frozenset[str] = frozenset()
+        self.tagged: set[Storage] = set()
+        self._products = 0
         # Off where a stretch is not compiled: then it is a tape as any other.
         self.tracing = False
         self._named: dict[int, str] = {}
@@ -89,6 +95,8 @@ class CompiledTape(Tape):
         """A stretch begins that is compiled, or one that is not."""
         self.tracing = on
         self.flows.clear()
+        self.tagged.clear()
+        self._products = 0
         self._since = len(self.born)
         self._at = len(self.events)
 
@@ -98,6 +106,10 @@ class CompiledTape(Tape):
         if not self.tracing:
             return made
         self._named.update((v.storage.serial, op) for v in made)
+        if op == "mm":
+            self._products += 1
+        if op in self.keeps and (op != "mm" or self._products % 2):
+            self.tagged.update(v.storage for v in made)
         return made
 
     def record(
@@ -210,13 +222,14 @@ class CompiledTape(Tape):
                 kind = "matrix"
             elif named:
                 kind = NAMED.get(named[0], "kernel")
+            scratch = self._passing(at, since) if kind in APART else 0
+            learned = [s for s in outputs if s.label == WEIGHTS]
+            if learned and len(learned) < len(outputs) and kind == "matrix":
+                # A product of its own, behind which what it reads of the forward pass is let go of.
+                self.flows.append(Flow(kind, inputs, learned, reads=reads, backward=True, scratch=scratch))
+                outputs, reads = [s for s in outputs if s not in learned], []
             if outputs:
-                self.flows.append(
-                    Flow(
-                        kind, inputs, outputs, reads=reads, backward=True,
-                        scratch=self._passing(at, since) if kind in APART else 0,
-                    )
-                )  # fmt: skip
+                self.flows.append(Flow(kind, inputs, outputs, reads=reads, backward=True, scratch=scratch))
             for target, grad in zip(node.inputs, grads, strict=False):
                 if target is None or grad is None:
                     continue

@@ -45,11 +45,6 @@ class Attention(Protocol):
         ...
 
     @property
-    def wraps_flex(self) -> bool:
-        """Whether flex attention is called through transformers' function."""
-        ...
-
-    @property
     def window(self) -> int | None:
         """Tokens that a query sees; None for all."""
         ...

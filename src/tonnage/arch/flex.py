@@ -59,11 +59,17 @@ def mask(tape: Tape, batch: int, queries: int, keys: int, *, documents: tuple[st
     )  # fmt: skip
 
 
+def calls_bare(a: object) -> bool:
+    """Whether a block calls the function itself (``bare_flex``), and not through transformers': that one repeats heads
+    whose number is no power of two, and hands the sums back."""
+    return bool(getattr(a, "bare_flex", False))
+
+
 def flex(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     """Attention of ``q`` over ``k`` and ``v``; returns the heads' outputs, axes ``B T N H``."""
     tape = f.tape
     N = by_heads(q)[1]
-    if not a.wraps_flex:
+    if calls_bare(a):
         out = _compiled(f, a, q, k, v, sums=False)[0]
         return tokens_first(out) if _heads_first(q) else out
     if N[1] & (N[1] - 1):

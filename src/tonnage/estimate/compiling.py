@@ -30,6 +30,7 @@ REFERENCE: Final = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_funct
 NOT_MODELLED: Final = (
     "CUDA graphs (mode = reduce-overhead), and templates that inductor tunes (mode = max-autotune)",
     "what compiling itself takes for a moment, and graph breaks",
+    "inductor's own order of kernels (reorder_for_peak_memory), with which experts may take less than the range",
 )
 HINT: Final = "leave out compile"
 ROUTED: Final = ("softmax-fp32", "softmax", "softmax-top-fp32")
@@ -65,7 +66,7 @@ def compiled(model: Model, w: Train, stack: Stack, recipe: Recipe) -> Compiled:
         "offload": recipe.offloads or recipe.hosts,
         "optimizer_in_backward": bool(w.optimizer_in_backward),
         "optimizer": recipe.in_backward,
-        "recompute": way is not None and bool(way.keeps or way.modules),
+        "recompute": way is not None and (bool(way.modules) or (bool(way.keeps) and stack.compiles != "layers")),
         "retain": any("outputs" in said for said in w.retain),
         "eval_batch": recipe.evaluates is not None,
         "ema": recipe.averaged,

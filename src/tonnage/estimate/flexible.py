@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.flex import calls_bare
 from tonnage.arch.forward import AttentionKernel
 from tonnage.arch.model import Model
 from tonnage.devices import Device
@@ -43,7 +44,7 @@ def of_stack(model: Model, w: Train, stack: Stack, device: Device | None) -> Non
     if stack.name not in ("torchtune", "torchtitan"):
         why = "does not call flex attention" if stack.name == "litgpt" else "is not modelled with flex attention"
         raise UnsupportedError(f"{stack.name} {why}", hint="--attention flash", key="attention", value="flex")
-    if any(b.wraps_flex for b in attention_blocks(model) if isinstance(b, GroupedQuery)):
+    if not all(map(calls_bare, attention_blocks(model))):
         raise UnsupportedError(
             f"{stack.name}'s own attention is not modelled for {model.model_type}, nor is its flex attention",
             hint=HINT, key="attention", value="flex",
@@ -76,7 +77,7 @@ def flexible(model: Model) -> AttentionKernel:
         InputError: it refuses the model's dropout.
     """
     blocks = attention_blocks(model)
-    own = bool(blocks) and not any(getattr(b, "wraps_flex", True) for b in blocks)
+    own = bool(blocks) and all(map(calls_bare, blocks))
     if not own and (model.model_type not in WITH_FLEX or not all(isinstance(b, GroupedQuery) for b in blocks)):
         raise UnsupportedError(
             f"flex attention is not modelled for {model.model_type}", key="attention", value="flex", hint=HINT

@@ -36,16 +36,19 @@ def _in_memory(f: Flow, users: list[Flow], order: dict[Flow, int], flows: list[F
     return buffers != "fewest" and len(at) > 1 and any(u.kind in APART for u in flows[min(at) + 1 : max(at)])
 
 
-def forward(g: Graph, keeps: set[Storage], y: Storage | None, buffers: Buffers) -> list[Kernel]:
-    """Kernels of the forward graph, as far as its result or what it keeps needs them."""
+def forward(
+    g: Graph, keeps: set[Storage], y: Storage | None, buffers: Buffers, given: frozenset[Storage] = frozenset()
+) -> list[Kernel]:
+    """Kernels of the forward graph, as far as its result or what it keeps needs them, and is not ``given``."""
     wanted = {*keeps, *([y] if y is not None else [])}
-    there = set(wanted)
+    there = {*wanted, *given}
     for f in g.forward:
         for s in f.outputs:
             users = g.users[s]
             if _in_memory(f, users, g.order, g.forward, buffers):
                 there.add(s)
-    return _needed(g, [(f, [s for s in f.outputs if s in there]) for f in g.forward], there, wanted)
+    made = [(f, [s for s in f.outputs if s in there and s not in given]) for f in g.forward]
+    return _needed(g, made, there, wanted - given)
 
 
 def backward(g: Graph, keeps: set[Storage], results: set[Storage], buffers: Buffers) -> list[Kernel]:

@@ -17,7 +17,8 @@ from tonnage.arch.compiled import APART, CompiledTape, Flow
 from tonnage.arch.tape import Storage, Tape
 from tonnage.memory.accounts import Account, Run, Span, layer_account
 from tonnage.memory.buffers import Buffers, Kernel, backward, forward
-from tonnage.memory.partition import Graph, kept
+from tonnage.memory.partition import Graph, kept, tagged
+from tonnage.memory.recompute import Recompute
 from tonnage.record import Record
 from tonnage.tensors import Axes
 
@@ -46,13 +47,17 @@ class Compiled(Record):
         tape.trace(self.within)
         tape.fuses_loss = self.loss and not self.within
 
-    def layer(self, tape: Tape, run: Run, axes: Axes, dtype: str, *, again: bool, flows: bool) -> Account:
-        """Account of one layer, as ``layer_account``'s; ``again`` where it is checkpointed."""
+    def layer(
+        self, tape: Tape, run: Run, axes: Axes, dtype: str, *, recompute: Recompute | None, flows: bool
+    ) -> Account:
+        """Account of one layer, as ``layer_account``'s."""
         assert isinstance(tape, CompiledTape)
+        tape.keeps = frozenset() if recompute is None else recompute.keeps
         tape.trace(True)
         account = layer_account(tape, run, axes, dtype, recompute=None, flows=flows)
         if account.flows:
-            _rewritten(tape, account, tape.flows, self, again=again)
+            _rewritten(tape, account, tape.flows, self, again=recompute is not None, marked=frozenset(tape.tagged))
+        tape.keeps = frozenset()
         tape.trace(False)
         return account
 
@@ -155,6 +160,7 @@ def _rewritten(
     how: Compiled,
     *,
     again: bool = False,
+    marked: frozenset[Storage] = frozenset(),
     ends: bool = False,
     waits: Sequence[Storage] = (),
 ) -> list[Storage]:
@@ -166,6 +172,7 @@ def _rewritten(
         flows: the operations of both passes.
         how: how it is compiled.
         again: the stretch is checkpointed: nothing but its input is kept, and it runs forward again.
+        marked: results that its checkpoint keeps all the same.
         ends: the stretch ends in the loss, which the loop holds.
         waits: what outlives the stretch beside its gradients, and is no part of the account.
 
@@ -183,24 +190,30 @@ def _rewritten(
     emit.born(x)
     # What calls a layer holds its input, which is no part of it.
     own, start = first if ends else len(tape.born), len(tape.events)
-    emit.run(forward(g, set() if again else set(keeps), y, how.buffers), {x, y} if again else {*keeps, x, y})
+    # What is not made again.
+    given = frozenset(s for s in tagged(g, {*marked}) if s is not x) if marked else frozenset()
+    lasting = {*given} if again else {*keeps}
+    emit.run(forward(g, lasting, y, how.buffers), {*lasting, x, y})
     account.forward = Span(tape, start, len(tape.events), own)
     account.keeps_input, account.keeps_output = again or x in keeps, y in keeps and not again and not ends
     if not account.keeps_output and not ends:
         emit.dies(y)
     if not account.keeps_input:
         emit.dies(x)
+    waiting = [emit.there[s] for s in given]
     emit.born(seed)
     account.recompute = None
     if again:
         # What only the layer's output needs is not made again.
         start = len(tape.events)
-        emit.run(forward(g, set(keeps), None, how.buffers), {*keeps, x})
+        emit.run(forward(g, set(keeps), None, how.buffers, given), {*keeps, x})
+        for s in given - {*keeps}:
+            emit.dies(s)
         account.recompute = Span(tape, start, len(tape.events), first)
     # The loop holds the loss, and backward() the gradient that it starts from, until the pass is over.
     held = [y, seed] if ends else []
     account.saved = [emit.there[s] for s in (*(s for s in keeps if s not in (x, y)), *held) if s in emit.there]
-    account.waits = [] if again else account.saved
+    account.waits = waiting if again else account.saved
     results.update(held)
     steps = backward(g, set(keeps), results, how.buffers)
     start = len(tape.events)

@@ -111,6 +111,22 @@ def kept(g: Graph) -> list[Storage]:
     return [s for s in g.nodes if (s, 0) not in below and (s, 1) in below]
 
 
+def tagged(g: Graph, keeps: set[Storage]) -> list[Storage]:
+    """What a selective checkpoint within compiled code keeps: of the results that are marked, and of what is given,
+    all that the backward pass or what is made again reads. Nothing else is kept (``must_recompute``)."""
+    wanted: set[Storage] = set()
+    todo = [s for s in g.nodes if g.later[s]]
+    while todo:
+        s = todo.pop()
+        if s in wanted:
+            continue
+        wanted.add(s)
+        maker = g.maker.get(s)
+        if maker is not None and s not in keeps:
+            todo += [i for i in maker.inputs if i in g.users]
+    return [s for s in g.nodes if s in wanted and (s in keeps or s in g.given)]
+
+
 def _banned(g: Graph, s: Storage) -> bool:
     """Whether a tensor may not be made again."""
     maker = g.maker.get(s)

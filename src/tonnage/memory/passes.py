@@ -232,7 +232,7 @@ class Pass:
                         cache=cache,
                     )
                 else:
-                    account = compiled.layer(tape, watched, axes, dtype, again=way is not None, flows=flows)
+                    account = compiled.layer(tape, watched, axes, dtype, recompute=way, flows=flows)
                 # A checkpoint holds all that the layer was called with; the graph, only what it saved.
                 called = always if layer.untold else always | tables
                 account.shares = frozenset(f.taken | called) if way is not None else frozenset(watched.kept)

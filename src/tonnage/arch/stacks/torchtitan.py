@@ -59,7 +59,7 @@ class Table(Rotary):
 class Attention(GroupedQuery):
     """Queries and keys are turned as complex numbers in fp32; the kernel itself shares the heads of keys and values."""
 
-    wraps_flex: ClassVar[bool] = False
+    bare_flex: ClassVar[bool] = True
 
     def _attended(self, f: Forward, x: Value) -> Value:
         matrices = self.matrices()

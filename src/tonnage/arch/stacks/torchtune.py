@@ -71,7 +71,7 @@ class Attention(GroupedQuery):
     """``MultiHeadAttention``: queries, then keys, turned in fp32; keys and values repeated before the kernel."""
 
     repeats: ClassVar[bool] = True
-    wraps_flex: ClassVar[bool] = False
+    bare_flex: ClassVar[bool] = True
 
     def _attended(self, f: Forward, x: Value) -> Value:
         matrices = self.matrices()
