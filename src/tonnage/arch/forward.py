@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from tonnage.arch.tuning.adapters import Tuning
     from tonnage.arch.tuning.prompted import Prompted
 
-AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math", "flash_attention_2", "flex"]
+AttentionKernel = Literal[
+    "eager", "flash", "efficient", "cudnn", "math", "unfused", "flash_attention_2", "flex"
+]  # fmt: skip
+"""What computes attention. ``math`` is torch's choice where heads are grouped and flash attention takes no tensors of
+that format: the unfused path but for heads that are repeated; ``unfused`` is that path wherever heads are."""
 
 
 class Mixers(Record):

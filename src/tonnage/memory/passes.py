@@ -320,6 +320,9 @@ class Pass:
                 return loss[0]
             assert self.head is not None
             held.append(self.head.forward(f, x))
+            if self.stack.stem.around:
+                # The model has returned: what is around it makes the loss.
+                del x
             if model.classes is not None:
                 loss.append(cross_entropy(held[0], classes[0], causal=False, wide=False))
                 return loss[0]
