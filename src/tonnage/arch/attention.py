@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from tonnage.arch import ops
-from tonnage.arch.eager import EagerStyle, batched, by_heads_first, named
+from tonnage.arch.eager import EagerStyle, batched, by_heads_first
 from tonnage.arch.forward import Forward
 from tonnage.arch.inplace import clamped, filled
 from tonnage.arch.kernels import attend
@@ -71,8 +71,7 @@ class GroupedQuery(Record):
         o_apart: the output matrix stands in a module behind the attention's (BERT).
         adds: the block adds the residual itself, before it lets go of its local variables (BLOOM).
         cached: whether keys and values are kept for later tokens (GPT keeps none).
-        position_scaled: queries are multiplied by a number that grows with their position, in their own format
-            (Ministral 3) or "wide", in fp32, by what is named until the block returns (Llama 4).
+        position_scaled: queries are multiplied by a number that grows with their position (Ministral 3); "wide" in fp32.
         angles: rows of a table of angles that every layer has for itself (GPT-J).
         wide_angles: queries and keys are turned in the table's fp32, and stay so (CodeGen).
         buffers: tensors beside the weights that every layer has for itself (GPT-Neo's mask).
@@ -271,7 +270,6 @@ class GroupedQuery(Record):
             q = self.q_norm.forward(f, q)
             k = self.k_norm.forward(f, k)
         if self.position_scaled:
-            # Imported late: few models do.
             from tonnage.arch.tempered import tempered
 
             q = tempered(f, q, wide=self.position_scaled == "wide")
