@@ -71,7 +71,7 @@ class GroupedQuery(Record):
         o_apart: the output matrix stands in a module behind the attention's (BERT).
         adds: the block adds the residual itself, before it lets go of its local variables (BLOOM).
         cached: whether keys and values are kept for later tokens (GPT keeps none).
-        position_scaled: queries are multiplied by a number that grows with their position (Ministral 3); "wide" in fp32.
+        position_scaled: queries are multiplied by a number that grows with their position (Ministral 3), or in fp32.
         angles: rows of a table of angles that every layer has for itself (GPT-J).
         wide_angles: queries and keys are turned in the table's fp32, and stay so (CodeGen).
         buffers: tensors beside the weights that every layer has for itself (GPT-Neo's mask).
