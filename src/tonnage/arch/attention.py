@@ -19,8 +19,6 @@ from tonnage.errors import UnsupportedError
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor, size
 
-BTND = ("B", "T", "N", "D")
-
 
 class GroupedQuery(Record):
     """Attention whose ``N`` query heads share ``K`` heads of keys and values (arXiv:2305.13245).
@@ -270,7 +268,7 @@ class GroupedQuery(Record):
             q = self.q_norm.forward(f, q)
             k = self.k_norm.forward(f, k)
         if self.position_scaled:
-            from tonnage.arch.tempered import tempered
+            from tonnage.arch.tempered import tempered  # Few models do.
 
             q = tempered(f, q, wide=self.position_scaled == "wide")
         if f.store is not None:

@@ -320,16 +320,16 @@ class Pass:
                 return loss[0]
             assert self.head is not None
             held.append(self.head.forward(f, x))
-            if self.stack.stem.around:
-                # The model has returned: what is around it makes the loss.
-                del x
+            # Where the loss is made by code around it, the model has returned.
+            named = [] if self.stack.stem.around else [x]
+            del x
             if model.classes is not None:
                 loss.append(cross_entropy(held[0], classes[0], causal=False, wide=False))
                 return loss[0]
             loss.append(of_model(self.head, held[0], ids, causal=model.causal))
             # What the head's model names beside its logits.
             f.local.clear()
-            del x
+            named.clear()
             handed_out(self.head, held[0])
             return loss[0]
 
