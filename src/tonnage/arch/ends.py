@@ -15,6 +15,7 @@ from tonnage.tensors import Axes, Tensor
 
 if TYPE_CHECKING:
     from tonnage.arch.disentangled import Distances
+    from tonnage.arch.layer_embeddings import LayerEmbeddings
     from tonnage.arch.relative import RelativeBias
 
 
@@ -145,6 +146,7 @@ class Stem(Record):
             (Llama 4).
         sought: kinds of placeholders, of pictures or sound, that the model's code looks for: a mask of each and one of
             all keep their names to its end, and so does the copy of the ids without them that is looked up (Gemma 4).
+        inner: embeddings of every layer.
     """
 
     name: str
@@ -173,6 +175,7 @@ class Stem(Record):
     masked: bool = False
     around: bool = False
     sought: int = 0
+    inner: LayerEmbeddings | None = None
 
     def weights(self) -> Iterator[Tensor]:
         """The table, what is added to it, and the rotary buffers."""
@@ -223,6 +226,8 @@ class Stem(Record):
         if not apart:
             # The model's code names this ``inputs_embeds`` to its end.
             (f.around if self.around else f.frame).append(x)
+        if self.inner is not None:
+            f.inputs = self.inner.forward(f, ids, x, named=self.sought > 0)
         if self.project is not None:
             x = Linear(self.project, width, (("D", self.D),), "embedding").forward(f, x)
         for table in self.tables:

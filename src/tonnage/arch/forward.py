@@ -86,6 +86,7 @@ class Forward:
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
     ``seen`` is the mask of the block at hand where it has one of its own, ``chosen`` what an indexer chose, until the
     next one does.
+    ``inputs`` are embeddings of every layer, each of which takes its own.
     ``encoder`` is what cross attention sees, ``zeros`` the bias of its scores that layers share (T5), and ``position``
     the bias that the block at hand adds.
     ``again`` are the modules of a layer that are computed again, each for itself; ``checkpoints`` tells that the
@@ -107,6 +108,7 @@ class Forward:
         "fused",
         "held",
         "input_grads",
+        "inputs",
         "kernel",
         "labels",
         "local",
@@ -163,6 +165,7 @@ class Forward:
         self.again: frozenset[str] = frozenset()
         self.checkpoints = False
         self.bias: Value | None = None
+        self.inputs: Value | None = None
         self.chosen: Value | None = None
         self.seen: Value | None = None
         self.encoder: Value | None = None
@@ -184,4 +187,5 @@ class Forward:
         """What the pass makes once for all layers: rotary tables, masks, the bias of positions."""
         tables = [v for pair in self.rotary.values() for v in (pair if pair[0] is not pair[1] else pair[:1])]
         blocks = [v for found in self.blocks.values() for v in found]
-        return tables + list(self.masks.values()) + blocks + ([] if self.bias is None else [self.bias])
+        once = [v for v in (self.bias, self.inputs) if v is not None]
+        return tables + list(self.masks.values()) + blocks + once

@@ -397,7 +397,7 @@ class Step(Ledger):
                 self.drop(f"called {_key(a)}")
                 self.take(f"awaited {id(a)}", "activations", "gradients of prefixes", level(a.awaited), a.awaited)
                 if i == len(stages) - 2:
-                    self.take("summed", "activations", "gradient of the position bias", level(p.summed), p.summed)
+                    self.take("summed", "activations", "gradients of what the layers share", level(p.summed), p.summed)
                 # What is shared lives until the lowest layer that keeps it is through, or as long as the loss's graph,
                 # of which a nested checkpoint is a node that holds what the layer was called with.
                 for s in () if self.nests else a.shares:

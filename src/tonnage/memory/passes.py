@@ -168,7 +168,7 @@ class Pass:
         self.frame = [v.storage for v in f.frame if v.storage not in {*saved, *self.around}]
         if compiled is not None and compiled.within:
             self.frame = []
-        always = {v.storage for v in handed} | ({f.bias.storage} if f.bias is not None else set())
+        always = {v.storage for v in handed} | {v.storage for v in (f.bias, f.inputs) if v is not None}
         # A single table is handed to layers that turn nothing as well, unless the model's code picks them.
         handed_on = len(f.rotary) == 1 and not any(r.picked for r in stack.stem.rotary)
         tables = {v.storage for pair in f.rotary.values() for v in pair} if handed_on else set()
@@ -176,7 +176,9 @@ class Pass:
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
         accounts: dict[Hashable, Account] = {}
         self.layers: list[Account] = []
-        bias = None if f.bias is None or f.bias.node is None else _Summed(f.bias)
+        flowing = [v for v in (f.bias, f.inputs) if v is not None and v.node is not None]
+        bias = _Summed(flowing) if flowing else None
+        del flowing
         # What is added up over the layers until the stem takes it, as the top layer's tape and the stem's name it.
         self.summed: list[Storage] = []
         self.given: list[Storage] = []
@@ -193,7 +195,7 @@ class Pass:
             if trained is not None:
                 tape.trained = trained.__contains__
             way = recompute if recompute is not None and recompute.again(index) else None
-            # The gradient of a learned bias begins in the top layer; those of the others are added into it.
+            # The gradient of what layers share begins in the top one; those of the others are added into it.
             begins = bias is None or index == len(stack.layers) - 1
             # What a fused norm behind the layers hands down is a view, into which nothing is added in place.
             viewed = index == len(stack.layers) - 1 and (
@@ -266,7 +268,7 @@ class Pass:
         f.rotary.clear()
         f.masks.clear()
         f.blocks.clear()
-        f.bias = f.labels = f.chosen = None
+        f.bias = f.inputs = f.labels = f.chosen = None
         f.around.clear()
         f.prefixes.clear()
         prefix = None
@@ -429,26 +431,25 @@ def frozen(name: str) -> bool:
 
 
 class _Summed:
-    """What layers share and hand a gradient back to: its node, where their gradients are added up."""
+    """What layers share and hand a gradient back to: the nodes, where their gradients are added up."""
 
-    def __init__(self, shared: Value) -> None:
-        assert shared.node is not None
-        self.node = shared.node
-        self.index = shared.index
-        self.axes = shared.axes
-        self.dtype = shared.dtype
+    def __init__(self, shared: list[Value]) -> None:
+        self.places = [(v.node, v.index, v.axes, v.dtype) for v in shared if v.node is not None]
 
     def wait(self, tape: Tape) -> list[Storage]:
-        """The sum of what the layers above have handed back is there."""
-        found = tape.new("gradient of position bias", self.axes, self.dtype)
-        self.node.pending[self.index] = found
-        return [found.storage]
+        """The sums of what the layers above have handed back are there."""
+        found = []
+        for node, index, axes, dtype in self.places:
+            node.pending[index] = made = tape.new("gradient of what layers share", axes, dtype)
+            found.append(made.storage)
+        return found
 
     def taken(self) -> list[Storage]:
         """What is there; it is let go of."""
-        found = self.node.pending[self.index]
-        self.node.pending[self.index] = None
-        return [] if found is None else [found.storage]
+        found = [node.pending[index] for node, index, _, _ in self.places]
+        for node, index, _, _ in self.places:
+            node.pending[index] = None
+        return [v.storage for v in found if v is not None]
 
 
 class _Watched:
