@@ -225,7 +225,7 @@ class Stem(Record):
         named = list(f.frame)
         if not apart:
             # The model's code names this ``inputs_embeds`` to its end.
-            (f.around if self.around else f.frame).append(x)
+            (f.around if self.around and f.tape.grad else f.frame).append(x)
         if self.inner is not None:
             f.inputs = self.inner.forward(f, ids, x, named=self.sought > 0)
         if self.project is not None:

@@ -56,13 +56,15 @@ class LayerEmbeddings(Record):
     def forward(self, f: Forward, ids: Value, x: Value, *, named: bool) -> Value:
         """Rows of all layers, axes ``B T L R``, of which the model's code keeps the name.
 
-        ``named``: code around the model names its embeddings without placeholders as well.
+        ``named``: code around the model looks the rows up, and names them and its embeddings without placeholders.
         """
         tape = f.tape
         if named:
             f.frame.append(tape.new("embeddings without placeholders", x.axes, x.dtype))
         table = tape.parameter(f"{self.path}.embed_tokens_per_layer.weight", (("V", self.V), *self._rows()))
         rows = ops.scaled(ops.embedding(ids, table, self._rows()), "scaled embedding")
+        if named:
+            f.frame.append(rows)
         made = ops.scaled(self._projection().forward(f, x), "scaled projection")
         made = self._norm().forward(f, made)
         return ops.scaled(ops.add(made, rows, "projection and rows"), "embeddings of every layer")

@@ -176,8 +176,9 @@ def _rms_apart(x: Value, weight: Parameter) -> Value:
 def _rms_power(x: Value, weight: Parameter | None) -> Value:
     before = x.dtype
     wide = ops.cast(x, "fp32")
-    output = ops.mul(wide, ops.power(ops.shifted(ops.mean(ops.power(wide, "square"))), "power -1/2"), "normalised")
-    del wide
+    squared = ops.shifted(ops.mean(ops.power(wide, "square")))
+    output = ops.mul(wide, ops.power(squared, "power -1/2"), "normalised")
+    del wide, squared
     if weight is not None:
         output = ops.mul(output, ops.weight_in(weight, "fp32"), "norm output")
     return ops.cast(output, before)
