@@ -1,4 +1,6 @@
-"""Records what training steps of models with recurrent mixers take: ``tests/data/mixers.json``, ``hybrids.json``.
+"""Records what training steps of models with recurrent mixers, and of decoders with parts of their own, take.
+
+Into ``tests/data/mixers.json``, ``hybrids.json`` and ``decoders.json``.
 
 By the kernels of a package where the case names one, and all of it is installed; else in operations of torch, where no
 package is. The packages' own ``autograd.Function``s run on tensors without data, under ``tonnage trace``; their Python
@@ -21,7 +23,7 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "reference")]
-TABLES: Final = tuple(ROOT / "tests" / "data" / f"{name}.json" for name in ("mixers", "hybrids"))
+TABLES: Final = tuple(ROOT / "tests" / "data" / f"{name}.json" for name in ("mixers", "hybrids", "decoders"))
 ANY: Final = ("mamba_ssm", "fla", "causal_conv1d")
 KINDS: Final = ("forward", "backward", "optimizer")
 

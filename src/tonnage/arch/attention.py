@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from tonnage.arch import ops
-from tonnage.arch.eager import EagerStyle, batched, by_heads_first, named
+from tonnage.arch.eager import EagerStyle, batched, by_heads_first
 from tonnage.arch.forward import Forward
 from tonnage.arch.inplace import clamped, filled
 from tonnage.arch.kernels import attend
@@ -18,8 +18,6 @@ from tonnage.arch.tape import Value
 from tonnage.errors import UnsupportedError
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor, size
-
-BTND = ("B", "T", "N", "D")
 
 
 class GroupedQuery(Record):
@@ -71,7 +69,7 @@ class GroupedQuery(Record):
         o_apart: the output matrix stands in a module behind the attention's (BERT).
         adds: the block adds the residual itself, before it lets go of its local variables (BLOOM).
         cached: whether keys and values are kept for later tokens (GPT keeps none).
-        position_scaled: queries are multiplied by a number that grows with their position (Ministral 3).
+        position_scaled: queries are multiplied by a number that grows with their position (Ministral 3), or in fp32.
         angles: rows of a table of angles that every layer has for itself (GPT-J).
         wide_angles: queries and keys are turned in the table's fp32, and stay so (CodeGen).
         buffers: tensors beside the weights that every layer has for itself (GPT-Neo's mask).
@@ -124,7 +122,7 @@ class GroupedQuery(Record):
     o_apart: bool = False
     adds: bool = False
     cached: bool = True
-    position_scaled: bool = False
+    position_scaled: bool | Literal["wide"] = False
     angles: int | None = None
     wide_angles: bool = False
     buffers: tuple[Tensor, ...] = ()
@@ -267,9 +265,9 @@ class GroupedQuery(Record):
             q = self.q_norm.forward(f, q)
             k = self.k_norm.forward(f, k)
         if self.position_scaled:
-            numbers = f.tape.new("numbers by position", (named(q, "T"),), "fp32")
-            q = ops.mul(q, ops.cast(numbers, q.dtype), "scaled queries")
-            del numbers
+            from tonnage.arch.tempered import tempered  # Few models do.
+
+            q = tempered(f, q, wide=self.position_scaled == "wide")
         if f.store is not None:
             if self.wide_angles:
                 k = ops.cast(k, x.dtype)

@@ -18,13 +18,14 @@ from tonnage.arch.tape import Grads, Value
 from tonnage.tensors import Axes, Axis
 
 EagerStyle = Literal[
-    "fp32-softmax", "native", "uncast", "fp32-scores", "fp32-where", "bloom", "mpt", "falcon", "falcon-alibi", "sinks",
-    "sinks-apart", "baddbmm", "floored", "triangle", "biased", "relative",
+    "fp32-softmax", "narrow-softmax", "native", "uncast", "fp32-scores", "fp32-where", "bloom", "mpt", "falcon",
+    "falcon-alibi", "sinks", "sinks-apart", "baddbmm", "floored", "triangle", "biased", "relative",
 ]  # fmt: skip
 """How scores become weights.
 
-``fp32-softmax`` is transformers' usual form: scaled, masked, softmax in fp32, cast back. ``native`` takes the softmax
-in the format of the scores and casts it to that of the values (GPT-2); ``uncast`` leaves it (BERT, T5).
+``fp32-softmax`` is transformers' usual form: scaled, masked, softmax in fp32, cast back; ``narrow-softmax`` stays in
+the format of the scores (Llama 4). ``native`` takes the softmax in the format of the scores and casts it to that of the
+values (GPT-2); ``uncast`` leaves it (BERT, T5).
 ``fp32-scores`` casts queries and keys to fp32 (GPT-J), ``fp32-where`` does so and picks by a boolean buffer (GPT-Neo).
 ``sinks`` joins a learned logit a head to the scores and drops what it took (gpt-oss).
 ``bloom``, ``mpt``, ``falcon`` and ``falcon-alibi`` are those families' own; ``arch/scores.py`` has the others.
@@ -176,7 +177,10 @@ def _default(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     mask = _mask(f, a)
     if mask is not None:
         weights = ops.add(weights, mask, "masked scores")
-    weights = ops.cast(ops.softmax(weights, dtype="fp32", label="attention weights"), q.dtype)
+    if a.eager == "narrow-softmax":
+        weights = ops.softmax(weights, label="attention weights")
+    else:
+        weights = ops.cast(ops.softmax(weights, dtype="fp32", label="attention weights"), q.dtype)
     weights = ops.dropout(weights, a.dropout, f.training)
     out = applied(weights, values)
     out = tokens_first(out)
@@ -367,6 +371,7 @@ def _highest(x: Value) -> Value:
 
 _STYLES: Final[dict[str, Callable[[Forward, Attention, Value, Value, Value], Value]]] = {
     "fp32-softmax": _default,
+    "narrow-softmax": _default,
     "native": _native,
     "uncast": _native,
     "fp32-scores": _fp32_scores,

@@ -15,6 +15,7 @@ from tonnage.tensors import Axes, Tensor
 
 if TYPE_CHECKING:
     from tonnage.arch.disentangled import Distances
+    from tonnage.arch.layer_embeddings import LayerEmbeddings
     from tonnage.arch.relative import RelativeBias
 
 
@@ -142,8 +143,11 @@ class Stem(Record):
         apart: all this is made in a module of its own, of which the model's code names the output alone (ModernBERT).
         adds_zero: a number stands for token types and is added (CTRL, GPT).
         masked: attention is handed a mask even where its kernel could do without (Falcon).
+        around: code around the model and its head looks the tokens up, names what it found, and makes the loss
+            (Llama 4).
         sought: kinds of placeholders, of pictures or sound, that the model's code looks for: a mask of each and one of
             all keep their names to its end, and so does the copy of the ids without them that is looked up (Gemma 4).
+        inner: embeddings of every layer.
     """
 
     name: str
@@ -170,7 +174,9 @@ class Stem(Record):
     by_mask: bool = False
     adds_zero: bool = False
     masked: bool = False
+    around: bool = False
     sought: int = 0
+    inner: LayerEmbeddings | None = None
 
     def weights(self) -> Iterator[Tensor]:
         """The table, what is added to it, and the rotary buffers."""
@@ -220,7 +226,9 @@ class Stem(Record):
         named = list(f.frame)
         if not apart:
             # The model's code names this ``inputs_embeds`` to its end.
-            f.frame.append(x)
+            (f.around if self.around and f.tape.grad else f.frame).append(x)
+        if self.inner is not None:
+            f.inputs = self.inner.forward(f, ids, x, named=self.sought > 0)
         if self.project is not None:
             x = Linear(self.project, width, (("D", self.D),), "embedding").forward(f, x)
         for table in self.tables:

@@ -52,5 +52,4 @@ class ExpertsBeside(Parts):
         second = e.mixed(f, second, chosen, weights)
         second = behind_experts.forward(f, second)
         f.held.append(second)
-        y = ops.add(first, second, "dense and routed")
-        return y
+        return ops.add(first, second, "dense and routed")

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from tonnage.arch.tuning.adapters import Tuning
     from tonnage.arch.tuning.prompted import Prompted
 
-AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math", "flash_attention_2", "flex"]
+AttentionKernel = Literal[
+    "eager", "flash", "efficient", "cudnn", "math", "unfused", "flash_attention_2", "flex"
+]  # fmt: skip
+"""What computes attention. ``math`` is torch's choice where heads are grouped and flash attention takes no tensors of
+that format: the unfused path but for heads that are repeated; ``unfused`` is that path wherever heads are."""
 
 
 class Mixers(Record):
@@ -85,6 +89,7 @@ class Forward:
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
     ``seen`` is the mask of the block at hand where it has one of its own, ``chosen`` what an indexer chose, until the
     next one does.
+    ``inputs`` are embeddings of every layer, each of which takes its own.
     ``encoder`` is what cross attention sees, ``zeros`` the bias of its scores that layers share (T5), and ``position``
     the bias that the block at hand adds.
     ``again`` are the modules of a layer that are computed again, each for itself; ``checkpoints`` tells that the
@@ -108,6 +113,7 @@ class Forward:
         "given",
         "held",
         "input_grads",
+        "inputs",
         "kernel",
         "labels",
         "local",
@@ -167,6 +173,7 @@ class Forward:
         self.again: frozenset[str] = frozenset()
         self.checkpoints = False
         self.bias: Value | None = None
+        self.inputs: Value | None = None
         self.chosen: Value | None = None
         self.seen: Value | None = None
         self.encoder: Value | None = None
@@ -190,4 +197,5 @@ class Forward:
         """What the pass makes once for all layers: rotary tables, masks, the bias of positions."""
         tables = [v for pair in self.rotary.values() for v in (pair if pair[0] is not pair[1] else pair[:1])]
         blocks = [v for found in self.blocks.values() for v in found]
-        return tables + list(self.masks.values()) + blocks + ([] if self.bias is None else [self.bias])
+        once = [v for v in (self.bias, self.inputs) if v is not None]
+        return tables + list(self.masks.values()) + blocks + once

@@ -26,7 +26,12 @@ def multiplied(x: Value) -> Value:
     tape, axes, dtype = x.tape, x.axes, x.dtype
     wide = promoted(dtype, tape.buffers)
     out = Value(x.storage, axes, dtype)
-    tape.record((out,), (x,), lambda g: (fitted(tape.new("gradient of product", axes, wide), axes, dtype),), ())
+
+    def back(g: Value) -> Grads:
+        return (fitted(tape.new("gradient of product", axes, wide), axes, dtype),)
+
+    # The buffer is saved as a weight is.
+    tape.record((out,), (x,), back, (), keeps_weight=True)
     return out
 
 

@@ -56,25 +56,34 @@ def _attend(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         f.ran.add("flex")
         return flex(f, a, q, k, v)
     masked = f.position is not None or (_mask(f, a) is not None)
+    grouped = named(k, "NK")[1] != a.N
     unfit = not flash_attention.takes(k.axes[-1][1], v.axes[-1][1])
-    # Falcon's one key is neither repeated nor announced as shared: only the unfused path broadcasts it.
     if masked and f.kernel == "cudnn":
         raise UnsupportedError(
             "cuDNN's attention with a mask, which a window or a bias of positions brings, is not modelled",
             key="attention", value="cudnn", hint="--attention sdpa",
         )  # fmt: skip
-    if f.position is not None and f.kernel == "math":
+    if f.position is not None and f.kernel in ("math", "unfused"):
         raise UnsupportedError(
             "the unfused path with a learned bias of positions is not modelled", key="attention", value="math",
             hint="--attention eager or sdpa",
         )  # fmt: skip
-    grouped = named(k, "NK")[1] != a.N
+    # Falcon's one key is neither repeated nor announced as shared: only the unfused path broadcasts it.
     broadcast = a.eager in ("falcon", "falcon-alibi") and grouped
-    if broadcast or (f.kernel == "math" and not ((masked or unfit) and grouped)):
+    kernel = f.kernel
+    if kernel == "math" and grouped and (masked or unfit):
+        # transformers repeats the heads, for want of which the memory-efficient kernel had been passed over.
+        kernel = "efficient"
+    elif kernel == "flash" and (masked or unfit):
+        # A window shorter than the sequence brings a mask, which flash attention does not take.
+        kernel = "efficient"
+    if broadcast or kernel in ("math", "unfused"):
         f.ran.add("math")
+        if kernel == "unfused" and (masked or unfit):
+            k, v = repeated(k, a.N), repeated(v, a.N)
         return _math(f, a, q, k, v, broadcast=broadcast)
-    f.ran.add("efficient" if masked or unfit else f.kernel)
-    return _fused(f, a, q, k, v, unfit=unfit)
+    f.ran.add(kernel)
+    return _fused(f, a, q, k, v, kernel)
 
 
 def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, broadcast: bool = False) -> Value:
@@ -110,22 +119,15 @@ def _interleaved(x: Value, N: Axis) -> Value:
     return x if named(x, "NK")[1] == N[1] else ops.copy(x, axes, "repeated heads")
 
 
-def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, unfit: bool) -> Value:
-    """Flash, memory-efficient and cuDNN attention: queries, keys, values, the output and one number a row are kept.
-
-    ``unfit``: heads that neither flash attention nor cuDNN takes, whose keys and values transformers repeats.
-    """
-    tape, kernel, mask = f.tape, f.kernel, _mask(f, a)
+def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value, kernel: str) -> Value:
+    """Flash, memory-efficient and cuDNN attention: queries, keys, values, the output and one number a row are kept."""
+    tape, mask = f.tape, _mask(f, a)
     B, N, T, _ = by_heads(q)
     if f.position is not None:
         # Imported late: most models turn queries and keys instead.
         from tonnage.arch.relative import Biased, additive, aligned
 
         mask = additive(f, cast(Biased, a), mask, (T, ("S", named(k, "TS")[1])))
-    if (mask is not None and kernel in ("flash", "math")) or unfit:
-        # A window shorter than the sequence brings a mask. Flash attention takes none, and transformers then repeats
-        # the heads, for want of which the memory-efficient kernel had been passed over.
-        kernel = "efficient"
     # One new token: the queries that share a head are its tokens, so that nothing is repeated.
     packed = kernel == "efficient" and T[1] == 1 and named(k, "NK")[1] != N[1]
     if kernel == "efficient" and not packed:

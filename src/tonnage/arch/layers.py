@@ -61,6 +61,7 @@ NormStyle = Literal[
     "rms-gemma",
     "rms-fp32-weight",
     "rms-cast-weight",
+    "rms-apart",
     "rms-bare",
     "rms-power",
     "rms-t5",
@@ -76,7 +77,8 @@ class Norm(Record):
 
     ``rms`` casts to fp32, normalises, casts back and multiplies by the weight (Llama); ``rms-gemma`` multiplies by
     ``1 + weight`` in fp32 before it casts back; ``rms-fp32-weight`` multiplies in fp32 (OLMo 2, gpt-oss),
-    ``rms-cast-weight`` by a copy of the weight in fp32 (Helium); ``rms-bare`` has no weight and casts back (nanochat);
+    ``rms-cast-weight`` by a copy of the weight in fp32 (Helium); ``rms-bare`` has no weight and casts back (nanochat),
+    behind which ``rms-apart`` multiplies by it (Llama 4);
     ``rms-power`` takes the power -1/2, and multiplies in fp32 where it has a weight (Gemma 3n and 4);
     ``rms-t5`` casts for the variance only; ``layer`` is ``nn.LayerNorm``; ``layer-fp32`` casts around it and has no
     weight (OLMo); ``layer-one`` adds one to the weight and keeps the format of autocast (Nemotron);
@@ -160,16 +162,23 @@ def _rms_cast_weight(x: Value, weight: Parameter) -> Value:
 
 
 def _rms_bare(x: Value) -> Value:
-    before = x.dtype
-    wide = ops.cast(x, "fp32")
-    return ops.cast(ops.mul(wide, ops.rsqrt(ops.shifted(ops.mean(ops.power(wide, "square")))), "normalised"), before)
+    return ops.cast(_normalised(ops.cast(x, "fp32")), x.dtype)
+
+
+def _normalised(x: Value) -> Value:
+    return ops.mul(x, ops.rsqrt(ops.shifted(ops.mean(ops.power(x, "square")))), "normalised")
+
+
+def _rms_apart(x: Value, weight: Parameter) -> Value:
+    return ops.mul(_rms_bare(x), weight, "norm output")
 
 
 def _rms_power(x: Value, weight: Parameter | None) -> Value:
     before = x.dtype
     wide = ops.cast(x, "fp32")
-    output = ops.mul(wide, ops.power(ops.shifted(ops.mean(ops.power(wide, "square"))), "power -1/2"), "normalised")
-    del wide
+    squared = ops.shifted(ops.mean(ops.power(wide, "square")))
+    output = ops.mul(wide, ops.power(squared, "power -1/2"), "normalised")
+    del wide, squared
     if weight is not None:
         output = ops.mul(output, ops.weight_in(weight, "fp32"), "norm output")
     return ops.cast(output, before)
@@ -205,6 +214,7 @@ def _layer_cohere(x: Value, weight: Parameter) -> Value:
 
 _STYLES = {
     "rms": _rms,
+    "rms-apart": _rms_apart,
     "rms-gemma": _rms_gemma,
     "rms-fp32-weight": _rms_fp32_weight,
     "rms-cast-weight": _rms_cast_weight,

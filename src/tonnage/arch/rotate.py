@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tonnage.arch import ops
 from tonnage.arch.eager import by_heads
-from tonnage.arch.tape import Value
+from tonnage.arch.tape import Grads, Value
 
 
 def rotate(
@@ -217,13 +217,38 @@ def _complex(q: Value, k: Value, table: Value, _: Value) -> tuple[Value, Value]:
     """Neighbours as complex numbers times a complex table, in fp32 (DeepSeek-V2)."""
     q_wide = ops.cast(q, "fp32")
     k_wide = ops.cast(k, "fp32")
-    q_turned = ops.cast(ops.mul(q_wide, table, "turned"), q.dtype)
-    k_turned = ops.cast(ops.mul(k_wide, table, "turned"), k.dtype)
+    q_turned = ops.cast(_by_numbers(q_wide, table), q.dtype)
+    k_turned = ops.cast(_by_numbers(k_wide, table), k.dtype)
     return q_turned, k_turned
+
+
+def _complex_returned(q: Value, k: Value, table: Value, _: Value) -> tuple[Value, Value]:
+    """As ``_complex``, both products named until they are cast (Llama 4)."""
+    q_wide = ops.cast(q, "fp32")
+    k_wide = ops.cast(k, "fp32")
+    q_turned = _by_numbers(q_wide, table)
+    k_turned = _by_numbers(k_wide, table)
+    return ops.cast(q_turned, q.dtype), ops.cast(k_turned, k.dtype)
+
+
+def _by_numbers(x: Value, table: Value) -> Value:
+    """Times complex numbers; the backward pass lays out their conjugates."""
+    tape, axes, numbers = x.tape, x.axes, table.axes
+    out = tape.new("turned", axes, "fp32")
+
+    def back(g: Value) -> Grads:
+        conjugates = tape.new("conjugates of the table", numbers, "fp32")
+        grad = tape.new("gradient of product", axes, "fp32")
+        del conjugates
+        return (grad,)
+
+    tape.record((out,), (x,), back, (table,))
+    return out
 
 
 _STYLES = {
     "complex": _complex,
+    "complex, returned": _complex_returned,
     "back": _back,
     "wide": _wide,
     "wide, joined": _wide_joined,

@@ -85,9 +85,10 @@ def compiled(model: Model, w: Train, stack: Stack, recipe: Recipe) -> Compiled:
             f"compile is not modelled for the blocks of {model.model_type} ({type(strange).__name__})", key="compile",
             value="true", hint=HINT,
         )  # fmt: skip
-    if recipe.kernel in ("eager", "math") and not model.eager_only:
+    if recipe.kernel in ("eager", "math", "unfused") and not model.eager_only:
+        asked = recipe.kernel.replace("unfused", "math")
         raise UnsupportedError(
-            f"compile is not modelled with attention = {recipe.kernel}: inductor may put a kernel in its place",
+            f"compile is not modelled with attention = {asked}: inductor may put a kernel in its place",
             key="compile", value="true", hint="--attention sdpa",
         )  # fmt: skip
     return Compiled(within=stack.compiles == "model", loss=compiles_loss(stack, recipe))

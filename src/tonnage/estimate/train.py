@@ -338,7 +338,7 @@ def answer(
             *(aim.not_modelled if aim else ()),
             *([named.rough] if named.rough else []),
         ),
-        extras={"attention_kernel": attention, "incomplete": list(doubt)},
+        extras={"attention_kernel": attention.replace("unfused", "math"), "incomplete": list(doubt)},
     )
 
 

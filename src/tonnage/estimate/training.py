@@ -215,7 +215,7 @@ class Step(Ledger):
         if (r.accumulate > 1 or r.keep_gradients) and not r.master:
             self.take("gradients before", "gradients", "of earlier passes", self.grown)
         if r.in_backward:
-            kept = self._sum((self.bytes_of(t), times) for t, times in self.left())
+            kept = summed((self.bytes_of(t), times) for t, times in self.left())
             self.take("gradients left", "gradients", "gradients that stay", kept)
         self.take("inputs", "inputs", "token ids", level(p.inputs), p.inputs)
         # A loop's variable still holds the last step's loss, but where a trainer lets go of all its names.
@@ -402,7 +402,7 @@ class Step(Ledger):
                 self.drop(f"called {_key(a)}")
                 self.take(f"awaited {id(a)}", "activations", "gradients of prefixes", level(a.awaited), a.awaited)
                 if i == len(stages) - 2:
-                    self.take("summed", "activations", "gradient of the position bias", level(p.summed), p.summed)
+                    self.take("summed", "activations", "gradients of what the layers share", level(p.summed), p.summed)
                 # What is shared lives until the lowest layer that keeps it is through, or as long as the loss's graph,
                 # of which a nested checkpoint is a node that holds what the layer was called with.
                 for s in () if self.nests else a.shares:

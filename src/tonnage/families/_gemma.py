@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.layer_embeddings import LayerEmbeddings, LayerInput
 from tonnage.arch.layers import Linear, Norm, NormStyle, Rotary
-from tonnage.arch.model import Sublayer
-from tonnage.arch.parts import KeyValues, Loose, Part, Parts
+from tonnage.arch.parts import KeyValues, Loose, Part
 from tonnage.arch.sharing import SharingAttention
 from tonnage.errors import ConfigError
 from tonnage.families._decoder import embed_scale
@@ -55,24 +54,21 @@ def sharing_attention(inner: GroupedQuery, *, reuses: bool, no_values: bool = Fa
     )
 
 
-def layer_input(D: int, R: int, beside: tuple[Part, ...] = ()) -> Sublayer:
-    """What a layer adds of its own embedding, ``R`` wide, and ``beside`` it what it has besides."""
+def layer_input(D: int, R: int, act: str) -> LayerInput:
+    """What a layer adds of its own embedding, ``R`` wide."""
     width, own = (("D", D),), (("R", R),)
-    parts: tuple[Part, ...] = (
-        Linear("per_layer_input_gate", width, own, "feed_forward"),
-        Linear("per_layer_projection", own, width, "feed_forward"),
-        Norm("post_per_layer_input_norm", width, STYLE),
+    gate = Linear("per_layer_input_gate", width, own, "feed_forward")
+    back = Linear("per_layer_projection", own, width, "feed_forward")
+    norm = Norm("post_per_layer_input_norm", width, STYLE)
+    return LayerInput(
+        what="embeddings of every layer", parts=(gate, back, norm), gate=gate, back=back, norm=norm, act=act
     )
-    return Sublayer(block=Parts(what="embeddings of every layer", parts=(*parts, *beside)))
 
 
-def layer_embeddings(path: str, V: int, D: int, R: int, layers: int) -> Iterator[Tensor]:
+def layer_embeddings(path: str, V: int, D: int, R: int, layers: int) -> LayerEmbeddings:
     """A second table with a row of ``R`` for every layer, and the projection of the first one to the same."""
-    rows = (("L", layers), ("R", R))
-    yield Tensor(f"{path}.embed_tokens_per_layer.weight", (("V", V), *rows), "embedding", (1, 2))
-    yield from Linear(f"{path}.per_layer_model_projection", (("D", D),), rows, "embedding").weights()
-    yield from Norm(f"{path}.per_layer_projection_norm", (("R", R),), STYLE).weights()
-    yield embed_scale(path).renamed(f"{path}.embed_tokens_per_layer.embed_scale")
+    scale = embed_scale(path).renamed(f"{path}.embed_tokens_per_layer.embed_scale")
+    return LayerEmbeddings(path=path, V=V, D=D, R=R, layers=layers, scale=scale)
 
 
 def rotaries(path: str, widths: dict[str, int]) -> tuple[Rotary, ...]:

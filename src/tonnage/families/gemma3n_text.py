@@ -10,7 +10,7 @@ from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.model import Layer, Model, Sublayer
-from tonnage.arch.parts import Part
+from tonnage.arch.parts import Part, Parts
 from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._decoder import causal, embed_scale, heads, window_of
@@ -49,7 +49,12 @@ def read(k: Keys) -> Model:
                     after=norm("post_attention_layernorm"),
                 ),
                 Sublayer(block=mlp, before=norm("pre_feedforward_layernorm"), after=norm("post_feedforward_layernorm")),
-                layer_input(D, R, residuals),
+                Sublayer(
+                    block=Parts(
+                        what="streams and embeddings of every layer",
+                        parts=(*layer_input(D, R, act).parts, *residuals),
+                    )
+                ),
             ),
             kind=("full" if kind == FULL else "sliding") + (" layer that reuses a cache" if reuses else " layer"),
         )
@@ -69,7 +74,7 @@ def read(k: Keys) -> Model:
         capped=k.optional("final_logit_softcapping", float, 30.0) is not None,
         buffers=(embed_scale("model"), *_scales()),
     )
-    return model.but(extra=(*layer_embeddings("model", V, D, R, L), *_streams(streams, D)))
+    return model.but(extra=(*layer_embeddings("model", V, D, R, L).weights(), *_streams(streams, D)))
 
 
 def _widths(k: Keys, layers: int) -> list[int]:

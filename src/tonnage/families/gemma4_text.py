@@ -146,7 +146,7 @@ def _text(k: Keys, path: str, tied: bool, unified: bool, *, handed: bool = False
             sublayers=(
                 Sublayer(block=attention, before=norm("input_layernorm"), after=norm("post_attention_layernorm")),
                 channel(2 * F if wide and reuses else F),
-                *((layer_input(D, R),) if R else ()),
+                *((Sublayer(block=layer_input(D, R, act)),) if R else ()),
             ),
             scalar=scalar,
             kind=("full" if kind == FULL else "sliding") + (" layer that reuses a cache" if reuses else " layer"),
@@ -168,7 +168,11 @@ def _text(k: Keys, path: str, tied: bool, unified: bool, *, handed: bool = False
         buffers=(embed_scale(path),),
         masks=(None, window),
     )
-    return model.but(extra=tuple(layer_embeddings(path, V, D, R, L))) if R else model
+    if not R:
+        return model
+    rows = layer_embeddings(path, V, D, R, L)
+    stack = model.decoder.but(stem=model.decoder.stem.but(inner=rows))
+    return model.but(extra=tuple(rows.weights()), stacks=(stack,))
 
 
 def _heads(k: Keys, kinds: tuple[str, ...], keys_only: bool) -> tuple[int, list[tuple[int, int]]]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-from tonnage.arch.experts import Experts
+from tonnage.arch.experts_dense import DenseExperts
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Linear, Norm, Rotary
 from tonnage.arch.model import Block, Layer, Model
-from tonnage.arch.untraced import Untraced
 from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._blocks import attention, decoder, normed_before
@@ -45,17 +44,18 @@ def read_with_vision(k: Keys) -> Model:
         k.need("text_config", dict)
         raise AssertionError
     towers = filled(k, "vision_config", {}, lambda vision: _vision(vision, model.width))
-    return model.but(head=model.head.but(name="language_model.lm_head"), extra=towers)
+    seeing = model.decoder.but(stem=model.decoder.stem.but(around=True))
+    return model.but(head=model.head.but(name="language_model.lm_head"), extra=towers, stacks=(seeing,))
 
 
 def _text(k: Keys, path: str) -> Model:
     D, L = k.need("hidden_size"), k.need("num_hidden_layers")
-    full = attention(k, D, K=8, H=128)
+    full = attention(k, D, K=8, H=128, rotary_style="complex, returned", eager="narrow-softmax")
     act = k.want("hidden_act", "silu")
     chunk = k.optional("attention_chunk_size", int, 8192)
     dense = Gated(name="feed_forward", D=D, F=k.size("intermediate_size_mlp", 16384), act=act)
     E, F = k.size("num_local_experts", 16), k.need("intermediate_size")
-    experts = Experts(
+    experts = DenseExperts(
         name="feed_forward",
         D=D,
         E=E,
@@ -75,19 +75,26 @@ def _text(k: Keys, path: str) -> Model:
     kinds = layer_kinds(k, L, lambda i: CHUNKED if turned[i] else FULL, (CHUNKED, FULL))
     if CHUNKED in kinds and chunk is None:
         raise ConfigError("layer_types has chunked layers but there is no attention_chunk_size", key="layer_types")
-    k.skip("use_qk_norm", "attn_temperature_tuning", "floor_scale", "attn_scale", "for_llm_compressor")
+    normed, tempered = k.want("use_qk_norm", True), k.want("attn_temperature_tuning", True)
+    k.skip("floor_scale", "attn_scale", "for_llm_compressor")
 
     @cache
     def layer(kind: str, turns: bool, routes: bool) -> Layer:
         chunks = kind == CHUNKED
-        attends = full.but(window=chunk if chunks else None, chunked=chunks, rotary="default" if turns else None)
-        channel: Block = Untraced(block=experts, what="Llama 4's experts") if routes else dense
-        return normed_before(
-            Untraced(block=attends, what="Llama 4's attention"),
-            channel,
-            D,
-            kind=("chunked" if chunks else "full") + (" layer with experts" if routes else " layer"),
+        attends = full.but(
+            window=chunk if chunks else None,
+            chunked=chunks,
+            rotary="default" if turns else None,
+            position_scaled="wide" if tempered and not turns else False,
         )
+        if normed and turns:
+            bare = Norm("self_attn.qk_norm", (("H", full.H),), "rms-bare", weight=False)
+            attends = attends.but(q_norm=bare, k_norm=bare, norm_after_rotary=True)
+        channel: Block = experts if routes else dense
+        kind = ("chunked" if chunks else "full") + (" layer with experts" if routes else " layer")
+        made = normed_before(attends, channel, D, style="rms-apart", kind=kind)
+        first, second = made.sublayers
+        return made.but(sublayers=(first.but(holds=True), second))
 
     return decoder(
         k,
@@ -96,6 +103,8 @@ def _text(k: Keys, path: str) -> Model:
         width=full.H,
         positions=131072,
         path=path,
+        style="rms-apart",
+        masks=(None, chunk),
         rotary=(Rotary(f"{path}.rotary_emb", full.H, complex=True, factored=factored(k)),),
     )
 

@@ -10,6 +10,9 @@ from typing import Final
 GEMMA4: Final = r".*language_model\..*\.(q_proj|v_proj)"
 """A pattern that leaves the towers, whose matrices stand in modules that peft does not adapt."""
 
+PAIRED: Final = ("llama4", "llama4_text")
+"""Types whose router is a linear module that hands back two tensors, which peft's layer around it does not take."""
+
 LORA: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(
         ("bart", "gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "llama4", "mistral", "mixtral", "opt",

@@ -10,7 +10,7 @@ from tonnage.arch.model import Model
 from tonnage.arch.tuning.adapters import Trained
 from tonnage.errors import InputError, nearest
 from tonnage.memory.adapter_patterns import chosen, is_pattern, resolved
-from tonnage.memory.adapter_targets import LORA
+from tonnage.memory.adapter_targets import LORA, PAIRED
 from tonnage.memory.weights import is_parameter
 from tonnage.tensors import Tensor
 
@@ -65,6 +65,12 @@ def targeted(
                 f"no target modules are known for {kind}", key="lora_targets",
                 hint=f"--lora-targets all-linear, attention, or names: {', '.join(_leaves(matrices))}",
             )  # fmt: skip
+    if model.model_type in PAIRED and {"all-linear", "router"}.intersection(asked):
+        raise InputError(
+            f"lora_targets: the router of {model.model_type} is a linear module to peft, and fails in its adapter",
+            key="lora_targets", value=",".join(asked),
+            hint="name the modules: --lora-targets q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+        )  # fmt: skip
     asked = [name for name in resolved(model, found, asked) if name not in gone]
     only = [m for _, m in matrices]
     tests = [_test(model, only, name, gone, heads, before) for name in asked]

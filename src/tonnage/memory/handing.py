@@ -64,26 +64,25 @@ class Handing:
 
 
 class Summed:
-    """What layers share and hand a gradient back to: its node, where their gradients are added up."""
+    """What layers share and hand a gradient back to: the nodes, where their gradients are added up."""
 
-    def __init__(self, shared: Value) -> None:
-        assert shared.node is not None
-        self.node = shared.node
-        self.index = shared.index
-        self.axes = shared.axes
-        self.dtype = shared.dtype
+    def __init__(self, shared: list[Value]) -> None:
+        self.places = [(v.node, v.index, v.axes, v.dtype) for v in shared if v.node is not None]
 
     def wait(self, tape: Tape) -> list[Storage]:
-        """The sum of what the layers above have handed back is there."""
-        found = tape.new("gradient of position bias", self.axes, self.dtype)
-        self.node.pending[self.index] = found
-        return [found.storage]
+        """The sums of what the layers above have handed back are there."""
+        found = []
+        for node, index, axes, dtype in self.places:
+            node.pending[index] = made = tape.new("gradient of what layers share", axes, dtype)
+            found.append(made.storage)
+        return found
 
     def taken(self) -> list[Storage]:
         """What is there; it is let go of."""
-        found = self.node.pending[self.index]
-        self.node.pending[self.index] = None
-        return [] if found is None else [found.storage]
+        found = [node.pending[index] for node, index, _, _ in self.places]
+        for node, index, _, _ in self.places:
+            node.pending[index] = None
+        return [v.storage for v in found if v is not None]
 
 
 class Watched:

@@ -175,7 +175,7 @@ class Pass:
         self.frame = [v.storage for v in f.frame if v.storage not in {*saved, *self.around}]
         if compiled is not None and compiled.within:
             self.frame = []
-        always = {v.storage for v in handed} | ({f.bias.storage} if f.bias is not None else set())
+        always = {v.storage for v in handed} | {v.storage for v in (f.bias, f.inputs) if v is not None}
         # A single table is handed to layers that turn nothing as well, unless the model's code picks them.
         handed_on = len(f.rotary) == 1 and not any(r.picked for r in stack.stem.rotary)
         tables = {v.storage for pair in f.rotary.values() for v in pair} if handed_on else set()
@@ -183,7 +183,9 @@ class Pass:
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
         accounts: dict[Hashable, Account] = {}
         self.layers: list[Account] = []
-        bias = None if f.bias is None or f.bias.node is None else Summed(f.bias)
+        flowing = [v for v in (f.bias, f.inputs) if v is not None and v.node is not None]
+        bias = Summed(flowing) if flowing else None
+        del flowing
         # What is added up over the layers until the stem takes it, as the top layer's tape and the stem's name it.
         self.summed: list[Storage] = []
         self.given: list[Storage] = []
@@ -200,7 +202,7 @@ class Pass:
             if trained is not None:
                 tape.trained = trained.__contains__
             way = recompute if recompute is not None and recompute.again(index) else None
-            # The gradient of a learned bias begins in the top layer; those of the others are added into it.
+            # The gradient of what layers share begins in the top one; those of the others are added into it.
             begins = bias is None or index == len(stack.layers) - 1
             # What a fused norm behind the layers hands down is a view, into which nothing is added in place.
             viewed = index == len(stack.layers) - 1 and (
@@ -273,7 +275,7 @@ class Pass:
         f.rotary.clear()
         f.masks.clear()
         f.blocks.clear()
-        f.bias = f.labels = f.chosen = None
+        f.bias = f.inputs = f.labels = f.chosen = None
         del handing
         f.around.clear()
         f.prefixes.clear()
@@ -338,13 +340,16 @@ class Pass:
                 return loss[0]
             assert self.head is not None
             held.append(self.head.forward(f, x))
+            # Where the loss is made by code around it, the model has returned.
+            named = [] if self.stack.stem.around else [x]
+            del x
             if model.classes is not None:
                 loss.append(cross_entropy(held[0], classes[0], causal=False, wide=False))
                 return loss[0]
             loss.append(of_model(self.head, held[0], ids, causal=model.causal))
             # What the head's model names beside its logits.
             f.local.clear()
-            del x
+            named.clear()
             handed_out(self.head, held[0])
             return loss[0]
 

@@ -15,11 +15,11 @@ from typing import Any, Final
 import torch
 from torch.nn import functional
 
+from tonnage.arch import flash_attention
 from tonnage.tracing.inplace import InPlace
 
 aten: Final = torch.ops.aten
 HALF: Final = (torch.bfloat16, torch.float16)
-FLASH_WIDEST: Final = 256
 ALIGNED: Final = 8
 """Strides of a mask, and widths of heads in 16 bit, that the memory-efficient kernel takes."""
 
@@ -101,9 +101,9 @@ def _accepts(
     width, half = q.shape[-1], q.dtype in HALF
     same = width == v.shape[-1] == k.shape[-1]
     if kernel == "flash":
-        return half and mask is None and same and width <= FLASH_WIDEST
+        return half and mask is None and same and width <= flash_attention.WIDEST
     if kernel == "cudnn":
-        return half and same and width % ALIGNED == 0 and width <= FLASH_WIDEST
+        return half and same and width % ALIGNED == 0 and width <= flash_attention.WIDEST
     if kernel == "efficient":
         step = ALIGNED if half else ALIGNED // 2
         return not grouped and width % step == 0 and v.shape[-1] % step == 0
