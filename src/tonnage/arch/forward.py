@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tonnage.arch.tape import Storage, Tape, Value
 from tonnage.record import Record
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from tonnage.arch.fused import Fused
     from tonnage.arch.tuning.adapters import Tuning
     from tonnage.arch.tuning.prompted import Prompted
+
+BESIDE: Final = -1
+"""Where the mask of what lies beside the text is among the masks, by window: none is negative."""
 
 AttentionKernel = Literal["eager", "flash", "efficient", "cudnn", "math", "flash_attention_2", "flex"]
 
@@ -82,8 +85,9 @@ class Forward:
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
     ``seen`` is the mask of the block at hand where it has one of its own, ``chosen`` what an indexer chose, until the
     next one does.
-    ``encoder`` is what cross attention sees, ``zeros`` the bias of its scores that layers share (T5), and ``position``
-    the bias that the block at hand adds.
+    ``encoder`` is what cross attention sees, ``hidden`` zeros and ones for its rows (Llama 3.2 Vision), ``zeros`` the
+    bias of its scores that layers share (T5), and ``position`` the bias that the block at hand adds.
+    ``eye`` puts what is seen into the embedding: of circumstances, token ids and embedding.
     ``again`` are the modules of a layer that are computed again, each for itself; ``checkpoints`` tells that the
     model's modules know of checkpoints.
     """
@@ -99,9 +103,11 @@ class Forward:
         "chosen",
         "documents",
         "encoder",
+        "eye",
         "frame",
         "fused",
         "held",
+        "hidden",
         "input_grads",
         "kernel",
         "labels",
@@ -162,6 +168,8 @@ class Forward:
         self.chosen: Value | None = None
         self.seen: Value | None = None
         self.encoder: Value | None = None
+        self.eye: Callable[[Forward, Value, Value], Value] | None = None
+        self.hidden: Value | None = None
         self.zeros: Value | None = None
         self.position: Value | None = None
         self.labels: Value | None = None
@@ -176,8 +184,14 @@ class Forward:
         self.weights: list[Value] = []
         self.carried: list[Storage] = []
 
+    def called_with(self) -> set[Storage]:
+        """What every layer is called with, whether or not it asks for it: the bias, what lies beside the text."""
+        beside = self.bias, self.encoder, self.hidden, self.masks.get(BESIDE)
+        return {v.storage for v in beside if v is not None}
+
     def shared(self) -> list[Value]:
-        """What the pass makes once for all layers: rotary tables, masks, the bias of positions."""
+        """What the pass makes once for all layers: rotary tables, masks, the bias of positions, what lies beside."""
         tables = [v for pair in self.rotary.values() for v in (pair if pair[0] is not pair[1] else pair[:1])]
         blocks = [v for found in self.blocks.values() for v in found]
-        return tables + list(self.masks.values()) + blocks + ([] if self.bias is None else [self.bias])
+        beside = [v for v in (self.bias, self.encoder, self.hidden) if v is not None]
+        return tables + list(self.masks.values()) + blocks + beside

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tonnage.arch.fused import Fused
     from tonnage.arch.loss import Loss
     from tonnage.arch.model import Model
+    from tonnage.arch.sight.pictures import Pictures
     from tonnage.arch.tuning.adapters import Tuning
     from tonnage.estimate.beside import Beside
     from tonnage.estimate.rollout import Rollout
@@ -80,6 +81,7 @@ class Recipe(Record):
         critic: a second model that is trained beside, and its part of the step.
         compiled: how layers and loss are compiled; None where the model's own code runs.
         empties: where the allocator's cache is given back: behind the "forward" pass, or the "backward" one.
+        pictures: what a batch holds of them; None where it is text alone.
     """
 
     weights: str
@@ -129,6 +131,7 @@ class Recipe(Record):
     critic: tuple[Model, Recipe] | None = None
     compiled: Compiled | None = None
     empties: frozenset[str] = frozenset()
+    pictures: Pictures | None = None
 
     def way(self) -> Recompute | None:
         """How activations are computed again; None where they are not."""
