@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
 from tonnage.arch import ops
-from tonnage.arch.forward import Forward
+from tonnage.arch.forward import BESIDE, Forward
 from tonnage.arch.tape import Grads, Value
 from tonnage.tensors import Axes, Axis
 
@@ -147,7 +147,7 @@ def masked(f: Forward, a: Attention, scores: Value) -> Value:
 def _mask(f: Forward, a: Attention) -> Value | None:
     if f.seen is not None:
         return f.seen
-    return f.masks.get(a.window) if a.causal or a.window else None
+    return f.masks.get(BESIDE if getattr(a, "cross", False) else a.window)
 
 
 def product(q: Value, k: Value) -> Value:

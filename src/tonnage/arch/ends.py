@@ -220,6 +220,8 @@ class Stem(Record):
             f.tape.start(x, held=True)
         if virtual is not None:
             x = virtual.joined(f, x)
+        if f.eye is not None:
+            x = f.eye(f, ids, x)
         rows = x.axes[:2]
         # BERT makes all this in a module of its own, of which the model's code names the output alone.
         apart = self.apart or any(table.buffered and not table.named for table in self.tables)

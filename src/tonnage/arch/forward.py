@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tonnage.arch.tape import Storage, Tape, Value
 from tonnage.record import Record
@@ -20,6 +20,8 @@ AttentionKernel = Literal[
 ]  # fmt: skip
 """What computes attention. ``math`` is torch's choice where heads are grouped and flash attention takes no tensors of
 that format: the unfused path but for heads that are repeated; ``unfused`` is that path wherever heads are."""
+BESIDE: Final = -1
+"""Where the mask of what lies beside the text is among the masks, by window: none is negative."""
 
 
 class Mixers(Record):
@@ -90,8 +92,9 @@ class Forward:
     ``seen`` is the mask of the block at hand where it has one of its own, ``chosen`` what an indexer chose, until the
     next one does.
     ``inputs`` are embeddings of every layer, each of which takes its own.
-    ``encoder`` is what cross attention sees, ``zeros`` the bias of its scores that layers share (T5), and ``position``
-    the bias that the block at hand adds.
+    ``encoder`` is what cross attention sees, ``hidden`` zeros and ones for its rows (Llama 3.2 Vision), ``zeros`` the
+    bias of its scores that layers share (T5), and ``position`` the bias that the block at hand adds.
+    ``eye`` puts what is seen into the embedding: of circumstances, token ids and embedding.
     ``again`` are the modules of a layer that are computed again, each for itself; ``checkpoints`` tells that the
     model's modules know of checkpoints.
     """
@@ -108,10 +111,12 @@ class Forward:
         "chosen",
         "documents",
         "encoder",
+        "eye",
         "frame",
         "fused",
         "given",
         "held",
+        "hidden",
         "input_grads",
         "inputs",
         "kernel",
@@ -177,6 +182,8 @@ class Forward:
         self.chosen: Value | None = None
         self.seen: Value | None = None
         self.encoder: Value | None = None
+        self.eye: Callable[[Forward, Value, Value], Value] | None = None
+        self.hidden: Value | None = None
         self.zeros: Value | None = None
         self.bounds: Value | None = None
         self.given: Value | None = None
@@ -193,9 +200,14 @@ class Forward:
         self.weights: list[Value] = []
         self.carried: list[Storage] = []
 
+    def called_with(self) -> set[Storage]:
+        """What every layer is called with, whether or not it asks for it: the bias, what lies beside the text."""
+        beside = self.bias, self.inputs, self.encoder, self.hidden, self.masks.get(BESIDE)
+        return {v.storage for v in beside if v is not None}
+
     def shared(self) -> list[Value]:
-        """What the pass makes once for all layers: rotary tables, masks, the bias of positions."""
+        """What the pass makes once for all layers: rotary tables, masks, the bias of positions, what lies beside."""
         tables = [v for pair in self.rotary.values() for v in (pair if pair[0] is not pair[1] else pair[:1])]
         blocks = [v for found in self.blocks.values() for v in found]
-        once = [v for v in (self.bias, self.inputs) if v is not None]
-        return tables + list(self.masks.values()) + blocks + once
+        beside = [v for v in (self.bias, self.inputs, self.encoder, self.hidden) if v is not None]
+        return tables + list(self.masks.values()) + blocks + beside

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from tonnage.arch import flash_attention, ops
 from tonnage.arch.eager import Attention, batched, by_heads, eager, named, repeated, tokens_first
-from tonnage.arch.forward import Forward
+from tonnage.arch.forward import BESIDE, Forward
 from tonnage.arch.tape import WIDTH, Grads, Tape, Value, needs_grad
 from tonnage.errors import UnsupportedError
 from tonnage.tensors import Axes, Axis, size
@@ -92,7 +92,7 @@ def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, broadcast: 
     tape, before = f.tape, q.dtype
     B, N, T, _ = by_heads(q)
     S = ("S", named(k, "TS")[1])
-    mask = _mask(f, a) if a.causal or a.window else None
+    mask = _mask(f, a)
     bias = None if mask is None or mask.dtype == before else tape.new("attention bias", (B, *mask.axes[1:]), before)
     wide = ops.cast(q, "fp32"), ops.cast(k, "fp32"), ops.cast(v, "fp32")
     queries, keys, values = ops.scaled(wide[0], "scaled queries"), wide[1], wide[2]
@@ -209,7 +209,7 @@ def _mask(f: Forward, a: Attention) -> Value | None:
     """What hides tokens from a block; the encoder's are never hidden from the decoder."""
     if f.seen is not None:
         return f.seen
-    return None if getattr(a, "cross", False) else f.masks.get(a.window)
+    return f.masks.get(BESIDE if getattr(a, "cross", False) else a.window)
 
 
 def _bias(tape: Tape, mask: Value, B: Axis, dtype: str) -> Value:

@@ -21,6 +21,7 @@ from tonnage.tensors import Inventory, Tensor
 
 if TYPE_CHECKING:
     from tonnage.arch.pair import Pair
+    from tonnage.arch.sight.pictures import Eye
     from tonnage.checkpoint import Header
 
 
@@ -36,6 +37,18 @@ class Block(Protocol):
         ...
 
 
+class Gate(Protocol):
+    """What a block's output goes through before it is added to the residual."""
+
+    def weights(self) -> Iterator[Tensor]:
+        """The tensors, named below the layer."""
+        ...
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """What is added."""
+        ...
+
+
 class Sublayer(Record):
     """A block with its norms and its residual connection.
 
@@ -43,6 +56,7 @@ class Sublayer(Record):
         block: what computes.
         before: norm of its input (pre-norm).
         after: norm of its output, before the residual is added (sandwich and OLMo 2 norms).
+        gate: what the output goes through last (Llama 3.2 Vision).
         of_sum: norm of the sum (post-norm, BERT).
         dropout: of the block's output.
         scaled: the output is multiplied by a number (Granite).
@@ -58,6 +72,7 @@ class Sublayer(Record):
     block: Block
     before: Norm | None = None
     after: Norm | None = None
+    gate: Gate | None = None
     of_sum: Norm | None = None
     dropout: float = 0.0
     scaled: bool = False
@@ -71,7 +86,7 @@ class Sublayer(Record):
 
     def weights(self) -> Iterator[Tensor]:
         """The block's tensors and its norms'."""
-        for part in (self.before, self.block, self.after, self.of_sum):
+        for part in (self.before, self.block, self.after, self.gate, self.of_sum):
             if part is not None:
                 yield from part.weights()
 
@@ -94,6 +109,8 @@ class Sublayer(Record):
             (f.held if self.holds else f.local).append(x)
         if self.after is not None:
             x = self.after.forward(f, x)
+        if self.gate is not None:
+            x = self.gate.forward(f, x)
         x = ops.dropout(x, self.dropout, f.training)
         if self.holds_dropped:
             f.held.append(x)
@@ -144,6 +161,10 @@ class Layer(Record):
     untold: bool = False
     scalar: Tensor | None = None
     kind: str = "layer"
+
+    def passed_by(self, f: Forward) -> bool:
+        """Whether the pass goes by the layer."""
+        return False
 
     def weights(self) -> Inventory:
         """The layer's tensors, named below the layer."""
@@ -243,6 +264,8 @@ class Stack(Record):
         keeps: the model's code keeps every layer's output until all are through (DeBERTa).
         tupled: it hands keys and values on in tuples, so that those of the last pass stand until one is through, and
             those of the first are what the layers made them views of (Qwen).
+        caches: keys and values are cached though nothing is written: the config of a model inside of another is out of
+            the Trainer's reach. Checkpoints turn it off.
         dropout: behind the norm (T5).
         lists: the model has a list of each part instead of a list of layers (XLM): ``#`` in the names of a layer's
             tensors stands for its number.
@@ -258,6 +281,7 @@ class Stack(Record):
     lists: bool = False
     keeps: bool = False
     tupled: bool = False
+    caches: bool = False
     dropout: float = 0.0
     ones: bool = False
 
@@ -319,6 +343,7 @@ class Model(Record):
         whole_type: model_type of the whole config, where ``model_type`` may be that of its language model.
         sight: num_hidden_layers and hidden_size of the config's vision_config, as stated; None where it has none.
         beside: models that run next to it, by the key of the workload that names them (``draft``).
+        eye: what it sees by, where that is modelled.
         pair: how a training step goes through encoder and decoder; None where that is not modelled.
         files: headers of files that are loaded next to it, by the same (``mmproj``).
         config: as it was read; empty where there was none.
@@ -352,6 +377,7 @@ class Model(Record):
     defaulted: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     beside: Mapping[str, Model] = {}
+    eye: Eye | None = None
     pair: Pair | None = None
     files: Mapping[str, Header] = {}
     config: Mapping[str, Any] = {}

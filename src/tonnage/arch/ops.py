@@ -261,13 +261,12 @@ def rsqrt(x: Value) -> Value:
     return out
 
 
-def unary(x: Value, name: str, *, saves: str = "input", dtype: str | None = None) -> Value:
+def unary(x: Value | Parameter, name: str, *, saves: str = "input", dtype: str | None = None) -> Value:
     """An activation function with a kernel of its own: ``saves`` is "input" (silu, gelu) or "output" (relu, tanh)."""
     tape, axes, form = x.tape, x.axes, x.dtype
     out = tape.new(name, axes, form)
-    tape.record(
-        (out,), (x,), lambda g: (tape.new(f"gradient of {name}", axes, form),), (x if saves == "input" else out,)
-    )
+    saved = x if saves == "input" and isinstance(x, Value) else out
+    tape.record((out,), (x,), lambda g: (tape.new(f"gradient of {name}", axes, form),), (saved,))
     return out
 
 

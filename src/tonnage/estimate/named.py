@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.estimate.adapter import ADAPTERS, Adapter
+from tonnage.estimate.composites import forbidden, hit
 from tonnage.memory import adapter_targets as targets
 from tonnage.memory.adapters import local_names, own_weights
 from tonnage.tensors import Tensor
@@ -109,11 +110,14 @@ def trained_part(model: Model, w: Train) -> tuple[Tensor, ...]:
     """
     everything = list(own_weights(model, lambda t: True))
     wanted = _named(model, w.train_only, everything) if w.train_only else everything
+    out = forbidden(model, w)
+    wanted = [t for t in wanted if not hit(t.name, out)]
     frozen = frozen_layers(w.freeze_layers, len(model.decoder.layers)) if w.freeze_layers is not None else set()
     by_name = {t.name: t for t in everything}
     left = [by_name[t.alias_of or t.name] for t in wanted if t.layer is None or t.layer not in frozen]
     if not left:
-        raise InputError("nothing is left to train", key="freeze_layers", value=str(w.freeze_layers))
+        key = "freeze_layers" if w.freeze_layers is not None else "freeze"
+        raise InputError("nothing is left to train", key=key, value=str(getattr(w, key)))
     return tuple(dict.fromkeys(left))
 
 

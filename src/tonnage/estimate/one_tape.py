@@ -7,9 +7,10 @@ from typing import Any, cast
 
 from tonnage.allocator.blocks import Block
 from tonnage.estimate.moments import Moment
+from tonnage.estimate.outputs import BEFORE, GRAPH
 from tonnage.estimate.player import Player
 from tonnage.estimate.playing import Own, Shared
-from tonnage.estimate.training import BEFORE, GRAPH, Step
+from tonnage.estimate.training import Step
 from tonnage.memory.one_tape import OneTape
 from tonnage.memory.passes import level
 

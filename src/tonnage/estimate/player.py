@@ -57,6 +57,7 @@ class Player(Playing):
         self.handed: list[Shared] = []
         # What products with packed matrices were given: their functions hold it until the next loss is there.
         self.lingering: list[Shared] = []
+        self.told: list[Block] = []
         self.shared: Own = {}
         # The loop's variable holds a step's loss until the next one's is there.
         self.loss: list[Block] = []
@@ -186,7 +187,11 @@ class Player(Playing):
                 self.workspace()
             self.end("loss" if i == last else f"forward layer {i - 1}" if i else "forward embedding")
             recomputes = a.recompute is not None
-            if i < last:
+            if i < last and a.left is a.entered:
+                # The pass went by the layer.
+                streams[-1].holders += 1
+                streams.append(streams[-1])
+            elif i < last:
                 streams.append(Shared(own.pop(a.left.serial), 1 + (a.keeps_output and not recomputes)))
             if not i:
                 # What the code around the model made before the pass.
@@ -194,7 +199,7 @@ class Player(Playing):
                 frame, around = self.settle_shared(own, streams[0])
                 self.found = [[own.pop(s.serial) for s in pair] for pair in self.passes.prefixes]
             casts += [own.pop(s.serial) for s in a.casts if s.serial in own]
-            self.cached += [own.pop(s.serial) for s in a.apart() if a.found and s.serial in own]
+            self.cached += [own.pop(s.serial) for s in a.apart() if a.caches and s.serial in own]
             if self.hands:
                 self.hand(a, own, joints)
             if not recomputes:
@@ -213,12 +218,17 @@ class Player(Playing):
                 else:
                     self.drop(streams[i - 1])
         self.workspace()
-        self.free([*casts, *self.loss, *self.outputs, *self.cached])
+        self.free([*casts, *self.loss, *self.outputs])
         self.outputs = []
-        self.cached.clear()
+        # The caller's output holds what was seen and cached as well.
+        self.told = [held.block for held in around if held.holders == 1] + self.cached if self.passes.outputs else []
+        if not self.passes.outputs:
+            self.free(self.cached)
+        self.cached = []
         self.loss = [left[last][0].pop(s.serial) for s in self.named if s.serial in left[last][0]]
         for held in (*around, *lingering):
-            self.drop(held)
+            if held.block not in self.told:
+                self.drop(held)
         self.empty("forward")
         return left, streams
 
@@ -328,10 +338,10 @@ class Player(Playing):
             self.end("loss backward" if i == last else f"backward layer {i - 1}" if i else "backward embedding")
             gradient = own.pop(a.handed.serial, None) if a.handed is not None else None
             self.grads += [own.pop(s.serial) for s in a.gradients if s.serial in own]
-            summed += [own.pop(s.serial) for s in (*(p.summed if i == last - 1 else ()), *a.awaited)]
+            summed += [own.pop(s.serial) for s in (*(p.summed if i - 1 == p.begins else ()), *a.awaited)]
             if i == last:
                 tied = {s.serial: own.pop(s.serial) for s in p.waiting if s.serial in own}
-                self.outputs = [own.pop(s.serial) for s in p.outputs if s.serial in own]
+                self.outputs = [own.pop(s.serial) for s in p.outputs if s.serial in own] + self.told
                 began = [own.pop(s.serial) for s in p.loss[1:2] if s.serial in own]
                 # The graph of the loss holds some of its own for as long.
                 self.loss += [own.pop(s.serial) for s in p.context if s.serial in own]

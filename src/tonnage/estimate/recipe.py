@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tonnage.arch.fused import Fused
     from tonnage.arch.loss import Loss
     from tonnage.arch.model import Model
+    from tonnage.arch.sight.pictures import Pictures
     from tonnage.arch.texts import Texts
     from tonnage.arch.tuning.adapters import Tuning
     from tonnage.estimate.beside import Beside
@@ -83,6 +84,7 @@ class Recipe(Record):
         empties: where the allocator's cache is given back: at the "start" of a pass, behind the "forward" one, or the
             "backward" one.
         texts: of rows that hold several; None where a row is one.
+        pictures: what a batch holds of them; None where it is text alone.
     """
 
     weights: str
@@ -133,6 +135,7 @@ class Recipe(Record):
     compiled: Compiled | None = None
     empties: frozenset[str] = frozenset()
     texts: Texts | None = None
+    pictures: Pictures | None = None
 
     def way(self) -> Recompute | None:
         """How activations are computed again; None where they are not."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from tonnage.estimate.moments import Moment
-from tonnage.estimate.training import KEPT
+from tonnage.estimate.outputs import KEPT
 from tonnage.memory.accounts import blocks
 from tonnage.record import Record
 from tonnage.timeline import Level

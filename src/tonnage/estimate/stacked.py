@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tonnage.arch.model import Model
 from tonnage.errors import UnsupportedError
+from tonnage.estimate.composites import composite
 from tonnage.memory.adapters import own_weights
 from tonnage.releases import Version, since
 from tonnage.stacks import Stack
@@ -84,6 +85,8 @@ def as_stack(
             doubt += (stack.unstated.format(stack=stack.name, model=model.model_type),)
     if stack.targets and w.lora_rank is not None and w.adapter in (None, *LORA) and not w.lora_targets:
         said["lora_targets"] = stack.targets
+    if stack.freezes and not w.freeze and not w.train_only and composite(model) is not None:
+        said["freeze"] = stack.freezes
     if stack.modules and w.lora_targets:
         said["lora_targets"] = _targets(model, w.lora_targets, stack)
     return model, w.but(**said), _own(model, w, stack, version) if w.adapts else None, doubt

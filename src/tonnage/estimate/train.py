@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from tonnage.arch.forward import Mixers
+from tonnage.arch.forward import AttentionKernel, Mixers
 from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
@@ -48,6 +48,7 @@ from tonnage.stacks import stack as stack_of
 from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
 if TYPE_CHECKING:
+    from tonnage.arch.sight.pictures import Pictures
     from tonnage.estimate.expert_runs import Runs
     from tonnage.estimate.mixers import Mixing
     from tonnage.estimate.objectives import Aim
@@ -232,6 +233,7 @@ def answer(
         averaged=averaged(w),
         clips=clips(w, named),
         empties=emptied(w, stack, packs=fine is not None and bool(fine.packing)),
+        pictures=_pictures(model, w, seq, attention),
     )
     if w.eval_batch is not None:
         # Imported late: most answers are of the step alone.
@@ -342,6 +344,16 @@ def answer(
     )
 
 
+def _pictures(model: Model, w: Train, seq: int, kernel: AttentionKernel) -> Pictures | None:
+    """What a batch holds of them; None where it is text alone."""
+    if w.images is None and w.image_size is None:
+        return None
+    # Imported late: most batches are of text.
+    from tonnage.estimate.pictured import pictures
+
+    return pictures(model, w, seq, kernel)
+
+
 def _runs(model: Model, w: Train, stack: Stack) -> Runs | None:
     """How experts run; None where it is by grouped products, or there are none."""
     limits = limited(model)
@@ -432,7 +444,7 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Sta
     """What adapters make of the model; None where the whole model is trained."""
     packs = w.quant not in (None, "none") or w.kbit_prepared
     part = w.train_only or w.freeze_layers is not None or w.modules_to_save or w.virtual_tokens is not None
-    part = part or w.encoder_hidden is not None or w.adapter_options
+    part = part or w.encoder_hidden is not None or w.adapter_options or any(name != "none" for name in w.freeze)
     if not (packs or part or w.adapts or w.lora_targets or w.lora_dropout):
         return None
     # Imported late: most answers need no quantization scheme.

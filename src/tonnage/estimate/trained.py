@@ -29,8 +29,11 @@ def reached(
         from tonnage.memory.adapters import local_names
 
         everywhere = frozenset().union(*passes.reached.values())
+        layers = model.decoder.layers if len(model.stacks) == 1 else ()
         for t, times in adapters:
-            there = local_names(model, [t.name]) <= everywhere
+            # A layer that the pass goes by has modules of the same names as others.
+            ran = t.layer is None or not layers or bool(passes.reached.get(id(layers[t.layer])))
+            there = ran and local_names(model, [t.name]) <= everywhere
             (trained if there else idle).append((t, times))
         return trained, idle
     owners = [o for s in model.stacks for o in (None, *(id(layer) for layer, _ in s.distinct()), None)]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from tonnage.arch.model import Model
 from tonnage.arch.tape import WIDTH, Parameter
-from tonnage.estimate.moments import Ledger, Moment
+from tonnage.estimate.moments import Moment
+from tonnage.estimate.outputs import BEFORE, CACHE, GRAPH, KEPT, TOLD, Outputs
 from tonnage.estimate.recipe import COPIED, Recipe
 from tonnage.estimate.trained import reached
 from tonnage.formats import FORMATS, Format
@@ -24,14 +25,10 @@ if TYPE_CHECKING:
     from tonnage.arch.stepping import Stepping
 
 
-GRAPH: Final = " graph"
-KEPT: Final = "logits of all words at every token that is written"
-BEFORE: Final = "outputs before"
-"""Keys of what hangs on an output, and of the output of the pass before, where the loop still has it."""
 HELD: Final = "inputs that products of 8 bit hold until the graph is gone"
 
 
-class Step(Ledger):
+class Step(Outputs):
     """One optimizer step.
 
     ``moments()`` walks through it. While it stands at a moment, the ledger lists what is alive beside what the
@@ -90,6 +87,7 @@ class Step(Ledger):
             hosts=recipe.hosts,
             compiled=recipe.compiled,
             texts=recipe.texts,
+            pictures=recipe.pictures,
         )
 
     def stepping(self) -> Stepping | None:
@@ -293,7 +291,7 @@ class Step(Ledger):
             self.drop_all("carried")
             self.take("carried", "activations", "handed on by the layer before", level(a.carried), a.carried)
             self.take(f"called {_key(a)}", "activations", "held by a layer's checkpoint", level(a.called), a.called)
-            if self.hands or a.found:
+            if self.hands or a.caches:
                 self.take(f"handed {id(a)}", "kv_cache", "keys and values handed out", level(a.apart()), a.apart())
         if p.closing is not None:
             yield Moment("last norm", self.now + H[-1] + p.closing.peak, p.closing)
@@ -319,7 +317,15 @@ class Step(Ledger):
         yield from self._others()
         self.drop_all("loss before")
         self.drop_all("lingering")
-        for key in (BEFORE, BEFORE + GRAPH, "around", "first", *(f"handed {id(a)}" for a in p.layers if a.found)):
+        for key in (
+            BEFORE,
+            BEFORE + CACHE,
+            BEFORE + TOLD,
+            BEFORE + GRAPH,
+            "around",
+            "first",
+            *(f"handed {id(a)}" for a in p.layers if a.caches),
+        ):
             self.drop_all(key)
         if kept[-1]:
             self.take(f"stream {stages[-2].output.dtype}", "activations", "layer inputs", H[-1], [stages[-2].output])
@@ -328,13 +334,6 @@ class Step(Ledger):
             grown = summed((self.bytes_of(t), n) for t, n in early)
             self.take("gradients early", "gradients", "of a term of the loss", grown)
         return stages, H
-
-    def hold(self, key: str = "outputs") -> None:
-        """The caller's output of a pass that is over, and what hangs on its graph."""
-        p = self.passes
-        self.take(key, "logits", "held by the caller", level(p.outputs), p.outputs)
-        self.take(key + GRAPH, "activations", "embedding and its gradient, by the output's graph", level(p.graph),
-                  p.graph)  # fmt: skip
 
     def _others(self) -> Iterator[Moment]:
         """Other models run while the pass pauses: all that it saved is there."""
@@ -356,6 +355,7 @@ class Step(Ledger):
     def backward(self, stages: list[Account], H: list[Level]) -> Iterator[Moment]:
         """From the loss down."""
         r, p = self.recipe, self.passes
+        self.hold_rest("outputs", graphless=True)
         for i in range(len(stages) - 1, -1, -1):
             a = stages[i]
             here = a.kept()
@@ -400,8 +400,11 @@ class Step(Ledger):
                 yield best
                 self._held(stages, i)
                 self.drop(f"called {_key(a)}")
+                if p.outputs and a.caches:
+                    kept = [s for s in a.cached if s in a.left_behind()]
+                    self.take(f"outputs{CACHE} {id(a)}", "kv_cache", "held by the caller", level(kept), kept)
                 self.take(f"awaited {id(a)}", "activations", "gradients of prefixes", level(a.awaited), a.awaited)
-                if i == len(stages) - 2:
+                if i - 1 == p.begins:
                     self.take("summed", "activations", "gradients of what the layers share", level(p.summed), p.summed)
                 # What is shared lives until the lowest layer that keeps it is through, or as long as the loss's graph,
                 # of which a nested checkpoint is a node that holds what the layer was called with.
@@ -423,10 +426,10 @@ class Step(Ledger):
             self.take(f"lingering {_key(a)}", "activations", "inputs that packed products hold", held, a.lingering)
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
-        for key in ("outputs", "leaf", *(k for k in self.held if k.startswith("attribute"))):
+        ends = [key for key in self.held if key.startswith("outputs" + CACHE)]
+        ends += [key for key in self.held if key.startswith("attribute")]
+        for key in ("outputs", "outputs" + TOLD, "leaf", *ends, *(f"shared {s.serial}" for s in p.shared)):
             self.drop_all(key)
-        for s in p.shared:
-            self.drop_all(f"shared {s.serial}")
         if r.keep_step:
             self.hold()
         self.drop("loss")
@@ -460,7 +463,7 @@ class Step(Ledger):
             self.take("step", "optimizer_state", "the step's own", transient)
             yield Moment("optimizer step", self.now)
             self.drop("step")
-        for key in ("outputs", "outputs" + GRAPH):
+        for key in ("outputs", "outputs" + CACHE, "outputs" + TOLD, "outputs" + GRAPH):
             self.drop_all(key)
         if r.evaluates is not None:
             from tonnage.estimate.evaluation import evaluated

@@ -12,6 +12,7 @@ from tonnage.arch.tuning.tuners import LoRA
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate import trainable
 from tonnage.estimate.adapter import ADAPTERS, Adapter, Asked
+from tonnage.estimate.composites import forbidden, hit
 from tonnage.estimate.methods import adapter, settings
 from tonnage.estimate.named import layers_of, norms, saved, trained_part, trained_rows
 from tonnage.estimate.switches import refuse
@@ -118,7 +119,7 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
         InputError: a target matches nothing, or keys contradict each other.
         UnsupportedError: packed by a method whose backward pass is not modelled, or an unknown adapter.
     """
-    if w.train_only or w.freeze_layers is not None:
+    if w.train_only or w.freeze_layers is not None or (w.freeze and not w.adapts):
         part = trained_part(model, w)
         standing = tuple((t, 1) for t in part)
         return Tuned(Tuning(own=trained_own(model, part, copied=False)), weights, own=standing)
@@ -224,6 +225,13 @@ def _method(
         return None, (), (), ()
     stacks, gone = _stacks(model, w, kind, found)
     targets = targeted(model, found, w.lora_targets, kind.defaults, gone, heads=own.make is not None)
+    out = forbidden(model, w)
+    targets = [(n, m) for n, m in targets if not hit(m.module, out)]
+    if not targets:
+        raise InputError(
+            f"lora_targets: all that they name is frozen ({', '.join(w.freeze)})", key="lora_targets",
+            value=", ".join(w.lora_targets), hint="--freeze none",
+        )  # fmt: skip
     names = local_names(model, [m.module for _, m in targets])
     rank = w.lora_rank or kind.rank or 0
     inputs = layers_of(model, kind.inputs, [m for _, m in targets])

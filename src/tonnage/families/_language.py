@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from tonnage.arch.ends import Head
 from tonnage.arch.model import Layer, Model, Stack
+from tonnage.arch.naming import moved
 from tonnage.arch.untraced import Untraced
 from tonnage.errors import UnsupportedError
 from tonnage.families import family_of
@@ -186,7 +187,10 @@ def _named(k: Keys, key: str, config: Sizes, kind: str | None, fixed: bool) -> s
 
 def _text(model: Model, path: str, name: str, whole: bool, config: Sizes) -> Text:
     tied = model.head is not None and model.head.alias_of is not None
-    return Text(_placed(model, path, name, whole), tied, config)
+    placed = _placed(model, path, name, whole)
+    if config.get("use_cache", True):
+        placed = placed.but(stacks=tuple(stack.but(caches=True) for stack in placed.stacks))
+    return Text(placed, tied, config)
 
 
 def _placed(model: Model, path: str, name: str, whole: bool) -> Model:
@@ -203,36 +207,16 @@ def _placed(model: Model, path: str, name: str, whole: bool) -> Model:
         )
     return model.but(
         stacks=tuple(_stack(stack, move) for stack in model.stacks),
-        head=_moved(model.head, move) if whole else None,
-        extra=_moved(model.extra if whole else model.extra + model.pooler, move),
-        apart=_moved(model.apart, move),
+        head=moved(model.head, move) if whole else None,
+        extra=moved(model.extra if whole else model.extra + model.pooler, move),
+        apart=moved(model.apart, move),
         pooler=(),
         classifier=None,
     )
 
 
 def _stack(stack: Stack, move: Callable[[str], str]) -> Stack:
-    return stack.but(path=move(stack.path), stem=_moved(stack.stem, move), norm=_moved(stack.norm, move))
-
-
-_PATHS: Final = ("name", "alias_of", "bias_alias_of", "project")
-"""Fields that hold the name of a module or a tensor."""
-
-
-def _moved(part: Any, move: Callable[[str], str]) -> Any:
-    """The same record with every name in it moved."""
-    if isinstance(part, Tensor):
-        alias = None if part.alias_of is None else move(part.alias_of)
-        return Tensor(move(part.name), part.axes, part.role, part.dims, part.layer, alias, part.dtype)
-    if isinstance(part, tuple):
-        return tuple(_moved(one, move) for one in part)
-    if not isinstance(part, Record):
-        return part
-    changed = {}
-    for field in part._fields:
-        value = getattr(part, field)
-        changed[field] = (move(value) if value else value) if field in _PATHS else _moved(value, move)
-    return part.but(**changed)
+    return stack.but(path=move(stack.path), stem=moved(stack.stem, move), norm=moved(stack.norm, move))
 
 
 def headed(

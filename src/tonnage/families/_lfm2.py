@@ -38,8 +38,8 @@ def lfm2(
         of = f" with {'experts' if isinstance(channel, Experts) else 'one feed-forward'}" if several else ""
         return Layer(
             sublayers=(
-                Sublayer(block=full if kind == FULL else conv, before=Norm("operator_norm", (("D", D),)), inline=True),
-                Sublayer(block=channel, before=Norm("ffn_norm", (("D", D),)), inline=True),
+                Sublayer(block=full if kind == FULL else conv, before=Norm("operator_norm", (("D", D),))),
+                Sublayer(block=channel, before=Norm("ffn_norm", (("D", D),))),
             ),
             kind=("attention" if kind == FULL else "convolution") + of,
         )

@@ -102,12 +102,12 @@ def chosen_layers(k: Keys, default: int | tuple[int, ...]) -> int:
     raise ConfigError(f"{name} must be a layer or a list of layers", key=name, value=value, file=k.file)
 
 
-def sizes(k: Keys, key: str, default: tuple[int, ...], *, many: int | None = None) -> tuple[int, ...]:
-    """A list of positive numbers, as ``many`` as there have to be, with transformers' default."""
+def sizes(k: Keys, key: str, default: tuple[int, ...], *, many: int | None = None, least: int = 1) -> tuple[int, ...]:
+    """A list of numbers from ``least`` on, as ``many`` as there have to be, with transformers' default."""
     found = k.optional(key, list)
     if found is None:
         return default
-    if not found or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in found):
+    if not found or not all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in found):
         name = k.path + key
         raise ConfigError(f"{name} must be a list of positive numbers", key=name, value=found, file=k.file)
     if many is not None and len(found) != many:

@@ -29,7 +29,8 @@ def read(k: Keys) -> Model:
     tied = k.want("tie_word_embeddings", True)
     model = filled(k, "text_config", TEXT, lambda inner: _within(inner, tied))
     tower = "model.vision_tower"
-    sees, tensors = filled(k, "vision_config", SIGLIP, lambda inner: siglip(inner, tower))
+    sight = filled(k, "vision_config", SIGLIP, lambda inner: siglip(inner, tower))
+    sees, tensors = sight.width, sight.tensors
     joint = (
         Tensor("model.multi_modal_projector.mm_input_projection_weight", (("X", sees), ("D", model.width)), "vision"),
         Tensor("model.multi_modal_projector.mm_soft_emb_norm.weight", (("D", sees),), "vision"),

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.beside_text import BesideText, Gate, Seen
 from tonnage.arch.ends import Head, Stem
+from tonnage.arch.feedforward import Gated, Plain
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Model, Stack
+from tonnage.arch.sight.tiles import BesideTheText, Tiled
+from tonnage.arch.sight.towers import Patches
 from tonnage.families import Family
-from tonnage.families._blocks import attention, gated, normed_before
+from tonnage.families._blocks import attention, gated, normed_before, normed_heads
 from tonnage.families._composite import filled
-from tonnage.families._pieces import counted, layer_norm, matrix
-from tonnage.families._towers import attention as square
-from tonnage.families._towers import convolution, feed_forward, repeated, side, tower
+from tonnage.families._pieces import layer_norm, matrix
+from tonnage.families._towers import side, sizes
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
@@ -42,6 +46,10 @@ CROSS: Final = (3, 8, 13, 18, 23, 28, 33, 38)
 """Layers that attend to the image where the config says nothing."""
 
 
+TAKEN: Final = (3, 7, 15, 23, 30)
+"""Outputs of the tower's layers that are handed on where the config says nothing."""
+
+
 def read(k: Keys) -> Model:
     """Build the model that ``MllamaForCausalLM`` builds: the language model alone."""
     if k.config["model_type"] == "mllama_text_model":
@@ -53,9 +61,14 @@ def read(k: Keys) -> Model:
 def read_whole(k: Keys) -> Model:
     """Build ``MllamaForConditionalGeneration``, its tower included."""
     model = filled(k, "text_config", TEXT, lambda inner: _text(inner, "model.language_model"))
-    width, tensors = filled(k, "vision_config", VISION, _tower)
+    # The language model's own config is out of the Trainer's reach.
+    model = model.but(stacks=tuple(stack.but(caches=True) for stack in model.stacks))
+    width, tower = filled(k, "vision_config", VISION, _tower)
     projector = matrix("model.multi_modal_projector", ("X", width), ("D", model.width), "vision")
-    return model.but(extra=(*tensors, *projector.weights()))
+    tensors = tuple(Tensor(t.name, t.axes, "vision", t.dims) for t in (*tower.weights(), *projector.weights()))
+    # Elsewhere the projector does not fit.
+    sees = tower.width == width and max(tower.taken, default=0) < tower.count
+    return model.but(extra=tensors, eye=BesideTheText(tower=tower, projector=projector) if sees else None)
 
 
 def _text(k: Keys, path: str) -> Model:
@@ -63,17 +76,13 @@ def _text(k: Keys, path: str) -> Model:
     chosen = k.optional("cross_attention_layers", list)
     crossing = set(CROSS if chosen is None else chosen)
     token, mlp = attention(k, D, K=8, bias=False, dropout=k.want("dropout", 0.0)), gated(k, D)
-    own = normed_before(counted("a model that reads images", token), mlp, D)
-    head = (("H", token.H),)
+    own = normed_before(token, mlp, D)
     # What is cached of an image does not grow with the text.
-    image = counted(
-        "a model that reads images",
-        *token.but(name="cross_attn").matrices(),
-        Norm("cross_attn.q_norm", head),
-        Norm("cross_attn.k_norm", head),
-        *(Tensor(f"cross_attn_{what}_gate", (("X", 1),), "attention") for what in ("attn", "mlp")),
-    )
-    cross = normed_before(image, mlp, D, kind="layer over the image")
+    image = Seen(
+        name="cross_attn", D=D, N=token.N, K=token.K, H=token.H, dropout=token.dropout, rotary=None, causal=False,
+        cross=True, cached=False, norm_inline=True,
+    )  # fmt: skip
+    cross = beside_text(normed_heads(image), mlp, D)
     norm = Norm(f"{path}.norm", (("D", D),))
     # The embedding has more rows than the head, and shares nothing with it.
     k.skip("tie_word_embeddings")
@@ -94,51 +103,44 @@ def _text(k: Keys, path: str) -> Model:
     )
 
 
-def _tower(k: Keys) -> tuple[int, tuple[Tensor, ...]]:
-    """Width of the output and tensors of the tower: layers over tiles, then gated ones over the image."""
-    D, F, patch, tiles = (
-        k.need("hidden_size"),
-        k.need("intermediate_size"),
-        side(k, "patch_size"),
-        k.need("max_num_tiles"),
-    )
-    rows = (side(k, "image_size") // patch) ** 2 + 1
+def beside_text(image: GroupedQuery, mlp: Gated, D: int) -> BesideText:
+    """A layer over the image, both of its blocks behind a gate."""
+    gates = (Gate("cross_attn_attn_gate"), Gate("cross_attn_mlp_gate", hides=True))
+    layer = normed_before(image, mlp, D, kind="layer over the image")
+    sublayers = tuple(sub.but(gate=gate) for sub, gate in zip(layer.sublayers, gates, strict=True))
+    return BesideText(sublayers=sublayers, kind=layer.kind)
+
+
+def _tower(k: Keys) -> tuple[int, Tiled]:
+    """Width of the output, and the tower: layers over tiles, then gated ones over the image."""
+    D, F, N = k.need("hidden_size"), k.need("intermediate_size"), k.need("attention_heads")
     ratios = k.optional("supported_aspect_ratios", list)
-    ids = (8 if ratios is None else len(ratios)) + 1
-    k.divides("hidden_size", "attention_heads", D, k.need("attention_heads"))
-    k.skip("hidden_act", "intermediate_layers_indices", "attention_dropout", "tie_word_embeddings")
+    taken = sizes(k, "intermediate_layers_indices", TAKEN, least=0)
+    k.skip("attention_dropout", "tie_word_embeddings")
     path = "model.vision_model"
-    layer = (
-        *square("self_attn", D, o="o_proj", bias=False),
-        *feed_forward("mlp", D, F),
-        layer_norm("input_layernorm", D),
-        layer_norm("post_attention_layernorm", D),
+    attends = GroupedQuery(
+        name="self_attn", D=D, N=N, K=N, H=k.divides("hidden_size", "attention_heads", D, N), rotary=None, causal=False
     )
-    gates = tuple(Tensor(f"gate_{name}", (("X", 1),), "vision") for name in ("attn", "ffn"))
-    ends = tuple(
-        part
-        for name in ("pre_tile_positional_embedding", "post_tile_positional_embedding")
-        for part in (
-            Tensor(f"{name}.gate", (("X", 1),), "vision"),
-            Tensor(f"{name}.embedding.weight", (("P", ids), ("D", tiles * D)), "vision"),
+    mlp = Plain(name="mlp", D=D, F=F, act=k.want("hidden_act", "gelu"))
+    layer = normed_before(attends, mlp, D, style="layer")
+    gated = layer.but(
+        sublayers=tuple(
+            sub.but(gate=Gate(f"gate_{name}")) for sub, name in zip(layer.sublayers, ("attn", "ffn"), strict=True)
         )
     )
-    between = "gated_positional_embedding"
-    return k.need("vision_output_dim"), (
-        *tower(
-            "vision",
-            path,
-            *convolution("patch_embedding", k.need("num_channels"), D, patch, patch, bias=False),
-            Tensor("class_embedding", (("D", D),), "vision"),
-            Tensor(f"{between}.gate", (("X", 1),), "vision"),
-            Tensor(f"{between}.embedding", (("P", rows), ("D", D)), "vision"),
-            Tensor(f"{between}.tile_embedding.weight", (("P", ids), ("D", tiles * rows * D)), "vision"),
-            *ends,
-            layer_norm("layernorm_pre", D),
-            layer_norm("layernorm_post", D),
-        ),
-        *repeated("vision", f"{path}.transformer.layers", k.need("num_hidden_layers"), *layer),
-        *repeated("vision", f"{path}.global_transformer.layers", k.need("num_global_layers"), *layer, *gates),
+    patch = side(k, "patch_size")
+    return k.need("vision_output_dim"), Tiled(
+        patches=Patches(f"{path}.patch_embedding", k.need("num_channels"), D, patch, bias=False),
+        path=path,
+        tiles=k.need("max_num_tiles"),
+        image=side(k, "image_size"),
+        ids=(8 if ratios is None else len(ratios)) + 1,
+        layer=layer,
+        count=k.need("num_hidden_layers"),
+        gated=gated,
+        more=k.need("num_global_layers"),
+        norms=(layer_norm(f"{path}.layernorm_pre", D), layer_norm(f"{path}.layernorm_post", D)),
+        taken=taken,
     )
 
 

@@ -48,7 +48,8 @@ def read(k: Keys) -> Model:
 def _images(k: Keys) -> tuple[int, int, tuple[Tensor, ...]]:
     """Width, patches that are joined, and tensors of the tower."""
     path = "model.visual.vision_model"
-    width, tensors = siglip(k, path)
+    sight = siglip(k, path)
+    width, tensors = sight.width, sight.tensors
     turned = k.divides("hidden_size", "num_attention_heads", width, k.need("num_attention_heads")) // 2
     merged = k.size("spatial_merge_size", 2) ** 2
     k.skip("temporal_patch_size", "tokens_per_second", "pad_token_id")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tonnage.arch.model import Model
+from tonnage.arch.sight.joined import Prefixed
 from tonnage.families import Family
-from tonnage.families._language import headed, language, unpassed
+from tonnage.families._language import headed, language
 from tonnage.families._pieces import matrix
-from tonnage.families._towers import tower
-from tonnage.families.towers import seen
+from tonnage.families.towers import sighted
 from tonnage.keys import Keys
 
 TEXT: Final[dict[str, Any]] = {
@@ -35,12 +35,13 @@ def read(k: Keys) -> Model:
     """Build ``PaliGemmaForConditionalGeneration``."""
     overruled = ("use_bidirectional_attention", "num_image_tokens")
     text = language(k, "model.language_model", "gemma", given=TEXT, less=overruled)
-    width, tensors = seen(k, "model.vision_tower", "siglip_vision_model", given=VISION)
+    sight = sighted(k, "model.vision_tower", "siglip_vision_model", given=VISION)
     D = k.size("projection_dim", 2048)
-    projector = tower("vision", "model.multi_modal_projector", matrix("linear", ("X", width), ("D", D), "vision"))
+    projector = matrix("model.multi_modal_projector.linear", ("X", sight.width), ("D", D), "vision")
     k.skip("vocab_size", "hidden_size", "num_hidden_layers", "num_image_tokens")
-    model = headed(text.model, k.want("tie_word_embeddings", True), extra=tensors + projector)
-    return unpassed(model, "PaliGemma, whose prompt is seen whole")
+    tensors = (*sight.tensors, *projector.weights())
+    model = headed(text.model, k.want("tie_word_embeddings", True), extra=tensors)
+    return model.but(eye=None if sight.tower is None else Prefixed(tower=sight.tower, projector=projector))
 
 
 FAMILY: Final = Family(

@@ -55,7 +55,8 @@ def _encoder(k: Keys) -> tuple[Stack, tuple[Tensor, ...]]:
     """The stack, and the tower with what brings it to the stack's width."""
     k.skip("mm_tokens_per_image", "dropout_rate", "vocab_size")
     stack, _ = filled(k, "text_config", TEXT, lambda inner: _stack(inner, "encoder", f"{ENCODER}.text_model", False))
-    width, tensors = filled(k, "vision_config", SIGLIP, lambda inner: siglip(inner, f"{ENCODER}.vision_tower"))
+    sight = filled(k, "vision_config", SIGLIP, lambda inner: siglip(inner, f"{ENCODER}.vision_tower"))
+    width, tensors = sight.width, sight.tensors
     path = f"{ENCODER}.multi_modal_projector"
     return stack, (
         *tensors,

@@ -14,6 +14,7 @@ from tonnage.tensors import Axes
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
+    from tonnage.memory.caching import Caching
     from tonnage.memory.prefixed import Prefixed
     from tonnage.memory.recompute import Recompute
 
@@ -134,8 +135,8 @@ class Account:
     """
 
     __slots__ = (
-        "awaited", "backward", "cached", "called", "carried", "casts", "copied", "entered", "flows", "forward",
-        "found", "gradients", "handed", "held", "holds_input", "input", "keeps_input", "keeps_output", "left",
+        "awaited", "backward", "cached", "caches", "called", "carried", "casts", "copied", "entered", "flows",
+        "forward", "found", "gradients", "handed", "held", "holds_input", "input", "keeps_input", "keeps_output", "left",
         "lingering", "output", "recompute", "saved", "seed", "shares", "waits",
     )  # fmt: skip
 
@@ -156,8 +157,9 @@ class Account:
         self.output: Storage
         self.gradients: list[Storage] = []
         self.casts: list[Storage] = []
-        # Keys and values that it cached, of which the graph may hold some.
+        # Keys and values that it cached, of which the graph may hold some; whether the model's output holds them.
         self.cached: list[Storage] = []
+        self.caches = False
         # Attention weights that it hands back and the graph does not hold: they live until the next one has returned.
         self.carried: list[Storage] = []
         # What its checkpoint holds beside its input, of what the layer was called with and no other layer is.
@@ -274,7 +276,7 @@ def layer_account(
     recompute: Recompute | None,
     flows: bool = True,
     viewed: bool = False,
-    cache: Prefixed | None = None,
+    cache: Prefixed | Caching | None = None,
 ) -> Account:
     """Account of one layer.
 
@@ -287,7 +289,7 @@ def layer_account(
             all is saved that the backward pass asks for.
         flows: whether its input needs a gradient.
         viewed: the gradient that it is given is a view.
-        cache: where it finds keys and values; None where it finds none.
+        cache: where it keeps keys and values; None where it keeps none.
     """
     account, keeper = Account(), None
     first = len(tape.born)
@@ -317,7 +319,7 @@ def layer_account(
     tape.rerun, tape.asked = recompute is not None, None
     root = ahead(tape, run if recompute is None else _forgetting(tape, run), x, account)
     if cache is not None:
-        account.cached, account.found = cache.let_go(), cache.found
+        account.cached, account.found, account.caches = cache.let_go(), cache.found, True
         account.saved = [s for s in account.saved if s.owners]
     if recompute is None:
         account.casts = only_cached(tape)

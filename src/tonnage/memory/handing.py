@@ -2,8 +2,6 @@
 
 The model's code names it until the next layer has returned, and layers share one tensor as long as none of them chooses
 anew. A checkpoint holds what its layer was called with until that has run back.
-
-And what all layers share: which of it their graphs keep, and where the gradients that they hand back are added up.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tonnage.arch.forward import Forward
-from tonnage.arch.tape import Storage, Tape, Value
+from tonnage.arch.tape import Storage, Value
 from tonnage.memory.accounts import Account
 
 
@@ -61,41 +59,3 @@ class Handing:
     def pass_on(self, account: Account, *, again: bool) -> None:
         """The next layer is due."""
         self._held = not self._made[id(account)] and (again or self._held)
-
-
-class Summed:
-    """What layers share and hand a gradient back to: the nodes, where their gradients are added up."""
-
-    def __init__(self, shared: list[Value]) -> None:
-        self.places = [(v.node, v.index, v.axes, v.dtype) for v in shared if v.node is not None]
-
-    def wait(self, tape: Tape) -> list[Storage]:
-        """The sums of what the layers above have handed back are there."""
-        found = []
-        for node, index, axes, dtype in self.places:
-            node.pending[index] = made = tape.new("gradient of what layers share", axes, dtype)
-            found.append(made.storage)
-        return found
-
-    def taken(self) -> list[Storage]:
-        """What is there; it is let go of."""
-        found = [node.pending[index] for node, index, _, _ in self.places]
-        for node, index, _, _ in self.places:
-            node.pending[index] = None
-        return [v.storage for v in found if v is not None]
-
-
-class Watched:
-    """A layer's forward pass that notes which shared storages its graph keeps."""
-
-    def __init__(self, run: Callable[[Forward, Value], Value], f: Forward, shared: list[Storage]) -> None:
-        self.run = run
-        self.f = f
-        self.owners = {s: s.owners for s in shared}
-        self.kept: set[Storage] = set()
-
-    def __call__(self, x: Value) -> Value:
-        """The layer's output."""
-        y = self.run(self.f, x)
-        self.kept.update(s for s, n in self.owners.items() if s.owners > n)
-        return y

@@ -6,14 +6,15 @@ level at which it started, and what its backward pass takes are then placed wher
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from tonnage.arch.ends import Stem
 from tonnage.arch.forward import AttentionKernel, Forward, Mixers
 from tonnage.arch.loss import Loss, cross_entropy, handed_out, of_model
 from tonnage.arch.masks import make_masks
-from tonnage.arch.model import Model, Stack
+from tonnage.arch.model import Layer, Model, Stack
 from tonnage.arch.tape import Storage, Tape, Value
 from tonnage.memory.accounts import (
     Account,
@@ -26,7 +27,8 @@ from tonnage.memory.accounts import (
     noted,
     only_cached,
 )
-from tonnage.memory.handing import Handing, Summed, Watched
+from tonnage.memory.handing import Handing
+from tonnage.memory.summed import Summed, Watched, highest
 from tonnage.tensors import Axes, Axis
 from tonnage.timeline import Level
 
@@ -34,9 +36,11 @@ if TYPE_CHECKING:
     from tonnage.arch.ends import Head
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
+    from tonnage.arch.sight.pictures import Pictures
     from tonnage.arch.stepping import Stepping
     from tonnage.arch.texts import Texts
     from tonnage.arch.tuning.adapters import Tuning
+    from tonnage.memory.caching import Caching
     from tonnage.memory.compiled import Compiled
     from tonnage.memory.recompute import Recompute
 
@@ -69,6 +73,7 @@ class Pass:
         hosts: what is saved goes to the host, and comes back for the step that asks for it.
         compiled: how layers and loss are compiled; None where the model's own code runs.
         texts: of rows that hold several, with their positions; None where a row is one.
+        pictures: what a batch holds of them; None where it is text alone.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Pass:
         hosts: bool = False,
         compiled: Compiled | None = None,
         texts: Texts | None = None,
+        pictures: Pictures | None = None,
     ) -> None:
         stack = model.decoder
         self.stack = stack
@@ -127,6 +133,14 @@ class Pass:
         given = [ids, *(loss.inputs(tape, ids.axes) if loss is not None else ())]
         if texts is not None:
             given += texts.enter(f, ids.axes, windows(stack, tokens))
+        embeds: Callable[[Value], Value] = partial(stack.stem.forward, f)
+        if pictures is not None and model.eye is not None:
+            # Imported late: most batches are of text.
+            from tonnage.memory.seeing import shown
+
+            more, embeds = shown(f, model.eye, pictures, ids, embeds)
+            given += more
+            f.checkpoints, makes_mask = recompute is not None, makes_mask or model.eye.masks
         self.inputs = [v.storage for v in given]
         tape.category = "activations"
         self.stem = Account()
@@ -134,7 +148,7 @@ class Pass:
         if loss is not None:
             f.around += loss.named(tape, ids.axes)
             loss.enter(f)
-        root = ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
+        root = ahead(tape, embeds, ids, self.stem)
         # The stem's pass is the last one.
         tape.leaves.clear()
         self.stem.holds(tape)
@@ -149,6 +163,9 @@ class Pass:
         joined = [f.around.pop(0)] if loss is not None and loss.joins and ids.storage.owners > 1 else []
         self.stem.saved += [v.storage for v in joined]
         self.around = [v.storage for v in f.around]
+        # What the model's output holds as well.
+        self.told = [v.storage for v in f.around] if f.eye is not None else []
+        f.eye, f.checkpoints = None, False
         # Keys and values that layers find in their cache.
         prefix = f.prefixes[0] if f.prefixes else None
         prefixes = None
@@ -175,7 +192,7 @@ class Pass:
         self.frame = [v.storage for v in f.frame if v.storage not in {*saved, *self.around}]
         if compiled is not None and compiled.within:
             self.frame = []
-        always = {v.storage for v in handed} | {v.storage for v in (f.bias, f.inputs) if v is not None}
+        always = {v.storage for v in handed} | f.called_with()
         # A single table is handed to layers that turn nothing as well, unless the model's code picks them.
         handed_on = len(f.rotary) == 1 and not any(r.picked for r in stack.stem.rotary)
         tables = {v.storage for pair in f.rotary.values() for v in pair} if handed_on else set()
@@ -183,9 +200,10 @@ class Pass:
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
         accounts: dict[Hashable, Account] = {}
         self.layers: list[Account] = []
-        flowing = [v for v in (f.bias, f.inputs) if v is not None and v.node is not None]
+        flowing = [v for v in (f.bias, f.inputs, f.encoder) if v is not None and v.node is not None]
         bias = Summed(flowing) if flowing else None
         del flowing
+        self.begins = highest(stack, f)
         # What is added up over the layers until the stem takes it, as the top layer's tape and the stem's name it.
         self.summed: list[Storage] = []
         self.given: list[Storage] = []
@@ -193,17 +211,17 @@ class Pass:
         self.reached: dict[int | None, set[str]] = {}
         reached = self.reached
         flows = root is not None
-        self.stem.flows = flows or prefix is not None
-        begun = _begun(stack, tuning)
+        self.stem.flows = flows or prefix is not None or (f.encoder is not None and bias is not None)
+        begun, caching = _begun(stack, tuning), _caching(stack, recompute)
         handing = Handing(f)
         for index, layer in enumerate(stack.layers):
             tape.begun = begun[index]
             trained = None if own is None else own.layers[index]
             if trained is not None:
                 tape.trained = trained.__contains__
-            way = recompute if recompute is not None and recompute.again(index) else None
+            way = recompute if recompute is not None and recompute.again(index) and not layer.passed_by(f) else None
             # The gradient of what layers share begins in the top one; those of the others are added into it.
-            begins = bias is None or index == len(stack.layers) - 1
+            begins = bias is None or index >= self.begins
             # What a fused norm behind the layers hands down is a view, into which nothing is added in place.
             viewed = index == len(stack.layers) - 1 and (
                 (fused is not None and fused.norms is not None) or getattr(stack.norm, "hands_view", False)
@@ -219,7 +237,7 @@ class Pass:
                 f.taken.clear()
                 if bias is not None and not begins:
                     bias.wait(tape)
-                cache = None if prefix is None else Prefixed(layer.forward, prefix)
+                cache = caching(layer) if prefix is None else Prefixed(layer.forward, prefix)
                 watched = Watched(cache or layer.forward, f, self.shared)
                 tape.lingering.clear()
                 if compiled is None:
@@ -244,7 +262,7 @@ class Pass:
                 handing.settle(account, again=way is not None)
                 accounts[key] = account
                 if bias is not None:
-                    self.summed = bias.taken()
+                    self.summed = bias.taken() or self.summed
                 reached.setdefault(id(layer), set()).update(tape.reached)
                 tape.reached.clear()
                 account.lingering = list(dict.fromkeys(tape.lingering))
@@ -275,7 +293,7 @@ class Pass:
         f.rotary.clear()
         f.masks.clear()
         f.blocks.clear()
-        f.bias = f.inputs = f.labels = f.chosen = None
+        f.bias = f.inputs = f.labels = f.chosen = f.encoder = f.hidden = None
         del handing
         f.around.clear()
         f.prefixes.clear()
@@ -432,6 +450,16 @@ def _begun(stack: Stack, tuning: Tuning | None) -> list[frozenset[str]]:
         found.append(above)
         above = above if tuning is None else above | tuning.banks(layer)
     return found[::-1]
+
+
+def _caching(stack: Stack, recompute: Recompute | None) -> Callable[[Layer], Caching | None]:
+    """What runs a layer that caches keys and values; nothing of its own where none are."""
+    if not stack.caches or recompute is not None:
+        return lambda layer: None
+    # Imported late: a training step caches none where its config is the model's own.
+    from tonnage.memory.caching import Caching
+
+    return lambda layer: Caching(layer.forward)
 
 
 def _tape(hosts: bool, compiled: Compiled | None) -> type[Tape]:

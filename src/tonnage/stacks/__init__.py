@@ -56,6 +56,7 @@ class Stack(Record):
         modules: names of modules that are the stack's own, with what they are called in a model that is read.
         packs_head: the head is packed with the other matrices.
         targets: what LoRA adapts when nothing is said; none for peft's own choice by the type of the model.
+        freezes: parts of a model that sees or hears that it does not train when nothing is said.
         places: it loads weights straight onto the device (``device_map``), packed or not; else the packed alone are.
         compiles: what its switch for ``torch.compile`` compiles: the ``model`` with its loss as one graph, or its
             ``layers`` and the loss as a graph each; empty where that is not modelled.
@@ -103,6 +104,7 @@ class Stack(Record):
     modules: Mapping[str, tuple[str, ...]] = {}
     packs_head: bool = False
     targets: tuple[str, ...] = ()
+    freezes: tuple[str, ...] = ()
     places: bool = False
     compiles: str = ""
     left_out: Since[tuple[str, ...]] = (((0, 0), ()),)

@@ -25,6 +25,7 @@ STACK: Final = Stack(
     recompute=(((0, 0), "full"),),
     reentrant=(((0, 0), True),),
     targets=("all-linear",),
+    freezes=("vision", "projector"),
     places=True,
     compiles="model",
     reference="https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/src/llamafactory/model/adapter.py",

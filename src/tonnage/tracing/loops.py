@@ -39,6 +39,11 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
     else:
         inputs = {"input_ids": ids(job, job["seq"], device)}
         inputs["labels"] = inputs["input_ids"]
+    if job.get("pictures"):
+        # Imported late: most batches are of text.
+        from tonnage.tracing import pictures
+
+        inputs |= pictures.inputs(model.config, job, inputs["input_ids"])
     if getattr(model.config, "is_encoder_decoder", False):
         inputs["labels"] = ids(job, job["targets"], device)
     if job["logits"]:
@@ -47,8 +52,11 @@ def train(model: Any, job: Mapping[str, Any], r: Recorder, device: str, made: Ma
         extra["logits_to_keep"] = job["logits"]
     if job.get("texts"):
         inputs |= texts.inputs(job["texts"], inputs["input_ids"])
-    for t in {id(t): t for t in inputs.values() if isinstance(t, torch.Tensor)}.values():
-        r.there(t, INPUT, "")
+    # What stands for a tensor has one.
+    given = [getattr(t, "tensor", t) for t in {id(t): t for t in inputs.values()}.values()]
+    for t in given:
+        if isinstance(t, torch.Tensor):
+            r.there(t, INPUT, "")
     # Bound here, so that the last step's loss lives until this one's takes its place.
     loss: Any = None
     out: Any = None

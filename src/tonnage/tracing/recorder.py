@@ -23,6 +23,7 @@ from tonnage.tracing.stream import GRADIENT, LAYER, OTHER, OUTSIDE, PHASE, SCRAT
 DEVICE_OF: Final = torch.ops.prim.device.default
 KERNELS: Final = {**SCRATCHES, **flash_kernels.SCRATCHES}
 GROUPED: Final = torch.ops.aten._grouped_mm.default
+SCATTERED: Final = torch.ops.aten.masked_scatter_backward.default
 READS: Final = frozenset((torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default))
 
 
@@ -226,6 +227,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             done, out = self.inplace.masked(func, args)
             if done:
                 return out
+        if func is SCATTERED and args[0].device.type in self.devices:
+            # How much of a gradient is a picture's is read out of the mask.
+            out = torch.empty(args[2], dtype=args[0].dtype, device=args[0].device)
+            self._outputs(out, args, str(func), module, node)
+            return out
         # The meta kernel takes bf16 only.
         narrow = func is GROUPED and args[0].dtype is not torch.bfloat16
         out = _as_bf16(func, args, kwargs) if narrow else func(*args, **kwargs)

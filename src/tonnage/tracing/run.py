@@ -192,11 +192,15 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
         if place.device == "cuda":
             with place.fake:
                 models.on_device(model, "cuda")
-        read = job.get("liger") is not None or model.config.model_type in ASSERTING
+        read = job.get("liger") is not None or job.get("pictures") or model.config.model_type in ASSERTING
         r = Recorder(place.counts, job["workspace"], 1.0 if read else None)
         r.inplace = place.inplace
         if job.get("liger") is not None:
             liger.install(place.patches, _base(model), job["liger"] | {"capability": job["capability"]}, r.modules)
+        if job.get("pictures"):
+            from tonnage.tracing import pictures
+
+            pictures.patches(place.patches)
         if job.get("mixers") is not None:
             mixers.install(place.patches, _base(model), **job["mixers"])
         else:

@@ -24,6 +24,8 @@ class Train(Placed):
     batch: int | None = batched("count", "Sequences in one forward pass (1).")
     seq: int | None = batched("count", "Tokens of a sequence (2048, or the model's positions).")
     target_seq: int | None = batched("count", "Tokens that an encoder-decoder model's decoder is given (as --seq).")
+    images: int | None = batched("count", "Pictures of a sequence, whose tokens are part of --seq (none: text alone).")
+    image_size: str | None = batched("text", "Pixels of a picture, where these vary: 512x384.", wants="WxH")
     padded: bool | None = batched("switch", "Texts end before --seq: attention is handed a mask.")
     mean_length: int | None = batched(
         "count", "Batches are padded to their own longest sample: of N tokens on average, --seq at most."
@@ -96,6 +98,11 @@ class Train(Placed):
         "list", "Train these parts of the model and freeze the rest: lm_head,layers.31."
     )
     freeze_layers: str | None = tuned("text", "Layers that are not trained: 0-15.")
+    freeze: tuple[str, ...] = tuned(
+        "list",
+        "Parts of a model that sees or hears that are not trained (none; with llama-factory vision,projector)",
+        ("vision", "projector", "language", "none"),
+    )
     kbit_prepared: bool | None = tuned("switch", "As prepare_model_for_kbit_training leaves it.")
 
     objective: str | None = aimed("text", "What the loss is of (sft)")

@@ -87,7 +87,8 @@ def rows(x: Value, T: Axis, I: Axis) -> Value:  # noqa: E741
 
 
 def convolution(tape: Tape, x: Value, path: str, C: int, bias: bool, act: str) -> Value:
-    """``F.conv1d`` of every channel by itself, padded on both sides, cut to the first ``T`` outputs and activated."""
+    """``F.conv1d`` of every channel by itself, padded on both sides, cut to the first ``T`` outputs; activated where
+    ``act`` names a function."""
     (B, I, T), before = x.axes, x.dtype  # noqa: E741
     weight = tape.parameter(f"{path}.weight", (I, ("X", 1), ("C", C)))
     shift = tape.parameter(f"{path}.bias", (I,)) if bias else None
@@ -111,7 +112,7 @@ def convolution(tape: Tape, x: Value, path: str, C: int, bias: bool, act: str) -
     tape.record((out,), (x, kernel, shift_in), back, saved)
     del given, x, kernel, shift_in, saved
     out = ops.narrow(out, (B, I, T))
-    out = activate(out, act)
+    out = activate(out, act) if act else out
     return ops.cast(out, before)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+from tonnage.arch import ops
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear
+from tonnage.arch.mixers import scan
 from tonnage.arch.tape import Value
 from tonnage.arch.untraced import untold
 from tonnage.record import Record
@@ -35,19 +37,41 @@ class ShortConv(Record):
     C: int
     bias: bool = False
 
+    def matrices(self) -> tuple[Linear, Linear]:
+        """To both gates and the channels, and back."""
+        D, channels = (("D", self.D),), (("I", self.D),)
+        return (
+            Linear(f"{self.name}.in_proj", D, (("X", 3), *channels), "mixer", self.bias),
+            Linear(f"{self.name}.out_proj", channels, D, "mixer", self.bias),
+        )
+
     def weights(self) -> Iterator[Tensor]:
-        """Projections in (both gates and the channels) and out, convolution."""
-        D, channels = ("D", self.D), ("I", self.D)
+        """Convolution and projections."""
+        channels = ("I", self.D)
         yield Tensor(f"{self.name}.conv.weight", (channels, ("X", 1), ("C", self.C)), "mixer")
         if self.bias:
             yield Tensor(f"{self.name}.conv.bias", (channels,), "mixer")
-        yield from Linear(f"{self.name}.in_proj", (D,), (("X", 3), channels), "mixer", self.bias).weights()
-        yield from Linear(f"{self.name}.out_proj", (channels,), (D,), "mixer", self.bias).weights()
+        for matrix in self.matrices():
+            yield from matrix.weights()
 
     def state(self, B: int, S: int) -> Iterator[Tensor]:
         """The convolution's last inputs, for any ``S``."""
         yield Tensor("conv_states", (("B", B), ("I", self.D), ("C", self.C)), "state")
 
     def forward(self, f: Forward, x: Value) -> Value:
-        """Not modelled."""
-        raise untold("a short convolution")
+        """In operations of torch: tokens stay before channels in memory, so that no transposition copies."""
+        if f.store is not None and not f.tape.grad:
+            raise untold("a short convolution outside of a training step")
+        into, out = self.matrices()
+        packed = into.forward(f, x)
+        rows, channels = x.axes[:2], ("I", self.D)
+        turned = (rows[0], channels, rows[1])
+        b, c, x = ops.split(packed, (turned,) * 3)
+        x = ops.mul(b, x, "gated channels")
+        if f.store is not None:
+            f.store((f.tape.new("last inputs", (*turned[:2], ("C", self.C)), x.dtype),), None)
+        x = scan.convolution(f.tape, x, f"{self.name}.conv", self.C, self.bias, "")
+        if f.store is not None:
+            x = ops.narrow(x, x.axes)
+        y = ops.mul(c, x, "gated convolution")
+        return out.forward(f, y.view((*rows, channels)))

@@ -66,17 +66,32 @@ TYPES: Final[Mapping[str, str]] = {
 """Type of the nested config to module."""
 
 
+class Sight(Record):
+    """A tower that was read.
+
+    Args:
+        width: of what it sees.
+        tensors: its own.
+        tower: its pass; None where that is not modelled.
+    """
+
+    width: int
+    tensors: tuple[Tensor, ...]
+    tower: Any = None
+
+
 class Tower(Record):
     """How the config of a tower is read.
 
     Args:
-        read: config, and path of the tower in the model around it, to the width of what the tower sees and its tensors.
+        read: config, and path of the tower in the model around it, to the width of what the tower sees and its tensors,
+            with its pass where that is modelled.
         defaults: what transformers fills in for a type.
         source: the code that is followed.
         attributes: transformers' ``attribute_map``: other names under which a key may stand.
     """
 
-    read: Callable[[Keys, str], tuple[int, tuple[Tensor, ...]]]
+    read: Callable[[Keys, str], tuple[int, tuple[Tensor, ...]] | Sight]
     defaults: Mapping[str, Mapping[str, Any]]
     source: str
     attributes: Mapping[str, str] = {}
@@ -93,7 +108,23 @@ def seen(
     fixed: bool = False,
     less: tuple[str, ...] = (),
 ) -> tuple[int, tuple[Tensor, ...]]:
-    """Width and tensors, below ``path``, of the tower that a nested config describes.
+    """Width and tensors, below ``path``, of the tower that a nested config describes; as ``sighted``."""
+    found = sighted(k, path, kind, key=key, given=given, always=always, fixed=fixed, less=less)
+    return found.width, found.tensors
+
+
+def sighted(
+    k: Keys,
+    path: str,
+    kind: str,
+    *,
+    key: str = "vision_config",
+    given: Mapping[str, Any] | None = None,
+    always: Mapping[str, Any] | None = None,
+    fixed: bool = False,
+    less: tuple[str, ...] = (),
+) -> Sight:
+    """The tower, below ``path``, that a nested config describes.
 
     Args:
         k: the config around it.
@@ -123,4 +154,5 @@ def seen(
     defaults = {"model_type": name, **tower.defaults[name], **(always or {}), **(config if stated is None else {})}
     # Every nested config once told whether a head is tied; a tower has none.
     less = (*less, "tie_word_embeddings", *(("model_type",) if fixed else ()))
-    return read_inner(k, key, defaults, lambda inner: tower.read(inner, path), aliases=tower.attributes, less=less)
+    found = read_inner(k, key, defaults, lambda inner: tower.read(inner, path), aliases=tower.attributes, less=less)
+    return found if isinstance(found, Sight) else Sight(*found)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage.families._siglip import SIGLIP, siglip
-from tonnage.families.towers import Tower
+from tonnage.families.towers import Sight, Tower
 from tonnage.keys import Keys
-from tonnage.tensors import Tensor
 
 
-def read(k: Keys, path: str) -> tuple[int, tuple[Tensor, ...]]:
+def read(k: Keys, path: str) -> Sight:
     """``SiglipVisionModel``, with its pooling head where the config has one."""
     k.skip("num_image_tokens", "projection_dim", "projector_hidden_act", "vocab_size", "num_positions")
     return siglip(k, path)

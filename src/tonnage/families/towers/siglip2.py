@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tonnage.arch.sight.flexible import Flexible, Resized
 from tonnage.families._pieces import layer_norm, matrix
-from tonnage.families._siglip import pooling
-from tonnage.families._towers import clip_layer, repeated, side, tower
-from tonnage.families.towers import Tower
+from tonnage.families._siglip import encoder_layer, pooling
+from tonnage.families._towers import side
+from tonnage.families.towers import Sight, Tower
 from tonnage.keys import Keys
-from tonnage.tensors import Tensor
 
 
-def read(k: Keys, path: str) -> tuple[int, tuple[Tensor, ...]]:
+def read(k: Keys, path: str) -> Sight:
     """``Siglip2VisionModel``, with its pooling head where the config has one."""
     D, F, rows = k.need("hidden_size"), k.need("intermediate_size"), k.need("num_patches")
     pixels = k.need("num_channels") * side(k, "patch_size") ** 2
-    k.skip("hidden_act", "attention_dropout", "spatial_merge_size")
-    k.divides("hidden_size", "num_attention_heads", D, k.need("num_attention_heads"))
-    first = tower(
-        "vision",
-        path,
-        matrix("embeddings.patch_embedding", ("X", pixels), ("D", D), "vision"),
-        Tensor("embeddings.position_embedding.weight", (("P", rows), ("D", D)), "vision"),
-        layer_norm("post_layernorm", D),
+    k.skip("spatial_merge_size")
+    made = Flexible(
+        patches=matrix(f"{path}.embeddings.patch_embedding", ("X", pixels), ("D", D), "vision"),
+        places=Resized(f"{path}.embeddings.position_embedding", rows, D),
+        path=f"{path}.encoder.layers",
+        layer=encoder_layer(k, D, F, "gelu_pytorch_tanh"),
+        count=k.need("num_hidden_layers"),
+        behind=layer_norm(f"{path}.post_layernorm", D),
     )
-    layers = repeated("vision", f"{path}.encoder.layers", k.need("num_hidden_layers"), *clip_layer(D, F))
-    return D, first + layers + (pooling(path, D, F) if k.want("vision_use_head", True) else ())
+    pools = k.want("vision_use_head", True)
+    # The pooling head runs though nobody asks for it.
+    return Sight(D, (*made.weights(), *(pooling(path, D, F) if pools else ())), None if pools else made)
 
 
 _SIZES: Final[dict[str, Any]] = {

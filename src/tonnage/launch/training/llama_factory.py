@@ -23,6 +23,11 @@ PROJECTED: Final = 16
 """``galore_rank`` and ``apollo_rank``."""
 STAGES: Final = {"pt": "pt", "sft": "sft", "rm": "rm", "ppo": "ppo", "dpo": "dpo", "kto": "kto"}
 TYPES: Final = {"lora": "lora", "full": "full", "freeze": "freeze", "oft": None}
+FROZEN: Final = {
+    "vision": ("freeze_vision_tower", True), "projector": ("freeze_multi_modal_projector", True),
+    "language": ("freeze_language_model", False),
+}  # fmt: skip
+"""Parts of a model that sees or hears: what freezes them, and whether that is the default."""
 ATTENTION: Final = {"auto": "sdpa", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2", "fa3": "flash"}
 
 
@@ -50,6 +55,9 @@ def _finish(said: dict[str, Any]) -> Settled:
             "finetuning_type = freeze: its last layers are known with the model only", key="finetuning_type",
             value="freeze", hint="--freeze-layers 0-29 without --from",
         )  # fmt: skip
+    if any(f"_frozen {part}" in said for part in FROZEN):
+        frozen = tuple(part for part, (_, usual) in FROZEN.items() if said.pop(f"_frozen {part}", usual))
+        said["freeze"] = frozen or ("none",)
     said["dtype"] = loaded
     # What is trained is cast to fp32 unless weights are to be pure; adapters are what is trained beside a frozen model.
     if kind == "full" and half and not pure:
@@ -174,8 +182,7 @@ CONFIG: Final = Config(
         Key(("shift_attn", "mixture_of_depths", "rope_scaling"), matters="the model itself is changed"),
         Key(("pissa_init",), matters="the frozen weights become residuals"),
         Key(("adapter_name_or_path", "create_new_adapter"), matters="adapters that are there already"),
-        Key(("freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model"),
-            matters="which towers are trained", harmless=(True,)),
+        *(Key((name,), f"_frozen {part}", truth) for part, (name, _) in FROZEN.items()),
         Key(("resize_vocab", "add_tokens", "add_special_tokens"), matters="rows of the vocabulary"),
         Key(("use_kt", "use_mca", "use_hyper_parallel"), matters="another backend"),
         Key(("use_asft_loss", "use_dft_loss", "use_eaft_loss"), matters="another loss"),

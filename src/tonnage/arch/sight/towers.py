@@ -1,0 +1,173 @@
+"""Towers: layers over the patches of a picture, on the tape that the language model's embedding is on.
+
+A tower's layers bear their full names, by which adapters are put beside their matrices.
+
+Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
+(SiglipVisionEmbeddings, SiglipVisionModel), clip/modeling_clip.py.
+
+Leaves out: what cuDNN takes for a convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+from tonnage.arch import ops
+from tonnage.arch.again import several
+from tonnage.arch.forward import AttentionKernel, Forward
+from tonnage.arch.layers import Norm
+from tonnage.arch.model import Layer
+from tonnage.arch.naming import moved
+from tonnage.arch.tape import Grads, Tape, Value, needs_grad
+from tonnage.record import Record
+from tonnage.tensors import Axes, Tensor
+
+
+class Patches(Record):
+    """A convolution whose stride is its kernel: a row for every patch.
+
+    Args:
+        name: path of the module.
+        channels: of a picture.
+        D: width of a row.
+        side: of a patch.
+        bias: whether it has one.
+    """
+
+    name: str
+    channels: int
+    D: int
+    side: int
+    bias: bool = True
+
+    def weights(self) -> Iterator[Tensor]:
+        """Kernel and bias."""
+        yield Tensor(f"{self.name}.weight", self._kernel, "vision")
+        if self.bias:
+            yield Tensor(f"{self.name}.bias", (("D", self.D),), "vision")
+
+    @property
+    def _kernel(self) -> Axes:
+        return ("D", self.D), ("X", self.channels), ("C", self.side), ("C", self.side)
+
+    def forward(self, f: Forward, pixels: Value, rows: int) -> Value:
+        """Pictures (first axis) to rows of patches; what was given is kept in the format of the weights."""
+        tape = f.tape
+        weight = tape.parameter(f"{self.name}.weight", self._kernel)
+        bias = tape.parameter(f"{self.name}.bias", (("D", self.D),)) if self.bias else None
+        given = ops.cast(pixels, weight.dtype)
+        shift = None if bias is None else ops.lowered_weight(bias)
+        kernel = ops.lowered_weight(weight)
+        x = ops.lowered(given)
+        out = tape.new("patches", (x.axes[0], ("T", rows), ("D", self.D)), x.dtype)
+        form, learns, shifts = x.dtype, needs_grad(kernel), needs_grad(shift)
+
+        def back(g: Value) -> Grads:
+            gw = tape.new("weight gradient", weight.axes, form) if learns else None
+            return None, gw, tape.new("bias gradient", (("D", self.D),), form) if shifts else None
+
+        tape.record((out,), (x, kernel, shift), back, (x, *((kernel,) if isinstance(kernel, Value) else ())))
+        del given
+        if f.input_grads:
+            tape.start(out, held=True)
+        return out
+
+
+class Places(Record):
+    """A learned row for every patch, found by a buffer of indices.
+
+    Args:
+        name: path of the module.
+        rows: of the table.
+        D: width of a row.
+    """
+
+    name: str
+    rows: int
+    D: int
+
+    def weights(self) -> Iterator[Tensor]:
+        """The table."""
+        yield Tensor(f"{self.name}.weight", (("P", self.rows), ("D", self.D)), "vision")
+
+    def added(self, f: Forward, x: Value) -> Value:
+        """``x`` and the row of each patch."""
+        table = f.tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.D)))
+        indices = f.tape.new("a buffer", (("X", 0),), "int64").view((("X", 1), ("T", self.rows)))
+        return ops.add(x, ops.embedding(indices, table, (("D", self.D),), kept=False), "patches and places")
+
+
+def numbered(path: str, layer: Layer, count: int) -> Iterator[Layer]:
+    """The layers of a list under their full names."""
+    for index in range(count):
+        yield moved(layer, f"{path}.{index}.".__add__)
+
+
+def through(f: Forward, x: Value, layers: Iterable[Layer]) -> Value:
+    """The layers of a tower one after the other, each under a checkpoint where the model has these on.
+
+    A checkpoint holds the masks that a layer is called with.
+    """
+    for layer in layers:
+        x = several(partial(_called, f, layer, f.kernel), (x,), tuple(f.masks.values()))[0] if f.checkpoints else (
+            layer.forward(f, x)
+        )  # fmt: skip
+    return x
+
+
+def _called(f: Forward, layer: Layer, kernel: AttentionKernel, x: Value, *masks: Value) -> tuple[Value, ...]:
+    """A layer's output, in the circumstances of its first run."""
+    own, f.kernel, before = f.kernel, kernel, dict(f.masks)
+    f.masks.update(zip((None,), masks, strict=False))
+    y = layer.forward(f, x)
+    f.kernel = own
+    f.masks.clear()
+    f.masks.update(before)
+    return (y,)
+
+
+class Upright(Record):
+    """A tower as CLIP's and SigLIP's: patches, places, layers, a norm.
+
+    Args:
+        patches: the convolution.
+        places: what is added to its output.
+        path: of the list of layers.
+        layer: one of them, under the names below it.
+        count: how many there are.
+        behind: norm of the last layer's output.
+        image: side of a picture. [pixel]
+    """
+
+    patches: Patches
+    places: Places
+    path: str
+    layer: Layer
+    count: int
+    behind: Norm
+    image: int
+
+    @property
+    def rows(self) -> int:
+        """Patches of a picture."""
+        return (self.image // self.patches.side) ** 2
+
+    def weights(self, indices: Tensor) -> Iterator[Tensor]:
+        """All tensors of the tower, with the buffer of indices behind the table."""
+        parts = (*self.patches.weights(), *self.places.weights(), indices, *self.behind.weights())
+        layers = (t for layer in numbered(self.path, self.layer, self.count) for t in layer.weights())
+        for t in (*parts, *layers):
+            role = t.role if t.role == "buffer" else "vision"
+            yield Tensor(t.name, t.axes, role, t.dims, None, t.alias_of, t.dtype)
+
+    def pixels(self, tape: Tape, pictures: int) -> Value:
+        """What a batch holds, in fp32 as processors make it."""
+        axes: Axes = (("B", pictures), ("C", self.patches.channels), ("X", self.image), ("X", self.image))
+        return tape.new("pixels", axes, "fp32")
+
+    def forward(self, f: Forward, pixels: Value) -> Value:
+        """Pictures to rows of patches (axes ``B T D``)."""
+        first = self.places.added(f, self.patches.forward(f, pixels, self.rows))
+        last = through(f, first, numbered(self.path, self.layer, self.count))
+        return self.behind.forward(f, last)

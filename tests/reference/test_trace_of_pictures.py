@@ -1,0 +1,190 @@
+"""Models that see: the closed form of a step, on text and on pictures, against a live trace of transformers' code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import tracing_cases
+
+import tonnage as tn
+from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate.training import Step
+from tonnage.families import model_from
+from tonnage.tracing import ask, request
+from tonnage.tracing.levels import Levels, levels
+from tonnage.units import MiB
+from tonnage.workload import workload
+from tonnage.workload.training import Train
+
+CONFIGS: Final[dict[str, dict[str, Any]]] = json.loads(
+    (Path(__file__).parent.parent / "data" / "pictures.json").read_text()
+)["configs"]
+SHAPE: Final[dict[str, Any]] = {"precision": "bf16", "batch": 2, "seq": 64}
+TOWER: Final = {"paligemma": 3, "lfm2_vl": 3, "mllama": 0}
+"""Layers of a tower that a trace counts before those of the language model: those that know of checkpoints."""
+SEEN: Final[dict[str, dict[str, Any]]] = {
+    "paligemma": {"images": 1},
+    "lfm2_vl": {"images": 1, "image_size": "64x32"},
+    "mllama": {"images": 1},
+}
+SETTINGS: Final[dict[str, dict[str, Any]]] = {
+    "plain": {},
+    "eager": {"attention": "eager"},
+    "fp32": {"precision": "fp32"},
+    "mixed": {"precision": "bf16-mixed"},
+    "recomputed": {"recompute": "full"},
+    "one sequence": {"batch": 1, "seq": 77},
+    "outputs": {"retain": ["outputs"]},
+    "last outputs": {"retain": ["last-outputs"]},
+    "accumulated": {"accumulate": 2},
+    "lora": {"lora_rank": 8, "lora_targets": ["q_proj"]},
+    "lora, recomputed": {"lora_rank": 8, "lora_targets": ["q_proj", "k_proj"], "recompute": "full"},
+    "lora of all, mixed": {
+        "lora_rank": 8, "lora_targets": ["all-linear"], "precision": "bf16-mixed", "dtype": "fp32",
+    },
+}  # fmt: skip
+LAST: Final = 2 * 4
+"""Bytes a token, at most, by which the lowest layer over a picture is overstated: its rows that see nothing."""
+
+
+def traced(config: dict[str, Any], said: dict[str, Any]) -> Levels:
+    """The trace, with the pictures that the closed form has."""
+    from tonnage.tracing import run
+
+    model = model_from(config)
+    text = {key: value for key, value in said.items() if key not in ("images", "image_size")}
+    job = request.training(config, workload(Train, text), None, name="", head=ask.own_head(config, model)).job
+    if "images" in said:
+        assert model.eye is not None
+        found = model.eye.pictures(said["images"], said.get("image_size"))
+        length = getattr(getattr(model.eye, "processor", None), "length", 0)
+        job = {**job, "pictures": {"count": found.count, "patches": found.patches, "length": length}}
+    return levels(run.model_trace({**job, "layers": "all"}))
+
+
+def part(name: str, tower: int) -> str:
+    """Where the closed form has what a trace calls a part: the tower is before the first layer."""
+    way, _, number = name.partition(" layer ")
+    if not number:
+        return name
+    return f"{way} layer {int(number) - tower}" if int(number) >= tower else f"{way} embedding"
+
+
+def compared(name: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    config, said = CONFIGS[name], SHAPE | said
+    most: dict[str, int] = {}
+    moments = Step.moments
+
+    def watched(self: Step) -> Any:
+        for m in moments(self):
+            most[m.name] = max(most.get(m.name, 0), m.highest)
+            yield m
+
+    monkeypatch.setattr(Step, "moments", watched)
+    result = tn.train({"config": config}, suggest=False, replay=True, **said)
+    found = traced(config, said)
+    got: dict[str, int] = {}
+    for p in found.parts:
+        where = part(p.name, TOWER[name])
+        got[where] = max(got.get(where, 0), *(found.requested[i] for i in range(p.start - 1, p.stop)))
+    # A trace counts the first steps below the lowest layer to that.
+    for of in (most, got):
+        of["backward embedding"] = max(of.get("backward embedding", 0), of.pop("backward layer 0", 0))
+    assert found.traced.told["trainable"] == result.model["trainable_parameters"]
+    # Where masks are made, tensors of a moment are left out; all else is equal.
+    wanted = {n: got[n] for n in got if n != "forward embedding"}
+    over = {n: most[n] - wanted[n] for n in wanted if most[n] != wanted[n]}
+    crossed = {"backward layer 1"} if name == "mllama" and "images" in said else set()
+    assert over.keys() <= crossed
+    assert all(0 < n <= LAST * said["batch"] * said["seq"] for n in over.values())
+    assert result.ranks[0].tier("allocated") == found.samples[found.peak][1]
+    assert abs(result.ranks[0].tier("reserved") - found.reserved) <= 2 * MiB
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_text_alone(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "lora" in setting:
+        pytest.importorskip("peft")
+    compared(name, SETTINGS[setting], monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_pictures(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "lora" in setting:
+        pytest.importorskip("peft")
+    compared(name, SEEN[name] | SETTINGS[setting], monkeypatch)
+
+
+CUT: Final[dict[str, dict[str, Any]]] = {
+    "padded": {"images": 3, "image_size": "32x32"},
+    "padded, recomputed": {"images": 3, "image_size": "32x32", "recompute": "full"},
+    "padded, adapters": {"images": 3, "image_size": "32x32", "lora_rank": 8, "lora_targets": ["q_proj"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", CUT)
+def test_crops_that_are_padded(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "lora_rank" in CUT[setting]:
+        pytest.importorskip("peft")
+    compared("lfm2_vl", CUT[setting], monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_a_picture_in_tiles(recompute: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = {"max_image_tokens": 64, "do_image_splitting": True, "tile_size": 64, "max_tiles": 4}
+    monkeypatch.setitem(CONFIGS, "lfm2_vl", CONFIGS["lfm2_vl"] | tiles)
+    compared("lfm2_vl", {"images": 1, "image_size": "256x256", "seq": 136, "recompute": recompute}, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", ["eager", "mixed", "outputs", "one sequence"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v"])
+def test_text_alone_of_other_models_that_see(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their language models cache keys and values as well."""
+    monkeypatch.setitem(CONFIGS, name, tracing_cases.CONFIGS[name])
+    depth = tracing_cases.CONFIGS[name]["vision_config"]["depth"]
+    monkeypatch.setitem(TOWER, name, depth)
+    compared(name, SETTINGS[setting], monkeypatch)
+
+
+def test_the_processor_cuts_as_that_of_transformers() -> None:
+    processors = pytest.importorskip("transformers.models.lfm2_vl.image_processing_lfm2_vl")
+    theirs = processors.Lfm2VlImageProcessor()
+    eye = model_from(CONFIGS["lfm2_vl"]).eye
+    assert eye is not None
+    ours = type(eye.processor)()
+    for width, height in ((512, 512), (640, 480), (1024, 1024), (2000, 700), (90, 4000), (64, 64), (1500, 1499)):
+        import torch
+
+        found = theirs([torch.zeros(3, height, width, dtype=torch.uint8)], return_tensors="pt")
+        assert [tuple(shape) for shape in found["spatial_shapes"].tolist()] == list(ours.crops(width, height))
+        assert found["pixel_values"].shape[1] == ours.length
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"model": "paligemma", "images": 5}, "80 tokens are more than the 64"),
+        ({"model": "paligemma", "images": 1, "image_size": "64x64"}, "all get one size"),
+        ({"model": "lfm2_vl", "images": 1, "image_size": "64"}, "is no size"),
+        ({"model": "lfm2_vl", "image_size": "64x64"}, "no images"),
+    ],
+)
+def test_what_contradicts_is_refused(said: dict[str, Any], why: str) -> None:
+    name = said.pop("model")
+    with pytest.raises(InputError, match=why):
+        tn.train({"config": CONFIGS[name]}, suggest=False, **SHAPE | said)
+
+
+def test_pictures_of_other_models_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="on pictures is not modelled"):
+        tn.train({"config": tracing_cases.CONFIGS["qwen2_vl"]}, suggest=False, images=1)
