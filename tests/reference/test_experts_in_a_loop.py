@@ -71,7 +71,7 @@ def chosen(tokens: int, experts: int, used: int, how: str) -> torch.Tensor:
 def told(model: Any, rows: torch.Tensor) -> None:
     """Every layer's experts run as these rows say."""
     for module in model.modules():
-        if hasattr(module, "gate_up_proj") and hasattr(module, "down_proj") and module.gate_up_proj.dim() == 3:
+        if isinstance(getattr(module, "gate_up_proj", None), torch.nn.Parameter) and module.gate_up_proj.dim() == 3:
 
             def forward(hidden: Any, index: Any, weights: Any, run: Any = module.forward) -> Any:
                 index.data.copy_(rows.view(index.shape))

@@ -340,18 +340,10 @@ class Latent(Record):
     sinks: bool = False
     window: int | None = None
     queries: Linear | None = None
+    causal: ClassVar[bool] = True
+    eager: ClassVar[EagerStyle] = "fp32-softmax"
     module: ClassVar[str] = "attention"
     parts: ClassVar[tuple[str, ...]] = ("core_attn", "mla_up_proj")
-
-    @property
-    def causal(self) -> bool:
-        """Latent attention hides later tokens."""
-        return True
-
-    @property
-    def eager(self) -> EagerStyle:
-        """The usual form."""
-        return "fp32-softmax"
 
     def makers(self) -> tuple[Linear | Norm, ...]:
         """What makes queries: one matrix, or two with a norm between them."""

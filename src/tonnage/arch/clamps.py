@@ -1,8 +1,8 @@
 """A gate and what it weighs, both clamped.
 
-References: https://github.com/huggingface/transformers/tree/v5.23.0/src/transformers/models/ gpt_oss/modeling_gpt_oss.py
-(GptOssExperts), minimax_m3_vl/modeling_minimax_m3_vl.py (MiniMaxM3VLExperts), deepseek_v4/modeling_deepseek_v4.py
-(DeepseekV4Experts)
+References: https://github.com/huggingface/transformers/tree/v5.23.0/src/transformers/models/
+gpt_oss/modeling_gpt_oss.py (GptOssExperts), minimax_m3_vl/modeling_minimax_m3_vl.py (MiniMaxM3VLExperts),
+deepseek_v4/modeling_deepseek_v4.py (DeepseekV4Experts)
 """
 
 from __future__ import annotations

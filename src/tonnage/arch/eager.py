@@ -341,22 +341,29 @@ def _sinks(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
         weights = ops.add(weights, mask, "masked scores")
     combined = _with_sink(f, a, weights)
     combined = ops.sub(combined, _highest(combined), "scores below the highest")
-    weights = ops.softmax(combined, dtype=combined.dtype, label="attention weights")
-    weights = ops.narrow(weights, (*weights.axes[:3], ("S", weights.axes[3][1] - 1)))
-    weights = ops.cast(ops.dropout(weights, a.dropout, f.training), values.dtype)
+    probs = ops.softmax(combined, dtype=combined.dtype, label="attention weights")
+    scores = ops.narrow(probs, (*probs.axes[:3], ("S", probs.axes[3][1] - 1)))
+    weights = ops.cast(ops.dropout(scores, a.dropout, f.training), values.dtype)
     out = tokens_first(applied(weights, values))
+    del combined, probs, scores
     f.weights.append(weights)
     return out
 
 
 def _with_sink(f: Forward, a: Attention, scores: Value) -> Value:
-    """One more column: the head's sink. Autocast widens the scores to the sink's format."""
+    """One more column: the head's sink. Both are in the wider format, to which autocast casts the scores before."""
     tape, before = f.tape, scores.axes
     sink = tape.parameter(f"{a.name}.sinks", (("N", a.N),))
-    scores = ops.cast(scores, ops.promoted(scores.dtype, sink.dtype))
-    out = tape.new("scores and sinks", (*before[:3], ("S", before[3][1] + 1)), scores.dtype)
-    sinks, dtype = sink.axes, sink.dtype
-    tape.record((out,), (scores, sink), lambda g: (g.view(before), tape.new("gradient of sinks", sinks, dtype)), ())
+    form = ops.promoted(scores.dtype, sink.dtype)
+    scores = scores if tape.autocast is None else ops.cast(scores, form)
+    out = tape.new("scores and sinks", (*before[:3], ("S", before[3][1] + 1)), form)
+    sinks, dtype, narrow = sink.axes, sink.dtype, scores.dtype
+
+    def back(g: Value) -> Grads:
+        first = g.view(before) if narrow == form else tape.new(f"gradient to {narrow}", before, narrow)
+        return first, tape.new("gradient of sinks", sinks, dtype)
+
+    tape.record((out,), (scores, sink), back, ())
     return out
 
 

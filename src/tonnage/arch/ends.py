@@ -11,7 +11,7 @@ from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Alibi, Linear, Norm, Rotary
 from tonnage.arch.tape import Parameter, Value
 from tonnage.record import Record
-from tonnage.tensors import Axes, Tensor
+from tonnage.tensors import Axes, Axis, Tensor
 
 if TYPE_CHECKING:
     from tonnage.arch.disentangled import Distances
@@ -148,6 +148,7 @@ class Stem(Record):
         sought: kinds of placeholders, of pictures or sound, that the model's code looks for: a mask of each and one of
             all keep their names to its end, and so does the copy of the ids without them that is looked up (Gemma 4).
         inner: embeddings of every layer.
+        streams: residual streams, each of which begins as the embedding; None for the usual one (DeepSeek-V4).
     """
 
     name: str
@@ -177,6 +178,11 @@ class Stem(Record):
     around: bool = False
     sought: int = 0
     inner: LayerEmbeddings | None = None
+    streams: int | None = None
+
+    def stream(self, B: Axis, T: Axis) -> Axes:
+        """The axes of what the layers are given."""
+        return (B, T, *([] if self.streams is None else [("X", self.streams)]), ("D", self.D))
 
     def weights(self) -> Iterator[Tensor]:
         """The table, what is added to it, and the rotary buffers."""
@@ -254,6 +260,8 @@ class Stem(Record):
             f.frame[:] = [*named, x]
         if self.position_ids == "named":
             f.frame.append(f.tape.new("position ids", rows[1:], "int64"))
+        if self.streams is not None:
+            x = ops.copy(x, self.stream(*rows), "streams")
         for rotary in self.rotary:
             rotary.forward(f, x)
         for bias in (self.alibi, self.relative):

@@ -251,6 +251,7 @@ class Experts(Record):
         discard(out)
         weighed = ops.mul(out, scale.view((*pairs, ("X", 1))), "weighed expert output")
         inverse = found("index_put", order, "order restored", pairs)
+        tape.new("numbers in order", pairs, "int64")
         weighed = taken(weighed, inverse, weighed.axes)
         out = ops.cast(added(weighed, x.axes), x.dtype)
         del by_expert, narrow, counts, bias

@@ -67,7 +67,8 @@ class Looped(Experts):
         tokens, used = B[1] * T[1], chosen.axes[-1][1]
         for t in self.routed():
             tape.several(tape.parameter(t.name, t.axes))
-        flat = x if self.shared_gate is not None else rows_of(x)
+        # Where the shared expert runs ahead, or a matrix weighs it, the code takes tokens as rows before, for both.
+        flat = x if self.shared_gate is not None or self.order == "first" else rows_of(x)
         out = tape.new("sum over experts", x.axes, x.dtype)
         mask = tape.new("chosen, one hot", (*chosen.axes, ("E", self.E + self.classes)), "int64")
         counts = tape.new("tokens of each expert", (("E", self.E + self.classes),), "int64")
@@ -135,6 +136,24 @@ class LoopedWithBias(Looped):
         return names[5]
 
 
+class LoopedAtOnce(Looped):
+    """The same as MiniMax M3 and DeepSeek-V4 write it: an expert has one name, its gate a function of its own."""
+
+    def _turn(self, f: Forward, state: Value, weights: Value, places: Value, names: list[Value]) -> Value:
+        """One expert's weighed output for its tokens."""
+        tape, (N, D) = f.tape, state.axes
+        stacks = [(tape.parameter(name, axes), axes) for name, axes, _ in self._fused()]
+        both = _product(state, _one(*stacks[0]), (N, ("X", 1), ("X", 1), ("F", self.F), ("X", 2)))
+        del state
+        made = self._gated(both)
+        del both
+        names[1:] = [made]
+        made = _product(made, _one(*stacks[1]), (N, D))
+        made = ops.mul(made, taken(weights, places, (N,)).view((N, ("X", 1))), "weighed expert output")
+        names[1:] = [made]
+        return made
+
+
 class Batched(Experts):
     """Every token by matrices of its own, copies of its experts' (``experts_implementation="batched_mm"``).
 
@@ -179,7 +198,8 @@ def looped(model: Model, imbalance: float, *, late: bool = False) -> Model:
     def block(b: Any) -> Any:
         if not isinstance(b, Experts):
             return b
-        return like(LoopedWithBias if b.bias else Looped, b, imbalance=imbalance, late=late)
+        kind = LoopedWithBias if b.bias else LoopedAtOnce if b.clamp else Looped
+        return like(kind, b, imbalance=imbalance, late=late)
 
     return restated(model, block=block, norm=lambda n: n)
 

@@ -108,8 +108,8 @@ class Gated(Record):
     the output (Seed-OSS), ``inner_dropout`` of the gated tensor (CPM-Ant). ``down_bias``: whether the last matrix has a
     bias where the others have none (GTE). ``restored``: what it is given is cast to the weights' format, and both
     factors keep their names until the block returns (T5). ``named``: both products have names, up's first, which stand
-    until the block returns (Qwen). ``multiplied``: gate and output are multiplied by numbers (Falcon-H1). ``clamp``: how
-    gate and up are clamped, as ``arch/clamps.py`` names it, every name standing until the block returns.
+    until the block returns (Qwen). ``multiplied``: gate and output are multiplied by numbers (Falcon-H1). ``clamp``:
+    how gate and up are clamped, as ``arch/clamps.py`` names it, every name standing until the block returns.
     """
 
     name: str

@@ -170,9 +170,9 @@ class BlockIndexer(Record):
         """
         tape, (B, T), N, H = f.tape, x.axes[:2], ("N", self.N), ("H", self.H)
         since = len(tape.nodes)
-        made = [self._projected(f, x, part).view((B, T, heads, H)) for part, heads in (("q", N), ("k", ("K", 1)))]
-        q, k = rotate(*made, *tables, tables[0].axes[-1][1], style="rebound")
-        made.clear()
+        q = self._projected(f, x, "q").view((B, T, N, H))
+        k = self._projected(f, x, "k").view((B, T, ("K", 1), H))
+        q, k = rotate(q, k, *tables, tables[0].axes[-1][1], style="rebound")
         count = -(-T[1] // self.block)
         scores = product(ops.cast(q, "fp32"), repeated(ops.cast(k, "fp32"), self.N))
         places = tape.new("places of keys", (T,), "int64")

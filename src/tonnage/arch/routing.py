@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Routing = Literal[
     "softmax-fp32", "softmax", "softmax-input", "softmax-grouped", "sigmoid", "softmax-top", "softmax-top-fp32",
     "softmax-top-wide", "softmax-top-plain", "softmax-corrected", "softmax-scaled", "sigmoid-narrow", "sigmoid-apart",
-    "own",
+    "softplus", "own",
 ]  # fmt: skip
 """How a token's experts are chosen and weighed.
 
@@ -30,7 +30,8 @@ takes the softmax of the chosen logits (gpt-oss), ``softmax-top-fp32`` casts the
 ``softmax-top-wide`` only for the softmax (Cohere), ``softmax-top-plain`` names no format (Aria).
 ``softmax-scaled`` is Gemma 4's: learned scales of the normed tokens and of the chosen weights, which stay fp32.
 ``softmax-corrected`` is ERNIE's, ``sigmoid-narrow`` MiniMax's with logits in the format of the tokens,
-``sigmoid-apart`` Hunyuan's, which divides into a tensor of its own. ``own`` is any
+``sigmoid-apart`` Hunyuan's, which divides into a tensor of its own. ``softplus`` is DeepSeek's fourth: the square root
+of a softplus, divided likewise; some of its layers look up a token's experts. ``own`` is any
 other: its forward pass is not modelled.
 """
 
@@ -58,6 +59,10 @@ def routed(e: Experts, f: Forward, x: Value, used: int) -> tuple[Value, Value, V
             weights = _normalised(weights, shift=True)
         return logits, ops.scaled(weights, "scaled routing weights"), chosen
     logits = e.scores().forward(f, x)
+    if e.routing == "softplus":
+        scores = ops.unary(ops.unary(ops.raised(logits), "softplus"), "sqrt", saves="output")
+        chosen = f.tape.new("chosen experts", top, "int64")
+        return logits, ops.scaled(_divided(taken(scores, chosen, top)), "scaled routing weights"), chosen
     if e.routing == "softmax-top-fp32":
         logits = ops.cast(logits, "fp32")
         best, chosen = highest(logits, top)

@@ -22,8 +22,8 @@ from tonnage.workload.training import Train
 REFERENCE: Final = "arch/experts_loop.py"
 OTHERWISE: Final = frozenset(
     [
-        "aria", "aria_text", "beam", "deepseek_v4", "glm5_next", "hy_v4", "inkling2", "inkling2_text",
-        "llama4", "llama4_text", "longcat_flash", "minimax_m3_vl", "muse_spark", "nemotron_h", "openai_privacy_filter",
+        "aria", "aria_text", "beam", "glm5_next", "hy_v4", "inkling2", "inkling2_text",
+        "llama4", "llama4_text", "longcat_flash", "muse_spark", "nemotron_h", "openai_privacy_filter",
     ]
 )  # fmt: skip
 """Types whose loop is another."""
@@ -107,7 +107,7 @@ def _refused(model: Model, w: Train, stack: Stack, experts: list[Any]) -> None:
         type(b) is Experts
         and b.working_set_modelled
         and not b.zero
-        and not (by_loop and len({b.transposed, bool(b.clamp), b.bias}) > 1)
+        and not (by_loop and (b.transposed != b.bias or (b.bias and not b.clamp)))
         for b in experts
     )
     if not experts or not usual or (by_loop and model.model_type in OTHERWISE) or len(model.stacks) > 1:

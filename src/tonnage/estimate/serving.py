@@ -91,7 +91,7 @@ class Reading:
         # The model's code names the embedding to its end: the first layer's input outlives that layer.
         self.names_first = len(framed) < len(f.frame)
         del x
-        axes = (B, T, ("D", stack.stem.D))
+        axes = stack.stem.stream(B, T)
         self.order, self.tupled, self.kept = stack.layers, stack.tupled, dict[int, Level]()
         self.layers = {id(layer): self._layer(f, layer, axes) for layer, _ in stack.distinct()}
         self.kernels = f.ran

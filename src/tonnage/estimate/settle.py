@@ -260,6 +260,12 @@ def attention_told(ran: set[str], asked: str, device: Device | None) -> list[str
     return told
 
 
+def remarks(model: Model) -> list[str]:
+    """What its kinds of block have to say: where other code than the modelled one is what many would train with."""
+    blocks = [sub.block for layer, _ in model.decoder.distinct() for sub in layer.sublayers]
+    return list(dict.fromkeys(found for b in blocks if (found := getattr(b, "remark", ""))))
+
+
 def checkpoint_format(model: Model, asked: str | None) -> str:
     """The format that a checkpoint's weights are loaded in: asked for, the config's, else bf16."""
     found = storage_format(asked or model.dtype or "bf16", key="dtype").name

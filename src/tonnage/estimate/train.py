@@ -23,6 +23,7 @@ from tonnage.estimate.settle import (
     loaded_in,
     one_device,
     quantization,
+    remarks,
     tokens_within,
 )
 from tonnage.estimate.summary import caching, no_caching_caveat, quantized_caveat, summary
@@ -149,7 +150,7 @@ def answer(
         of_stack(model, w, stack, device)
     caveats += mixing.told if mixing else ()
     attention, told = kernel(model, w.attention or "sdpa", dtype=autocast or weights, device=device)
-    caveats += told
+    caveats += [*told, *remarks(model)]
     adam = since(version, stack.optimizer)
     steps = spelled(w.optimizer)
     named = at_rank(optimizer(adam if steps == "adamw" else steps), w.optimizer_rank)

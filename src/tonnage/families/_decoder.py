@@ -192,7 +192,8 @@ def causal(
     """
     table = f"{path}.embed_tokens"
     stem = Stem(
-        name=table, V=V, D=D, rotary=rotary, scaled=scaled, dropout=dropout, buffers=buffers, norm=normed, masked=masked,
+        name=table, V=V, D=D, rotary=rotary, scaled=scaled, dropout=dropout, buffers=buffers, norm=normed,
+        masked=masked,
     )  # fmt: skip
     return Model(
         model_type=str(k.config.get("model_type", "")),

@@ -10,12 +10,12 @@ from tonnage.arch.compressed import Compressed, Compressor
 from tonnage.arch.experts import Experts
 from tonnage.arch.layers import Linear, Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
-from tonnage.arch.parts import Parts
+from tonnage.arch.streams import JoinedNorm, Mixer, Streamed
 from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._decoder import causal, chosen
 from tonnage.families._experts import even, shared_expert, words
-from tonnage.families._streams import streams, streams_joined
+from tonnage.families._streams import streams_joined
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
@@ -23,6 +23,10 @@ CSA: Final = "compressed_sparse_attention"
 HCA: Final = "heavily_compressed_attention"
 SLIDING: Final = "sliding_attention"
 WIDE: Final = ("attn_hc", "ffn_hc", "hc_head", "sinks", "position_bias", "norm")
+WIDE_FOR_FP16: Final = tuple(
+    f"self_attn.compressor.{name}"
+    for name in ("kv_proj", "gate_proj", "indexer.kv_proj", "indexer.gate_proj", "indexer.scorer.weights_proj")
+)
 RATIOS: Final = {0: SLIDING, 4: CSA, 128: HCA}
 
 
@@ -30,31 +34,30 @@ def read(k: Keys) -> Model:
     """Build the model that ``DeepseekV4ForCausalLM`` builds."""
     D, L, V = k.need("hidden_size"), k.need("num_hidden_layers"), k.need("vocab_size")
     act, norm, M = k.want("hidden_act", "silu"), (("D", D),), k.size("hc_mult", 4)
-    k.skip("hc_eps", "hc_sinkhorn_iters", "swiglu_limit", "norm_topk_prob", "scoring_func", "routed_scaling_factor")
+    k.skip("hc_eps", "swiglu_limit", "norm_topk_prob", "routed_scaling_factor")
+    k.refuse("scoring_func", "sqrtsoftplus")
     k.skip("n_shared_experts", "attention_bias", "topk_method", "expert_dtype")
     further = k.optional("num_nextn_predict_layers") or 0
     E, F = k.size("n_routed_experts", 256), k.size("moe_intermediate_size", 2048)
     bias, used = k.want("mlp_bias", False), chosen(k, E, 6)
-    attn, ffn = (
-        streams("attn_hc", D, M, (2 + M) * M, 3, "attention"),
-        streams("ffn_hc", D, M, (2 + M) * M, 3, "feed_forward"),
-    )
+    turns = k.size("hc_sinkhorn_iters", 20)
+    mixers = Mixer("attn_hc", D, M, turns, "attention"), Mixer("ffn_hc", D, M, turns, "feed_forward")
 
-    def experts(hashed: bool) -> Parts:
+    def experts(hashed: bool) -> Experts:
         table = Tensor("mlp.gate.tid2eid", (("V", V), ("X", used or 1)), "buffer", dtype="int64")
-        block = Experts(
+        return Experts(
             name="mlp",
             D=D,
             E=E,
             used=used,
             F=F,
             act=act,
-            routing="own",
+            routing="softplus",
+            clamp="act",
             correction=not hashed,
             corrected=table if hashed else None,
-            shared=shared_expert(D, F, act, bias=bias),
+            shared=shared_expert(D, F, act, bias=bias).but(clamp="act"),
         )
-        return Parts(what="clamped experts of several streams", parts=(block, ffn))
 
     build, types = _attention(k, D), _types(k, L)
     kinds = words(k, "mlp_layer_types", L, ("hash_moe", "moe"))
@@ -64,12 +67,10 @@ def read(k: Keys) -> Model:
 
     @cache
     def layer(kind: str, hashed: bool) -> Layer:
-        token = Parts(what="compressed attention of several streams", parts=(build(kind), attn))
-        return Layer(
-            sublayers=(
-                Sublayer(block=token, before=Norm("input_layernorm", norm)),
-                Sublayer(block=several[hashed], before=Norm("post_attention_layernorm", norm)),
-            ),
+        first, second = (Norm(f"{name}_layernorm", norm, "rms-fp32-weight") for name in ("input", "post_attention"))
+        return Streamed(
+            sublayers=(Sublayer(block=build(kind), before=first), Sublayer(block=several[hashed], before=second)),
+            mixers=mixers,
             kind=f"{kind.replace('_', ' ')} layer" + (" with a table of experts" if hashed else ""),
         )
 
@@ -78,14 +79,22 @@ def read(k: Keys) -> Model:
         V=V,
         D=D,
         layers=tuple(map(layer, types, hashed)),
-        norm=Norm("model.norm", norm),
+        norm=Norm("model.norm", norm, "rms-fp32-weight"),
         rotary=_tables(k, "model.rotary_emb", _turned(k)),
         tied=k.want("tie_word_embeddings", False),
         positions=k.want("max_position_embeddings", 1048576),
         eager_only=True,
     )
     apart = tuple(t for i in range(further) for t in _ahead(layer(SLIDING, False), i, D, M))
-    return model.but(extra=streams_joined("model.hc_head", D, M), fp32=WIDE, apart=apart)
+    return several_streams(model, "model.hc_head", M).but(fp32=WIDE, fp32_for_fp16=WIDE_FOR_FP16, apart=apart)
+
+
+def several_streams(model: Model, name: str, M: int) -> Model:
+    """The model with ``M`` residual streams, which what is called ``name`` joins."""
+    stack = model.decoder
+    assert isinstance(stack.norm, Norm)
+    joined = stack.but(stem=stack.stem.but(streams=M), norm=JoinedNorm(name, stack.norm, M))
+    return model.but(stacks=(joined,), extra=streams_joined(name, stack.stem.D, M))
 
 
 def _ahead(layer: Layer, index: int, D: int, M: int) -> Iterator[Tensor]:
@@ -151,7 +160,7 @@ def _attention(k: Keys, D: int) -> Callable[[str], Compressed]:
     )
     k.divides("num_attention_heads", "o_groups", N, G)
     k.refuse("num_key_value_heads", 1)
-    k.skip("attention_dropout", "index_topk")
+    dropout, top = k.want("attention_dropout", 0.0), k.size("index_topk", 512)
     window, outer = k.size("sliding_window", 128), k.size("o_lora_rank", 1024)
     heads, index = k.size("index_n_heads", 64), k.size("index_head_dim", 128)
     widths = _turned(k)
@@ -163,7 +172,7 @@ def _attention(k: Keys, D: int) -> Callable[[str], Compressed]:
 
     @cache
     def build(kind: str) -> Compressed:
-        plain = Compressed(name="self_attn", D=D, N=N, H=H, R=R, G=G, O=outer, window=window)
+        plain = Compressed(name="self_attn", D=D, N=N, H=H, R=R, G=G, O=outer, window=window, dropout=dropout)
         if kind == SLIDING:
             return plain
 
@@ -173,7 +182,7 @@ def _attention(k: Keys, D: int) -> Callable[[str], Compressed]:
 
         whole = compressor("self_attn.compressor", H)
         chooses = compressor("self_attn.compressor.indexer", index) if kind == CSA else None
-        return plain.but(compressor=whole, indexer=chooses, index_heads=heads)
+        return plain.but(compressor=whole, indexer=chooses, index_heads=heads, top=top)
 
     return build
 

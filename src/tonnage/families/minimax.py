@@ -40,7 +40,8 @@ def read(k: Keys) -> Model:
 
     def layer(kind: str) -> Layer:
         label = "attention layer" if kind == FULL else "lightning attention layer"
-        return like(Weighed, normed_before(full if kind == FULL else linear, experts, D, kind=label))
+        made: Layer = like(Weighed, normed_before(full if kind == FULL else linear, experts, D, kind=label))
+        return made
 
     layers = {kind: layer(kind) for kind in (FULL, LINEAR)}
     kinds = layer_kinds(k, L, lambda i: LINEAR if i % 2 else FULL)

@@ -97,7 +97,7 @@ class Ahead:
         self.names_first = any(v.storage is self.stem.output for v in f.frame)
         framed = [v.storage for v in f.frame if v.storage is not self.stem.output]
         self.shared += [s for s in dict.fromkeys(framed) if s not in self.shared]
-        axes = (B, T, ("D", stack.stem.D))
+        axes = stack.stem.stream(B, T)
         dtype = self.stem.output.dtype
         found: dict[tuple[int, str], Account] = {}
         self.layers: list[Account] = []

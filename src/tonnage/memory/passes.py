@@ -196,7 +196,7 @@ class Pass:
         # A single table is handed to layers that turn nothing as well, unless the model's code picks them.
         handed_on = len(f.rotary) == 1 and not any(r.picked for r in stack.stem.rotary)
         tables = {v.storage for pair in f.rotary.values() for v in pair} if handed_on else set()
-        axes = (B, T, ("D", stack.stem.D))
+        axes = stack.stem.stream(B, T)
         # The residual stream may change its format in the first layer, so an account is for a layer and a format.
         accounts: dict[Hashable, Account] = {}
         self.layers: list[Account] = []

@@ -7,6 +7,7 @@ Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transfor
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.activation import activate
@@ -14,6 +15,7 @@ from tonnage.arch.eager import tokens_first
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.tape import Tape, Value
+from tonnage.arch.untraced import untold
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
@@ -36,6 +38,10 @@ class Lightning(Record):
     H: int
     block: int
     act: str = "silu"
+    remark: ClassVar[str] = (
+        "lightning attention runs in operations of torch, as transformers has it; kernels that run it at once are not "
+        "modelled, and would keep less"
+    )
 
     def weights(self) -> Iterator[Tensor]:
         """Projections, output gate and norm; decays of every head within a block."""
@@ -69,6 +75,8 @@ class Lightning(Record):
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Block after block: within it by scores, before it by a state; every name of the code stands to its end."""
+        if f.mixer is None:
+            raise untold("lightning attention outside of a training step on the next token")
         tape, (B, T), N, H = f.tape, x.axes[:2], ("N", self.N), ("H", self.H)
         packed, gated, norm, last = self._parts()
         qkv = activate(packed.forward(f, x), self.act)

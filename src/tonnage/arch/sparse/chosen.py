@@ -1,18 +1,22 @@
 """Attention over what an indexer chose, tokens or blocks of them: the rest is hidden by a mask of the layer's own.
 
-Neither eager attention nor ``scaled_dot_product_attention`` takes less for it: scores, or the mask as numbers, are there
-for every pair of tokens, as they are without an indexer.
+Neither eager attention nor ``scaled_dot_product_attention`` takes less for it: scores, or the mask as numbers, are
+there for every pair of tokens, as they are without an indexer.
 
-Leaves out: kernels that read what is chosen alone (flash-mla, MiniMax's msa), which have no backward pass.
+Leaves out: kernels that read what is chosen alone. Of FlashMLA's the sparse ones have no backward pass
+(https://github.com/deepseek-ai/FlashMLA, README); those of cuDNN's frontend (https://docs.nvidia.com/cudnn/fe-oss-apis/dsa)
+and of FlashInfer (https://docs.flashinfer.ai/api/cake_dsa_sparse_attention_det_train.html) have one.
 
 Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/deepseek_v32/
-modeling_deepseek_v32.py (DeepseekV32Attention), .../glm_moe_dsa/modeling_glm_moe_dsa.py (GlmMoeDsaAttention), .../minimax_m3_vl/modeling_minimax_m3_vl.py
+modeling_deepseek_v32.py (DeepseekV32Attention), .../glm_moe_dsa/modeling_glm_moe_dsa.py (GlmMoeDsaAttention),
+.../minimax_m3_vl/modeling_minimax_m3_vl.py
 (MiniMaxM3VLAttention)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.attention import GroupedQuery, Latent
@@ -21,6 +25,7 @@ from tonnage.arch.indexed import BlockIndexer, Indexer
 from tonnage.arch.kernels import attend
 from tonnage.arch.rotate import rotate
 from tonnage.arch.tape import Value
+from tonnage.arch.untraced import untold
 from tonnage.tensors import Axes, Tensor
 
 
@@ -34,6 +39,11 @@ class Chosen(Latent):
 
     indexer: Indexer | None = None
     hands: bool = False
+    remark: ClassVar[str] = (
+        "attention over chosen tokens is as transformers trains it: over all pairs of tokens, with a mask in every "
+        "layer. Kernels that read the chosen tokens alone would keep far less: FlashMLA's have no backward pass, those "
+        "of cuDNN's frontend and of FlashInfer are not modelled"
+    )
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -60,6 +70,8 @@ class Chosen(Latent):
 
     def forward(self, f: Forward, x: Value) -> Value:
         """Attention over what is chosen; every name of the modelled code stands to its end."""
+        if f.mixer is None:
+            raise untold("attention over what an indexer chose, outside of a training step on the next token,")
         (B, T), N = x.axes[:2], ("N", self.N)
         first, norm, second = self.makers()
         compressed_query = norm.forward(f, first.forward(f, x))
@@ -111,6 +123,10 @@ class ChosenBlocks(GroupedQuery):
     """
 
     indexer: BlockIndexer | None = None
+    remark: ClassVar[str] = (
+        "attention over chosen blocks is as transformers trains it: over all pairs of tokens, with a mask of every "
+        "head. A kernel that reads the chosen blocks alone (MiniMaxAI/msa) is not modelled, and would keep far less"
+    )
 
     def weights(self) -> Iterator[Tensor]:
         """The attention's, and the indexer's."""
@@ -126,6 +142,8 @@ class ChosenBlocks(GroupedQuery):
 
     def _heads(self, f: Forward, x: Value, q: Value, k: Value, v: Value) -> Value:
         """By a mask for each head; the code names it, and what was chosen, to its end."""
+        if f.mixer is None:
+            raise untold("attention over what an indexer chose, outside of a training step on the next token,")
         assert self.indexer is not None
         chosen = self.indexer.forward(f, x, f.rotary[self.rotary or "default"])
         f.seen = self.indexer.mask(f, chosen, self.N, q.dtype)
