@@ -1,7 +1,8 @@
 """An allocator gives back what it has cached before it fails: steps that fit although more would be reserved.
 
 The run that the first test is of ran on one A100 80 GB: foundation-model-stack/fms-acceleration, scripts/benchmarks/
-refs/a100_80gb.csv (full-finetuning, framework_config none, batch 8: 67.461 GiB allocated, 71.28 GiB seen by nvidia-smi).
+refs/a100_80gb.csv (full-finetuning, framework_config none, batch 8: 67.461 GiB allocated, 71.28 GiB seen by
+nvidia-smi).
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ def test_the_least_that_is_enough(model: str, said: dict[str, Any], keys: set[st
     for key in found.change:
         part = next((part for part in parts if key in part), {key})
         left = {name: value for name, value in found.change.items() if name not in part}
-        assert verdict(model, said, left)[0] != "fits"
+        # A suggestion is what fits without the replay of the allocator, which may show that less is enough.
+        assert verdict(model, said | {"replay": False}, left)[0] != "fits"
 
 
 def test_a_change_is_told_as_its_flags() -> None:

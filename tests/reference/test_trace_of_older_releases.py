@@ -22,7 +22,7 @@ from tracing_cases import CONFIGS  # noqa: E402
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "plain": {},
     "one sequence": {"batch": 1},
-    "recomputed": {"recompute": "full"},
+    "recomputed": {"recompute": "non-reentrant"},
     "autocast": {"precision": "bf16-autocast", "dtype": "bf16"},
     "lora": {"lora_rank": 4, "lora_targets": ["q_proj", "v_proj"], "recompute": "full"},
 }
@@ -110,7 +110,7 @@ def norms_in_fp32(model: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("recompute", ["none", "non-reentrant"])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "starcoder2", "gpt2"])
 def test_norms_in_fp32_beside_packed_weights(family: str, recompute: str, monkeypatch: pytest.MonkeyPatch) -> None:
     targets = ["c_attn"] if family == "gpt2" else ["q_proj", "v_proj"]

@@ -94,9 +94,10 @@ def _refuse(w: Train, stack: Stack, version: Version, kernel: AttentionKernel) -
         "offload": w.offload == "save-on-cpu", "target_seq": w.target_seq is not None,
     }  # fmt: skip
     refuse(w, beside, "packing with {key} = {value} is not modelled")
-    if kernel in ("math", "cudnn", "flex"):
+    if kernel in ("math", "unfused", "cudnn", "flex"):
+        asked = kernel.replace("unfused", "math")
         raise UnsupportedError(
-            f"packing with attention = {kernel} is not modelled", key="attention", value=kernel,
+            f"packing with attention = {asked} is not modelled", key="attention", value=asked,
             hint="--attention sdpa, eager or flash_attention_2",
         )  # fmt: skip
     if stack.restated is not None or stack.name == "unsloth":

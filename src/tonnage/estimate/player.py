@@ -221,7 +221,8 @@ class Player(Playing):
         self.free([*casts, *self.loss, *self.outputs])
         self.outputs = []
         # The caller's output holds what was seen and cached as well.
-        self.told = [held.block for held in around if held.holders == 1] + self.cached if self.passes.outputs else []
+        seen = [held.block for held in around if held.holders == 1] if self.passes.told else []
+        self.told = seen + self.cached if self.passes.outputs else []
         if not self.passes.outputs:
             self.free(self.cached)
         self.cached = []

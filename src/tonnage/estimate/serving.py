@@ -15,7 +15,8 @@ from tonnage.estimate.moments import Ledger, Moment
 from tonnage.formats import FORMATS
 from tonnage.memory.accounts import Account
 from tonnage.memory.cache import has_cache, layer_state, state_bytes, states, stored_tokens
-from tonnage.memory.passes import Span, blocks, level, position_ids, windows
+from tonnage.memory.entering import position_ids, windows
+from tonnage.memory.passes import Span, blocks, level
 from tonnage.memory.weights import Share, bytes_of, is_buffer, is_parameter, total
 from tonnage.record import Record
 from tonnage.tensors import Axes

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from tonnage.arch.forward import AttentionKernel, Mixers
+from tonnage.arch.forward import Mixers
 from tonnage.arch.model import Model
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate import wanted
 from tonnage.estimate.precision import narrowed, optimized
 from tonnage.estimate.precision import settled as precision_of
 from tonnage.estimate.ranked import ranked, step_of
@@ -34,12 +35,11 @@ from tonnage.estimate.switches import (
     emptied,
     hosts,
     in_backward,
-    nested,
     offloads,
     padded,
     targets,
 )
-from tonnage.estimate.trained import limited, passed_by, reverses, trainable
+from tonnage.estimate.trained import passed_by, reverses, trainable
 from tonnage.estimate.verdict import fit
 from tonnage.memory.optimizers import at_rank, optimizer, spelled
 from tonnage.memory.overhead import cublas_workspace
@@ -49,13 +49,8 @@ from tonnage.stacks import stack as stack_of
 from tonnage.workload.training import OBJECTIVE_KEYS, Train
 
 if TYPE_CHECKING:
-    from tonnage.arch.sight.pictures import Pictures
-    from tonnage.estimate.expert_runs import Runs
-    from tonnage.estimate.mixers import Mixing
     from tonnage.estimate.objectives import Aim
-    from tonnage.estimate.savers import Implementations
     from tonnage.estimate.tuning import Own, Tuned
-    from tonnage.memory.recompute import Recompute
     from tonnage.memory.weights import Share
 
 DEFAULT_SEQ: Final = 2048
@@ -111,7 +106,7 @@ def answer(
     version, newer = stack.releases.read(w.stack_version, key="stack_version")
     trainable(model, w)
     doubt = (*model.ignored, *since(version, stack.left_out), *doubt)
-    runs = _runs(model, w, stack)
+    runs = wanted.runs(model, w, stack)
     model = model if runs is None else runs.model
     own: Callable[[str], Own] | None = None
     if stack.name == "transformers" and version < stack.releases.newest:
@@ -126,7 +121,7 @@ def answer(
 
         model, w, own, foreign = as_stack(model, w, stack, version)
         doubt = (*doubt, *foreign)
-    mixing, asked = _mixing(model, w, device), w.kernels
+    mixing, asked = wanted.mixing(model, w, device), w.kernels
     w = w if mixing is None else w.but(kernels=mixing.kernels)
     precision, weights, autocast = precision_of(model, w, since(version, stack.precision))
     model, loaded = loaded_in(model, weights), weights
@@ -156,7 +151,7 @@ def answer(
     named = at_rank(optimizer(adam if steps == "adamw" else steps), w.optimizer_rank)
     named = named if named.fitted is None else named.fitted(model.weights())
     architecture = device.architecture if device is not None else ""
-    built = _built(model, w if w.objective in (None, "sft") else w.but(loss="full"), stack, device)
+    built = wanted.built(model, w if w.objective in (None, "sft") else w.but(loss="full"), stack, device)
     if built is not None and built.loss is not None and fine is not None and (own is None or built.named in ALONE):
         fine.beside_loss(model)
     if built is not None and w.first_step:
@@ -200,7 +195,7 @@ def answer(
         texts=texts,
         accumulate=w.accumulate or 1,
         recompute=w.recompute not in (None, "none"),
-        plan=_plan(model, w, stack, version),
+        plan=wanted.plan(model, w, stack, version),
         offloads=offloads(w),
         hosts=hosts(model, w),
         keep_logits=any(kept.endswith("outputs") for kept in w.retain),
@@ -234,7 +229,7 @@ def answer(
         averaged=averaged(w),
         clips=clips(w, named),
         empties=emptied(w, stack, packs=fine is not None and bool(fine.packing)),
-        pictures=_pictures(model, w, seq, attention),
+        pictures=wanted.pictures(model, w, seq, attention),
     )
     if w.eval_batch is not None:
         # Imported late: most answers are of the step alone.
@@ -345,31 +340,6 @@ def answer(
     )
 
 
-def _pictures(model: Model, w: Train, seq: int, kernel: AttentionKernel) -> Pictures | None:
-    """What a batch holds of them; None where it is text alone."""
-    if w.images is None and w.image_size is None:
-        return None
-    # Imported late: most batches are of text.
-    from tonnage.estimate.pictured import pictures
-
-    return pictures(model, w, seq, kernel)
-
-
-def _runs(model: Model, w: Train, stack: Stack) -> Runs | None:
-    """How experts run; None where it is by grouped products, or there are none."""
-    limits = limited(model)
-    if w.experts is None and w.expert_imbalance is None and not limits:
-        return None
-    # Imported late: most answers do without.
-    if limits:
-        from tonnage.estimate import capacity
-
-        return capacity.settled(model, w)
-    from tonnage.estimate.expert_runs import settled
-
-    return settled(model, w, stack)
-
-
 def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | None) -> bool:
     """Whether the step is played through the allocator: where it was asked for, or the verdict is open without."""
     if recipe.compiled is not None or recipe.optimizer.packs is not None:
@@ -389,39 +359,6 @@ def _replays(w: Train, recipe: Recipe, device: Device | None, verdict: Fit | Non
     if w.replay is None and w.alloc_conf is None and not w.empty_cache:
         return verdict is None or verdict.verdict == "uncertain"
     return w.replay is not False
-
-
-def _plan(model: Model, w: Train, stack: Stack, version: Version) -> Recompute | None:
-    """Which layers are computed again, where it is not all or none, and how, where not as recipes have it."""
-    if w.recompute in (None, "none"):
-        return None
-    nests = w.recompute in ("full", "unsloth") and nested(w, stack, version)
-    if w.recompute == "full" and not nests:
-        return None
-    # Imported late: most answers do without.
-    from tonnage.estimate.savers import plan
-
-    return plan(model, w, stack, nests=nests)
-
-
-def _mixing(model: Model, w: Train, device: Device | None) -> Mixing | None:
-    """What computes recurrent mixers; None where there are none and none are asked for."""
-    if w.kernels in (None, "none") and not any(t.role == "mixer" for _, g in model.groups() for t in g):
-        return None
-    # Imported late: most models have no mixers.
-    from tonnage.estimate.mixers import settled
-
-    return settled(model, w, device)
-
-
-def _built(model: Model, w: Train, stack: Stack, device: Device | None) -> Implementations | None:
-    """What computes blocks and loss; None where all is the model's own code."""
-    if w.logits_to_keep is None and w.kernels in (None, "none") and w.loss in (None, "full") and not stack.own_losses:
-        return None
-    # Imported late: most answers do without.
-    from tonnage.estimate.savers import implementations, of_last
-
-    return implementations(model, w, stack, device) if w.logits_to_keep is None else of_last(model, w, stack)
 
 
 def _aim(

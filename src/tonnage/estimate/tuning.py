@@ -226,12 +226,13 @@ def _method(
     stacks, gone = _stacks(model, w, kind, found)
     targets = targeted(model, found, w.lora_targets, kind.defaults, gone, heads=own.make is not None)
     out = forbidden(model, w)
-    targets = [(n, m) for n, m in targets if not hit(m.module, out)]
-    if not targets:
+    left = [(n, m) for n, m in targets if not hit(m.module, out)]
+    if targets and not left:
         raise InputError(
             f"lora_targets: all that they name is frozen ({', '.join(w.freeze)})", key="lora_targets",
             value=", ".join(w.lora_targets), hint="--freeze none",
         )  # fmt: skip
+    targets = left
     names = local_names(model, [m.module for _, m in targets])
     rank = w.lora_rank or kind.rank or 0
     inputs = layers_of(model, kind.inputs, [m for _, m in targets])

@@ -136,8 +136,8 @@ class Account:
 
     __slots__ = (
         "awaited", "backward", "cached", "caches", "called", "carried", "casts", "copied", "entered", "flows",
-        "forward", "found", "gradients", "handed", "held", "holds_input", "input", "keeps_input", "keeps_output", "left",
-        "lingering", "output", "recompute", "saved", "seed", "shares", "waits",
+        "forward", "found", "gradients", "handed", "held", "holds_input", "input", "keeps_input", "keeps_output",
+        "left", "lingering", "output", "recompute", "saved", "seed", "shares", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:

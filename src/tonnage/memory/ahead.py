@@ -12,7 +12,7 @@ from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Model
 from tonnage.arch.tape import Storage, Tape, Value
 from tonnage.memory.accounts import Account, Span, ahead, level, only_cached, stored
-from tonnage.memory.passes import position_ids, windows
+from tonnage.memory.entering import position_ids, windows
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from tonnage.arch.masks import make_masks, of_ones
 from tonnage.arch.model import Layer, Model, Stack
 from tonnage.arch.sound import Sound
 from tonnage.arch.tape import Tape, Value
+from tonnage.memory.entering import frozen, windows
 from tonnage.memory.one_tape import OneTape
-from tonnage.memory.passes import frozen, windows
 
 if TYPE_CHECKING:
     from tonnage.arch.stepping import Stepping

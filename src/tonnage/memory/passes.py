@@ -10,12 +10,11 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from tonnage.arch.ends import Stem
 from tonnage.arch.forward import AttentionKernel, Forward, Mixers
 from tonnage.arch.loss import Loss, cross_entropy, handed_out, of_model
 from tonnage.arch.masks import make_masks
-from tonnage.arch.model import Layer, Model, Stack
-from tonnage.arch.tape import Storage, Tape, Value
+from tonnage.arch.model import Model
+from tonnage.arch.tape import Storage, Value
 from tonnage.memory.accounts import (
     Account,
     Span,
@@ -27,9 +26,10 @@ from tonnage.memory.accounts import (
     noted,
     only_cached,
 )
+from tonnage.memory.entering import begun_by, caching, frozen, position_ids, tape_of, windows
 from tonnage.memory.handing import Handing
 from tonnage.memory.summed import Summed, Watched, highest
-from tonnage.tensors import Axes, Axis
+from tonnage.tensors import Axes
 from tonnage.timeline import Level
 
 if TYPE_CHECKING:
@@ -40,11 +40,10 @@ if TYPE_CHECKING:
     from tonnage.arch.stepping import Stepping
     from tonnage.arch.texts import Texts
     from tonnage.arch.tuning.adapters import Tuning
-    from tonnage.memory.caching import Caching
     from tonnage.memory.compiled import Compiled
     from tonnage.memory.recompute import Recompute
 
-__all__ = ["Account", "Pass", "Span", "blocks", "level", "position_ids", "windows"]
+__all__ = ["Account", "Pass", "Span", "blocks", "level"]
 
 
 class Pass:
@@ -107,7 +106,7 @@ class Pass:
         self.stack = stack
         self.loss_kind = loss
         self.compiled = compiled
-        self.tape = tape = _tape(hosts, compiled)(
+        self.tape = tape = tape_of(hosts, compiled)(
             grad=True, weights=weights, autocast=autocast, trained=None if tuning is None else frozen
         )
         tape.accumulated, tape.stepping, tape.buffers = accumulated, stepping, loaded or weights
@@ -212,7 +211,7 @@ class Pass:
         reached = self.reached
         flows = root is not None
         self.stem.flows = flows or prefix is not None or (f.encoder is not None and bias is not None)
-        begun, caching = _begun(stack, tuning), _caching(stack, recompute)
+        begun, cached = begun_by(stack, tuning), caching(stack, recompute)
         handing = Handing(f)
         for index, layer in enumerate(stack.layers):
             tape.begun = begun[index]
@@ -237,7 +236,7 @@ class Pass:
                 f.taken.clear()
                 if bias is not None and not begins:
                     bias.wait(tape)
-                cache = caching(layer) if prefix is None else Prefixed(layer.forward, prefix)
+                cache = cached(layer) if prefix is None else Prefixed(layer.forward, prefix)
                 watched = Watched(cache or layer.forward, f, self.shared)
                 tape.lingering.clear()
                 if compiled is None:
@@ -415,64 +414,3 @@ class Pass:
         account.gradients = [s for s in account.gradients if s not in self.waiting]
         tape.gradients.clear()
         return account
-
-
-def position_ids(tape: Tape, stem: Stem, B: Axis, T: Axis, cached: int = 0) -> list[Value]:
-    """The position ids that the model hands to every layer; OPT's are a view of those of all that is cached."""
-    if stem.position_ids in ("named", "none"):
-        return []
-    if stem.position_ids == "batch":
-        return [tape.new("position ids", (B, ("S", cached + T[1])), "int64")]
-    return [tape.new("position ids", (T,), "int64")] if stem.rotary or stem.position_ids == "row" else []
-
-
-def windows(stack: Stack, keys: int) -> set[int | None]:
-    """The windows of a stack's attention blocks, and those for which the model makes masks in any case.
-
-    Where later tokens are not hidden, a mask is made only if there are as many tokens as the window has.
-    """
-    found: set[int | None] = set(stack.masks)
-    for layer, _ in stack.distinct():
-        for sub in layer.sublayers:
-            if not hasattr(sub.block, "window"):
-                continue
-            window = sub.block.window
-            if getattr(sub.block, "causal", True) or (window is not None and keys >= window):
-                found.add(window)
-    return found
-
-
-def _begun(stack: Stack, tuning: Tuning | None) -> list[frozenset[str]]:
-    """For each layer, parameters that it shares with layers above, whose gradients are there before its own."""
-    found: list[frozenset[str]] = []
-    above: frozenset[str] = frozenset()
-    for layer in reversed(stack.layers):
-        found.append(above)
-        above = above if tuning is None else above | tuning.banks(layer)
-    return found[::-1]
-
-
-def _caching(stack: Stack, recompute: Recompute | None) -> Callable[[Layer], Caching | None]:
-    """What runs a layer that caches keys and values; nothing of its own where none are."""
-    if not stack.caches or recompute is not None:
-        return lambda layer: None
-    # Imported late: a training step caches none where its config is the model's own.
-    from tonnage.memory.caching import Caching
-
-    return lambda layer: Caching(layer.forward)
-
-
-def _tape(hosts: bool, compiled: Compiled | None) -> type[Tape]:
-    if compiled is not None:
-        return compiled.tape()
-    if not hosts:
-        return Tape
-    # Imported late: most passes keep what they save.
-    from tonnage.arch.hosted import HostedTape
-
-    return HostedTape
-
-
-def frozen(name: str) -> bool:
-    """No weight of the model itself is trained."""
-    return False

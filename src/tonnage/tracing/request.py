@@ -11,6 +11,7 @@ from tonnage.estimate.packing import counted
 from tonnage.estimate.precision import PRESETS
 from tonnage.estimate.settle import AS_NEWEST, filled, one_device, refuse
 from tonnage.estimate.summary import caching
+from tonnage.estimate.switches import nested
 from tonnage.formats import storage_format
 from tonnage.memory.optimizers import spelled
 from tonnage.memory.optimizers.low_rank import RANK
@@ -106,7 +107,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
         **tuning,
         "task": "train", "weights": weights, "autocast": autocast, "optimizer": optimizer, "batch": w.batch or 1,
         "seq": seq, "targets": w.target_seq or seq, "accumulate": w.accumulate or 1, "recompute": w.recompute in WHOLE,
-        "reentrant": w.recompute == "reentrant",
+        "reentrant": w.recompute == "reentrant" or (w.recompute == "full" and nested(w, stack, version)),
         "modules": modules, "logits": w.logits_to_keep,
         "keep_outputs": any(kept.endswith("outputs") for kept in w.retain),
         "keep_step": any(kept.endswith("-outputs") for kept in w.retain),

@@ -1,0 +1,79 @@
+"""What of a training step is settled only where it is asked for, each by code that is imported then."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tonnage.arch.forward import AttentionKernel
+from tonnage.arch.model import Model
+from tonnage.devices import Device
+from tonnage.estimate.switches import nested
+from tonnage.estimate.trained import limited
+from tonnage.releases import Version
+from tonnage.stacks import Stack
+from tonnage.workload.training import Train
+
+if TYPE_CHECKING:
+    from tonnage.arch.sight.pictures import Pictures
+    from tonnage.estimate.expert_runs import Runs
+    from tonnage.estimate.mixers import Mixing
+    from tonnage.estimate.savers import Implementations
+    from tonnage.memory.recompute import Recompute
+
+
+def pictures(model: Model, w: Train, seq: int, kernel: AttentionKernel) -> Pictures | None:
+    """What a batch holds of them; None where it is text alone."""
+    if w.images is None and w.image_size is None:
+        return None
+    # Imported late: most batches are of text.
+    from tonnage.estimate.pictured import pictures
+
+    return pictures(model, w, seq, kernel)
+
+
+def runs(model: Model, w: Train, stack: Stack) -> Runs | None:
+    """How experts run; None where it is by grouped products, or there are none."""
+    limits = limited(model)
+    if w.experts is None and w.expert_imbalance is None and not limits:
+        return None
+    # Imported late: most answers do without.
+    if limits:
+        from tonnage.estimate import capacity
+
+        return capacity.settled(model, w)
+    from tonnage.estimate.expert_runs import settled
+
+    return settled(model, w, stack)
+
+
+def plan(model: Model, w: Train, stack: Stack, version: Version) -> Recompute | None:
+    """Which layers are computed again, where it is not all or none, and how, where not as recipes have it."""
+    if w.recompute in (None, "none"):
+        return None
+    nests = w.recompute in ("full", "unsloth") and nested(w, stack, version)
+    if w.recompute == "full" and not nests:
+        return None
+    # Imported late: most answers do without.
+    from tonnage.estimate.savers import plan
+
+    return plan(model, w, stack, nests=nests)
+
+
+def mixing(model: Model, w: Train, device: Device | None) -> Mixing | None:
+    """What computes recurrent mixers; None where there are none and none are asked for."""
+    if w.kernels in (None, "none") and not any(t.role == "mixer" for _, g in model.groups() for t in g):
+        return None
+    # Imported late: most models have no mixers.
+    from tonnage.estimate.mixers import settled
+
+    return settled(model, w, device)
+
+
+def built(model: Model, w: Train, stack: Stack, device: Device | None) -> Implementations | None:
+    """What computes blocks and loss; None where all is the model's own code."""
+    if w.logits_to_keep is None and w.kernels in (None, "none") and w.loss in (None, "full") and not stack.own_losses:
+        return None
+    # Imported late: most answers do without.
+    from tonnage.estimate.savers import implementations, of_last
+
+    return implementations(model, w, stack, device) if w.logits_to_keep is None else of_last(model, w, stack)

@@ -1,0 +1,80 @@
+"""What a pass settles before its layers run: its tape, positions, masks, and gradients that are there already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tonnage.arch.ends import Stem
+from tonnage.arch.model import Stack
+from tonnage.arch.tape import Tape, Value
+from tonnage.tensors import Axis
+
+if TYPE_CHECKING:
+    from tonnage.arch.model import Layer
+    from tonnage.arch.tuning.adapters import Tuning
+    from tonnage.memory.caching import Caching
+    from tonnage.memory.compiled import Compiled
+    from tonnage.memory.recompute import Recompute
+
+
+def position_ids(tape: Tape, stem: Stem, B: Axis, T: Axis, cached: int = 0) -> list[Value]:
+    """The position ids that the model hands to every layer; OPT's are a view of those of all that is cached."""
+    if stem.position_ids in ("named", "none"):
+        return []
+    if stem.position_ids == "batch":
+        return [tape.new("position ids", (B, ("S", cached + T[1])), "int64")]
+    return [tape.new("position ids", (T,), "int64")] if stem.rotary or stem.position_ids == "row" else []
+
+
+def windows(stack: Stack, keys: int) -> set[int | None]:
+    """The windows of a stack's attention blocks, and those for which the model makes masks in any case.
+
+    Where later tokens are not hidden, a mask is made only if there are as many tokens as the window has.
+    """
+    found: set[int | None] = set(stack.masks)
+    for layer, _ in stack.distinct():
+        for sub in layer.sublayers:
+            if not hasattr(sub.block, "window"):
+                continue
+            window = sub.block.window
+            if getattr(sub.block, "causal", True) or (window is not None and keys >= window):
+                found.add(window)
+    return found
+
+
+def begun_by(stack: Stack, tuning: Tuning | None) -> list[frozenset[str]]:
+    """For each layer, parameters that it shares with layers above, whose gradients are there before its own."""
+    found: list[frozenset[str]] = []
+    above: frozenset[str] = frozenset()
+    for layer in reversed(stack.layers):
+        found.append(above)
+        above = above if tuning is None else above | tuning.banks(layer)
+    return found[::-1]
+
+
+def caching(stack: Stack, recompute: Recompute | None) -> Callable[[Layer], Caching | None]:
+    """What runs a layer that caches keys and values; nothing of its own where none are."""
+    if not stack.caches or recompute is not None:
+        return lambda layer: None
+    # Imported late: a training step caches none where its config is the model's own.
+    from tonnage.memory.caching import Caching
+
+    return lambda layer: Caching(layer.forward)
+
+
+def tape_of(hosts: bool, compiled: Compiled | None) -> type[Tape]:
+    """The tape: the usual one, one that keeps nothing on the device, or one that notes what is compiled."""
+    if compiled is not None:
+        return compiled.tape()
+    if not hosts:
+        return Tape
+    # Imported late: most passes keep what they save.
+    from tonnage.arch.hosted import HostedTape
+
+    return HostedTape
+
+
+def frozen(name: str) -> bool:
+    """No weight of the model itself is trained."""
+    return False
