@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import tonnage as tn
 from tonnage import api, quant
 from tonnage.errors import ConfigError, InputError, TonnageError, UnsupportedError
 from tonnage.formats import FORMATS
@@ -386,3 +387,14 @@ def test_params_has_a_row_for_every_scheme_that_applies():
     assert dense["adamw, bf16"]["disk_bytes"] == 6 * P + 4 * tensors
     assert dense["adamw, bf16 with master weights"]["disk_bytes"] == 14 * P + 4 * tensors
     assert {r["format"]: r for r in rows(api.load("gpt-oss-20b"))}["checkpoint"]["disk_bytes"] == 13_761_264_768
+
+
+def test_linear_modules_of_a_class_of_their_own_are_not_packed_by_bitsandbytes() -> None:
+    """``type(module) is nn.Linear`` in ``replace_with_bnb_linear`` of transformers 5; ``isinstance`` in 4.57."""
+    said: dict[str, Any] = {"quant": "nf4", "lora_rank": 8, "seq": 64, "suggest": False, "replay": False}
+    new, old = (tn.train("falcon-7b", stack_version=v, **said) for v in ("5.23", "4.57"))
+    weights = [sum(c.bytes for c in found.fullest.components if c.name == "weights") for found in (new, old)]
+    assert weights[0] == 6_921_720_704 * 2 + 2_359_296 * 4
+    assert weights[1] < 0.35 * weights[0]
+    assert any("own class stay as they are" in c for c in new.caveats)
+    assert not any("own class stay as they are" in c for c in old.caveats)

@@ -29,6 +29,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "opt-projected": {"model_type": "opt", "hidden_size": 256, "ffn_dim": 512, "num_hidden_layers": 2,
                       "num_attention_heads": 8, "vocab_size": 512, "word_embed_proj_dim": 128,
                       "max_position_embeddings": 64, "do_layer_norm_before": False},
+    "falcon": {"model_type": "falcon", "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 8,
+               "vocab_size": 512},
+    "phimoe": {"model_type": "phimoe", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
+               "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 512, "num_local_experts": 4},
     "bert-masked": {"model_type": "bert", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
                     "num_attention_heads": 8, "vocab_size": 512, "max_position_embeddings": 64,
                     "architectures": ["BertForMaskedLM"]},
@@ -160,16 +164,19 @@ def test_mxfp4():
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_what_stays_as_it_is_by_default(name):
+    from transformers.pytorch_utils import Conv1D
     from transformers.quantizers.base import get_keys_to_not_convert
     from transformers.quantizers.quantizers_utils import should_convert_module
 
     there = small(name)
     kept = get_keys_to_not_convert(there)
+    # ``replace_with_bnb_linear``: no class of a model's own.
+    taken = {n for n, module in there.named_modules() if type(module) in (torch.nn.Linear, Conv1D)}
     model = model_from(MODELS[name])
     recipe = quant.recipe(quant.called("nf4"), checkpoint=False)
     matrices = {m.module for _, _, m in quant.entries(model, by_layer=True) if m is not None and not m.batch}
     names = {n.rpartition(".")[0] for n in ours(model, quant.called("nf4")) if n.endswith(".absmax")}
     assert recipe.method == "bitsandbytes"
     assert {n.removesuffix(".weight") for n in names} == {
-        n for n in matrices if should_convert_module(n, kept) and not n.endswith(("mlp.router", "mlp.gate"))
+        n for n in matrices if should_convert_module(n, kept) and n in taken
     }

@@ -337,6 +337,8 @@ class Model(Record):
         fp32_for_fp16: the same where fp16 is asked for (``_keep_in_fp32_modules``).
         plain: parts of the names of matrices that the model's class makes without any scheme, whatever its config
             lists (Kimi K3's projections into the latent of its experts).
+        subclassed: parts of the names of linear modules of a class of their own, which schemes that ask for
+            ``nn.Linear`` itself leave as they are (Falcon).
         defaulted: config keys that were absent.
         ignored: config keys that were not understood.
         class_name: the class that is counted.
@@ -369,6 +371,7 @@ class Model(Record):
     fp32: tuple[str, ...] = ()
     fp32_for_fp16: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
+    subclassed: tuple[str, ...] = ()
     name: str = ""
     class_name: str = ""
     whole_type: str = ""

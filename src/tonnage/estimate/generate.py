@@ -156,9 +156,7 @@ def _stored(model: Model, s: Setting, caveats: list[str]) -> tuple[Share, ...]:
         caveats.append(f"{recipe.title}: packs none of this model's weights")
     else:
         caveats.append(f"{recipe.title}: {8 * size / max(model.parameters.total, 1):.2f} bits a parameter")
-    if quant.leaves_experts(model, recipe):
-        caveats.append(quant.EXPERTS_LEFT)
-    caveats += recipe.told
+    caveats += (*quant.left(model, recipe), *recipe.told)
     return found
 
 

@@ -40,6 +40,9 @@ RECURRENT: Final = frozenset(["mamba", "mamba2", "falcon_mamba", "rwkv"])
 
 def as_of(model: Model, version: Version) -> Model:
     """The model with the loss that a release of transformers computes."""
+    if version < STACKS_EXPERTS and model.subclassed:
+        # ``replace_with_bnb_linear`` took every linear module.
+        model = model.but(subclassed=())
     head = model.head
     if version >= MOVES_LABELS or not model.causal or head is None or head.sliced or model.model_type in RECURRENT:
         return model

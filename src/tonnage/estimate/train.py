@@ -386,7 +386,7 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Sta
     if not (packs or part or w.adapts or w.lora_targets or w.lora_dropout):
         return None
     # Imported late: most answers need no quantization scheme.
-    from tonnage.estimate.tuning import check, experts_left, tuned
+    from tonnage.estimate.tuning import check, tuned
 
     check(w)
     recipe, told = quantization(model, w.quant)
@@ -398,6 +398,9 @@ def _fine(model: Model, w: Train, weights: str, autocast: str | None, stack: Sta
     if recipe is not None and stack.packs_head:
         recipe = recipe.but(adds_default=False)
     if recipe is not None:
-        told += experts_left(model, recipe)
+        # Imported late: most weights are not packed.
+        from tonnage import quant
+
+        told += quant.left(model, recipe)
     found = tuned(model, w, recipe, weights, autocast or weights, own)
     return found.but(caveats=(*told, *found.caveats))

@@ -346,13 +346,6 @@ def frozen(model: Model, recipe: Recipe, weights: str, compute: str) -> tuple[Pa
     return packed(recipe.trains, local_names(model, names), compute, recipe.nested), shares
 
 
-def experts_left(model: Model, recipe: Recipe) -> list[str]:
-    """What is said of stacked experts that a scheme leaves as they are, which transformers 4 packed one by one."""
-    if not quant.leaves_experts(model, recipe):
-        return []
-    return [f"{quant.EXPERTS_LEFT} (transformers 4 packed them, each by itself)"]
-
-
 def check(w: Train) -> None:
     """Refuse keys of adapters where there are none.
 

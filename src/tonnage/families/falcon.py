@@ -78,6 +78,8 @@ def read(k: Keys) -> Model:
         ),
         head=Head(name="lm_head", D=D, V=V, alias_of=f"{table}.weight" if tied else None),
         positions=P,
+        # ``FalconLinear``.
+        subclassed=("query_key_value", "dense"),
     )
 
 

@@ -106,7 +106,7 @@ def _text(k: Keys, path: str) -> Model:
         style="rms-apart",
         masks=(None, chunk),
         rotary=(Rotary(f"{path}.rotary_emb", full.H, complex=True, factored=factored(k)),),
-    )
+    ).but(subclassed=("feed_forward.router",))
 
 
 def _vision(k: Keys, D: int) -> tuple[Tensor, ...]:

@@ -56,7 +56,7 @@ def read(k: Keys) -> Model:
         tied=k.want("tie_word_embeddings", False),
         positions=k.want("max_position_embeddings", 131072),
         head_bias=k.want("lm_head_bias", False),
-    )
+    ).but(subclassed=("mlp.router",))
 
 
 FAMILY: Final = Family(

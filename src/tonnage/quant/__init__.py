@@ -78,7 +78,24 @@ def leaves_experts(model: Model, recipe: Recipe) -> bool:
     return any(m is not None and m.batch and not recipe.packs(m) for _, _, m in entries(model, by_layer=False))
 
 
-EXPERTS_LEFT: Final = "stacked experts are no linear modules: they stay as they are"
+def left(model: Model, recipe: Recipe) -> list[str]:
+    """What is said of matrices that stay as they are, though a person may expect them packed."""
+    told = []
+    if leaves_experts(model, recipe):
+        told.append(
+            "stacked experts are no linear modules: they stay as they are (transformers 4 packed each by itself)"
+        )
+    if recipe.itself and any(_unrouted(part) for part in model.subclassed):
+        told.append(
+            f"linear modules of {model.model_type}'s own class stay as they are: transformers 5 packs nn.Linear itself "
+            "(transformers 4 packed them)"
+        )
+    return told
+
+
+def _unrouted(part: str) -> bool:
+    """Whether that part of a name is of matrices that matter: a router's is small."""
+    return not part.endswith("router")
 
 
 def called(name: str) -> Mapping[str, Any]:
@@ -104,7 +121,6 @@ def called(name: str) -> Mapping[str, Any]:
 
 __all__ = [
     "APART",
-    "EXPERTS_LEFT",
     "GGUF",
     "NAMES",
     "ON_DEMAND",
@@ -117,6 +133,7 @@ __all__ = [
     "called",
     "entries",
     "leaves_experts",
+    "left",
     "method",
     "packed_modules",
     "recipe",

@@ -109,6 +109,7 @@ class Recipe(Record):
         adds_default: whether transformers' own list (the head, tied tensors, the last module) stands beside ``skips``;
             None when it stands only where the config has none.
         matching: how names are matched: "modules" as transformers does, "exact" with ``re:`` for expressions.
+        itself: whether linear modules of a class of their own are left as they are.
         by_layer: whether layers that are alike in shape may be stored differently.
         bias: format of the biases of packed modules; None for the model's.
         loaded_bias: their format on the device, where a file has another; by name where they differ.
@@ -133,6 +134,7 @@ class Recipe(Record):
     skips: tuple[str, ...] = ()
     adds_default: bool | None = None
     matching: str = "modules"
+    itself: bool = False
     by_layer: bool = False
     bias: str | None = None
     loaded_bias: str | Callable[[str], str] | None = None
@@ -360,9 +362,10 @@ def skipped(model: Model, recipe: Recipe) -> Callable[[str], bool]:
     if recipe.adds_default or (recipe.adds_default is None and not names):
         names += default_skips(model)
     listed = (as_listed if recipe.matching == "exact" else as_modules)(names)
-    if not model.plain:
+    apart = (*model.plain, *(model.subclassed if recipe.itself else ()))
+    if not apart:
         return listed
-    return lambda module: listed(module) or any(part in module for part in model.plain)
+    return lambda module: listed(module) or any(part in module for part in apart)
 
 
 def names_of(m: Matrix) -> list[str]:

@@ -83,6 +83,7 @@ def read(k: Keys, *, checkpoint: bool) -> Recipe:
         source=SOURCE,
         store=store,
         takes=takes,
+        itself=True,
         skips=skips,
         by_layer=numbered(skips),
         trains="unpacks" if four else "multiplies bytes",
