@@ -23,6 +23,11 @@ def pictures(model: Model, w: Train, seq: int, kernel: AttentionKernel) -> Pictu
                 hint="--images 1",
             )  # fmt: skip
         return None
+    if model.eye is None and model.sight is None:
+        raise InputError(
+            f"images = {w.images}: {model.model_type} sees no pictures", key="images", value=w.images,
+            hint="leave it out",
+        )  # fmt: skip
     if model.eye is None:
         raise UnsupportedError(
             f"training {model.model_type} on pictures is not modelled yet", key="images", value=w.images,
