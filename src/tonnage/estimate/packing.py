@@ -98,7 +98,7 @@ def _refuse(w: Train, stack: Stack, version: Version, kernel: AttentionKernel) -
         asked = kernel.replace("unfused", "math")
         raise UnsupportedError(
             f"packing with attention = {asked} is not modelled", key="attention", value=asked,
-            hint="--attention sdpa, eager or flash_attention_2",
+            hint="--attention eager or flash_attention_2, or --precision bf16",
         )  # fmt: skip
     if stack.restated is not None or stack.name == "unsloth":
         raise UnsupportedError(

@@ -44,6 +44,7 @@ class OneTape:
         self.parts: list[Part] = []
         self.graph: list[Storage] = []
         self.outputs: list[Storage] = []
+        self.told: list[Storage] = []
         self.layers: list[Account] = []
         self.lingering = Level()
         tape.category = "activations"
