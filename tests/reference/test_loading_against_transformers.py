@@ -60,7 +60,7 @@ def test_the_first_block_and_the_order(monkeypatch: pytest.MonkeyPatch, name: st
         }
     )
     answer = tn.train(tn.load({"config": CONFIGS[name]}), seq=64, replay=True, suggest=False, **said)
-    step, _, loading = seen[-1]
+    step, _, loading, _ = seen[-1]
     assert (loading.placed, loading.packs) == (True, packs)
     found = items(step, loading)
 
