@@ -81,6 +81,8 @@ FAMILIES: Final = (
 WAYS: Final = ("plain", "recomputed", "reentrant", "autocast", "prepared", "prepared, autocast, recomputed")
 OTHERWISE: Final = {
     *(("bloom", way) for way in ("autocast", "reentrant", "prepared, autocast, recomputed")),
+    # As Bloom's, which has the same biases of positions: 98,304 B below the trace in the backward pass of each layer.
+    ("mpt", "reentrant"),
     ("olmo2", "prepared, autocast, recomputed"),
     # Two tables of positions are named for longer: 16 KB of 19 MB in the lowest layer.
     ("gemma2", "reentrant"),
