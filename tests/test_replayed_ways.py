@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
 
 import tonnage as tn
 from played import Plain
+from tonnage.allocator.caching import Allocator
+from tonnage.allocator.device import Device
+from tonnage.arch.tape import Tape
 from tonnage.errors import UnsupportedError
 from tonnage.estimate import stream
 from tonnage.estimate.player import Player
+from tonnage.estimate.playing import Playing
 
 LLAMA = "llama-3.2-1b"
 BERT = "bert-base-uncased"
@@ -159,3 +164,16 @@ def test_a_cache_that_is_emptied_reserves_less() -> None:
 def test_what_is_compiled_is_not_played() -> None:
     with pytest.raises(UnsupportedError, match="compile"):
         tn.train(LLAMA, seq=64, compile=True, replay=True)
+
+
+def test_a_tape_that_comes_after_another_has_sizes_of_its_own() -> None:
+    played = Playing(Allocator(None, Device()), Tape(grad=False, weights="bf16"), 0, set())
+    for size in range(1, 65):
+        # One that is gone may have lain at the very address of the next.
+        tape = Tape(grad=False, weights="bf16")
+        live = tape.new("of this tape", (("D", size * 256),), "bf16")
+        before = played.allocator.allocated
+        played.play(0, len(tape.events), {}, {}, tape)
+        assert played.allocator.allocated - before == size * 512
+        del tape, live
+        gc.collect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Set
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from tonnage.allocator.blocks import Block
 from tonnage.allocator.caching import Allocator, OutOfMemory
@@ -46,7 +47,8 @@ class Playing:
         self.tape = tape
         self.per_thread = workspace
         self.beside = beside
-        self.sizes = {id(tape): [s.nbytes for s in tape.born]}
+        # Of the storages of every tape that was played; one that is gone takes its own with it.
+        self.sizes: WeakKeyDictionary[Tape, list[int]] = WeakKeyDictionary()
         self.grads: list[Block] = []
         # Whether this thread has not multiplied yet; the program's own goes forward, the engine's back.
         self.due = False
@@ -102,9 +104,8 @@ class Playing:
     def play(self, start: int, stop: int, own: Own, joints: Joints, tape: Tape | None = None) -> None:
         """Events of the step's tape, or of another, for one instance of its storages."""
         tape = tape or self.tape
-        sizes = self.sizes.get(id(tape))
-        if sizes is None:
-            sizes = self.sizes[id(tape)] = [s.nbytes for s in tape.born]
+        if (sizes := self.sizes.get(tape)) is None:
+            sizes = self.sizes[tape] = [s.nbytes for s in tape.born]
         stays = self.stays(tape) if self.fresh else NONE
         self.run_events(tape.events[start:stop], sizes, own, joints, tape.products, stays)
 
