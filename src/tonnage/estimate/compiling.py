@@ -15,6 +15,7 @@ from tonnage.arch.tuning.adapters import FourBit
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.moments import instants, largest
 from tonnage.estimate.recipe import Recipe
+from tonnage.estimate.settle import asked_as
 from tonnage.estimate.training import Step
 from tonnage.evidence import ASSUMED
 from tonnage.memory.compiled import Compiled
@@ -86,7 +87,7 @@ def compiled(model: Model, w: Train, stack: Stack, recipe: Recipe) -> Compiled:
             value="true", hint=HINT,
         )  # fmt: skip
     if recipe.kernel in ("eager", "math", "unfused") and not model.eager_only:
-        asked = recipe.kernel.replace("unfused", "math")
+        asked = asked_as(recipe.kernel)
         raise UnsupportedError(
             f"compile is not modelled with attention = {asked}: inductor may put a kernel in its place",
             key="compile", value="true", hint="--attention sdpa",

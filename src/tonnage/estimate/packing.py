@@ -8,6 +8,7 @@ from tonnage.arch.forward import AttentionKernel
 from tonnage.arch.model import Model
 from tonnage.arch.texts import Texts
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate.settle import asked_as
 from tonnage.estimate.switches import refuse
 from tonnage.releases import Version, since
 from tonnage.stacks import Stack
@@ -95,9 +96,8 @@ def _refuse(w: Train, stack: Stack, version: Version, kernel: AttentionKernel) -
     }  # fmt: skip
     refuse(w, beside, "packing with {key} = {value} is not modelled")
     if kernel in ("math", "unfused", "cudnn", "flex"):
-        asked = kernel.replace("unfused", "math")
         raise UnsupportedError(
-            f"packing with attention = {asked} is not modelled", key="attention", value=asked,
+            f"packing with attention = {asked_as(kernel)} is not modelled", key="attention", value=asked_as(kernel),
             hint="--attention eager or flash_attention_2, or --precision bf16",
         )  # fmt: skip
     if stack.restated is not None or stack.name == "unsloth":

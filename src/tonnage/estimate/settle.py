@@ -244,6 +244,11 @@ KERNELS: Final = {
 }
 
 
+def asked_as(kernel: AttentionKernel) -> str:
+    """The name under which a kernel is asked for: that of the unfused path covers both of its ways."""
+    return "math" if kernel == "unfused" else kernel
+
+
 def attention_told(ran: set[str], asked: str, device: Device | None) -> list[str]:
     """What computed attention, in words: ``sdpa`` may run another kernel where a mask is handed."""
     if asked == "eager" or not ran:

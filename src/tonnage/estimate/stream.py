@@ -54,6 +54,7 @@ class Replay(Record):
         static: between the steps. [byte]
         instants: the most that was allocated at each, and before them while the weights came.
         reserved: at most, from the device. [byte]
+        most: the same of the whole run. [byte]
         bounds: least and most of that, where the device's memory sets them; None for shares of it. [byte]
         retries: how often in that step memory was short, and what was cached went back to the device.
     """
@@ -61,6 +62,7 @@ class Replay(Record):
     static: int
     instants: tuple[Instant, ...]
     reserved: int
+    most: int
     bounds: tuple[int, int] | None = None
     retries: int = 0
 
@@ -121,28 +123,29 @@ def replayed(step: Step, conf: str | None = None, loading: Loading | None = None
 
     Leaves out: other work before and between the steps.
     """
-    free = _played(step, conf, loading, None)
-    assert free is not None
+    settings = parse(conf) if conf else None
+    free = _run(step, Allocator(settings, Memory()), loading)
     if room is None or free.reserved * (1 + RESERVED[1]) <= room.low:
         return free
+
+    def within(capacity: int) -> Replay | None:
+        """The run on a device of that capacity; None where its memory is not enough."""
+        if free.most <= capacity:
+            return free
+        try:
+            return _run(step, Allocator(settings, Memory(capacity)), loading)
+        except OutOfMemory:
+            return None
+
     # Allocations that are as much larger as those of measured runs might be want as much more of the device.
-    sure = _played(step, conf, loading, round(room.low / (1 + RESERVED[1])))
-    likely = _played(step, conf, loading, room.likely)
-    if likely is not None:
+    if (likely := within(room.likely)) is not None:
+        sure = within(round(room.low / (1 + RESERVED[1]))) is not None
         low = round(likely.reserved * (1 + RESERVED[0]))
-        most = room.low if sure is not None else max(round(likely.reserved * (1 + RESERVED[1])), room.high + 1)
+        most = room.low if sure else max(round(likely.reserved * (1 + RESERVED[1])), room.high + 1)
         return likely.but(bounds=(low, max(most, likely.reserved)))
-    if _played(step, conf, loading, round(room.high / (1 + RESERVED[0]))) is None:
+    if within(round(room.high / (1 + RESERVED[0]))) is None:
         return free
     return free.but(bounds=(room.high, round(free.reserved * (1 + RESERVED[1]))))
-
-
-def _played(step: Step, conf: str | None, loading: Loading | None, capacity: int | None) -> Replay | None:
-    """The run on a device of that capacity; None where its memory is not enough."""
-    try:
-        return _run(step, Allocator(parse(conf) if conf else None, Memory(capacity)), loading)
-    except OutOfMemory:
-        return None
 
 
 def _run(step: Step, allocator: Allocator, loading: Loading | None) -> Replay:
@@ -154,12 +157,13 @@ def _run(step: Step, allocator: Allocator, loading: Loading | None) -> Replay:
     if not step.recipe.first_step:
         player.step(first=True)
         player.instants.clear()
-    static = allocator.allocated
+    static, earlier = allocator.allocated, allocator.peak_reserved
     allocator.peak_reserved, retries = allocator.reserved, allocator.retries
     player.step(first=step.recipe.first_step)
     reserved = allocator.peak_reserved
     if loaded.bytes > max(i.bytes for i in player.instants):
         reserved = max(reserved, brought)
     return Replay(
-        static=static, instants=(loaded, *player.instants), reserved=reserved, retries=allocator.retries - retries
-    )
+        static=static, instants=(loaded, *player.instants), reserved=reserved,
+        most=max(earlier, allocator.peak_reserved), retries=allocator.retries - retries,
+    )  # fmt: skip

@@ -17,6 +17,7 @@ from tonnage.estimate.recipe import Recipe
 from tonnage.estimate.result import Fit, Result
 from tonnage.estimate.settle import (
     AS_NEWEST,
+    asked_as,
     attention_told,
     default_length,
     filled,
@@ -336,7 +337,7 @@ def answer(
             *(aim.not_modelled if aim else ()),
             *([named.rough] if named.rough else []),
         ),
-        extras={"attention_kernel": attention.replace("unfused", "math"), "incomplete": list(doubt)},
+        extras={"attention_kernel": asked_as(attention), "incomplete": list(doubt)},
     )
 
 
