@@ -217,5 +217,6 @@ def model(found: Model, version: Version) -> Model:
         made: Renamed = like(Renamed, s, rotary=tuple(like(Tables, t) for t in s.rotary))
         return made
 
-    apart = restated(found, block=block, norm=one, stem=stem)  # type: ignore[arg-type]
+    # Whatever class transformers has for a linear module, here it is the same as every other.
+    apart = restated(found, block=block, norm=one, stem=stem).but(subclassed=())  # type: ignore[arg-type]
     return apart if apart.head is None else apart.but(head=apart.head.but(alias_of=None))
