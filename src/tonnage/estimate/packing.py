@@ -10,6 +10,7 @@ from tonnage.arch.texts import Texts
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.settle import asked_as
 from tonnage.estimate.switches import refuse
+from tonnage.estimate.wanted import Rows
 from tonnage.releases import Version, since
 from tonnage.stacks import Stack
 from tonnage.workload.training import Train
@@ -21,8 +22,6 @@ UNMODELLED: Final = "how {model} keeps the texts of a row apart is not modelled:
 UNTOLD: Final = ("persimmon",)
 """Types whose layers do not hand positions to flash-attn."""
 
-Batch = tuple[Texts | None, int, int, tuple[str, ...], tuple[str, ...]]
-
 
 def settled(
     model: Model,
@@ -33,8 +32,8 @@ def settled(
     batch: int,
     seq: int,
     compute: str,
-) -> Batch:
-    """The texts of a pass, rows and tokens of a row, what has to be said, and what forbids "fits".
+) -> Rows:
+    """The rows of a pass that hold several texts.
 
     Args:
         model: that is trained.
@@ -57,10 +56,10 @@ def settled(
         )  # fmt: skip
     rows, tokens = (1, batch * seq) if flat else (batch, seq)
     if not _modelled(model, kernel):
-        return None, rows, tokens, (), (UNMODELLED.format(model=model.model_type),)
+        return Rows(count=rows, tokens=tokens, doubt=(UNMODELLED.format(model=model.model_type),))
     brings = stack.masks and kernel != "flash_attention_2"
     texts = Texts(count, told=flat and since(version, stack.bounds), form=compute if brings else None)
-    return texts, rows, tokens, tuple(_told(w, texts, rows, tokens, kernel)), ()
+    return Rows(count=rows, tokens=tokens, texts=texts, told=tuple(_told(w, texts, rows, tokens, kernel)))
 
 
 def counted(w: Train, batch: int) -> int:

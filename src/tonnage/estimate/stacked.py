@@ -66,17 +66,8 @@ def as_stack(
             f"kernels = {w.kernels}: {stack.name} runs its own modules", key="kernels", value=w.kernels,
             hint="--kernels none",
         )  # fmt: skip
-    how = since(version, stack.prepares)
-    if how and w.adapts and w.kbit_prepared is None and w.quant not in (None, "none"):
-        form = str(said.get("precision") or w.precision)
-        mixed = form.startswith("bf16-") and form.endswith(("mixed", "autocast"))
-        comes_back = mixed and str(w.quant).startswith(("nf4", "fp4"))
-        if how == "all" and not comes_back:
-            said["kbit_prepared"] = True
-        else:
-            model = model.but(fp32=(*model.fp32, *_norms(model)))
-            # Embeddings and the head are cast to bf16, whatever they were loaded in.
-            said["dtype"] = "bf16" if comes_back else said.get("dtype", w.dtype)
+    model, prepared = _prepared(model, w.but(**said), stack, version)
+    said |= prepared
     if stack.keeps and not w.retain:
         said["retain"] = stack.keeps
     if stack.restated is not None:
@@ -90,6 +81,20 @@ def as_stack(
     if stack.modules and w.lora_targets:
         said["lora_targets"] = _targets(model, w.lora_targets, stack)
     return model, w.but(**said), _own(model, w, stack, version) if w.adapts else None, doubt
+
+
+def _prepared(model: Model, w: Train, stack: Stack, version: Version) -> tuple[Model, dict[str, Any]]:
+    """The model as a stack prepares it for adapters on packed weights, and what that settles of the workload."""
+    how = since(version, stack.prepares)
+    if not how or not w.adapts or w.kbit_prepared is not None or w.quant in (None, "none"):
+        return model, {}
+    form = str(w.precision)
+    mixed = form.startswith("bf16-") and form.endswith(("mixed", "autocast"))
+    comes_back = mixed and str(w.quant).startswith(("nf4", "fp4"))
+    if how == "all" and not comes_back:
+        return model, {"kbit_prepared": True}
+    # Embeddings and the head are cast to bf16, whatever they were loaded in.
+    return model.but(fp32=(*model.fp32, *_norms(model))), {"dtype": "bf16" if comes_back else w.dtype}
 
 
 def _norms(model: Model) -> tuple[str, ...]:

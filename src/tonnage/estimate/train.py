@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tonnage.arch.forward import Mixers
 from tonnage.arch.model import Model
 from tonnage.devices import Device
-from tonnage.errors import InputError, UnsupportedError
+from tonnage.errors import UnsupportedError
 from tonnage.estimate import wanted
 from tonnage.estimate.precision import narrowed, optimized
 from tonnage.estimate.precision import settled as precision_of
@@ -172,27 +172,17 @@ def answer(
         named = named.layerwise()
     # GRPO takes a group of completions a pass, and KTO compares answers of a batch.
     batch = w.batch or {"grpo": w.generations or 8, "rloo": w.generations or 2, "kto": 2}.get(w.objective or "", 1)
-    texts, rows, tokens = None, batch, seq
-    if w.packed_texts is not None and w.packing in (None, "none"):
-        raise InputError(
-            "packed_texts without packing", key="packed_texts", value=w.packed_texts, hint="--packing flat"
-        )
-    if w.packing not in (None, "none"):
-        # Imported late: most rows are one text.
-        from tonnage.estimate import packing
-
-        texts, rows, tokens, said, unsure = packing.settled(
-            model, w, stack, version, attention, batch, seq, autocast or weights
-        )
-        caveats, doubt = [*caveats, *said], (*doubt, *unsure)
+    rows = wanted.rows(model, w, stack, version, attention, batch, seq, autocast or weights)
+    texts = rows.texts
+    caveats, doubt = [*caveats, *rows.told], (*doubt, *rows.doubt)
     recipe = Recipe(
         weights=weights,
         loaded=loaded,
         autocast=autocast,
         kernel=attention,
         optimizer=named,
-        batch=rows,
-        tokens=tokens,
+        batch=rows.count,
+        tokens=rows.tokens,
         texts=texts,
         accumulate=w.accumulate or 1,
         recompute=w.recompute not in (None, "none"),
@@ -207,7 +197,9 @@ def answer(
         targets=targets(model, w, seq),
         evaluates=w.eval_batch,
         evaluates_fused=stack.name == "transformers" and version >= SKIPS,
-        makes_mask=(texts is not None and texts.found(rows)) or padded(model, w) or since(version, stack.makes_mask),
+        makes_mask=(texts is not None and texts.found(rows.count))
+        or padded(model, w)
+        or since(version, stack.makes_mask),
         workspace=cublas_workspace(architecture) if caching(device) else 0,
         tuning=fine.tuning if fine else None,
         adapters=fine.trained if fine else (),

@@ -7,18 +7,67 @@ from typing import TYPE_CHECKING
 from tonnage.arch.forward import AttentionKernel
 from tonnage.arch.model import Model
 from tonnage.devices import Device
+from tonnage.errors import InputError
 from tonnage.estimate.switches import nested
 from tonnage.estimate.trained import limited
+from tonnage.record import Record
 from tonnage.releases import Version
 from tonnage.stacks import Stack
 from tonnage.workload.training import Train
 
 if TYPE_CHECKING:
     from tonnage.arch.sight.pictures import Pictures
+    from tonnage.arch.texts import Texts
     from tonnage.estimate.expert_runs import Runs
     from tonnage.estimate.mixers import Mixing
     from tonnage.estimate.savers import Implementations
     from tonnage.memory.recompute import Recompute
+
+
+class Rows(Record):
+    """What a pass is handed.
+
+    Args:
+        count: of rows.
+        tokens: of each.
+        texts: in them; None where each row is one, or answered as one.
+        told: what has to be said.
+        doubt: what forbids "fits".
+    """
+
+    count: int
+    tokens: int
+    texts: Texts | None = None
+    told: tuple[str, ...] = ()
+    doubt: tuple[str, ...] = ()
+
+
+def rows(
+    model: Model,
+    w: Train,
+    stack: Stack,
+    version: Version,
+    kernel: AttentionKernel,
+    batch: int,
+    seq: int,
+    compute: str,
+) -> Rows:
+    """The rows of a pass, of one text each or of several; ``compute`` is the format that attention computes in.
+
+    Raises:
+        UnsupportedError: packed rows are not modelled so.
+        InputError: texts of packed rows without such rows, or too few.
+    """
+    if w.packing not in (None, "none"):
+        # Imported late: most rows are one text.
+        from tonnage.estimate.packing import settled
+
+        return settled(model, w, stack, version, kernel, batch, seq, compute)
+    if w.packed_texts is not None:
+        raise InputError(
+            "packed_texts without packing", key="packed_texts", value=w.packed_texts, hint="--packing flat"
+        )
+    return Rows(count=batch, tokens=seq)
 
 
 def pictures(model: Model, w: Train, seq: int, kernel: AttentionKernel) -> Pictures | None:

@@ -85,17 +85,17 @@ def left(model: Model, recipe: Recipe) -> list[str]:
         told.append(
             "stacked experts are no linear modules: they stay as they are (transformers 4 packed each by itself)"
         )
-    if recipe.itself and any(_unrouted(part) for part in model.subclassed):
+    if recipe.itself and any(
+        # A router is small: none misses it.
+        m is not None and m.role != "router" and part in m.module
+        for _, _, m in entries(model, by_layer=False)
+        for part in model.subclassed
+    ):
         told.append(
             f"linear modules of {model.model_type}'s own class stay as they are: transformers 5 packs nn.Linear itself "
             "(transformers 4 packed them)"
         )
     return told
-
-
-def _unrouted(part: str) -> bool:
-    """Whether that part of a name is of matrices that matter: a router's is small."""
-    return not part.endswith("router")
 
 
 def called(name: str) -> Mapping[str, Any]:
