@@ -231,6 +231,11 @@ class Experts(Record):
         stacks = [(name, axes) for name, axes, _ in self._fused()]
         parameters = [tape.parameter(name, axes) for name, axes in stacks]
         sums = {} if f.tuning is None else f.tuning.merged(f, stacks)
+        if f.fused is not None and f.fused.experts:
+            # Imported late: most experts run by grouped products.
+            from tonnage.arch.experts_fused import mixed
+
+            return mixed(x, parameters, chosen, weights, adapted=bool(sums))
         by_expert, order = tape.results(
             "sort", lambda: (tape.new("experts, sorted", pairs, "int64"), tape.new("order of tokens", pairs, "int64"))
         )

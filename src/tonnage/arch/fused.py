@@ -36,6 +36,7 @@ class Fused(Record):
         own: endings of the names of norms that the release leaves as they are.
         rope: rotary embeddings are replaced.
         gated: gated feed-forward blocks are.
+        experts: routed experts are.
         processors: multiprocessors of the device.
         last: as ``norms``, for the norm behind the layers.
         wide: the norm computes in fp32 whatever it is given, for which releases before 0.4.0 take gradients in fp32.
@@ -46,6 +47,7 @@ class Fused(Record):
     own: tuple[str, ...] = ()
     rope: bool = False
     gated: bool = False
+    experts: bool = False
     processors: int = 132
     last: Literal["in place", "apart"] | None = None
     wide: bool = False
@@ -57,6 +59,7 @@ class Fused(Record):
     def norm(self, x: Value, weight: Parameter, name: str = "") -> Value:
         """``LigerRMSNormFunction`` over the last axis: keeps what it was given, and a number a row in fp32."""
         tape, axes, dtype = x.tape, x.axes, x.dtype
+        kept = _whole(x).detached()
         out = tape.new("norm output", axes, dtype)
         rstd = tape.new("norm rstd", axes[:-1], "fp32")
         makes = needs_grad(weight) or (tape.recording and not since(self.release, _SPARES))
@@ -76,7 +79,7 @@ class Fused(Record):
                     total = tape.new("gradient of norm weight", weight.axes, weight.dtype)
             return grad, total
 
-        tape.record((out,), (x, weight), back, (x, rstd), custom=True)
+        tape.record((out,), (x, weight), back, (kept, rstd), custom=True)
         return out
 
     def rotate(self, q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:

@@ -16,10 +16,13 @@ from tonnage.arch.objectives.losses import FusedLinear, InPlace
 from tonnage.devices import Device
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.record import Record
-from tonnage.releases import Version
+from tonnage.releases import Since, Version, since
 
 OLDEST: Final[Version] = (5, 10)
 HEADS: Final = ("q_norm", "k_norm")
+MIXERS: Final = ("linear_attn.norm",)
+FUSES: Final[Version] = (8, 0)
+"""The release whose ``LigerExperts`` is one function; before, it ran experts one after the other."""
 
 PROCESSORS: Final = {
     "a100": 108, "h100-sxm": 132, "h100-pcie": 114, "h100-nvl": 132, "h200": 132, "v100": 80, "t4": 40, "l4": 58,
@@ -37,6 +40,9 @@ class Patch(Record):
         own: endings of norms that stay as they are.
         named: first release that names those norms too.
         rope: rotary embeddings are.
+        gated: gated feed-forward blocks are, those of experts aside.
+        experts: release from which on routed experts are one function; None where they stay as they are.
+        budget: how often the hidden states' elements a chunk's logits may be, by release.
         loss: the loss that replaces the model's own.
     """
 
@@ -45,6 +51,9 @@ class Patch(Record):
     own: tuple[str, ...] = ()
     named: Version | None = None
     rope: bool = True
+    gated: bool = True
+    experts: Version | None = None
+    budget: Since[int] = (((0, 0), 1),)
     loss: type[FusedLinear] | type[InPlace] = FusedLinear
 
 
@@ -63,16 +72,25 @@ PATCHES: Final = {
     "qwen3": Patch(since=(5, 9), own=HEADS, named=(8, 5)),
     "smollm3": Patch(since=(6, 1)),
     "exaone4": Patch(since=(6, 5), norms="apart"),
+    "ministral": Patch(since=(8, 0)),
+    "hunyuan_v1_dense": Patch(since=(6, 4), own=("query_layernorm", "key_layernorm")),
+    "qwen3_5_text": Patch(since=(8, 0), norms="apart", own=MIXERS, rope=False),
+    "mixtral": Patch(gated=False, experts=FUSES),
+    "qwen3_moe": Patch(since=(5, 9), gated=False, experts=FUSES),
+    "hunyuan_v1_moe": Patch(since=(6, 4), own=("query_layernorm", "key_layernorm"), gated=False, experts=FUSES),
+    "gpt_oss": Patch(since=(6, 5), gated=False, budget=(((8, 3), 8), ((0, 0), 1))),
+    "qwen3_next": Patch(since=(6, 3), norms="apart", own=MIXERS, rope=False, experts=FUSES),
+    "deepseek_v3": Patch(since=(8, 4), rope=False, experts=FUSES),
+    "deepseek_v2": Patch(since=(8, 5), rope=False, experts=FUSES),
 }
 """By ``model_type``. OLMo's last norm is replaced in place: nothing else sees its gradient."""
 
 ELSEWHERE: Final = frozenset(
     [
-        "mllama", "mllama_text_model", "mixtral", "qwen2_vl", "qwen2_5_vl", "llava", "paligemma", "gemma3", "qwen3_moe",
-        "llama4_text", "llama4", "glm4v", "glm4v_moe", "internvl", "qwen3_next", "falcon_h1", "smolvlm", "qwen3_vl",
-        "qwen3_vl_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "gpt_oss", "pixtral", "gemma4_text", "gemma4",
-        "ministral", "nemotron", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "deepseek_v4",
-        "muse_glimmer", "deepseek_v3", "deepseek_v2",
+        "mllama", "mllama_text_model", "qwen2_vl", "qwen2_5_vl", "llava", "paligemma", "gemma3", "llama4_text",
+        "llama4", "glm4v", "glm4v_moe", "internvl", "falcon_h1", "smolvlm", "qwen3_vl", "qwen3_vl_moe", "pixtral",
+        "gemma4_text", "gemma4", "nemotron", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "deepseek_v4",
+        "muse_glimmer",
     ]
 )  # fmt: skip
 """Types that Liger patches and that are not stated here yet."""
@@ -122,12 +140,19 @@ def replaced(model_type: str, release: Version, processors: int) -> tuple[Fused,
         )  # fmt: skip
     if patch is None or release < patch.since:
         return None
+    if patch.experts is not None and release < patch.experts:
+        raise UnsupportedError(
+            f"Liger's experts of {model_type} before 0.{shown(patch.experts)}, one after the other, are not modelled",
+            key="kernels", value=f"liger==0.{shown(release)}", hint=f"--kernels liger==0.{shown(patch.experts)}",
+        )  # fmt: skip
     own = () if patch.named is not None and release >= patch.named else patch.own
     fused = Fused(
-        release=release, norms=patch.norms, own=own, rope=patch.rope, gated=True, processors=processors,
+        release=release, norms=patch.norms, own=own, rope=patch.rope, gated=patch.gated,
+        experts=patch.experts is not None, processors=processors,
         last="in place" if model_type in ("olmo2", "olmo3") else patch.norms,
     )  # fmt: skip
-    return fused, FusedLinear(release=release) if patch.loss is FusedLinear else InPlace()
+    whole = FusedLinear(release=release, budget=since(release, patch.budget))
+    return fused, whole if patch.loss is FusedLinear else InPlace()
 
 
 def multiprocessors(device: Device | None) -> int:

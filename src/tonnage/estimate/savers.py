@@ -11,7 +11,7 @@ from tonnage.arch.model import Model
 from tonnage.arch.objectives.chunked import Chunked
 from tonnage.arch.objectives.cut import Cut
 from tonnage.arch.objectives.last import OfLast
-from tonnage.arch.objectives.losses import FusedLinear, InPlace
+from tonnage.arch.objectives.losses import InPlace
 from tonnage.arch.objectives.repeated import Repeated
 from tonnage.arch.objectives.tiled import Tiled
 from tonnage.arch.objectives.vocab_parallel import ByTransformerEngine, VocabParallel
@@ -148,8 +148,8 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
         told = (f"liger-kernel 0.{liger.shown(release)} does not know {model.model_type}, and replaces nothing",)
         return Implementations(None, parts, asked, said or "full", told)
     fused, patch = found
-    kind = patch if loss is None else {"full": parts, "fused": FusedLinear(release=release), "liger": InPlace()}[loss]
-    if isinstance(kind, FusedLinear) and isinstance(patch, InPlace):
+    kind = patch if loss is None else {"full": parts, "fused": patch, "liger": InPlace()}[loss]
+    if loss == "fused" and isinstance(patch, InPlace):
         raise UnsupportedError(
             f"liger-kernel has no fused loss for {model.model_type}", key="loss", value="fused", hint="--loss liger"
         )
@@ -239,5 +239,6 @@ def _blocks(fused: Fused, release: tuple[int, int]) -> str:
         *(["RMS norms"] if fused.norms else []),
         *(["rotary embedding"] if fused.rope else []),
         *(["gated feed-forward blocks"] if fused.gated else []),
+        *(["routed experts, whose matrices get gradients even where they are frozen"] if fused.experts else []),
     ]
     return f"Liger's kernels (0.{liger.shown(release)}, those in Triton) replace {', '.join(parts)}"

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import torch
 
+from tonnage.arch.experts_fused import tiles
 from tonnage.errors import UnsupportedError
 from tonnage.tracing.patches import Patches
 from tonnage.tracing.stream import LOSS
@@ -89,6 +90,7 @@ def install(p: Patches, model: Any, job: Mapping[str, Any], modules: list[str]) 
     p.put(torch.cuda, "device", lambda *args, **kwargs: contextlib.nullcontext())
     from liger_kernel.transformers.monkey_patch import _apply_liger_kernel_to_instance
 
+    _spread(p)
     for module in _modules(model):
         _kept(p, module)
     _kept(p, torch.nn.functional)
@@ -96,6 +98,25 @@ def install(p: Patches, model: Any, job: Mapping[str, Any], modules: list[str]) 
     for name, module in list(sys.modules.items()):
         if name.startswith("liger_kernel.transformers.model.") and LOSS_FUNCTION in module.__dict__:
             p.put(module, LOSS_FUNCTION, _named(getattr(module, LOSS_FUNCTION), modules))
+
+
+def _spread(p: Patches) -> None:
+    """Tokens are spread evenly over experts: nobody knows how many tiles they fill where they have no data."""
+    try:
+        from liger_kernel.ops import fused_moe
+    except ImportError:
+        return
+    whole = fused_moe.compute_routing_metadata
+
+    def spread(chosen: Any, experts: int, *sizes: int) -> Any:
+        before = torch.Tensor.item
+        torch.Tensor.item = lambda _: tiles(chosen.numel(), experts)
+        try:
+            return whole(chosen, experts, *sizes)
+        finally:
+            torch.Tensor.item = before
+
+    p.put(fused_moe, "compute_routing_metadata", spread)
 
 
 def _named(function: Callable[..., Any], modules: list[str]) -> Callable[..., Any]:

@@ -45,10 +45,12 @@ class FusedLinear(Loss):
     Args:
         release: of liger-kernel.
         shifts: the labels are padded and moved by one, as the models' forward passes do.
+        budget: how often the hidden states' elements a chunk's logits may be.
     """
 
     release: Version = NEWEST
     shifts: bool = True
+    budget: int = 1
 
     def forward(self, f: Forward, head: Head, x: Value, labels: Value) -> Value:
         """Mean cross entropy of what the head would make of ``x`` (axes ``B T D``)."""
@@ -67,7 +69,7 @@ class FusedLinear(Loss):
         grads = [tape.new("gradient of hidden states", axes, x.dtype)]
         if makes:
             grads.append(tape.new(f"{weight.name}'s gradient", weight.axes, weight.dtype))
-        loss = _Chunks(x, weight, since(self.release, _WAYS), makes=makes and flows).run()
+        loss = _Chunks(x, weight, since(self.release, _WAYS), makes=makes and flows, budget=self.budget).run()
         kept = tuple(g.detached() for g in grads)
         grads.clear()
 
@@ -82,7 +84,7 @@ class FusedLinear(Loss):
 class _Chunks:
     """The forward pass over chunks of tokens, of as many logits as make up the hidden states' elements."""
 
-    def __init__(self, x: Value, weight: Parameter, way: Way, *, makes: bool) -> None:
+    def __init__(self, x: Value, weight: Parameter, way: Way, *, makes: bool, budget: int) -> None:
         self.x = x
         self.tape: Tape = x.tape
         self.weight = weight
@@ -92,7 +94,7 @@ class _Chunks:
         self.width, self.words = x.axes[2][1], weight.axes[0][1]
         self.form = self.tape.autocast or x.dtype
         self.named: list[Value] = []
-        self.chunk = chunk_size(self.rows, self.width, self.words)
+        self.chunk = chunk_size(self.rows, budget * self.width, self.words)
         if way == "one buffer":
             self.chunk = min(self.chunk, self.rows)
 
