@@ -92,7 +92,7 @@ WRONG = [
     (3, "train qwen2.5-vl-7b --images 1", "not modelled yet"),
     (3, "train llama-4-scout-17b-16e --kernels liger", "not modelled for llama4"),
     (3, "train mixtral-8x7b --kernels liger==0.7.0", "one after the other"),
-    (3, "train mixtral-8x7b --kernels liger --lora-rank 8 --lora-targets all-linear", "lora_targets"),
+    (3, "train mixtral-8x7b --kernels liger --lora-rank 8 --lora-targets all-linear", "lora-targets"),
     (3, "train llama-3.1-8b --stack megatron", "megatron"),
     (3, "train llama-3.1-8b --compile --kernels liger", "compile is not modelled with kernels"),
     (3, "train llama-3.1-8b --compile --recompute selective", "compile is not modelled with recompute"),

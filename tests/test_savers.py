@@ -182,7 +182,7 @@ def test_a_model_that_a_release_does_not_know_yet_runs_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("model", "said", "error", "words"),
     [
-        ("mixtral-8x7b", {"kernels": "liger"}, UnsupportedError, "mixtral"),
+        ("mixtral-8x7b", {"kernels": "liger==0.7.0"}, UnsupportedError, "one after the other"),
         ("llama-3.2-1b", {"kernels": "liger==0.3.1"}, UnsupportedError, r"0\.5\.10"),
         ("llama-3.2-1b", {"kernels": "apex"}, InputError, "apex"),
         ("llama-3.2-1b", {"kernels": "liger==1"}, InputError, "liger==1"),
