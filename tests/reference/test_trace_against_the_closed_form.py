@@ -49,6 +49,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "one sequence": {"batch": 1, "seq": 77},
     "lora": {"lora_rank": 8, "lora_targets": ["q_proj", "v_proj"]},
     "lora of all": {"lora_rank": 8, "lora_targets": ["all-linear"]},
+    "lora of attention": {"lora_rank": 8, "lora_targets": ["attention"]},
     "lora recomputed": {"lora_rank": 8, "lora_targets": ["q_proj", "o_proj"], "recompute": "full"},
     "lora of all mixed": {"lora_rank": 8, "lora_targets": ["all-linear"], "precision": "bf16-mixed"},
     "lora mixed": {"lora_rank": 4, "lora_targets": ["k_proj"], "precision": "bf16-mixed", "lora_dropout": 0.1},
@@ -146,6 +147,17 @@ def test_every_family_is_what_its_code_does(family: str, monkeypatch: pytest.Mon
         monkeypatch.setitem(globals(), "lines_of_trace", lambda found: None)
         monkeypatch.setitem(globals(), "lines_of", lambda result: None)
     compared(CONFIGS[family], SHAPE, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["bert", "deepseek_v3", "falcon", "gpt2", "mpt"])
+def test_attention_means_the_same_matrices(family: str) -> None:
+    from tracing_cases import traced
+
+    pytest.importorskip("peft")
+    said: dict[str, Any] = {"lora_rank": 8, "lora_targets": ["attention"], **SHAPE}
+    result = tn.train({"config": CONFIGS[family]}, suggest=False, **said)
+    assert traced(CONFIGS[family], **said).told["trainable"] == result.model["trainable_parameters"]
 
 
 @pytest.mark.filterwarnings("ignore")

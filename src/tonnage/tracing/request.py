@@ -37,7 +37,6 @@ PACKAGED: Final = ("flash_attention_2", "flash_attention_3")
 """Attention of a package of its own, of which a trace has stand-ins."""
 INT8: Final = ("int8", "bnb-int8", "llm.int8")
 NF4: Final = {"nf4": False, "nf4-dq": True}
-ATTENTION_LEAVES: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 SERVE_ONLY: Final = ("engine", "quant", "kv_dtype")
 POSITIONS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx")
@@ -101,7 +100,7 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
     said = spelled(w.optimizer)
     optimizer = adam if said == "adamw" else said
     seq = w.seq or _length(config, DEFAULT_SEQ)
-    tuning, lora = _tuning(config, w, autocast or weights)
+    tuning, lora = _tuning(w, autocast or weights)
     job = {
         **_common(config, w.attention, device, head=head),
         **tuning,
@@ -188,11 +187,11 @@ def _liger(config: Mapping[str, Any], w: Train, device: Device | None) -> dict[s
     }  # fmt: skip
 
 
-def _tuning(config: Mapping[str, Any], w: Train, compute: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _tuning(w: Train, compute: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Adapters and packed weights, as the process takes them."""
     lora = None
     if w.lora_rank is not None:
-        lora = {"rank": w.lora_rank, "targets": _targets(config, w.lora_targets), "dropout": w.lora_dropout or 0.0}
+        lora = {"rank": w.lora_rank, "targets": list(w.lora_targets), "dropout": w.lora_dropout or 0.0}
     for key in ("lora_targets", "lora_dropout", "kbit_prepared"):
         if lora is None and getattr(w, key):
             raise InputError(
@@ -216,11 +215,6 @@ def _tuning(config: Mapping[str, Any], w: Train, compute: str) -> tuple[dict[str
     nested = quant is not None and not eight and NF4[quant]
     packed = compute if quant is not None and not eight else None
     return {"lora": lora, "nf4": packed, "int8": eight, "nested": nested, "kbit": bool(w.kbit_prepared)}, lora
-
-
-def _targets(config: Mapping[str, Any], asked: tuple[str, ...]) -> list[str]:
-    """Names as peft takes them: ``attention`` is that of layers written as Llama's."""
-    return [leaf for name in asked for leaf in (ATTENTION_LEAVES if name == "attention" else (name,))]
 
 
 def serving(config: Mapping[str, Any], w: Serve, device: Device | None, *, name: str, head: str | None) -> Request:

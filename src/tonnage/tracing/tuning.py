@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
+from transformers.pytorch_utils import Conv1D
 
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.memory.adapter_patterns import of_peft
+from tonnage.tracing.again import ENDINGS
 from tonnage.tracing.models import DTYPES
 
 
@@ -49,7 +53,7 @@ def tuned(model: Any, job: Mapping[str, Any]) -> Any:
     config = peft.LoraConfig(
         r=lora["rank"],
         lora_dropout=lora["dropout"],
-        target_modules=of_peft(targets),
+        target_modules=of_peft(_spelled(model, targets)),
         init_lora_weights=True,
         task_type=task(model),
     )
@@ -66,3 +70,13 @@ def task(model: Any) -> str | None:
     if not writes or getattr(model, "main_input_name", "input_ids") != "input_ids":
         return None
     return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+
+
+def _spelled(model: Any, targets: Sequence[str]) -> list[str]:
+    """The targets, where ``attention`` stands for the linear modules of attention."""
+    if "attention" not in targets:
+        return list(targets)
+    around = [f"{name}." for name, m in model.named_modules() if type(m).__name__.endswith(ENDINGS["attention"])]
+    linear = [name for name, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))]
+    found = [name for name in linear if name.startswith(tuple(around))]
+    return [name for target in targets for name in (found if target == "attention" else (target,))]
