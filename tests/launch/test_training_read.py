@@ -389,6 +389,37 @@ def test_axolotls_plugins_choose_the_loss(said: str, loss: str | None, told: str
     assert told in "".join(job.unmodelled)
 
 
+AXOLOTLS = "base_model: gpt2\nflash_attention: true\n"
+TRAINERS = "per_device_train_batch_size: 1\nuse_liger_kernel: true\nliger_kernel_config: "
+
+
+@pytest.mark.parametrize(
+    ("said", "kernels", "loss"),
+    [
+        (AXOLOTLS + "liger_rope: true\n", "liger:rope", "full"),
+        (AXOLOTLS + "liger_rms_norm: true\nliger_glu_activation: true\nliger_cross_entropy: true\n",
+         "liger:rms_norm+swiglu", "liger"),
+        (AXOLOTLS + "liger_rope: true\nliger_rms_norm: true\nliger_swiglu: true\n", "liger", "full"),
+        (AXOLOTLS + "liger_fused_linear_cross_entropy: true\n", None, "fused"),
+        (TRAINERS + "{rope: false}\n", "liger:rms_norm+swiglu", None),
+        (TRAINERS + "{rope: true, fused_linear_cross_entropy: false}\n", "liger", "full"),
+        (TRAINERS + "{cross_entropy: true, fused_linear_cross_entropy: false, geglu: false}\n",
+         "liger:rms_norm+rope", "liger"),
+        (TRAINERS + "{rope: false, rms_norm: false, swiglu: false}\n", None, "fused"),
+    ],
+)  # fmt: skip
+def test_parts_of_liger_are_read(said: str, kernels: str | None, loss: str | None, tmp_path: Path) -> None:
+    job = read(written(tmp_path, "a.yml", said))
+    assert (job.said.get("kernels"), job.said.get("loss"), job.unmodelled) == (kernels, loss, ())
+
+
+def test_switches_that_liger_has_not_are_told(tmp_path: Path) -> None:
+    (told,) = read(written(tmp_path, "a.yml", TRAINERS + "{rotary: false}\n")).unmodelled
+    assert "liger_kernel_config" in told
+    with pytest.raises(InputError, match="refuses"):
+        read(written(tmp_path, "a.yml", TRAINERS + "{cross_entropy: true}\n"))
+
+
 def test_a_plugin_beside_a_head_that_scales_leaves_all_logits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         }.items()
     },
     "gpt_oss, the loss alone": ("gpt_oss", {"kernels": None, "loss": "fused"}),
+    "norms alone": ("llama (3)", {"kernels": "liger:rms_norm"}),
+    "rotary embedding and gated blocks": ("llama (3)", {"kernels": "liger:rope+swiglu", "loss": "full"}),
+    "all but experts": ("qwen3_moe", {"kernels": "liger:rope+rms_norm"}),
+    "experts alone": ("mixtral", {"kernels": "liger:swiglu"}),
+    "gated blocks of GELU alone": ("gemma2", {"kernels": "liger:swiglu"}),
     "deepseek_v3, fp32": ("deepseek_v3", {"precision": "fp32"}),
     "qwen3_5, adapters on a part": ("qwen3_5", {"lora_rank": 8, "lora_targets": ["q_proj", "v_proj"]}),
     "mixtral, frozen experts": ("mixtral", {"lora_rank": 8, "lora_targets": ["q_proj", "v_proj"]}),

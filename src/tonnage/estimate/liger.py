@@ -14,7 +14,7 @@ from typing import Final, Literal
 from tonnage.arch.fused import NEWEST, Fused
 from tonnage.arch.objectives.losses import FusedLinear, InPlace
 from tonnage.devices import Device
-from tonnage.errors import InputError, UnsupportedError
+from tonnage.errors import InputError, UnsupportedError, nearest
 from tonnage.record import Record
 from tonnage.releases import Since, Version, since
 
@@ -23,6 +23,9 @@ HEADS: Final = ("q_norm", "k_norm")
 MIXERS: Final = ("linear_attn.norm",)
 FUSES: Final[Version] = (8, 0)
 """The release whose ``LigerExperts`` is one function; before, it ran experts one after the other."""
+
+PARTS: Final = frozenset(("rope", "rms_norm", "swiglu"))
+"""Switches of Liger's functions; ``swiglu`` stands for ``geglu`` as well."""
 
 PROCESSORS: Final = {
     "a100": 108, "h100-sxm": 132, "h100-pcie": 114, "h100-nvl": 132, "h200": 132, "v100": 80, "t4": 40, "l4": 58,
@@ -96,29 +99,46 @@ ELSEWHERE: Final = frozenset(
 """Types that Liger patches and that are not stated here yet."""
 
 
-def version(text: str) -> Version:
-    """The release that ``liger`` or ``liger==0.8.5`` means.
+class Asked(Record):
+    """What of Liger is asked for.
+
+    Args:
+        release: of liger-kernel.
+        parts: what is replaced, as ``PARTS`` names it.
+    """
+
+    release: Version
+    parts: frozenset[str]
+
+
+def asked(text: str) -> Asked:
+    """What ``liger``, ``liger==0.8.5`` or ``liger:rope+rms_norm`` means.
 
     Raises:
-        InputError: no release of liger-kernel.
+        InputError: no release of liger-kernel, or nothing that it replaces.
         UnsupportedError: older than what is stated.
     """
     text = next((name for name in text.split(",") if not name.startswith("liger")), text)
-    name, _, release = text.partition("==")
-    parts = release.split(".")
-    if name != "liger" or (release and (len(parts) != 3 or parts[0] != "0" or not all(p.isdigit() for p in parts))):
+    named, _, listed = text.partition(":")
+    name, _, release = named.partition("==")
+    numbers = release.split(".")
+    if name != "liger" or (release and (len(numbers) != 3 or numbers[0] != "0" or not "".join(numbers).isdigit())):
         raise InputError(
             f"unknown kernels {text!r}", key="kernels", value=text, hint="liger, liger==0.8.5, mamba-ssm, fla or none"
         )
-    if not release:
-        return NEWEST
-    found = int(parts[1]), int(parts[2])
+    parts = frozenset(listed.split("+")) if listed else PARTS
+    for part in sorted(parts - PARTS):
+        raise InputError(
+            f"kernels = {text}: Liger replaces no {part!r}", key="kernels", value=text, nearest=nearest(part, PARTS),
+            hint=f"liger:{'+'.join(sorted(PARTS))}",
+        )  # fmt: skip
+    found = (int(numbers[1]), int(numbers[2])) if release else NEWEST
     if found < OLDEST:
         raise UnsupportedError(
             f"kernels = {text}: liger-kernel before 0.{shown(OLDEST)} is not modelled", key="kernels", value=text,
             hint=f"modelled: 0.{shown(OLDEST)} to 0.{shown(NEWEST)}",
         )  # fmt: skip
-    return found
+    return Asked(release=found, parts=parts)
 
 
 def shown(release: Version) -> str:
@@ -126,7 +146,9 @@ def shown(release: Version) -> str:
     return f"{release[0]}.{release[1]}"
 
 
-def replaced(model_type: str, release: Version, processors: int) -> tuple[Fused, FusedLinear | InPlace] | None:
+def replaced(
+    model_type: str, release: Version, processors: int, parts: frozenset[str] = PARTS
+) -> tuple[Fused, FusedLinear | InPlace] | None:
     """The kernels and the loss that stand in for a model's own; None where the release knows no such model.
 
     Raises:
@@ -140,16 +162,18 @@ def replaced(model_type: str, release: Version, processors: int) -> tuple[Fused,
         )  # fmt: skip
     if patch is None or release < patch.since:
         return None
-    if patch.experts is not None and release < patch.experts:
+    fuses = patch.experts is not None and "swiglu" in parts
+    if fuses and patch.experts is not None and release < patch.experts:
         raise UnsupportedError(
             f"Liger's experts of {model_type} before 0.{shown(patch.experts)}, one after the other, are not modelled",
             key="kernels", value=f"liger==0.{shown(release)}", hint=f"--kernels liger==0.{shown(patch.experts)}",
         )  # fmt: skip
     own = () if patch.named is not None and release >= patch.named else patch.own
+    norms = patch.norms if "rms_norm" in parts else None
     fused = Fused(
-        release=release, norms=patch.norms, own=own, rope=patch.rope, gated=patch.gated,
-        experts=patch.experts is not None, processors=processors,
-        last="in place" if model_type in ("olmo2", "olmo3") else patch.norms,
+        release=release, norms=norms, own=own, rope=patch.rope and "rope" in parts,
+        gated=patch.gated and "swiglu" in parts, experts=fuses, processors=processors,
+        last="in place" if norms and model_type in ("olmo2", "olmo3") else norms,
     )  # fmt: skip
     whole = FusedLinear(release=release, budget=since(release, patch.budget))
     return fused, whole if patch.loss is FusedLinear else InPlace()

@@ -137,8 +137,9 @@ def implementations(model: Model, w: Train, stack: Stack, device: Device | None)
     if asked == "none" and loss in (None, "full"):
         told = () if said is None or parts is None else (_told(said),)
         return Implementations(None, parts, "none", said or "full", told)
-    release = liger.version("liger" if asked == "none" else asked)
-    found = liger.replaced(model.model_type, release, liger.multiprocessors(device))
+    means = liger.asked("liger" if asked == "none" else asked)
+    release = means.release
+    found = liger.replaced(model.model_type, release, liger.multiprocessors(device), means.parts)
     if found is None:
         if loss not in (None, "full"):
             raise UnsupportedError(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
@@ -34,16 +34,19 @@ LOSSES: Final = {
 }  # fmt: skip
 LOSS_FUNCTION: Final = "LigerForCausalLMLoss"
 BLOCKS: Final = ("rope", "rms_norm", "layer_norm", "swiglu", "geglu")
+ALIKE: Final = {"rms_norm": ("rms_norm", "layer_norm"), "swiglu": ("swiglu", "geglu")}
+"""Switches that go with another."""
 
 
-def switches(kernels: bool, loss: str | None) -> dict[str, bool]:
+def switches(parts: Iterable[str], loss: str | None) -> dict[str, bool]:
     """What ``liger_kernel_config`` would say.
 
     Args:
-        kernels: norms, rotary embeddings and gated blocks are replaced.
+        parts: that are replaced of norms, rotary embeddings and gated blocks.
         loss: that is asked for; None for the model's own choice.
     """
-    return {**LOSSES[loss], **({} if kernels else dict.fromkeys(BLOCKS, False))}
+    here = {own for part in parts for own in ALIKE.get(part, (part,))}
+    return {**LOSSES[loss], **dict.fromkeys((name for name in BLOCKS if name not in here), False)}
 
 
 def ready(asked: str | None) -> None:
@@ -76,7 +79,7 @@ def install(p: Patches, model: Any, job: Mapping[str, Any], modules: list[str]) 
     Args:
         p: takes what has to be undone.
         model: whose operations are replaced.
-        job: ``kernels`` and ``loss`` as ``switches`` takes them, ``processors`` and ``capability`` of the device.
+        job: ``parts`` and ``loss`` as ``switches`` takes them, ``processors`` and ``capability`` of the device.
         modules: names of those that run, innermost last: the loss is told as one.
     """
     from triton.runtime.jit import KernelInterface
@@ -94,7 +97,7 @@ def install(p: Patches, model: Any, job: Mapping[str, Any], modules: list[str]) 
     for module in _modules(model):
         _kept(p, module)
     _kept(p, torch.nn.functional)
-    _apply_liger_kernel_to_instance(model, **switches(job["kernels"], job["loss"]))
+    _apply_liger_kernel_to_instance(model, **switches(job["parts"], job["loss"]))
     for name, module in list(sys.modules.items()):
         if name.startswith("liger_kernel.transformers.model.") and LOSS_FUNCTION in module.__dict__:
             p.put(module, LOSS_FUNCTION, _named(getattr(module, LOSS_FUNCTION), modules))

@@ -177,12 +177,11 @@ def _liger(config: Mapping[str, Any], w: Train, device: Device | None) -> dict[s
         raise UnsupportedError(
             f"loss = {w.loss} is not traced", key="loss", value=w.loss, hint="one of full, fused, liger"
         )
-    asked = str(w.kernels).partition("==")[2] if kernels else ""
-    if kernels:
-        liger.version(str(w.kernels))
+    asked = str(w.kernels).partition(":")[0].partition("==")[2] if kernels else ""
+    parts = liger.asked(str(w.kernels)).parts if kernels else ()
     patch = liger.PATCHES.get(str(config.get("model_type")))
     return {
-        "release": asked or None, "kernels": kernels, "loss": w.loss, "processors": liger.multiprocessors(device),
+        "release": asked or None, "parts": sorted(parts), "loss": w.loss, "processors": liger.multiprocessors(device),
         "named": "full" if patch is None else "liger" if patch.loss is InPlace else "fused",
     }  # fmt: skip
 

@@ -67,7 +67,7 @@ class Train(Placed):
     loss: str | None = passes("text", "How it is computed; chunked-16 in 16 chunks (the stack's or --kernels')")
     logits_to_keep: int | None = passes("count", "Tokens at each sequence's end whose logits and loss are made (all).")
     kernels: str | None = passes(
-        "text", "none, liger, liger==0.8.5; of mixers: mamba-ssm, fla; liger,mamba-ssm (none)."
+        "text", "none, liger, liger==0.8.5, liger:rope+rms_norm; of mixers: mamba-ssm, fla; liger,mamba-ssm (none)."
     )
     experts: str | None = passes(
         "text", "How they run; eager: one after the other (grouped_mm)", ("grouped_mm", "batched_mm", "eager")

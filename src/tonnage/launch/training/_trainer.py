@@ -6,11 +6,18 @@ release 4 had.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.launch.training import Key
 from tonnage.launch.training._values import count, every_step, nests, one_of, text, truth, whole
+
+LIGER_PARTS: Final = {"rms_norm": ("rms_norm",), "rope": ("rope",), "swiglu": ("swiglu", "geglu")}
+"""What ``--kernels liger:...`` names, with Liger's own switches for it."""
+LIGER_LOSSES: Final = ("fused_linear_cross_entropy", "cross_entropy")
+LIGER_INERT: Final = ("layer_norm", "relu_squared")
+"""Switches of models that see, or that are not modelled with Liger's kernels."""
 
 OPTIMIZERS: Final[dict[str, str | None]] = {
     "adamw_torch": "adamw-foreach", "adamw_torch_fused": "adamw-fused", "adamw_hf": "adamw-foreach",
@@ -189,8 +196,33 @@ def attention(value: Any, key: str) -> str | None:
 
 
 def liger(said: dict[str, Any]) -> list[str]:
-    """``use_liger_kernel`` with what ``liger_kernel_config`` says, which is told where it differs from the default."""
+    """``use_liger_kernel`` with what ``liger_kernel_config`` says; what that leaves out is Liger's own choice.
+
+    Raises:
+        InputError: both of Liger's losses.
+    """
     on, config = said.pop("_liger", False), said.pop("_liger_config", None)
-    if on:
-        said["kernels"] = "liger"
-    return [f"liger_kernel_config = {str(config)[:60]}: answered with Liger's own choice"] if on and config else []
+    if not on:
+        return []
+    said["kernels"] = "liger"
+    if not config:
+        return []
+    switches = config if isinstance(config, Mapping) else {}
+    known = {*LIGER_LOSSES, *LIGER_INERT, *(name for names in LIGER_PARTS.values() for name in names)}
+    if not switches or set(switches) - known or not all(isinstance(v, bool) for v in switches.values()):
+        return [f"liger_kernel_config = {str(config)[:60]}: answered with Liger's own choice"]
+    fused, apart = (switches.get(name) for name in LIGER_LOSSES)
+    if apart and fused is not False:
+        raise InputError(
+            f"liger_kernel_config: {LIGER_LOSSES[1]} beside {LIGER_LOSSES[0]}, which Liger refuses",
+            key="liger_kernel_config", value=str(config)[:60], hint=f"{LIGER_LOSSES[0]}: false",
+        )  # fmt: skip
+    if apart or fused is False:
+        said["loss"] = "liger" if apart else "full"
+    parts = [part for part, names in LIGER_PARTS.items() if all(switches.get(name, True) for name in names)]
+    if not parts:
+        said.setdefault("loss", "fused")
+        said["kernels"] = None
+    elif len(parts) < len(LIGER_PARTS):
+        said["kernels"] = f"liger:{'+'.join(parts)}"
+    return []

@@ -199,17 +199,11 @@ def _losses(said: dict[str, Any]) -> list[str]:
         return []
     if kinds["fused"] and kinds["loss"]:
         raise InputError(f"{' and '.join(LIGER)} are both true, which axolotl refuses", key=LIGER[0])
-    if kinds["rms"] and kinds["rope"] and kinds["gated"]:
-        said["kernels"] = "liger"
-        said["loss"] = "fused" if kinds["fused"] else "liger" if kinds["loss"] else "full"
-        return []
     said["loss"] = "fused" if kinds["fused"] else "liger" if kinds["loss"] else "full"
-    own = [
-        f"liger_{name}"
-        for name, key in (("rms_norm", "rms"), ("rope", "rope"), ("glu_activation", "gated"))
-        if kinds[key]
-    ]
-    return [f"{', '.join(own)} alone: answered with the model's own operations"] if own else []
+    parts = [name for name, key in (("rms_norm", "rms"), ("rope", "rope"), ("swiglu", "gated")) if kinds[key]]
+    if parts:
+        said["kernels"] = "liger" if len(parts) == 3 else f"liger:{'+'.join(parts)}"
+    return []
 
 
 CONFIG: Final = Config(
