@@ -70,6 +70,13 @@ class LayerEmbeddings(Record):
         return ops.scaled(ops.add(made, rows, "projection and rows"), "embeddings of every layer")
 
 
+def row(f: Forward) -> Value:
+    """The row of the layer at hand, which the model's code takes out before it calls that."""
+    assert f.inputs is not None
+    B, T, _, R = f.inputs.axes
+    return ops.narrow(f.inputs, (B, T, R))
+
+
 class LayerInput(Parts):
     """What a layer adds of its own row: the gated stream times the row, projected back and normed.
 
@@ -87,9 +94,8 @@ class LayerInput(Parts):
 
     def forward(self, f: Forward, x: Value) -> Value:
         """By the row of the layer at hand."""
-        assert f.inputs is not None
-        B, T, _, R = f.inputs.axes
-        own = ops.narrow(f.inputs, (B, T, R))
+        assert f.row is not None
+        own = f.row
         x = self.gate.forward(f, x)
         x = activate(x, self.act)
         x = ops.mul(x, own, "gated row")

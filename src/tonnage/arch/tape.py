@@ -435,6 +435,10 @@ def _fitted(made: list[Value | Later | None]) -> list[Value | None]:
 def _sum(first: Value | None, second: Value) -> Value:
     if first is None:
         return second
+    if first.storage.follows:
+        first.storage.by_heads = second.storage.by_heads
+        first.storage.viewed = second.storage.viewed and first.storage.follows == 1
+        first.storage.follows = 0
     # In place where nobody else holds what is there, which a view never is.
     if first.storage.owners == 1 and not first.storage.viewed:
         return first

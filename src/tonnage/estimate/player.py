@@ -210,6 +210,8 @@ class Player(Playing):
             self.free(before if i < last else ())
             # Behind what no layer before it lets go of any more.
             own |= {s.serial: self.take(s.nbytes) for s in a.called}
+            if a.loan is not None:
+                self.shared |= {s.serial: self.take(s.nbytes) for s in a.loan.lent}
             if 0 < i < last:
                 if self.hands:
                     self.handed.append(streams[i - 1])
@@ -311,12 +313,17 @@ class Player(Playing):
         tied: Own = {}
         # What the steps before the layers are given by them.
         summed: list[Block] = []
+        # Gradients of keys and values that layers share, and what the checkpoints hold of those that were made again.
+        lent: dict[str, list[Block]] = {}
+        again: list[Shared] = []
         self.thread(1)
         for i in range(last, -1, -1):
             a, (own, joints) = self.stages[i], left[i]
             if not a.flows and i < last:
                 break
             self.begin()
+            if a.loan is not None:
+                own.update(zip((s.serial for s in a.loan.due), lent.pop(a.loan.name, ()), strict=True))
             if a.seed is not None and gradient is not None:
                 own[a.seed.serial] = gradient
             if a.recompute is not None:
@@ -336,6 +343,10 @@ class Player(Playing):
                 own.update(tied)
                 tied.clear()
             self.play(a.backward.start, a.backward.stop, own, joints)
+            if a.loan is not None:
+                lent[a.loan.name] = [own.pop(s.serial) for s in a.loan.back]
+                again += [Shared(own.pop(s.serial)) for s in a.loan.stays if s.serial in own]
+                again += [joints.pop(a.input.serial)] if a.loan.holds_input else []
             self.end("loss backward" if i == last else f"backward layer {i - 1}" if i else "backward embedding")
             gradient = own.pop(a.handed.serial, None) if a.handed is not None else None
             self.grads += [own.pop(s.serial) for s in a.gradients if s.serial in own]
@@ -355,6 +366,9 @@ class Player(Playing):
             self.free(own.values())
             for joint in joints.values():
                 self.drop(joint)
+            if i - 1 <= p.lowest:
+                while again:
+                    self.drop(again.pop())
             below = {s.serial for layer in p.layers[: max(i - 1, 0)] for s in layer.shares}
             gone = [] if self.run.nests else [s.serial for s in a.shares if s.serial not in below]
             self.free([self.shared.pop(n) for n in gone if n in self.shared])

@@ -28,6 +28,7 @@ from tonnage.memory.accounts import (
 )
 from tonnage.memory.entering import begun_by, caching, frozen, position_ids, tape_of, windows
 from tonnage.memory.handing import Handing
+from tonnage.memory.lending import lending, refuse
 from tonnage.memory.summed import Summed, Watched, highest
 from tonnage.tensors import Axes
 from tonnage.timeline import Level
@@ -213,6 +214,12 @@ class Pass:
         self.stem.flows = flows or prefix is not None or (f.encoder is not None and bias is not None)
         begun, cached = begun_by(stack, tuning), caching(stack, recompute)
         handing = Handing(f)
+        again = [recompute is not None and recompute.again(i) for i in range(len(stack.layers))]
+        lent = lending(stack, f, held=any(again))
+        if lent is not None:
+            refuse(f, recompute, compiled)
+        # The lowest checkpoint, with which what all of them hold is gone.
+        self.lowest = again.index(True) if any(again) else len(again)
         for index, layer in enumerate(stack.layers):
             tape.begun = begun[index]
             trained = None if own is None else own.layers[index]
@@ -229,7 +236,7 @@ class Pass:
             f.prompted = None if tuning is None else tuning.prompts(index)
             key = (
                 id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow, f.prompted, tape.begun,
-                handing.key,
+                handing.key, 0 if lent is None else lent.key(index),
             )  # fmt: skip
             account = accounts.get(key)
             if account is None:
@@ -237,18 +244,22 @@ class Pass:
                 if bias is not None and not begins:
                     bias.wait(tape)
                 cache = cached(layer) if prefix is None else Prefixed(layer.forward, prefix)
-                watched = Watched(cache or layer.forward, f, self.shared)
+                loan = None if lent is None else lent.part(index, layer)
+                there = self.shared if lent is None else [*self.shared, *lent.there()]
+                watched = Watched(cache or layer.forward, f, there)
+                run = handing.within(watched)
                 tape.lingering.clear()
                 if compiled is None:
                     account = layer_account(
                         tape,
-                        handing.within(watched),
+                        run if loan is None else loan.within(run),
                         axes,
                         dtype,
                         recompute=way,
                         flows=flows,
                         viewed=viewed,
                         cache=cache,
+                        loan=loan,
                     )
                 else:
                     account = compiled.layer(tape, watched, axes, dtype, recompute=way, flows=flows)
@@ -269,6 +280,9 @@ class Pass:
                 handing.pass_on(account, again=way is not None)
             self.layers.append(account)
             dtype, flows = account.output.dtype, flows or account.flows
+            if account.loan is not None and account.loan.shared:
+                bottom = self.layers[self.lowest]
+                bottom.shares |= account.loan.shared
         if own is not None:
             tape.trained = own.ends.__contains__
         tape.begun = frozenset()
@@ -294,6 +308,8 @@ class Pass:
         f.blocks.clear()
         f.bias = f.inputs = f.labels = f.chosen = f.encoder = f.hidden = None
         del handing
+        if lent is not None:
+            lent.clear()
         f.around.clear()
         f.prefixes.clear()
         prefix = None
