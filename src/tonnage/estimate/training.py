@@ -248,7 +248,8 @@ class Step(Outputs, Weighed):
         if p.closing is not None:
             yield Moment("last norm", self.now + H[-1] + p.closing.peak, p.closing)
         lent = [a.loan for a in p.layers if a.loan is not None]
-        for key in ("shared", "frame", "passed", "carried", *(f"lent {loan.name}" for loan in lent), *(() if p.stem.output in p.around else ("first",))):
+        names = [f"lent {loan.name}" for loan in lent]
+        for key in ("shared", "frame", "passed", "carried", *names, *(() if p.stem.output in p.around else ("first",))):
             self.drop_all(key)
         for s in (*p.shared, *(s for loan in lent for s in loan.lent)):
             if any(s in a.shares for a in p.layers):
@@ -404,9 +405,7 @@ class Step(Outputs, Weighed):
 
     def _lent(self, a: Account, loan: Loan, source: Storage) -> None:
         """What a layer that has run back leaves of keys and values that layers share."""
-        self.take(
-            f"lent gradients {loan.name}", "activations", f"gradients of {LENT}", level(loan.back), loan.back
-        )
+        self.take(f"lent gradients {loan.name}", "activations", f"gradients of {LENT}", level(loan.back), loan.back)
         stays = [*loan.stays, *([source] if loan.holds_input else [])]
         self.take(f"lent again {loan.name}", "activations", AGAIN, level(stays), stays)
 

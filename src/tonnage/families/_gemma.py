@@ -32,7 +32,7 @@ def reusing(k: Keys, kinds: tuple[str, ...], default: int) -> tuple[bool, ...]:
 
 
 def storing(kinds: tuple[str, ...], reuses: tuple[bool, ...]) -> tuple[bool, ...]:
-    """Which layers' keys and values are reused: of each kind the last that has its own, where there are any that reuse."""
+    """Which layers' keys and values are reused: of each kind the last that has its own, where any reuse some."""
     own = [kind for kind, shared in zip(kinds, reuses, strict=True) if not shared]
     last = {len(own) - 1 - own[::-1].index(kind) for kind in set(kinds[len(own) :])}
     return tuple(i in last for i in range(len(kinds)))

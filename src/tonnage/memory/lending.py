@@ -211,9 +211,7 @@ class Loan:
                 self.holds_input = source in stays
                 self.stays = [s for s in stays if s is not source]
             else:
-                self.lent = [
-                    v.storage for v, p in zip(lent.values, self._places, strict=True) if p.storage not in kept
-                ]
+                self.lent = [v.storage for v, p in zip(lent.values, self._places, strict=True) if p.storage not in kept]
         self._places, self._lending, self._used = [], None, None
         self._held.clear()
 

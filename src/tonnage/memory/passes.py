@@ -211,7 +211,7 @@ class Pass:
         self.reached: dict[int | None, set[str]] = {}
         reached = self.reached
         flows = root is not None
-        self.stem.flows = flows or prefix is not None or (f.encoder is not None and bias is not None)
+        self.stem.flows = flows or prefix is not None or bias is not None
         begun, cached = begun_by(stack, tuning), caching(stack, recompute)
         handing = Handing(f)
         again = [recompute is not None and recompute.again(i) for i in range(len(stack.layers))]
