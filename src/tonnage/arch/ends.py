@@ -260,10 +260,9 @@ class Stem(Record):
             f.frame[:] = [*named, x]
         if self.position_ids == "named":
             f.frame.append(f.tape.new("position ids", rows[1:], "int64"))
-        if self.streams is not None:
-            x = ops.copy(x, self.stream(*rows), "streams")
+        x = self._streamed(f, x)
         for rotary in self.rotary:
-            rotary.forward(f, x)
+            rotary.forward(f, x.view((*rows, ("D", self.D))))
         for bias in (self.alibi, self.relative):
             if bias is not None:
                 bias.forward(f, x)
@@ -272,6 +271,10 @@ class Stem(Record):
             # One for all sequences: it is only seen as one for each.
             f.masks[None] = f.tape.new("attention mask", (("B", 1), ("X", 1), rows[1], keys), "bool")
         return x
+
+    def _streamed(self, f: Forward, x: Value) -> Value:
+        """What the layers are given, of which tables have the format."""
+        return x if self.streams is None else ops.copy(x, self.stream(*x.axes[:2]), "streams")
 
     def _without_placeholders(self, f: Forward, ids: Value) -> Value:
         tape, axes = f.tape, ids.axes

@@ -91,6 +91,7 @@ class Forward:
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
     ``seen`` is the mask of the block at hand where it has one of its own, ``chosen`` what an indexer chose, until the
     next one does.
+    ``rebound`` are those of the frame whose names the model's code takes for others before its last norm.
     ``lent`` are the keys and values that layers make for later ones of their kind.
     ``inputs`` are embeddings of every layer, ``row`` those of the layer at hand.
     ``encoder`` is what cross attention sees, ``hidden`` zeros and ones for its rows (Llama 3.2 Vision), ``zeros`` the
@@ -133,6 +134,7 @@ class Forward:
         "prefixes",
         "prompted",
         "ran",
+        "rebound",
         "rotary",
         "row",
         "seen",
@@ -202,6 +204,7 @@ class Forward:
         self.held: list[Value] = []
         self.local: list[Value] = []
         self.frame: list[Value] = []
+        self.rebound: list[Value] = []
         self.weights: list[Value] = []
         self.carried: list[Storage] = []
 

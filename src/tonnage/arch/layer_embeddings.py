@@ -13,7 +13,7 @@ from tonnage.arch.activation import activate
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.parts import Parts
-from tonnage.arch.tape import Value
+from tonnage.arch.tape import Parameter, Value
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
@@ -28,6 +28,7 @@ class LayerEmbeddings(Record):
         R: of a layer's row.
         layers: how many.
         scale: the buffer that the table's module multiplies by.
+        bounded: ids beyond the table are taken for the first, and what is projected is scaled in place (Gemma 3n).
     """
 
     path: str
@@ -36,6 +37,7 @@ class LayerEmbeddings(Record):
     R: int
     layers: int
     scale: Tensor
+    bounded: bool = False
 
     def _rows(self) -> Axes:
         return ("L", self.layers), ("R", self.R)
@@ -62,12 +64,26 @@ class LayerEmbeddings(Record):
         if named:
             f.frame.append(tape.new("embeddings without placeholders", x.axes, x.dtype))
         table = tape.parameter(f"{self.path}.embed_tokens_per_layer.weight", (("V", self.V), *self._rows()))
-        rows = ops.scaled(ops.embedding(ids, table, self._rows()), "scaled embedding")
+        rows = self._looked_up(ids, table)
         if named:
             f.frame.append(rows)
-        made = ops.scaled(self._projection().forward(f, x), "scaled projection")
+        made = ops.scaled(self._projection().forward(f, x), "scaled projection", in_place=self.bounded)
         made = self._norm().forward(f, made)
         return ops.scaled(ops.add(made, rows, "projection and rows"), "embeddings of every layer")
+
+
+    def _looked_up(self, ids: Value, table: Parameter) -> Value:
+        tape, inside = ids.tape, None
+        if self.bounded:
+            either = [tape.new("ids on one side", ids.axes, "bool") for _ in range(2)]
+            inside = tape.new("ids of the table", ids.axes, "bool")
+            del either
+            first = tape.new("id of the first", (), "int64")
+            ids = tape.new("ids within the table", ids.axes, "int64")
+            del first
+        rows = ops.scaled(ops.embedding(ids, table, self._rows()), "scaled embedding")
+        del inside
+        return rows
 
 
 def row(f: Forward) -> Value:

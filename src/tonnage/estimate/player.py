@@ -59,6 +59,7 @@ class Player(Playing):
         self.lingering: list[Shared] = []
         self.told: list[Block] = []
         self.shared: Own = {}
+        self.rebound: list[Block] = []
         # The loop's variable holds a step's loss until the next one's is there.
         self.loss: list[Block] = []
         # So does what the caller holds of a pass.
@@ -163,6 +164,7 @@ class Player(Playing):
                 self.drop(streams[-1])
             start, closing = a.forward.start, self.passes.closing
             if i == last:
+                self.free(self.rebound)
                 if closing is not None:
                     # The last norm runs while the model's code still has its names.
                     start = closing.stop
@@ -251,6 +253,7 @@ class Player(Playing):
         p = self.passes
         self.shared = {s.serial: own.pop(s.serial) for s in p.shared if s.serial in own}
         self.shared |= {s.serial: self.take(s.nbytes) for s in p.shared if s.serial not in self.shared and s.nbytes}
+        self.rebound = [own.pop(s.serial) for s in p.rebound if s.serial in own]
         frame = [Shared(own.pop(s.serial)) for s in p.frame if s.serial in own]
         if any(s is p.stem.left for s in p.frame):
             stream.holders += 1

@@ -202,6 +202,7 @@ class Step(Outputs, Weighed):
         kept = [below.keeps_output or above.keeps_input for below, above in pairwise(stages)]
         framed = [s for s in p.frame if s is not p.stem.output]
         self.take("frame", "activations", "named by the model's code", level(framed), framed)
+        self.take("rebound", "activations", "named by the model's code", level(p.rebound), p.rebound)
         around = [s for s in p.around if s is not p.stem.output]
         self.take("around", "activations", "named by code around the model", level(around), around)
         for pair in p.prefixes:
@@ -245,6 +246,7 @@ class Step(Outputs, Weighed):
                 self.take(f"lent {a.loan.name}", "activations", LENT, level(a.loan.lent), a.loan.lent)
             if self.hands or a.caches:
                 self.take(f"handed {id(a)}", "kv_cache", "keys and values handed out", level(a.apart()), a.apart())
+        self.drop("rebound")
         if p.closing is not None:
             yield Moment("last norm", self.now + H[-1] + p.closing.peak, p.closing)
         lent = [a.loan for a in p.layers if a.loan is not None]

@@ -192,6 +192,11 @@ class Pass:
         self.frame = [v.storage for v in f.frame if v.storage not in {*saved, *self.around}]
         if compiled is not None and compiled.within:
             self.frame = []
+        # Of these, what is let go of before the last norm: that counts them as its own.
+        rebound = {v.storage for v in f.rebound}
+        self.rebound = [s for s in self.frame if s in rebound]
+        self.frame = [s for s in self.frame if s not in rebound]
+        f.rebound = [v for v in f.rebound if v.storage in self.rebound]
         always = {v.storage for v in handed} | f.called_with()
         # A single table is handed to layers that turn nothing as well, unless the model's code picks them.
         handed_on = len(f.rotary) == 1 and not any(r.picked for r in stack.stem.rotary)
