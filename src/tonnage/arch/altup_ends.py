@@ -15,9 +15,65 @@ from tonnage.arch.elements import divided, rooted, within
 from tonnage.arch.ends import Stem
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
-from tonnage.arch.tape import Value
+from tonnage.arch.tape import Value, needs_grad
 from tonnage.record import Record
 from tonnage.tensors import Axes, Axis, Tensor
+
+
+class Words(Record):
+    """Embeddings of a tower's own tokens, which every token goes through, whether or not it is one of them.
+
+    Args:
+        name: path of the module.
+        V: rows of its table.
+        D: width of these.
+        outs: residual width.
+        last: ids have no bound above.
+    """
+
+    name: str
+    V: int
+    D: int
+    outs: int
+    last: bool = False
+
+    def forward(self, f: Forward, ids: Value, x: Value) -> Value:
+        """What is looked up where an id is one of its own, else ``x``."""
+        tape, axes = f.tape, ids.axes
+        either = [tape.new("ids on one side", axes, "bool") for _ in range(0 if self.last else 2)]
+        mask = tape.new("ids of a tower", axes, "bool")
+        del either
+        filler = tape.new("id that stands for the others", (), "int64")
+        own = tape.new("ids of a tower, and others", axes, "int64")
+        del filler
+        made = ops.cast(self._embedded(f, tape.new("ids from the first on", axes, "int64")), x.dtype)
+        f.frame += [mask, own, made]
+        return _either(mask, made, x)
+
+    def _embedded(self, f: Forward, ids: Value) -> Value:
+        width = (("X", self.D),)
+        found = ops.embedding(ids, f.tape.parameter(f"{self.name}.embedding.weight", (("V", self.V), *width)), width)
+        normed = Norm(f"{self.name}.hard_embedding_norm", width, "rms-power").forward(f, found)
+        outs = (("D", self.outs),)
+        projected = Linear(f"{self.name}.embedding_projection", width, outs, "vision").forward(f, normed)
+        bare = Norm(f"{self.name}.embedding_post_projection_norm", outs, "rms-power", weight=False)
+        return bare.forward(f, projected)
+
+
+def _either(mask: Value, a: Value, b: Value) -> Value:
+    """``torch.where(mask, a, b)``: saves the mask."""
+    tape, axes, dtype = a.tape, a.axes, a.dtype
+    out = tape.new("embeddings of both", axes, dtype)
+    flows = needs_grad(a), needs_grad(b)
+
+    def part() -> Value:
+        zero = tape.new("zero", (), dtype)
+        made = tape.new("gradient of a choice", axes, dtype)
+        del zero
+        return made
+
+    tape.record((out,), (a, b), lambda g: tuple(part() if flow else None for flow in flows), (mask,))
+    return out
 
 
 class AltUpStem(Stem):
@@ -25,9 +81,20 @@ class AltUpStem(Stem):
 
     Args:
         further: paths of the projections.
+        others: what else looks every token up, in the order that the code around the model asks it.
     """
 
     further: tuple[str, ...]
+    others: tuple[Words, ...] = ()
+
+    def _met(self, f: Forward, ids: Value, x: Value) -> Value:
+        if self.others and self.inner is not None:
+            rows = self.inner.looked_up(f, ids)
+            f.frame.append(rows)
+            f.held.append(rows)
+        for words in self.others:
+            x = words.forward(f, ids, x)
+        return x
 
     def stream(self, B: Axis, T: Axis) -> Axes:
         """Streams come first."""

@@ -13,7 +13,7 @@ from tonnage.arch.activation import activate
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.parts import Parts
-from tonnage.arch.tape import Parameter, Value
+from tonnage.arch.tape import Value
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
@@ -55,16 +55,16 @@ class LayerEmbeddings(Record):
         yield from self._norm().weights()
         yield self.scale
 
-    def forward(self, f: Forward, ids: Value, x: Value, *, named: bool) -> Value:
+    def forward(self, f: Forward, ids: Value, x: Value, *, named: bool, rows: Value | None = None) -> Value:
         """Rows of all layers, axes ``B T L R``, of which the model's code keeps the name.
 
         ``named``: code around the model looks the rows up, and names them and its embeddings without placeholders.
+        ``rows`` are there where code around the model has looked them up before.
         """
         tape = f.tape
         if named:
             f.frame.append(tape.new("embeddings without placeholders", x.axes, x.dtype))
-        table = tape.parameter(f"{self.path}.embed_tokens_per_layer.weight", (("V", self.V), *self._rows()))
-        rows = self._looked_up(ids, table)
+        rows = self.looked_up(f, ids) if rows is None else rows
         if named:
             f.frame.append(rows)
         made = ops.scaled(self._projection().forward(f, x), "scaled projection", in_place=self.bounded)
@@ -72,8 +72,10 @@ class LayerEmbeddings(Record):
         return ops.scaled(ops.add(made, rows, "projection and rows"), "embeddings of every layer")
 
 
-    def _looked_up(self, ids: Value, table: Parameter) -> Value:
-        tape, inside = ids.tape, None
+    def looked_up(self, f: Forward, ids: Value) -> Value:
+        """The second table's rows of all layers."""
+        tape, inside = f.tape, None
+        table = tape.parameter(f"{self.path}.embed_tokens_per_layer.weight", (("V", self.V), *self._rows()))
         if self.bounded:
             either = [tape.new("ids on one side", ids.axes, "bool") for _ in range(2)]
             inside = tape.new("ids of the table", ids.axes, "bool")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tonnage.arch.altup_ends import Words
 from tonnage.arch.layers import Norm
 from tonnage.arch.model import Model
 from tonnage.arch.parts import Part
@@ -45,7 +46,19 @@ def read(k: Keys) -> Model:
     images = read_inner(k, "vision_config", VISION, lambda inner: _vision(inner, D), less=("model_type",))
     sound = read_inner(k, "audio_config", AUDIO, lambda inner: _audio(inner, D), less=("model_type",))
     k.skip("audio_soft_tokens_per_image", "vision_soft_tokens_per_image")
-    return headed(text.model, k.want("tie_word_embeddings", True), extra=images + sound)
+    stack = text.model.decoder
+    others = _words("vision", images, D), _words("audio", sound, D)
+    stem = stack.stem.but(others=others, inner=stack.stem.inner.but(path="model.language_model"))
+    model = text.model.but(stacks=(stack.but(stem=stem),))
+    model = headed(model, k.want("tie_word_embeddings", True), extra=images + sound)
+    capped = text.config.get("final_logit_softcapping", 30.0) is not None
+    return model.but(head=None if model.head is None else model.head.but(capped=capped))
+
+
+def _words(tower: str, tensors: tuple[Tensor, ...], D: int) -> Words:
+    name = f"model.embed_{tower}"
+    (_, V), (_, width) = next(t.axes for t in tensors if t.name == f"{name}.embedding.weight")
+    return Words(name=name, V=V, D=width, outs=D, last=tower == "audio")
 
 
 def _embedder(role: Role, path: str, k: Keys, D: int) -> tuple[Tensor, ...]:
