@@ -68,7 +68,8 @@ def _embedder(role: Role, path: str, k: Keys, D: int) -> tuple[Tensor, ...]:
     return tower(
         role,
         path,
-        Tensor("embedding.weight", (("V", k.need("vocab_size")), ins), role),
+        # A table, which is no linear module.
+        Tensor("embedding.weight", (("P", k.need("vocab_size")), ins), role),
         Norm("hard_embedding_norm", (ins,)),
         Norm("soft_embedding_norm", (ins,)),
         matrix("embedding_projection", ins, ("D", D), role, bias=False),
