@@ -22,6 +22,7 @@ from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.model import Layer
 from tonnage.arch.tape import Value
 from tonnage.arch.untraced import untold
+from tonnage.errors import InputError
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
@@ -81,7 +82,13 @@ class AltUp(Record):
         innovation = ops.sub(activated, ops.narrow(predictions, (B, T, D)), "innovation")
         innovation = ops.copy(innovation, predictions.axes, "innovation of every stream")
         weight = None
-        if f.tape.grad:
+        if f.training or f.tape.recording:
+            packed = None if f.tuning is None else f.tuning.packed
+            if packed is not None and self._correction().name in packed.modules:
+                raise InputError(
+                    "transformers clamps the matrices of Gemma 3n's correction and prediction in training, which fails "
+                    "where they are packed", key="quant", hint="--quant none; --optimizer adamw-8bit, --recompute full",
+                )  # fmt: skip
             # In training those that correct are held within bounds, by a copy of their matrix that no adapter sees.
             matrix = self._correction()
             weight = within(f.tape.parameter(f"{matrix.name}.weight", (*matrix.outs, *matrix.ins)), both=True)

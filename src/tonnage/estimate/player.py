@@ -349,7 +349,10 @@ class Player(Playing):
             if a.loan is not None:
                 lent[a.loan.name] = [own.pop(s.serial) for s in a.loan.back]
                 again += [Shared(own.pop(s.serial)) for s in a.loan.stays if s.serial in own]
-                again += [joints.pop(a.input.serial)] if a.loan.holds_input else []
+                if a.loan.holds_input:
+                    # It came back from the host, where inputs go there.
+                    came = own.pop(a.input.serial, None)
+                    again.append(joints.pop(a.input.serial) if came is None else Shared(came))
             self.end("loss backward" if i == last else f"backward layer {i - 1}" if i else "backward embedding")
             gradient = own.pop(a.handed.serial, None) if a.handed is not None else None
             self.grads += [own.pop(s.serial) for s in a.gradients if s.serial in own]
