@@ -190,6 +190,8 @@ class AltUpLayer(Layer):
         return (*super().weights(), *self.altup.weights(), *self.laurel.weights())
 
     def _sequential(self, f: Forward, x: Value) -> Value:
+        if not f.tape.grad:
+            raise untold("a layer of several streams, outside of a training step on the next token,")
         if f.again or (f.tuning is not None and f.tuning.bottleneck is not None):
             raise untold("a layer of several streams, of which parts are computed again or adapted,")
         attend, feed, own = self.sublayers

@@ -71,7 +71,6 @@ class LayerEmbeddings(Record):
         made = self._norm().forward(f, made)
         return ops.scaled(ops.add(made, rows, "projection and rows"), "embeddings of every layer")
 
-
     def looked_up(self, f: Forward, ids: Value) -> Value:
         """The second table's rows of all layers."""
         tape, inside = f.tape, None

@@ -53,7 +53,8 @@ class SharingAttention(Parts):
     def forward(self, f: Forward, x: Value) -> Value:
         """Self-attention over ``x`` and what is cached before it."""
         a = self.inner
-        if self.reuses and self.inner.rotary not in f.lent:
+        if (self.reuses or self.stores) and not f.tape.grad:
+            # Of a prompt, the layers that reuse them may see the last token alone.
             raise untold(f"{self.what}, outside of a training step on the next token,")
         matrices = {m.name.rpartition(".")[2]: m for m in self.parts if isinstance(m, Linear)}
         norms = {n.name.rpartition(".")[2]: n for n in self.parts if isinstance(n, Norm)}

@@ -87,9 +87,7 @@ def read(k: Keys) -> Model:
         masks=(None, window),
     )
     rows = layer_embeddings("model", V, D, R, L).but(bounded=True)
-    paths = [
-        tuple(f"model.altup_{name}projections.{i}" for i in range(M - 1)) for name in ("", "unembed_")
-    ]
+    paths = [tuple(f"model.altup_{name}projections.{i}" for i in range(M - 1)) for name in ("", "unembed_")]
     stem = AltUpStem(**{name: getattr(model.decoder.stem, name) for name in STEM}, inner=rows, further=paths[0])
     stack = model.decoder.but(stem=stem, norm=AltUpNorm(D=D, further=paths[1], norm=norm("model.norm")))
     return model.but(extra=(*rows.weights(), *_streams(M, D)), stacks=(stack,))

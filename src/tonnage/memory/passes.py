@@ -276,6 +276,8 @@ class Pass:
                 account.carried = [s for s in f.carried if s not in account.left_behind()]
                 handing.settle(account, again=way is not None)
                 accounts[key] = account
+                # It holds what layers hand on.
+                del run
                 if bias is not None:
                     self.summed = bias.taken() or self.summed
                 reached.setdefault(id(layer), set()).update(tape.reached)
