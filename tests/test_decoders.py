@@ -77,20 +77,20 @@ def test_heads_of_512_are_repeated_for_the_memory_efficient_kernel() -> None:
 
 
 def test_layers_that_share_keys_and_values_keep_one_copy() -> None:
-    """Gemma 4 E2B over 512 tokens: its sliding layers' heads fit flash attention, so that those that reuse keep none.
+    """Gemma 4 E2B over 256 tokens: its sliding layers' heads fit flash attention, so that those that reuse keep none.
 
     The layer that makes them keeps keys and values of one head of 256, in bf16; the full layers' heads are repeated.
     """
-    found = step(dict(load("gemma-4-e2b").config)["text_config"], 512).passes
+    found = step(dict(load("gemma-4-e2b").config)["text_config"], 256).passes
     made, using = found.layers[13], found.layers[15]
     assert made.loan is not None
     assert using.loan is not None
-    assert [s.nbytes for s in made.saved if s.label == "rotated" and ("K", 1) in s.axes] == [512 * 256 * 2]
+    assert [s.nbytes for s in made.saved if s.label == "rotated" and ("K", 1) in s.axes] == [256 * 256 * 2]
     assert found.kernels == {"flash", "efficient"}
     assert not [s for s in using.saved if ("K", 1) in s.axes]
     # Sums of gradients go down from layer to layer: one of keys, one of values.
-    assert [s.nbytes for s in using.loan.due] == [s.nbytes for s in using.loan.back] == [512 * 256 * 2] * 2
-    assert [s.nbytes for s in made.loan.due] == [512 * 256 * 2] * 2
+    assert [s.nbytes for s in using.loan.due] == [s.nbytes for s in using.loan.back] == [256 * 256 * 2] * 2
+    assert [s.nbytes for s in made.loan.due] == [256 * 256 * 2] * 2
     assert made.loan.back == []
 
 
@@ -105,8 +105,8 @@ def test_checkpoints_hold_what_made_keys_and_values_again() -> None:
     loans = [a.loan for a in Step(model, recipe).passes.layers if a.loan is not None]
     stays = [sum(s.nbytes for s in loan.stays) for loan in loans]
     assert [n > 0 for n in stays] == [True, True, False, False, False]
-    # Of the sliding layer, in fp32: what its norm and the keys' cast and normalised, what the values' cast, which has no
-    # weight, two numbers of each, and both weights; in bf16 what both matrices were given.
+    # Of the sliding layer, in fp32: what its norm and the keys' cast and normalised, what the values' cast, two numbers
+    # of each row, and both weights; in bf16 what both matrices were given.
     D, K, H, rows = 384, 2, 96, 128
     norms = rows * 4 * (2 * D + 2 + 3 * K * H + 4 * K)
     weights = 4 * (D + H)

@@ -182,8 +182,8 @@ class AltUpLayer(Layer):
         laurel: beside attention.
     """
 
-    altup: AltUp
-    laurel: Laurel
+    altup: AltUp = AltUp(D=1, M=1)
+    laurel: Laurel = Laurel(D=1, R=1)
 
     def weights(self) -> tuple[Tensor, ...]:
         """The sublayers' tensors and those of the streams."""

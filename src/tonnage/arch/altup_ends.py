@@ -84,7 +84,7 @@ class AltUpStem(Stem):
         others: what else looks every token up, in the order that the code around the model asks it.
     """
 
-    further: tuple[str, ...]
+    further: tuple[str, ...] = ()
     others: tuple[Words, ...] = ()
 
     def _met(self, f: Forward, ids: Value, x: Value) -> Value:
@@ -144,7 +144,7 @@ class AltUpNorm(Record):
         # The names of the streams before the layers are taken for those behind them.
         before = [f.tape.new("stream before the layers", v.axes, v.dtype) for v in f.rebound]
         f.rebound = []
-        M, *one = x.axes
+        _, *one = x.axes
         target = _magnitude(ops.narrow(x, tuple(one)))
         streams, named = [ops.narrow(x, tuple(one))], list[Value]()
         del before[:-1]

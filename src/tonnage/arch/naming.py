@@ -23,7 +23,7 @@ def moved(part: Any, move: Callable[[str], str]) -> Any:
         return tuple(moved(one, move) for one in part)
     if not isinstance(part, Record):
         return part
-    changed = {}
+    changed: dict[str, Any] = {}
     for field in part._fields:
         value = getattr(part, field)
         if field in LISTS:

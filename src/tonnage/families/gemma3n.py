@@ -48,6 +48,7 @@ def read(k: Keys) -> Model:
     k.skip("audio_soft_tokens_per_image", "vision_soft_tokens_per_image")
     stack = text.model.decoder
     others = _words("vision", images, D), _words("audio", sound, D)
+    assert stack.stem.inner is not None
     stem = stack.stem.but(others=others, inner=stack.stem.inner.but(path="model.language_model"))
     model = text.model.but(stacks=(stack.but(stem=stem),))
     model = headed(model, k.want("tie_word_embeddings", True), extra=images + sound)
