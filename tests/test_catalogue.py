@@ -28,7 +28,7 @@ TYPES = {
     *("paligemma", "mistral3", "qwen3_5", "qwen3_5_moe", "qwen3_next", "deepseek_v32", "deepseek_v4", "gemma3"),
     *("gemma4", "kimi_k2", "kimi_k25", "kimi_k3", "nemotron_h", "nemotron-nas", "mimo", "glm_moe_dsa", "glm4_moe"),
     *("glm4_moe_lite", "minimax_m2", "minimax_m3_vl", "mllama", "exaone4", "exaone4_5", "lfm2_vl", "olmo3", "voxtral"),
-    *("llama4", "qwen3_vl_moe"),
+    *("llama4", "qwen3_vl_moe", "gemma3n"),
 }
 """Every one of them has at least one real model."""
 

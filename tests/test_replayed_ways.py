@@ -80,6 +80,20 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "old packed products accumulated": (LLAMA, LITGPT | {"accumulate": 2, "batch": 2}),
     "old packed products again": (LLAMA, LITGPT | {"recompute": "full"}),
     "emptied": (LLAMA, {"seq": 64, "empty_cache": True}),
+    "keys and values shared": ("gemma-4-e2b", {"seq": 64}),
+    "keys and values shared, checkpoints": ("gemma-4-e4b", {"seq": 64, "recompute": "full", "precision": "fp32"}),
+    "keys and values shared, some checkpoints": ("gemma-4-e2b", {"seq": 64, "recompute": "first-12"}),
+    "keys and values shared, inputs on the host": (
+        "gemma-4-e2b",
+        {"seq": 64, "recompute": "full", "offload": "activations", "precision": "fp32"},
+    ),
+    "keys and values shared, evaluated": ("gemma-4-e2b", {"seq": 64, "eval_batch": 16, "lora_rank": 8}),
+    "several streams": ("gemma-3n-e4b", {"seq": 64}),
+    "several streams, checkpoints": (
+        "gemma-3n-e2b",
+        {"seq": 64, "recompute": "full", "lora_rank": 8, "lora_targets": ["all-linear"]},
+    ),
+    "several streams, mixed": ("gemma-3n-e2b", {"seq": 64, "precision": "bf16-mixed", "accumulate": 2}),
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_trace_against_the_closed_form import compared
+from test_trace_against_the_closed_form import KINDS, closed_form, compared
 
 import tonnage as tn
 from tonnage.tracing import ask, request
@@ -40,6 +40,46 @@ def test_targets_that_are_refused_fail_in_peft(config: str, targets: list[str]) 
 
     with pytest.raises(Exception, match=r"not supported|no attribute"):
         traced(RECORDED["configs"][config], precision="bf16", batch=1, seq=32, lora_rank=8, lora_targets=targets)
+
+
+TOWERS: dict[str, Any] = {
+    "model_type": "gemma3n",
+    "architectures": ["Gemma3nForConditionalGeneration"],
+    "dtype": "float32",
+    "tie_word_embeddings": True,
+    "text_config": {k: v for k, v in RECORDED["configs"]["gemma3n_text"].items() if k != "dtype"},
+    "vision_config": {"hidden_size": 2048, "vocab_size": 128, "vocab_offset": 2800},
+    "audio_config": {
+        "hidden_size": 96, "vocab_size": 100, "vocab_offset": 2928, "input_feat_size": 32,
+        "conf_num_attention_heads": 4, "conf_num_hidden_layers": 1, "sscp_conv_channel_size": [16, 8],
+    },
+}  # fmt: skip
+"""Gemma 3n with towers, which every token goes by; that of pictures is built by timm, and has one size."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"recompute": "full"},
+        {"precision": "bf16-mixed"},
+        {"lora_rank": 8, "lora_targets": ["all-linear"], "recompute": "full"},
+    ],
+    ids=str,
+)
+def test_gemma_3n_with_towers_takes_what_its_code_does(said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("timm", exc_type=Exception)
+    pytest.importorskip("PIL")
+    from tracing_cases import traced
+
+    said = {"precision": "bf16", "batch": 2, "seq": 64} | said
+    wanted, result = closed_form(TOWERS, said, monkeypatch)
+    found = levels(traced(TOWERS, **said))
+    phases = {name: range(start - 1, stop) for name, start, stop in found.traced.phases()}
+    # Lines are not compared: a trace does not tell cached keys from other activations.
+    assert wanted == [max(found.requested[i] for i in phases[f"step2.{kind}"]) for kind in KINDS]
+    assert found.traced.told["trainable"] == result.model["trainable_parameters"]
 
 
 WINDOW = 8

@@ -228,6 +228,7 @@ class Stem(Record):
             x = virtual.joined(f, x)
         if f.eye is not None:
             x = f.eye(f, ids, x)
+        x = self._met(f, ids, x)
         rows = x.axes[:2]
         # BERT makes all this in a module of its own, of which the model's code names the output alone.
         apart = self.apart or any(table.buffered and not table.named for table in self.tables)
@@ -236,7 +237,7 @@ class Stem(Record):
             # The model's code names this ``inputs_embeds`` to its end.
             (f.around if self.around and f.tape.grad else f.frame).append(x)
         if self.inner is not None:
-            f.inputs = self.inner.forward(f, ids, x, named=self.sought > 0)
+            f.inputs = self.inner.forward(f, ids, x, named=self.sought > 0, rows=f.held.pop() if f.held else None)
         if self.project is not None:
             x = Linear(self.project, width, (("D", self.D),), "embedding").forward(f, x)
         for table in self.tables:
@@ -260,10 +261,9 @@ class Stem(Record):
             f.frame[:] = [*named, x]
         if self.position_ids == "named":
             f.frame.append(f.tape.new("position ids", rows[1:], "int64"))
-        if self.streams is not None:
-            x = ops.copy(x, self.stream(*rows), "streams")
+        x = self._streamed(f, x)
         for rotary in self.rotary:
-            rotary.forward(f, x)
+            rotary.forward(f, x.view((*rows, ("D", self.D))))
         for bias in (self.alibi, self.relative):
             if bias is not None:
                 bias.forward(f, x)
@@ -272,6 +272,14 @@ class Stem(Record):
             # One for all sequences: it is only seen as one for each.
             f.masks[None] = f.tape.new("attention mask", (("B", 1), ("X", 1), rows[1], keys), "bool")
         return x
+
+    def _met(self, f: Forward, ids: Value, x: Value) -> Value:
+        """The embedding as code around the model hands it on."""
+        return x
+
+    def _streamed(self, f: Forward, x: Value) -> Value:
+        """What the layers are given, of which tables have the format."""
+        return x if self.streams is None else ops.copy(x, self.stream(*x.axes[:2]), "streams")
 
     def _without_placeholders(self, f: Forward, ids: Value) -> Value:
         tape, axes = f.tape, ids.axes

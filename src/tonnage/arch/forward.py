@@ -91,7 +91,9 @@ class Forward:
     ``weights`` are the attention weights that a layer names but does not use; ``carried`` those that it handed back.
     ``seen`` is the mask of the block at hand where it has one of its own, ``chosen`` what an indexer chose, until the
     next one does.
-    ``inputs`` are embeddings of every layer, each of which takes its own.
+    ``rebound`` are those of the frame whose names the model's code takes for others before its last norm.
+    ``lent`` are the keys and values that layers make for later ones of their kind.
+    ``inputs`` are embeddings of every layer, ``row`` those of the layer at hand.
     ``encoder`` is what cross attention sees, ``hidden`` zeros and ones for its rows (Llama 3.2 Vision), ``zeros`` the
     bias of its scores that layers share (T5), and ``position`` the bias that the block at hand adds.
     ``eye`` puts what is seen into the embedding: of circumstances, token ids and embedding.
@@ -121,6 +123,7 @@ class Forward:
         "inputs",
         "kernel",
         "labels",
+        "lent",
         "local",
         "logits",
         "masks",
@@ -131,7 +134,9 @@ class Forward:
         "prefixes",
         "prompted",
         "ran",
+        "rebound",
         "rotary",
+        "row",
         "seen",
         "store",
         "taken",
@@ -179,6 +184,7 @@ class Forward:
         self.checkpoints = False
         self.bias: Value | None = None
         self.inputs: Value | None = None
+        self.row: Value | None = None
         self.chosen: Value | None = None
         self.seen: Value | None = None
         self.encoder: Value | None = None
@@ -189,6 +195,7 @@ class Forward:
         self.given: Value | None = None
         self.position: Value | None = None
         self.labels: Value | None = None
+        self.lent: dict[str, tuple[Value, Value]] = {}
         self.positions: Value | None = None
         self.prefixes: list[tuple[Value, Value]] = []
         self.prompted: Prompted | None = None
@@ -197,6 +204,7 @@ class Forward:
         self.held: list[Value] = []
         self.local: list[Value] = []
         self.frame: list[Value] = []
+        self.rebound: list[Value] = []
         self.weights: list[Value] = []
         self.carried: list[Storage] = []
 

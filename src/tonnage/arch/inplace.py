@@ -57,14 +57,18 @@ def filled(base: Value, part: Value, axes: Axes) -> Value:
     return out
 
 
-def onto_view(base: Value, part: Value) -> Value:
-    """``base.view(...).add_(part)``: the backward pass copies the gradient whole, and once more as the part's."""
+def onto_view(base: Value, part: Value, place: Axes | None = None) -> Value:
+    """``base.view(...).add_(part)``: the backward pass copies the gradient whole, and once more as the part's.
+
+    ``place`` are the axes of the view, of all of the base where None; the part is repeated to them.
+    """
     tape, axes, dtype = base.tape, base.axes, base.dtype
+    before, own, view = part.axes, part.dtype, place or base.axes
     out = Value(base.storage, axes, dtype)
 
     def back(g: Value) -> Grads:
         whole = tape.new("gradient around the view", axes, dtype)
-        return whole, tape.new("gradient of what was added", axes, dtype)
+        return whole, fitted(tape.new("gradient of what was added", view, dtype), before, own)
 
     tape.record((out,), (base, part), back, ())
     return out

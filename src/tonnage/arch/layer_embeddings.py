@@ -28,6 +28,7 @@ class LayerEmbeddings(Record):
         R: of a layer's row.
         layers: how many.
         scale: the buffer that the table's module multiplies by.
+        bounded: ids beyond the table are taken for the first, and what is projected is scaled in place (Gemma 3n).
     """
 
     path: str
@@ -36,6 +37,7 @@ class LayerEmbeddings(Record):
     R: int
     layers: int
     scale: Tensor
+    bounded: bool = False
 
     def _rows(self) -> Axes:
         return ("L", self.layers), ("R", self.R)
@@ -53,21 +55,43 @@ class LayerEmbeddings(Record):
         yield from self._norm().weights()
         yield self.scale
 
-    def forward(self, f: Forward, ids: Value, x: Value, *, named: bool) -> Value:
+    def forward(self, f: Forward, ids: Value, x: Value, *, named: bool, rows: Value | None = None) -> Value:
         """Rows of all layers, axes ``B T L R``, of which the model's code keeps the name.
 
         ``named``: code around the model looks the rows up, and names them and its embeddings without placeholders.
+        ``rows`` are there where code around the model has looked them up before.
         """
         tape = f.tape
         if named:
             f.frame.append(tape.new("embeddings without placeholders", x.axes, x.dtype))
-        table = tape.parameter(f"{self.path}.embed_tokens_per_layer.weight", (("V", self.V), *self._rows()))
-        rows = ops.scaled(ops.embedding(ids, table, self._rows()), "scaled embedding")
+        rows = self.looked_up(f, ids) if rows is None else rows
         if named:
             f.frame.append(rows)
-        made = ops.scaled(self._projection().forward(f, x), "scaled projection")
+        made = ops.scaled(self._projection().forward(f, x), "scaled projection", in_place=self.bounded)
         made = self._norm().forward(f, made)
         return ops.scaled(ops.add(made, rows, "projection and rows"), "embeddings of every layer")
+
+    def looked_up(self, f: Forward, ids: Value) -> Value:
+        """The second table's rows of all layers."""
+        tape, inside = f.tape, None
+        table = tape.parameter(f"{self.path}.embed_tokens_per_layer.weight", (("V", self.V), *self._rows()))
+        if self.bounded:
+            either = [tape.new("ids on one side", ids.axes, "bool") for _ in range(2)]
+            inside = tape.new("ids of the table", ids.axes, "bool")
+            del either
+            first = tape.new("id of the first", (), "int64")
+            ids = tape.new("ids within the table", ids.axes, "int64")
+            del first
+        rows = ops.scaled(ops.embedding(ids, table, self._rows()), "scaled embedding")
+        del inside
+        return rows
+
+
+def row(f: Forward) -> Value:
+    """The row of the layer at hand, which the model's code takes out before it calls that."""
+    assert f.inputs is not None
+    B, T, _, R = f.inputs.axes
+    return ops.narrow(f.inputs, (B, T, R))
 
 
 class LayerInput(Parts):
@@ -87,9 +111,8 @@ class LayerInput(Parts):
 
     def forward(self, f: Forward, x: Value) -> Value:
         """By the row of the layer at hand."""
-        assert f.inputs is not None
-        B, T, _, R = f.inputs.axes
-        own = ops.narrow(f.inputs, (B, T, R))
+        assert f.row is not None
+        own = f.row
         x = self.gate.forward(f, x)
         x = activate(x, self.act)
         x = ops.mul(x, own, "gated row")

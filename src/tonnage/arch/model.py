@@ -174,6 +174,11 @@ class Layer(Record):
 
     def forward(self, f: Forward, x: Value) -> Value:
         """The layer's output."""
+        if f.inputs is not None:
+            # Imported late: Gemma alone.
+            from tonnage.arch.layer_embeddings import row
+
+            f.row = row(f)
         run = self._wide if self.wide else self._parallel if self.parallel else self._sequential
         x = run(f, x)
         if self.scalar is not None:
@@ -186,6 +191,7 @@ class Layer(Record):
 
             x = clamped(x) if self.bounds == "clamped" else checked(x)
         f.carried = [v.storage for v in f.weights] if self.carries else []
+        f.row = None
         f.weights.clear()
         f.held.clear()
         f.local.clear()

@@ -10,6 +10,8 @@ from tonnage.tensors import Tensor
 
 PATHS: Final = ("name", "alias_of", "bias_alias_of", "project")
 """Fields that hold the name of a module or a tensor."""
+LISTS: Final = ("further",)
+"""Fields that hold several."""
 
 
 def moved(part: Any, move: Callable[[str], str]) -> Any:
@@ -21,8 +23,11 @@ def moved(part: Any, move: Callable[[str], str]) -> Any:
         return tuple(moved(one, move) for one in part)
     if not isinstance(part, Record):
         return part
-    changed = {}
+    changed: dict[str, Any] = {}
     for field in part._fields:
         value = getattr(part, field)
-        changed[field] = (move(value) if value else value) if field in PATHS else moved(value, move)
+        if field in LISTS:
+            changed[field] = tuple(map(move, value))
+        else:
+            changed[field] = (move(value) if value else value) if field in PATHS else moved(value, move)
     return part.but(**changed)

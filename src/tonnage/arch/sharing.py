@@ -25,6 +25,7 @@ class SharingAttention(Parts):
         inner: what attends, between the projections.
         keys_first: keys are normed and turned before values are made (Gemma 3n).
         reuses: keys and values are those of an earlier layer.
+        stores: later layers reuse its keys and values.
     """
 
     module: ClassVar[str] = "attention"
@@ -32,6 +33,17 @@ class SharingAttention(Parts):
     inner: GroupedQuery
     keys_first: bool = False
     reuses: bool = False
+    stores: bool = False
+
+    @property
+    def lends(self) -> str | None:
+        """The name under which later layers find its keys and values."""
+        return self.inner.rotary if self.stores else None
+
+    @property
+    def borrows(self) -> str | None:
+        """The name under which it finds an earlier layer's."""
+        return self.inner.rotary if self.reuses else None
 
     @property
     def causal(self) -> bool:
@@ -41,16 +53,22 @@ class SharingAttention(Parts):
     def forward(self, f: Forward, x: Value) -> Value:
         """Self-attention over ``x`` and what is cached before it."""
         a = self.inner
-        if self.reuses:
-            raise untold(self.what)
+        if (self.reuses or self.stores) and not f.tape.grad:
+            # Of a prompt, the layers that reuse them may see the last token alone.
+            raise untold(f"{self.what}, outside of a training step on the next token,")
         matrices = {m.name.rpartition(".")[2]: m for m in self.parts if isinstance(m, Linear)}
         norms = {n.name.rpartition(".")[2]: n for n in self.parts if isinstance(n, Norm)}
         q = matrices["q_proj"].forward(f, x)
         q = norms["q_norm"].forward(f, q)
         q = self._turned(f, q)
-        k, v = self._keys_and_values(f, x, matrices, norms)
-        if f.store is not None:
-            k, v = f.store((k, v), a.window)
+        if self.reuses:
+            k, v = f.lent[a.rotary or ""]
+        else:
+            k, v = self._keys_and_values(f, x, matrices, norms)
+            if f.store is not None:
+                k, v = f.store((k, v), a.window)
+        if self.stores:
+            f.lent[a.rotary or ""] = k, v
         out = attend(f, a, q, k, v)
         out = matrices["o_proj"].forward(f, out)
         f.local.clear()

@@ -17,8 +17,8 @@ class Storage:
     """Bytes that live and die as one."""
 
     __slots__ = (
-        "axes", "borrowed", "by_heads", "category", "dtype", "emptied", "label", "nbytes", "owners", "position",
-        "serial", "tape", "viewed",
+        "axes", "borrowed", "by_heads", "category", "dtype", "emptied", "follows", "label", "nbytes", "owners",
+        "position", "serial", "tape", "viewed",
     )  # fmt: skip
 
     def __init__(self, tape: Tape, label: str, axes: Axes, dtype: str, category: str) -> None:
@@ -35,6 +35,8 @@ class Storage:
         self.borrowed: Value | None = None
         # Heads lie before tokens: whatever takes both as one axis has to lay it out anew.
         self.by_heads = False
+        # A sum of so many gradients, which lies as the next one does that is added to it; 0 where that is known.
+        self.follows = 0
         self.serial = len(tape.born)
         self.position = len(tape.events)
         tape.born.append(self)

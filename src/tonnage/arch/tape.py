@@ -374,6 +374,7 @@ class Tape:
         """
         name, grad = parameter.name, given.pop()
         assert grad is not None
+        again = name in self.reached
         self.reached.add(name)
         if name in self.begun:
             return
@@ -388,7 +389,8 @@ class Tape:
         elif held is not None and stepping is not None:
             grad = self.gradients.pop(name)
         elif held is not None or (accumulated and name != self.tied) or name.endswith(self.early):
-            if accumulated:
+            # Of a weight that several steps take, one gradient is added to the older one.
+            if accumulated and (held is not None or not again):
                 self.added[(held or grad).storage.serial] = name
             return
         if accumulated and held is not None:
@@ -435,6 +437,10 @@ def _fitted(made: list[Value | Later | None]) -> list[Value | None]:
 def _sum(first: Value | None, second: Value) -> Value:
     if first is None:
         return second
+    if first.storage.follows:
+        first.storage.by_heads = second.storage.by_heads
+        first.storage.viewed = second.storage.viewed and first.storage.follows == 1
+        first.storage.follows = 0
     # In place where nobody else holds what is there, which a view never is.
     if first.storage.owners == 1 and not first.storage.viewed:
         return first

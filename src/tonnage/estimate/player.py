@@ -59,6 +59,7 @@ class Player(Playing):
         self.lingering: list[Shared] = []
         self.told: list[Block] = []
         self.shared: Own = {}
+        self.rebound: list[Block] = []
         # The loop's variable holds a step's loss until the next one's is there.
         self.loss: list[Block] = []
         # So does what the caller holds of a pass.
@@ -163,6 +164,7 @@ class Player(Playing):
                 self.drop(streams[-1])
             start, closing = a.forward.start, self.passes.closing
             if i == last:
+                self.free(self.rebound)
                 if closing is not None:
                     # The last norm runs while the model's code still has its names.
                     start = closing.stop
@@ -210,6 +212,8 @@ class Player(Playing):
             self.free(before if i < last else ())
             # Behind what no layer before it lets go of any more.
             own |= {s.serial: self.take(s.nbytes) for s in a.called}
+            if a.loan is not None:
+                self.shared |= {s.serial: self.take(s.nbytes) for s in a.loan.lent}
             if 0 < i < last:
                 if self.hands:
                     self.handed.append(streams[i - 1])
@@ -249,6 +253,7 @@ class Player(Playing):
         p = self.passes
         self.shared = {s.serial: own.pop(s.serial) for s in p.shared if s.serial in own}
         self.shared |= {s.serial: self.take(s.nbytes) for s in p.shared if s.serial not in self.shared and s.nbytes}
+        self.rebound = [own.pop(s.serial) for s in p.rebound if s.serial in own]
         frame = [Shared(own.pop(s.serial)) for s in p.frame if s.serial in own]
         if any(s is p.stem.left for s in p.frame):
             stream.holders += 1
@@ -311,12 +316,17 @@ class Player(Playing):
         tied: Own = {}
         # What the steps before the layers are given by them.
         summed: list[Block] = []
+        # Gradients of keys and values that layers share, and what the checkpoints hold of those that were made again.
+        lent: dict[str, list[Block]] = {}
+        again: list[Shared] = []
         self.thread(1)
         for i in range(last, -1, -1):
             a, (own, joints) = self.stages[i], left[i]
             if not a.flows and i < last:
                 break
             self.begin()
+            if a.loan is not None:
+                own.update(zip((s.serial for s in a.loan.due), lent.pop(a.loan.name, ()), strict=True))
             if a.seed is not None and gradient is not None:
                 own[a.seed.serial] = gradient
             if a.recompute is not None:
@@ -336,6 +346,13 @@ class Player(Playing):
                 own.update(tied)
                 tied.clear()
             self.play(a.backward.start, a.backward.stop, own, joints)
+            if a.loan is not None:
+                lent[a.loan.name] = [own.pop(s.serial) for s in a.loan.back]
+                again += [Shared(own.pop(s.serial)) for s in a.loan.stays if s.serial in own]
+                if a.loan.holds_input:
+                    # It came back from the host, where inputs go there.
+                    came = own.pop(a.input.serial, None)
+                    again.append(joints.pop(a.input.serial) if came is None else Shared(came))
             self.end("loss backward" if i == last else f"backward layer {i - 1}" if i else "backward embedding")
             gradient = own.pop(a.handed.serial, None) if a.handed is not None else None
             self.grads += [own.pop(s.serial) for s in a.gradients if s.serial in own]
@@ -355,6 +372,9 @@ class Player(Playing):
             self.free(own.values())
             for joint in joints.values():
                 self.drop(joint)
+            if i - 1 <= p.lowest:
+                while again:
+                    self.drop(again.pop())
             below = {s.serial for layer in p.layers[: max(i - 1, 0)] for s in layer.shares}
             gone = [] if self.run.nests else [s.serial for s in a.shares if s.serial not in below]
             self.free([self.shared.pop(n) for n in gone if n in self.shared])

@@ -69,6 +69,7 @@ def read(player: Player, reading: Ahead) -> None:
         stream = Shared(own.pop(a.left.serial))
         handed += [Shared(own.pop(s.serial)) for s in a.cached if s.serial in own]
         casts += [own.pop(s.serial) for s in a.casts if s.serial in own]
+        named += [Shared(own.pop(s.serial)) for s in reading.lent[id(a)] if s.serial in own]
     player.free([*own.values(), *shared])
     for held in (*named, *([first] if reading.names_first else [])):
         player.drop(held)

@@ -24,8 +24,12 @@ from tonnage.timeline import Level
 
 if TYPE_CHECKING:
     from tonnage.arch.stepping import Stepping
+    from tonnage.arch.tape import Storage
+    from tonnage.memory.lending import Loan
 
 
+AGAIN: Final = "shared keys and values, and what made them again"
+LENT: Final = "keys and values that layers share"
 HELD: Final = "inputs that products of 8 bit hold until the graph is gone"
 
 
@@ -198,6 +202,7 @@ class Step(Outputs, Weighed):
         kept = [below.keeps_output or above.keeps_input for below, above in pairwise(stages)]
         framed = [s for s in p.frame if s is not p.stem.output]
         self.take("frame", "activations", "named by the model's code", level(framed), framed)
+        self.take("rebound", "activations", "named by the model's code", level(p.rebound), p.rebound)
         around = [s for s in p.around if s is not p.stem.output]
         self.take("around", "activations", "named by code around the model", level(around), around)
         for pair in p.prefixes:
@@ -237,13 +242,18 @@ class Step(Outputs, Weighed):
             self.drop_all("carried")
             self.take("carried", "activations", "handed on by the layer before", level(a.carried), a.carried)
             self.take(f"called {_key(a)}", "activations", "held by a layer's checkpoint", level(a.called), a.called)
+            if a.loan is not None:
+                self.take(f"lent {a.loan.name}", "activations", LENT, level(a.loan.lent), a.loan.lent)
             if self.hands or a.caches:
                 self.take(f"handed {id(a)}", "kv_cache", "keys and values handed out", level(a.apart()), a.apart())
+        self.drop("rebound")
         if p.closing is not None:
             yield Moment("last norm", self.now + H[-1] + p.closing.peak, p.closing)
-        for key in ("shared", "frame", "passed", "carried", *(() if p.stem.output in p.around else ("first",))):
+        lent = [a.loan for a in p.layers if a.loan is not None]
+        names = [f"lent {loan.name}" for loan in lent]
+        for key in ("shared", "frame", "passed", "carried", *names, *(() if p.stem.output in p.around else ("first",))):
             self.drop_all(key)
-        for s in p.shared:
+        for s in (*p.shared, *(s for loan in lent for s in loan.lent)):
             if any(s in a.shares for a in p.layers):
                 self.take(f"shared {s.serial}", "activations", "shared by the layers", level([s]), [s])
         for below in stages[:-2] if r.offloads else ():
@@ -330,17 +340,21 @@ class Step(Outputs, Weighed):
             elif i:
                 name = f"backward layer {i - 1}"
                 self.drop(_key(a))
+                if a.loan is not None:
+                    self.drop(f"lent gradients {a.loan.name}")
+                    here = here + level(a.loan.due)
                 if not a.flows:
                     # Nothing below needs a gradient: what the graph held ends here.
                     for key in [
-                        k for k in self.held if k.startswith(("stream", "account", "stem", "shared", "called"))
+                        k for k in self.held if k.startswith(("stream", "account", "stem", "shared", "called", "lent"))
                     ]:
                         self.drop_all(key)
                     break
                 best = Moment(name, self.now + here + H[i] + a.backward.peak, a.backward)
                 if a.recompute is not None:
                     given = Level() if self.away(i - 1) else H[i - 1]
-                    again = self.now + level(a.left_behind()) + given + H[i] + a.recompute.peak
+                    due = Level() if a.loan is None else level(a.loan.due)
+                    again = self.now + level(a.left_behind()) + given + H[i] + due + a.recompute.peak
                     if again.allocated > best.level.allocated:
                         best = Moment(name, again, a.recompute)
                 yield best
@@ -352,6 +366,11 @@ class Step(Outputs, Weighed):
                 self.take(f"awaited {id(a)}", "activations", "gradients of prefixes", level(a.awaited), a.awaited)
                 if i - 1 == p.begins:
                     self.take("summed", "activations", "gradients of what the layers share", level(p.summed), p.summed)
+                if a.loan is not None:
+                    self._lent(a, a.loan, stages[i - 1].output)
+                if i - 1 == p.lowest:
+                    for key in [k for k in self.held if k.startswith("lent again")]:
+                        self.drop_all(key)
                 # What is shared lives until the lowest layer that keeps it is through, or as long as the loss's graph,
                 # of which a nested checkpoint is a node that holds what the layer was called with.
                 for s in () if self.nests else a.shares:
@@ -385,6 +404,12 @@ class Step(Outputs, Weighed):
                 self.drop_all(key)
         loss = [p.tail.output, *p.context]
         self.take("loss itself", "loss", "the loss itself", level(loss), loss)
+
+    def _lent(self, a: Account, loan: Loan, source: Storage) -> None:
+        """What a layer that has run back leaves of keys and values that layers share."""
+        self.take(f"lent gradients {loan.name}", "activations", f"gradients of {LENT}", level(loan.back), loan.back)
+        stays = [*loan.stays, *([source] if loan.holds_input else [])]
+        self.take(f"lent again {loan.name}", "activations", AGAIN, level(stays), stays)
 
     def _held(self, stages: list[Account], i: int) -> None:
         """What the graph holds of a stretch whose backward pass is through: its own, its output, its input."""

@@ -31,6 +31,13 @@ def reusing(k: Keys, kinds: tuple[str, ...], default: int) -> tuple[bool, ...]:
     return tuple(i >= layers - shared for i in range(layers))
 
 
+def storing(kinds: tuple[str, ...], reuses: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Which layers' keys and values are reused: of each kind the last that has its own, where any reuse some."""
+    own = [kind for kind, shared in zip(kinds, reuses, strict=True) if not shared]
+    last = {len(own) - 1 - own[::-1].index(kind) for kind in set(kinds[len(own) :])}
+    return tuple(i in last for i in range(len(kinds)))
+
+
 def sharing_attention(inner: GroupedQuery, *, reuses: bool, no_values: bool = False, **more: Any) -> SharingAttention:
     """Attention that has keys and values of its own, or reuses another layer's and caches none.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tonnage.arch.altup_ends import Words
 from tonnage.arch.layers import Norm
 from tonnage.arch.model import Model
 from tonnage.arch.parts import Part
@@ -45,7 +46,20 @@ def read(k: Keys) -> Model:
     images = read_inner(k, "vision_config", VISION, lambda inner: _vision(inner, D), less=("model_type",))
     sound = read_inner(k, "audio_config", AUDIO, lambda inner: _audio(inner, D), less=("model_type",))
     k.skip("audio_soft_tokens_per_image", "vision_soft_tokens_per_image")
-    return headed(text.model, k.want("tie_word_embeddings", True), extra=images + sound)
+    stack = text.model.decoder
+    others = _words("vision", images, D), _words("audio", sound, D)
+    assert stack.stem.inner is not None
+    stem = stack.stem.but(others=others, inner=stack.stem.inner.but(path="model.language_model"))
+    model = text.model.but(stacks=(stack.but(stem=stem),))
+    model = headed(model, k.want("tie_word_embeddings", True), extra=images + sound)
+    capped = text.config.get("final_logit_softcapping", 30.0) is not None
+    return model.but(head=None if model.head is None else model.head.but(capped=capped))
+
+
+def _words(tower: str, tensors: tuple[Tensor, ...], D: int) -> Words:
+    name = f"model.embed_{tower}"
+    (_, V), (_, width) = next(t.axes for t in tensors if t.name == f"{name}.embedding.weight")
+    return Words(name=name, V=V, D=width, outs=D, last=tower == "audio")
 
 
 def _embedder(role: Role, path: str, k: Keys, D: int) -> tuple[Tensor, ...]:
@@ -55,7 +69,8 @@ def _embedder(role: Role, path: str, k: Keys, D: int) -> tuple[Tensor, ...]:
     return tower(
         role,
         path,
-        Tensor("embedding.weight", (("V", k.need("vocab_size")), ins), role),
+        # A table, which is no linear module.
+        Tensor("embedding.weight", (("P", k.need("vocab_size")), ins), role),
         Norm("hard_embedding_norm", (ins,)),
         Norm("soft_embedding_norm", (ins,)),
         matrix("embedding_projection", ins, ("D", D), role, bias=False),

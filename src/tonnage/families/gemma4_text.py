@@ -15,7 +15,7 @@ from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._composite import nested
 from tonnage.families._decoder import causal, embed_scale, heads, window_of
-from tonnage.families._gemma import STYLE, layer_embeddings, layer_input, reusing, rotaries, sharing_attention
+from tonnage.families._gemma import STYLE, layer_embeddings, layer_input, reusing, rotaries, sharing_attention, storing
 from tonnage.families._gemma4_towers import audio, unified_vision, vision
 from tonnage.families._hybrid import FULL, SLIDING, layer_kinds
 from tonnage.keys import Keys
@@ -137,11 +137,11 @@ def _text(k: Keys, path: str, tied: bool, unified: bool, *, handed: bool = False
         return Sublayer(block=beside, after=after)
 
     @cache
-    def layer(kind: str, size: tuple[int, int], reuses: bool) -> Layer:
+    def layer(kind: str, size: tuple[int, int], reuses: bool, stores: bool) -> Layer:
         sees, no_values = window if kind == SLIDING else None, keys_only and kind == FULL
         K, H = size
         inner = GroupedQuery(name="self_attn", D=D, N=N, K=K, H=H, bias=bias, window=sees, rotary=kind, dropout=dropout)
-        attention = sharing_attention(inner, reuses=reuses, no_values=no_values)
+        attention = sharing_attention(inner, reuses=reuses, no_values=no_values, stores=stores)
         return Layer(
             sublayers=(
                 Sublayer(block=attention, before=norm("input_layernorm"), after=norm("post_attention_layernorm")),
@@ -152,12 +152,14 @@ def _text(k: Keys, path: str, tied: bool, unified: bool, *, handed: bool = False
             kind=("full" if kind == FULL else "sliding") + (" layer that reuses a cache" if reuses else " layer"),
         )
 
+    shared = (True,) * L if handed else reusing(k, kinds, 0)
+    stores = (False,) * L if handed else storing(kinds, shared)
     widths = {kind: size[1] for kind, size in zip(reversed(kinds), reversed(sizes), strict=True)}
     model = causal(
         k,
         V=k.need("vocab_size"),
         D=D,
-        layers=tuple(map(layer, kinds, sizes, (True,) * L if handed else reusing(k, kinds, 0))),
+        layers=tuple(map(layer, kinds, sizes, shared, stores)),
         norm=norm(f"{path}.norm"),
         rotary=rotaries(path, widths),
         tied=tied,

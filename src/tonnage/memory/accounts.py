@@ -15,6 +15,7 @@ from tonnage.timeline import Level
 
 if TYPE_CHECKING:
     from tonnage.memory.caching import Caching
+    from tonnage.memory.lending import Loan
     from tonnage.memory.prefixed import Prefixed
     from tonnage.memory.recompute import Recompute
 
@@ -137,7 +138,7 @@ class Account:
     __slots__ = (
         "awaited", "backward", "cached", "caches", "called", "carried", "casts", "copied", "entered", "flows",
         "forward", "found", "gradients", "handed", "held", "holds_input", "input", "keeps_input", "keeps_output",
-        "left", "lingering", "output", "recompute", "saved", "seed", "shares", "waits",
+        "left", "lingering", "loan", "output", "recompute", "saved", "seed", "shares", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -169,6 +170,8 @@ class Account:
         # Gradients of what it was handed by the steps before all layers, which take them when these are through.
         self.awaited: list[Storage] = []
         self.shares: frozenset[Storage] = frozenset()
+        # Its part in keys and values that layers share.
+        self.loan: Loan | None = None
         # What functions of its pass hold as long as the loss is there.
         self.lingering: list[Storage] = []
         self.keeps_input = False
@@ -277,6 +280,7 @@ def layer_account(
     flows: bool = True,
     viewed: bool = False,
     cache: Prefixed | Caching | None = None,
+    loan: Loan | None = None,
 ) -> Account:
     """Account of one layer.
 
@@ -290,8 +294,10 @@ def layer_account(
         flows: whether its input needs a gradient.
         viewed: the gradient that it is given is a view.
         cache: where it keeps keys and values; None where it keeps none.
+        loan: its part in keys and values that layers share; None where it has none.
     """
     account, keeper = Account(), None
+    account.loan = loan
     first = len(tape.born)
     if recompute is not None:
         # Checkpointing runs the layer with autograd on but saves nothing, so autocast's cache still fills.
@@ -312,6 +318,8 @@ def layer_account(
         from tonnage.memory.reentrant import within
 
         return within(tape, run, x, waiting, account, first)
+    if loan is not None and recompute is not None:
+        loan.wait(tape, again=True)
     leaf, floor, start = x.node, len(tape.nodes), len(tape.events)
     tape.cut = start
     if keeper is not None:
@@ -328,6 +336,8 @@ def layer_account(
     if root is None:
         tape.rerun, tape.keeper, account.held, account.holds_input = False, None, [], False
         tape.attributes.clear()
+        if loan is not None:
+            loan.settle(tape, [*account.left_behind(), *account.cached], account.input)
         return account
     account.flows = True
     if recompute is not None:
@@ -340,6 +350,8 @@ def layer_account(
     else:
         account.holds(tape)
         waiting.append(tape.new("gradient of layer output", axes, account.output.dtype))
+        if loan is not None:
+            loan.wait(tape, again=False)
     waiting[0].storage.viewed = viewed
     if recompute is not None:
         # A checkpoint holds the layer's input until the last node has asked for what it saved.
@@ -349,6 +361,8 @@ def layer_account(
     if account.holds_input:
         tape.attributes.append(x.detached())
     del x
+    if loan is not None:
+        loan.begin(tape, floor, first)
     cut, began = tape.cut, len(tape.events)
     back(tape, root, waiting, floor, first, account)
     if recompute is not None:
@@ -361,6 +375,8 @@ def layer_account(
         leaf.pending = []
     if cache is not None:
         account.awaited = cache.awaited()
+    if loan is not None:
+        loan.settle(tape, [*account.left_behind(), *account.cached], account.input)
     tape.gradients.clear()
     tape.attributes.clear()
     return account

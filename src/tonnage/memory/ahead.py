@@ -101,6 +101,8 @@ class Ahead:
         dtype = self.stem.output.dtype
         found: dict[tuple[int, str], Account] = {}
         self.layers: list[Account] = []
+        # Keys and values that the model's code names for later layers, by the account of the one that made them.
+        self.lent: dict[int, list[Storage]] = {}
         for layer in stack.layers:
             key = id(layer), dtype
             if key not in found:
@@ -110,12 +112,15 @@ class Ahead:
                 tape.casts.clear()
                 account.cached = [] if store is None else stored(tape, account)
                 named.clear()
+                made = {v.storage for pair in f.lent.values() for v in pair}
+                here = [s for s in found[key].saved if s in made and s not in found[key].cached]
+                self.lent[id(found[key])] = here
             self.layers.append(found[key])
             dtype = found[key].output.dtype
         self.kernels = f.ran
         self.tail, self.beyond, self.left = self._tail(model, f, ends, ids, tape.new("layer input", axes, dtype))
         places.clear()
-        for held in (f.frame, f.rotary, f.masks, f.around):
+        for held in (f.frame, f.rotary, f.masks, f.around, f.lent):
             held.clear()
         self.highest = max(self._stretches(), key=lambda r: r.level.allocated)
 
@@ -142,6 +147,8 @@ class Ahead:
             held = [("activations", "autocast's copies of weights", list(casts))] if casts else []
             yield Reached([*there, *held, ("activations", "layer inputs", [stream])], a.forward)
             casts += a.casts
+            if self.lent[id(a)]:
+                there[0] = (*there[0][:2], [*there[0][2], *self.lent[id(a)]])
             if a.cached:
                 there.append(("kv_cache", "keys and values that are cached", a.cached))
             if not i and self.names_first:

@@ -40,6 +40,12 @@ class Caching:
         # What is joined has the format of the keys, which autocast leaves wider than values.
         form = new[0].dtype
         made = []
+        if window is not None:
+            # A cache with a window brings the length of that to the device when it first sees tokens.
+            tape = new[0].tape
+            tape.category = "kv_cache"
+            self._cache.append(tape.new("length of the window", (), "int64"))
+            tape.category = "activations"
         for part in new:
             if len(part.axes) == HEADS:
                 tape = part.tape

@@ -28,6 +28,7 @@ from tonnage.memory.accounts import (
 )
 from tonnage.memory.entering import begun_by, caching, frozen, position_ids, tape_of, windows
 from tonnage.memory.handing import Handing
+from tonnage.memory.lending import lending, refuse
 from tonnage.memory.summed import Summed, Watched, highest
 from tonnage.tensors import Axes
 from tonnage.timeline import Level
@@ -191,6 +192,11 @@ class Pass:
         self.frame = [v.storage for v in f.frame if v.storage not in {*saved, *self.around}]
         if compiled is not None and compiled.within:
             self.frame = []
+        # Of these, what is let go of before the last norm: that counts them as its own.
+        rebound = {v.storage for v in f.rebound}
+        self.rebound = [s for s in self.frame if s in rebound]
+        self.frame = [s for s in self.frame if s not in rebound]
+        f.rebound = [v for v in f.rebound if v.storage in self.rebound]
         always = {v.storage for v in handed} | f.called_with()
         # A single table is handed to layers that turn nothing as well, unless the model's code picks them.
         handed_on = len(f.rotary) == 1 and not any(r.picked for r in stack.stem.rotary)
@@ -210,9 +216,15 @@ class Pass:
         self.reached: dict[int | None, set[str]] = {}
         reached = self.reached
         flows = root is not None
-        self.stem.flows = flows or prefix is not None or (f.encoder is not None and bias is not None)
+        self.stem.flows = flows or prefix is not None or bias is not None
         begun, cached = begun_by(stack, tuning), caching(stack, recompute)
         handing = Handing(f)
+        again = [recompute is not None and recompute.again(i) for i in range(len(stack.layers))]
+        lent = lending(stack, f, held=any(again))
+        if lent is not None:
+            refuse(f, recompute, compiled)
+        # The lowest checkpoint, with which what all of them hold is gone.
+        self.lowest = again.index(True) if any(again) else len(again)
         for index, layer in enumerate(stack.layers):
             tape.begun = begun[index]
             trained = None if own is None else own.layers[index]
@@ -229,7 +241,7 @@ class Pass:
             f.prompted = None if tuning is None else tuning.prompts(index)
             key = (
                 id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow, f.prompted, tape.begun,
-                handing.key,
+                handing.key, 0 if lent is None else lent.key(index),
             )  # fmt: skip
             account = accounts.get(key)
             if account is None:
@@ -237,18 +249,22 @@ class Pass:
                 if bias is not None and not begins:
                     bias.wait(tape)
                 cache = cached(layer) if prefix is None else Prefixed(layer.forward, prefix)
-                watched = Watched(cache or layer.forward, f, self.shared)
+                loan = None if lent is None else lent.part(index, layer)
+                there = self.shared if lent is None else [*self.shared, *lent.there()]
+                watched = Watched(cache or layer.forward, f, there)
+                run = handing.within(watched)
                 tape.lingering.clear()
                 if compiled is None:
                     account = layer_account(
                         tape,
-                        handing.within(watched),
+                        run if loan is None else loan.within(run),
                         axes,
                         dtype,
                         recompute=way,
                         flows=flows,
                         viewed=viewed,
                         cache=cache,
+                        loan=loan,
                     )
                 else:
                     account = compiled.layer(tape, watched, axes, dtype, recompute=way, flows=flows)
@@ -260,6 +276,8 @@ class Pass:
                 account.carried = [s for s in f.carried if s not in account.left_behind()]
                 handing.settle(account, again=way is not None)
                 accounts[key] = account
+                # It holds what layers hand on.
+                del run
                 if bias is not None:
                     self.summed = bias.taken() or self.summed
                 reached.setdefault(id(layer), set()).update(tape.reached)
@@ -269,6 +287,9 @@ class Pass:
                 handing.pass_on(account, again=way is not None)
             self.layers.append(account)
             dtype, flows = account.output.dtype, flows or account.flows
+            if account.loan is not None and account.loan.shared:
+                bottom = self.layers[self.lowest]
+                bottom.shares |= account.loan.shared
         if own is not None:
             tape.trained = own.ends.__contains__
         tape.begun = frozenset()
@@ -294,6 +315,8 @@ class Pass:
         f.blocks.clear()
         f.bias = f.inputs = f.labels = f.chosen = f.encoder = f.hidden = None
         del handing
+        if lent is not None:
+            lent.clear()
         f.around.clear()
         f.prefixes.clear()
         prefix = None

@@ -20,8 +20,14 @@ CODES: Final = "codebooks"
 KEPT: Final = "kept"
 """What a stored tensor is to the weight that it stands for."""
 
-PROJECTIONS: Final = ("embeddings_project", "embedding_hidden_mapping_in", "map_inputs_layer", "project_in")
-"""Matrices behind a table of tokens (ELECTRA, RemBERT, RoCBert, OPT): linear modules, which a table is not."""
+PROJECTIONS: Final = frozenset(
+    (
+        "embeddings_project", "embedding_hidden_mapping_in", "map_inputs_layer", "project_in",
+        "per_layer_model_projection", "altup_projections", "altup_unembed_projections",
+    )
+)  # fmt: skip
+"""Matrices beside a table of tokens (ELECTRA, RemBERT, RoCBert, OPT, Gemma 3n and 4): linear modules, which a table is
+not."""
 
 Entry = tuple[int, Tensor, "Matrix | None"]
 """How often a tensor stands, the tensor, and the matrix that it is; None for what no scheme packs."""
@@ -217,7 +223,7 @@ def matrix(t: Tensor, transposed: bool = False, biased: bool = False) -> Matrix 
     module = t.name.removesuffix(".weight")
     if t.role in ("norm", "buffer") or t.alias_of is not None or (t.axes and t.axes[0][0] == "P"):
         return None
-    if t.role in ("embedding", "position") and not module.endswith(PROJECTIONS):
+    if t.role in ("embedding", "position") and PROJECTIONS.isdisjoint(module.split(".")):
         return None
     if t.role == "expert" and module == t.name:
         return _stacked(t, transposed, biased)
