@@ -172,6 +172,16 @@ def test_every_setting_is_what_the_code_does(family: str, setting: str, monkeypa
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["bloom", "codegen", "falcon", "gpt2", "gpt_neo", "gptj", "mpt", "xglm"])
+def test_checkpoints_with_a_backward_pass_of_their_own(
+    family: str, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers that hand back attention weights as well, for whose gradient there are zeros; masks given by position."""
+    compared(CONFIGS[family], SHAPE | {"recompute": "reentrant", "attention": attention}, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("recompute", ["none", "full"])
 @pytest.mark.parametrize("family", ["mixtral", "deepseek_v2", "deepseek_v3", "olmoe", "minimax_m2"])
 def test_adapters_of_stacked_experts_are_what_peft_makes_of_them(

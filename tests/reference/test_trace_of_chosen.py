@@ -83,6 +83,8 @@ CASES: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "glm": (GLM, {}),
     "glm, shared": (SHARED, {}),
     "glm, shared, recomputed": (SHARED, {"recompute": "full", "attention": "eager"}),
+    "glm, reentrant": (GLM, {"recompute": "reentrant"}),
+    "glm, shared, reentrant": (SHARED, {"recompute": "reentrant"}),
     "glm, shared, autocast": (SHARED, {"precision": "bf16-autocast"}),
     "glm, shared, lora": (SHARED, LORA | {"recompute": "full"}),
     "minimax": (TEXT, {}),

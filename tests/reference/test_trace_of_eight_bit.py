@@ -79,15 +79,14 @@ FAMILIES: Final = (
 )  # fmt: skip
 """Biases, transposed matrices, parallel blocks, norms behind blocks, a packed head's transform, experts that stay."""
 WAYS: Final = ("plain", "recomputed", "reentrant", "autocast", "prepared", "prepared, autocast, recomputed")
-OTHERWISE: Final = {
-    *(("bloom", way) for way in ("autocast", "reentrant", "prepared, autocast, recomputed")),
-    # As Bloom's, which has the same biases of positions: 98,304 B below the trace in the backward pass of each layer.
-    ("mpt", "reentrant"),
-    ("olmo2", "prepared, autocast, recomputed"),
-    # Two tables of positions are named for longer: 16 KB of 19 MB in the lowest layer.
-    ("gemma2", "reentrant"),
+MIXED: Final[dict[str, dict[str, Any]]] = {
+    "fp32": {"dtype": "fp32"},
+    "bf16": {"dtype": "bf16"},
+    "fp16": {"dtype": "fp16"},
+    "fp32, recomputed": {"dtype": "fp32", "recompute": "full"},
+    "bf16, prepared, reentrant": {"dtype": "bf16", "kbit_prepared": True, "recompute": "reentrant"},
 }
-"""What the closed form has otherwise, beside matrices of 4 bit as well."""
+"""What autocast in bf16 finds: the format of the checkpoint."""
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -100,12 +99,21 @@ def test_every_part_of_a_step(setting: str, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_kind_of_layer(family: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if (family, way) in OTHERWISE:
-        pytest.skip("differs whatever the matrices are packed to")
     said = EIGHT | SETTINGS[way]
     if family == "qwen2_moe":
         said |= {"lora_targets": ["attention"]}
     same_parts(CONFIGS[family], said, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", MIXED)
+@pytest.mark.parametrize("quant", ["none", "nf4", "nf4-dq", "int8"])
+@pytest.mark.parametrize("family", ["llama", "bloom", "mpt", "olmo2"])
+def test_autocast_beside_matrices_of_any_format(
+    family: str, quant: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products of 4 and 8 bit hand back the format of their input, which a norm made fp32 under autocast."""
+    same_parts(CONFIGS[family], EIGHT | {"precision": "bf16-mixed", "quant": quant} | MIXED[way], monkeypatch)
 
 
 def test_reentrance_is_what_the_stack_has() -> None:

@@ -94,6 +94,7 @@ class Forward:
     ``inputs`` are embeddings of every layer, each of which takes its own.
     ``encoder`` is what cross attention sees, ``hidden`` zeros and ones for its rows (Llama 3.2 Vision), ``zeros`` the
     bias of its scores that layers share (T5), and ``position`` the bias that the block at hand adds.
+    ``embedded`` is the format of the embedding that the model's code makes masks by.
     ``eye`` puts what is seen into the embedding: of circumstances, token ids and embedding.
     ``again`` are the modules of a layer that are computed again, each for itself; ``checkpoints`` tells that the
     model's modules know of checkpoints.
@@ -110,6 +111,7 @@ class Forward:
         "checkpoints",
         "chosen",
         "documents",
+        "embedded",
         "encoder",
         "eye",
         "frame",
@@ -175,6 +177,7 @@ class Forward:
         self.masks: dict[int | None, Value] = Shared(self.taken)
         self.blocks: dict[int | None, tuple[Value, ...]] = Shared(self.taken)
         self.documents: tuple[str, ...] = ()
+        self.embedded = ""
         self.again: frozenset[str] = frozenset()
         self.checkpoints = False
         self.bias: Value | None = None

@@ -186,6 +186,8 @@ class Layer(Record):
 
             x = clamped(x) if self.bounds == "clamped" else checked(x)
         f.carried = [v.storage for v in f.weights] if self.carries else []
+        if self.carries and f.tape.returned is not None:
+            f.tape.returned += f.weights
         f.weights.clear()
         f.held.clear()
         f.local.clear()
@@ -261,6 +263,7 @@ class Stack(Record):
         layers: identical layers are one object.
         norm: after the last layer.
         masks: windows for which the pass makes a mask whether or not a layer has them.
+        placed: layers are handed masks by position, which nested checkpoints save and do not name (GPT-2, XGLM).
         keeps: the model's code keeps every layer's output until all are through (DeBERTa).
         tupled: it hands keys and values on in tuples, so that those of the last pass stand until one is through, and
             those of the first are what the layers made them views of (Qwen).
@@ -278,6 +281,7 @@ class Stack(Record):
     layers: tuple[Layer, ...]
     norm: Norm | None = None
     masks: tuple[int | None, ...] = ()
+    placed: bool = False
     lists: bool = False
     keeps: bool = False
     tupled: bool = False
