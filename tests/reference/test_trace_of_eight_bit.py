@@ -6,10 +6,9 @@ from typing import Any, Final
 
 import pytest
 from test_trace_against_the_closed_form import SHAPE
-from tracing_cases import CONFIGS, traced
+from tracing_cases import CONFIGS, most_by_part, traced, traced_by_part
 
 import tonnage as tn
-from tonnage.estimate.training import Step
 from tonnage.tracing.levels import levels
 
 pytest.importorskip("peft")
@@ -47,21 +46,10 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
 
 def same_parts(config: dict[str, Any], said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The most that tensors take in each layer's passes, the loss and the optimizer's step."""
-    most: dict[str, int] = {}
-    moments = Step.moments
-
-    def watched(self: Step) -> Any:
-        for m in moments(self):
-            most[m.name] = max(most.get(m.name, 0), m.highest)
-            yield m
-
-    monkeypatch.setattr(Step, "moments", watched)
+    most = most_by_part(monkeypatch)
     result = tn.train({"config": config}, suggest=False, replay=False, **said)
     found = levels(traced(config, layers="all", **said))
-    got: dict[str, int] = {}
-    for p in found.parts:
-        reached = max(found.requested[i] for i in range(p.start - 1, p.stop))
-        got[p.name] = max(got.get(p.name, 0), reached)
+    got = traced_by_part(found)
     assert found.traced.told["trainable"] == result.model["trainable_parameters"]
     # Position ids belong to what stands before the layers in a trace, and to the layers here.
     # Of a pass within the pass, some of the lowest layer's is told as the embedding's.
