@@ -35,6 +35,20 @@ def traced(config: dict[str, Any], *, layers: str = "few", head: str | None = No
     return run.model_trace({**asked.job, "layers": layers})
 
 
+def kernel_settings(plain: str) -> dict[str, dict[str, Any]]:
+    """Keys of a workload by which a kernel of attention is tried; ``plain`` is a further precision without autocast."""
+    return {
+        "mixed": {"precision": "bf16-mixed"},
+        "autocast": {"precision": "bf16-autocast"},
+        plain: {"precision": plain},
+        "recompute": {"recompute": "full"},
+        "one sequence": {"batch": 1, "seq": 77},
+        "lora": {"lora_rank": 8, "lora_targets": ["q_proj", "v_proj"]},
+        "accumulated": {"accumulate": 4},
+        "longer": {"seq": 300},
+    }
+
+
 def watched(monkeypatch: pytest.MonkeyPatch, see: Callable[[Step, Moment], None]) -> None:
     """Show every instant of the closed form's steps that follow to ``see``, while the step is at it."""
     moments = Step.moments
