@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import tonnage as tn
+from peaks import peaks, run_name
 from tonnage.api import load
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.recipe import Recipe
@@ -26,23 +27,9 @@ CONFIGS: dict[str, Any] = RECORDED["configs"]
 RUNS: list[dict[str, Any]] = RECORDED["runs"]
 
 
-def name(run: dict[str, Any]) -> str:
-    return " ".join(str(v) for v in (run["config"], *run["said"].values()))
-
-
-@pytest.mark.parametrize("run", RUNS, ids=name)
+@pytest.mark.parametrize("run", RUNS, ids=run_name)
 def test_a_step_takes_what_the_modelled_code_does(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [0, 0, 0]
-    moments = Step.moments
-
-    def watched(self: Step) -> Any:
-        for m in moments(self):
-            kind = 2 if m.name == "optimizer step" else 1 if "backward" in m.name else 0
-            found[kind] = max(found[kind], m.highest)
-            yield m
-
-    monkeypatch.setattr(Step, "moments", watched)
-    result = tn.train({"config": CONFIGS[run["config"]]}, suggest=False, replay=True, **run["said"])
+    found, result = peaks(CONFIGS[run["config"]], run["said"], monkeypatch)
     assert found == run["peaks"]
     assert result.ranks[0].tier("allocated") == run["allocated"]
     assert result.model["trainable_parameters"] == run["trainable"]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pytest
 
 import tonnage as tn
+from peaks import peaks, run_name
 from tonnage.arch.forward import Mixers
 from tonnage.errors import InputError, UnsupportedError
 from tonnage.estimate.recipe import Recipe
@@ -27,10 +28,6 @@ RUNS = [run for table in RECORDED for run in table["runs"]]
 MAMBA: dict[str, Any] = {"config": CONFIGS["mamba"]}
 
 
-def name(run: dict[str, Any]) -> str:
-    return " ".join(str(v) for v in (run["config"], *run["said"].values()))
-
-
 def remains_otherwise(run: dict[str, Any]) -> bool:
     """Whether tensors beside the mixers' die in another order than in the trace: what blocks keep over differs then.
 
@@ -44,23 +41,7 @@ def remains_otherwise(run: dict[str, Any]) -> bool:
     )
 
 
-def peaks(config: dict[str, Any], said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], Any]:
-    """The most that tensors take forward, backward and in the optimizer's step, and the result. [byte]"""
-    found = [0, 0, 0]
-    moments = Step.moments
-
-    def watched(self: Step) -> Any:
-        for m in moments(self):
-            kind = 2 if m.name == "optimizer step" else 1 if "backward" in m.name else 0
-            found[kind] = max(found[kind], m.highest)
-            yield m
-
-    monkeypatch.setattr(Step, "moments", watched)
-    result = tn.train({"config": config}, suggest=False, replay=True, **said)
-    return found, result
-
-
-@pytest.mark.parametrize("run", RUNS, ids=name)
+@pytest.mark.parametrize("run", RUNS, ids=run_name)
 def test_a_step_takes_what_the_package_s_code_does(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     found, result = peaks(CONFIGS[run["config"]], run["said"], monkeypatch)
     assert found == run["peaks"]

@@ -292,24 +292,15 @@ def same_parts(
 
     ``cast`` is done to the model that is packed, before peft takes it.
     """
-    from tracing_cases import traced
+    from tracing_cases import most_by_part, traced, traced_by_part
 
     import tonnage as tn
-    from tonnage.estimate.training import Step
     from tonnage.tracing import bitsandbytes as packing
     from tonnage.tracing import tuning
     from tonnage.tracing.levels import levels
     from tonnage.tracing.models import DTYPES
 
-    most: dict[str, int] = {}
-    moments = Step.moments
-
-    def watched(self: Step) -> Any:
-        for m in moments(self):
-            most[m.name] = max(most.get(m.name, 0), m.highest)
-            yield m
-
-    monkeypatch.setattr(Step, "moments", watched)
+    most = most_by_part(monkeypatch)
     result = tn.train({"config": shape}, suggest=False, replay=False, padded=bool(padded), **said)
 
     def tuned(model: Any, job: Any) -> Any:
@@ -324,10 +315,7 @@ def same_parts(
         monkeypatch.setattr(tuning, "tuned", tuned)
         rest |= {"lora_rank": 1, "lora_targets": ["q_proj"]}
     found = levels(traced(shape, layers="all", **rest))
-    got: dict[str, int] = {}
-    for p in found.parts:
-        reached = max(found.requested[i] for i in range(p.start - 1, p.stop))
-        got[p.name] = max(got.get(p.name, 0), reached)
+    got = traced_by_part(found)
     assert found.traced.told["trainable"] == result.model["trainable_parameters"]
     # Position ids belong to what stands before the layers in a trace, and to the layers here.
     shared = [name for name in got if name in most and name != "forward embedding"]

@@ -9,10 +9,12 @@ from typing import Any, Final
 import pytest
 import test_experts_in_a_loop as loop
 from test_trace_of_sparse_encoders import parts
+from tracing_cases import watched
 
 import tonnage as tn
 from tonnage.errors import UnsupportedError
 from tonnage.estimate.lines import lines
+from tonnage.estimate.moments import Moment
 from tonnage.estimate.training import Step
 
 ENDS: Final[dict[str, Any]] = {
@@ -83,6 +85,8 @@ CASES: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "glm": (GLM, {}),
     "glm, shared": (SHARED, {}),
     "glm, shared, recomputed": (SHARED, {"recompute": "full", "attention": "eager"}),
+    "glm, reentrant": (GLM, {"recompute": "reentrant"}),
+    "glm, shared, reentrant": (SHARED, {"recompute": "reentrant"}),
     "glm, shared, autocast": (SHARED, {"precision": "bf16-autocast"}),
     "glm, shared, lora": (SHARED, LORA | {"recompute": "full"}),
     "minimax": (TEXT, {}),
@@ -133,15 +137,12 @@ def test_every_part_of_a_step_is_what_the_code_does(case: str, monkeypatch: pyte
 @pytest.mark.parametrize("config", [V32, SHARED, TEXT, M3, V4], ids=lambda c: c["model_type"])
 def test_lines_add_up_at_every_moment(config: dict[str, Any], recompute: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    moments = Step.moments
 
-    def watched(self: Step) -> Any:
-        for m in moments(self):
-            assert sum(c.bytes for c in lines(m, self.held.values(), {}) if c.tier == "requested") == m.level.requested
-            seen.append(m.name)
-            yield m
+    def see(step: Step, m: Moment) -> None:
+        assert sum(c.bytes for c in lines(m, step.held.values(), {}) if c.tier == "requested") == m.level.requested
+        seen.append(m.name)
 
-    monkeypatch.setattr(Step, "moments", watched)
+    watched(monkeypatch, see)
     tn.train({"config": config}, suggest=False, replay=False, batch=2, seq=64, recompute=recompute)
     assert "backward embedding" in seen
 

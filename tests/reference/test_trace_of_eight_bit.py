@@ -6,10 +6,9 @@ from typing import Any, Final
 
 import pytest
 from test_trace_against_the_closed_form import SHAPE
-from tracing_cases import CONFIGS, traced
+from tracing_cases import CONFIGS, most_by_part, traced, traced_by_part
 
 import tonnage as tn
-from tonnage.estimate.training import Step
 from tonnage.tracing.levels import levels
 
 pytest.importorskip("peft")
@@ -47,21 +46,10 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
 
 def same_parts(config: dict[str, Any], said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The most that tensors take in each layer's passes, the loss and the optimizer's step."""
-    most: dict[str, int] = {}
-    moments = Step.moments
-
-    def watched(self: Step) -> Any:
-        for m in moments(self):
-            most[m.name] = max(most.get(m.name, 0), m.highest)
-            yield m
-
-    monkeypatch.setattr(Step, "moments", watched)
+    most = most_by_part(monkeypatch)
     result = tn.train({"config": config}, suggest=False, replay=False, **said)
     found = levels(traced(config, layers="all", **said))
-    got: dict[str, int] = {}
-    for p in found.parts:
-        reached = max(found.requested[i] for i in range(p.start - 1, p.stop))
-        got[p.name] = max(got.get(p.name, 0), reached)
+    got = traced_by_part(found)
     assert found.traced.told["trainable"] == result.model["trainable_parameters"]
     # Position ids belong to what stands before the layers in a trace, and to the layers here.
     # Of a pass within the pass, some of the lowest layer's is told as the embedding's.
@@ -79,15 +67,14 @@ FAMILIES: Final = (
 )  # fmt: skip
 """Biases, transposed matrices, parallel blocks, norms behind blocks, a packed head's transform, experts that stay."""
 WAYS: Final = ("plain", "recomputed", "reentrant", "autocast", "prepared", "prepared, autocast, recomputed")
-OTHERWISE: Final = {
-    *(("bloom", way) for way in ("autocast", "reentrant", "prepared, autocast, recomputed")),
-    # As Bloom's, which has the same biases of positions: 98,304 B below the trace in the backward pass of each layer.
-    ("mpt", "reentrant"),
-    ("olmo2", "prepared, autocast, recomputed"),
-    # Two tables of positions are named for longer: 16 KB of 19 MB in the lowest layer.
-    ("gemma2", "reentrant"),
+MIXED: Final[dict[str, dict[str, Any]]] = {
+    "fp32": {"dtype": "fp32"},
+    "bf16": {"dtype": "bf16"},
+    "fp16": {"dtype": "fp16"},
+    "fp32, recomputed": {"dtype": "fp32", "recompute": "full"},
+    "bf16, prepared, reentrant": {"dtype": "bf16", "kbit_prepared": True, "recompute": "reentrant"},
 }
-"""What the closed form has otherwise, beside matrices of 4 bit as well."""
+"""What autocast in bf16 finds: the format of the checkpoint."""
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -100,12 +87,21 @@ def test_every_part_of_a_step(setting: str, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_kind_of_layer(family: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if (family, way) in OTHERWISE:
-        pytest.skip("differs whatever the matrices are packed to")
     said = EIGHT | SETTINGS[way]
     if family == "qwen2_moe":
         said |= {"lora_targets": ["attention"]}
     same_parts(CONFIGS[family], said, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", MIXED)
+@pytest.mark.parametrize("quant", ["none", "nf4", "nf4-dq", "int8"])
+@pytest.mark.parametrize("family", ["llama", "bloom", "mpt", "olmo2"])
+def test_autocast_beside_matrices_of_any_format(
+    family: str, quant: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products of 4 and 8 bit hand back the format of their input, which a norm made fp32 under autocast."""
+    same_parts(CONFIGS[family], EIGHT | {"precision": "bf16-mixed", "quant": quant} | MIXED[way], monkeypatch)
 
 
 def test_reentrance_is_what_the_stack_has() -> None:

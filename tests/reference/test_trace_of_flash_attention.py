@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import test_trace_against_the_closed_form
 from test_trace_against_the_closed_form import CATEGORISED_OTHERWISE, SHAPE, compared
-from tracing_cases import CONFIGS, FAMILIES, traced
+from tracing_cases import CONFIGS, FAMILIES, kernel_settings, traced
 
 import tonnage as tn
 from tonnage.errors import TonnageError
@@ -15,16 +15,7 @@ from tonnage.estimate.settle import OWN_FLASH, WITHOUT_FLASH
 from tonnage.tracing.stream import SCRATCH
 
 FLASH: dict[str, Any] = SHAPE | {"attention": "flash_attention_2"}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "mixed": {"precision": "bf16-mixed"},
-    "autocast": {"precision": "bf16-autocast"},
-    "fp16": {"precision": "fp16"},
-    "recompute": {"recompute": "full"},
-    "one sequence": {"batch": 1, "seq": 77},
-    "lora": {"lora_rank": 8, "lora_targets": ["q_proj", "v_proj"]},
-    "accumulated": {"accumulate": 4},
-    "longer": {"seq": 300},
-}
+SETTINGS = kernel_settings("fp16")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -7,23 +7,14 @@ from typing import Any
 import pytest
 import test_trace_against_the_closed_form
 from test_trace_against_the_closed_form import CATEGORISED_OTHERWISE, SHAPE, compared
-from tracing_cases import CONFIGS
+from tracing_cases import CONFIGS, kernel_settings
 
 import tonnage as tn
 from tonnage.estimate.flexible import WITH_FLEX
 
 FLEX: dict[str, Any] = SHAPE | {"attention": "flex"}
 DROPPED = ("attention_dropout", "residual_dropout")
-SETTINGS: dict[str, dict[str, Any]] = {
-    "mixed": {"precision": "bf16-mixed"},
-    "autocast": {"precision": "bf16-autocast"},
-    "fp32": {"precision": "fp32"},
-    "recompute": {"recompute": "full"},
-    "one sequence": {"batch": 1, "seq": 77},
-    "lora": {"lora_rank": 8, "lora_targets": ["q_proj", "v_proj"]},
-    "accumulated": {"accumulate": 4},
-    "longer": {"seq": 300},
-}
+SETTINGS = kernel_settings("fp32")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -16,7 +16,6 @@ from tracing_cases import CONFIGS
 
 import tonnage as tn
 from tonnage.errors import UnsupportedError
-from tonnage.estimate.training import Step
 from tonnage.tracing import tuning
 from tonnage.tracing.levels import levels
 
@@ -151,26 +150,14 @@ def same_parts(
 ) -> None:
     """The most that tensors take in each layer's passes, the loss and the optimizer's step; ``short`` of it by part."""
     config = PAIRS[name]
-    most: dict[str, int] = {}
-    moments = Step.moments
-
-    def watched(self: Step) -> Any:
-        for m in moments(self):
-            part = told(m.name, len(self.model.stacks[0].layers))
-            most[part] = max(most.get(part, 0), m.highest)
-            yield m
-
-    monkeypatch.setattr(Step, "moments", watched)
+    most = tracing_cases.most_by_part(monkeypatch, lambda step, part: told(part, len(step.model.stacks[0].layers)))
     result = tn.train({"config": config}, suggest=False, replay=False, **closed.SHAPE | said)
     asked = closed.SHAPE | said
     if "adapter" in said:
         # What stands for it is made by the caller.
         asked = {k: v for k, v in asked.items() if k not in OURS} | {"lora_rank": 1}
     found = levels(tracing_cases.traced(config, layers="all", **asked))
-    got: dict[str, int] = {}
-    for p in found.parts:
-        reached = max(found.requested[i] for i in range(p.start - 1, p.stop))
-        got[p.name] = max(got.get(p.name, 0), reached)
+    got = tracing_cases.traced_by_part(found)
     assert found.traced.told["trainable"] == result.model["trainable_parameters"]
     wanted = [n for n in got if n not in ("forward embedding", "backward embedding")]
     assert {n: most[n] + short.get(n, 0) for n in wanted} == {n: got[n] for n in wanted}

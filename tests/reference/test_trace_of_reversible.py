@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
-from tracing_cases import traced
+from tracing_cases import most_by_part, traced, traced_by_part
 
 import tonnage as tn
-from tonnage.estimate.training import Step
 from tonnage.tracing import models
 from tonnage.tracing.levels import levels
 
@@ -72,18 +71,9 @@ def config(kinds: list[str], more: dict[str, Any]) -> dict[str, Any]:
 
 def watched(said: dict[str, Any], monkeypatch: pytest.MonkeyPatch, c: dict[str, Any]) -> tuple[dict[str, int], Any]:
     """The most that tensors take in each part, as the trace names it, and the result. [byte]"""
-    most: dict[str, int] = {}
-    moments = Step.moments
     # The norm's own moments are the loss's in a trace.
     names = {"last norm": "loss", "last norm, backward": "loss backward"}
-
-    def each(self: Step) -> Any:
-        for m in moments(self):
-            name = names.get(m.name, m.name)
-            most[name] = max(most.get(name, 0), m.highest)
-            yield m
-
-    monkeypatch.setattr(Step, "moments", each)
+    most = most_by_part(monkeypatch, lambda step, name: names.get(name, name))
     return most, tn.train({"config": c}, suggest=False, replay=True, **said)
 
 
@@ -91,10 +81,7 @@ def same(kinds: list[str], more: dict[str, Any], said: dict[str, Any], monkeypat
     c, said = config(kinds, more), {"precision": "fp32", "batch": 2, "seq": 64} | said
     most, result = watched(said, monkeypatch, c)
     found = levels(traced(c, layers="all", **said))
-    got: dict[str, int] = {}
-    for part in found.parts:
-        there = max(found.requested[i] for i in range(part.start - 1, part.stop))
-        got[part.name] = max(got.get(part.name, 0), there)
+    got = traced_by_part(found)
     # What the function of all layers does between two of its layers has no layer in a trace.
     for parts in (most, got):
         del parts["backward embedding"]
@@ -159,9 +146,7 @@ def test_a_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
     c, said = config(MIXED, DROPS | classes), {"precision": "fp32", "batch": 2, "seq": 64}
     most, _ = watched(said, monkeypatch, c)
     found = levels(traced(c, layers="all", **said))
-    got: dict[str, int] = {}
-    for part in found.parts:
-        got[part.name] = max(got.get(part.name, 0), *(found.requested[i] for i in range(part.start - 1, part.stop)))
+    got = traced_by_part(found)
     labels = 2 * 8
     for name in ("forward embedding", "forward layer 0", "forward layer 1", "loss"):
         assert most[name] == got[name]

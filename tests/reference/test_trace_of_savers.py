@@ -85,22 +85,14 @@ def test_an_evaluation_step_with_liger(family: str, said: dict[str, Any], monkey
 def evaluation(family: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, skips: bool = False) -> None:
     """Closed form and trace."""
     import torch
-    from tracing_cases import traced
+    from tracing_cases import most_by_part, traced
 
     from tonnage.tracing import loops
     from tonnage.tracing.levels import levels
     from tonnage.tracing.stream import INPUT
 
     said = closed.SHAPE | said
-    found: dict[str, int] = {}
-    moments = closed.Step.moments
-
-    def watched(self: Any) -> Any:
-        for m in moments(self):
-            found[m.name] = m.highest
-            yield m
-
-    monkeypatch.setattr(closed.Step, "moments", watched)
+    found = most_by_part(monkeypatch)
     closed.tn.train({"config": CONFIGS[family]}, suggest=False, eval_batch=5, **said)
     train = loops.train
 

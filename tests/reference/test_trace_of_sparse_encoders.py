@@ -6,10 +6,9 @@ from typing import Any, Final
 
 import pytest
 import test_trace_against_the_closed_form as closed
-from tracing_cases import traced
+from tracing_cases import most_by_part, traced, traced_by_part
 
 import tonnage as tn
-from tonnage.estimate.training import Step
 from tonnage.tracing.levels import levels
 
 SMALL: Final[dict[str, Any]] = {
@@ -85,20 +84,10 @@ def no_token_is_seen_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def parts(c: dict[str, Any], said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, int], ...]:
     """The most that tensors take in each part: by the closed form, which holds the whole step, and traced. [byte]"""
-    most: dict[str, int] = {}
-    moments = Step.moments
-
-    def watched(self: Step) -> Any:
-        for m in moments(self):
-            most[m.name] = max(most.get(m.name, 0), m.highest)
-            yield m
-
-    monkeypatch.setattr(Step, "moments", watched)
+    most = most_by_part(monkeypatch)
     result = tn.train({"config": c}, suggest=False, replay=True, **said)
     found = levels(traced(c, layers="all", **said))
-    got: dict[str, int] = {}
-    for part in found.parts:
-        got[part.name] = max(got.get(part.name, 0), *(found.requested[i] for i in range(part.start - 1, part.stop)))
+    got = traced_by_part(found)
     tiers = [result.ranks[0].tier(tier) for tier in ("allocated", "reserved")]
     assert tiers[0] == found.samples[found.peak][1]
     assert abs(tiers[1] - found.reserved) <= closed.SMALL

@@ -222,7 +222,8 @@ def _fp32_scores(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Valu
 def _bloom(f: Forward, a: Attention, q: Value, k: Value, v: Value) -> Value:
     assert f.bias is not None
     q, k, v = batched(q), batched(k), batched(v)
-    scores = _baddbmm(ops.lowered(f.bias), q, k)
+    # Packed projections keep the format of their input, which is not autocast's.
+    scores = _baddbmm(ops.lowered(f.bias), ops.lowered(q), ops.lowered(k))
     weights = scores
     mask = _mask(f, a)
     if mask is not None:

@@ -72,8 +72,7 @@ class Table(Record):
         rows = ids if self.batched or self.own else ids[1:]
         indices = f.tape.new("positions", rows, "int64") if f.given is None else f.given
         weight = f.tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.width)))
-        if self.handed and f.tape.grad and not weight.trained:
-            # A table that is trained keeps its indices in any case.
+        if self.handed and f.tape.grad:
             f.positions = indices.detached()
         found = ops.embedding(indices, weight, (("D", self.width),), kept=self.own or not self.buffered)
         if not self.buffered or self.named:
@@ -236,6 +235,7 @@ class Stem(Record):
         if not apart:
             # The model's code names this ``inputs_embeds`` to its end.
             (f.around if self.around and f.tape.grad else f.frame).append(x)
+        f.embedded = x.dtype
         if self.inner is not None:
             f.inputs = self.inner.forward(f, ids, x, named=self.sought > 0, rows=f.held.pop() if f.held else None)
         if self.project is not None:
@@ -258,6 +258,7 @@ class Stem(Record):
         if self.widen is not None:
             x = self.widen.forward(f, x)
         if apart:
+            f.embedded = x.dtype
             f.frame[:] = [*named, x]
         if self.position_ids == "named":
             f.frame.append(f.tape.new("position ids", rows[1:], "int64"))

@@ -96,6 +96,7 @@ class Forward:
     ``inputs`` are embeddings of every layer, ``row`` those of the layer at hand.
     ``encoder`` is what cross attention sees, ``hidden`` zeros and ones for its rows (Llama 3.2 Vision), ``zeros`` the
     bias of its scores that layers share (T5), and ``position`` the bias that the block at hand adds.
+    ``embedded`` is the format of the embedding that the model's code makes masks by.
     ``eye`` puts what is seen into the embedding: of circumstances, token ids and embedding.
     ``again`` are the modules of a layer that are computed again, each for itself; ``checkpoints`` tells that the
     model's modules know of checkpoints.
@@ -112,6 +113,7 @@ class Forward:
         "checkpoints",
         "chosen",
         "documents",
+        "embedded",
         "encoder",
         "eye",
         "frame",
@@ -180,6 +182,7 @@ class Forward:
         self.masks: dict[int | None, Value] = Shared(self.taken)
         self.blocks: dict[int | None, tuple[Value, ...]] = Shared(self.taken)
         self.documents: tuple[str, ...] = ()
+        self.embedded = ""
         self.again: frozenset[str] = frozenset()
         self.checkpoints = False
         self.bias: Value | None = None
@@ -207,6 +210,16 @@ class Forward:
         self.rebound: list[Value] = []
         self.weights: list[Value] = []
         self.carried: list[Storage] = []
+
+    def end_layer(self, *, carries: bool) -> None:
+        """What a layer named is gone, but for the weights that it hands back where it ``carries`` them."""
+        self.carried = [v.storage for v in self.weights] if carries else []
+        self.row = None
+        if carries and self.tape.returned is not None:
+            self.tape.returned += self.weights
+        self.weights.clear()
+        self.held.clear()
+        self.local.clear()
 
     def called_with(self) -> set[Storage]:
         """What every layer is called with, whether or not it asks for it: the bias, what lies beside the text."""

@@ -103,7 +103,7 @@ def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, broadcast: 
     weights = ops.matmul(
         batched(queries), batched(repeated(ops.scaled(keys, "scaled keys"), N[1])), (B, N, T, S), "scores"
     )
-    weights = ops.safe_softmax(weights)
+    weights = _safe_softmax(weights)
     weights = ops.dropout(weights, a.dropout, f.training)
     # The weights are cast back as well, and let go of with the pair that they are returned in.
     returned = None if before == "fp32" else tape.new("weights, cast back", (B, N, T, S), before)
@@ -111,6 +111,17 @@ def _math(f: Forward, a: Attention, q: Value, k: Value, v: Value, *, broadcast: 
     out = ops.cast(out, before)
     del wide, queries, keys, values, weights, bias, returned
     return tokens_first(out)
+
+
+def _safe_softmax(x: Value, label: str = "attention weights") -> Value:
+    """``torch._safe_softmax``: as ``softmax``, with rows that are all hidden set to zero in a second tensor."""
+    tape, axes, form = x.tape, x.axes, x.dtype
+    plain = tape.new("softmax", axes, form)
+    hidden = tape.new("hidden scores", axes, "bool")
+    (out,) = tape.results("softmax", lambda: (tape.new(label, axes, form),))
+    del plain, hidden
+    tape.record((out,), (x,), ops.softmax_back(tape, axes, form, form, label), (out,))
+    return out
 
 
 def _interleaved(x: Value, N: Axis) -> Value:

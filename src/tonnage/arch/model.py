@@ -190,11 +190,7 @@ class Layer(Record):
             from tonnage.arch.bounds import checked, clamped
 
             x = clamped(x) if self.bounds == "clamped" else checked(x)
-        f.carried = [v.storage for v in f.weights] if self.carries else []
-        f.row = None
-        f.weights.clear()
-        f.held.clear()
-        f.local.clear()
+        f.end_layer(carries=self.carries)
         return x
 
     def _sequential(self, f: Forward, x: Value) -> Value:
@@ -267,6 +263,7 @@ class Stack(Record):
         layers: identical layers are one object.
         norm: after the last layer.
         masks: windows for which the pass makes a mask whether or not a layer has them.
+        placed: layers are handed masks by position, which nested checkpoints save and do not name (GPT-2, XGLM).
         keeps: the model's code keeps every layer's output until all are through (DeBERTa).
         tupled: it hands keys and values on in tuples, so that those of the last pass stand until one is through, and
             those of the first are what the layers made them views of (Qwen).
@@ -284,6 +281,7 @@ class Stack(Record):
     layers: tuple[Layer, ...]
     norm: Norm | None = None
     masks: tuple[int | None, ...] = ()
+    placed: bool = False
     lists: bool = False
     keeps: bool = False
     tupled: bool = False

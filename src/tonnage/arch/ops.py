@@ -7,13 +7,17 @@ torch/csrc/autograd/FunctionsManual.cpp.
 
 from __future__ import annotations
 
+from typing import Final
+
 from tonnage.arch.reductions import scratch
 from tonnage.arch.tape import HALF, WIDTH, Back, Grads, Later, Parameter, Source, Tape, Value, needs_grad
 from tonnage.tensors import Axes, size
 
 
 def promoted(a: str, b: str) -> str:
-    """The wider of two floating formats, as torch promotes them."""
+    """The wider of two floating formats, as torch promotes them: two of 16 bit that differ become fp32."""
+    if a != b and a in HALF and b in HALF:
+        return "fp32"
     return a if WIDTH[a] >= WIDTH[b] else b
 
 
@@ -27,10 +31,19 @@ def cast(x: Value, dtype: str, label: str = "") -> Value:
     return out
 
 
+LEAF: Final = "leaf"  # Where autocast keeps the copy of a tensor that is no weight.
+
+
 def lowered(x: Value) -> Value:
-    """What autocast does to an operand of a matrix product."""
-    autocast = x.tape.autocast
-    return x if autocast is None else cast(x, autocast)
+    """What autocast does to an operand of a matrix product: a copy, which it keeps if autograd accumulates into it."""
+    tape, autocast = x.tape, x.tape.autocast
+    if autocast is None:
+        return x
+    if x.storage is not tape.accumulates or x.dtype != "fp32" or x.axes != x.storage.axes:
+        return cast(x, autocast)
+    if LEAF not in tape.casts:
+        tape.casts[LEAF] = cast(x, autocast)
+    return tape.casts[LEAF]
 
 
 def lowered_weight(weight: Parameter) -> Value | Parameter:
@@ -309,11 +322,11 @@ def softmax(x: Value, *, dtype: str | None = None, label: str = "softmax") -> Va
     # CUDA's kernel reads fp16 and writes fp32 by itself (SoftMax.cpp, half_to_float); bf16 is cast before.
     tape, axes, form = x.tape, x.axes, x.dtype
     (out,) = tape.results("softmax", lambda: (tape.new(label, axes, dtype or form),))
-    tape.record((out,), (x,), _softmax_back(tape, axes, form, out.dtype, label), (out,))
+    tape.record((out,), (x,), softmax_back(tape, axes, form, out.dtype, label), (out,))
     return out
 
 
-def _softmax_back(tape: Tape, axes: Axes, form: str, made: str, label: str) -> Back:
+def softmax_back(tape: Tape, axes: Axes, form: str, made: str, label: str) -> Back:
     """The gradient, and the product of what comes in with the result, which CUDA's kernel makes for itself.
 
     torch v2.13.0 aten/src/ATen/native/cuda/SoftMax.cu, softmax_backward_cuda_out: ``Tensor tmp = grad * output``.
@@ -325,17 +338,6 @@ def _softmax_back(tape: Tape, axes: Axes, form: str, made: str, label: str) -> B
         return (grad,)
 
     return back
-
-
-def safe_softmax(x: Value, label: str = "attention weights") -> Value:
-    """``torch._safe_softmax``: as ``softmax``, with rows that are all hidden set to zero in a second tensor."""
-    tape, axes, form = x.tape, x.axes, x.dtype
-    plain = tape.new("softmax", axes, form)
-    hidden = tape.new("hidden scores", axes, "bool")
-    (out,) = tape.results("softmax", lambda: (tape.new(label, axes, form),))
-    del plain, hidden
-    tape.record((out,), (x,), _softmax_back(tape, axes, form, form, label), (out,))
-    return out
 
 
 def matmul(a: Value, b: Value, axes: Axes, label: str) -> Value:

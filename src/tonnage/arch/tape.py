@@ -144,6 +144,8 @@ class Tape:
         self.attributes: list[Value] = []
         # Whether what is recorded later runs under ``no_grad`` at first, and no step is made that could hold anything.
         self.stepless = False
+        # What a layer hands back beside its output, where its checkpoint takes a gradient for each.
+        self.returned: list[Value] | None = None
         # Weights that several steps take, and what a custom step's context holds as long as its output is there.
         self.often: dict[str, Value] = {}
         self.context: list[Value] = []
@@ -155,6 +157,8 @@ class Tape:
         self.pauses: list[tuple[int, list[Storage]]] = []
         # What autograd accumulates into although it is no parameter: the graph holds it, and its gradient.
         self.collects: Storage | None = None
+        # The tensor at hand that is such a leaf: the embedding's output, or what a nested checkpoint hands its layer.
+        self.accumulates: Storage | None = None
 
     def pause(self) -> None:
         """Other models run here."""
@@ -192,6 +196,7 @@ class Tape:
             value.node = Node((), lambda _: (), (value.detached(),) if held and not self.rerun else (), 1)
             self.leaves += [value.node] if held else []
             self.collects = value.storage if held else self.collects
+            self.accumulates = value.storage if held else self.accumulates
 
     def hold(self, value: Value) -> None:
         """Something stays as long as the graph is there: an attribute of a step, which the backward pass does not

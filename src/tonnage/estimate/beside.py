@@ -66,7 +66,7 @@ def as_packed(
             f"{what} = {model.name}: what products with weights packed by {recipe.title} take is not modelled",
             key=f"{what}_quant", value=asked, hint=f"--{what}-quant nf4, or none for one that is loaded unpacked",
         )  # fmt: skip
-    matrices, shares = frozen(model, recipe.but(loaded_bias=compute), form, compute)
+    matrices, shares = frozen(model, recipe.but(loaded_bias=compute), form, compute, form)
     return Tuning(packed=matrices), shares
 
 

@@ -109,7 +109,7 @@ def _unpacked(model: Model, s: Setting) -> Tuning | None:
     if recipe is None or recipe.trains is None:
         return None
     names = local_names(model, quant.packed_modules(model, recipe))
-    return Tuning(packed=packed(recipe.trains, names, s.dtype, recipe.nested))
+    return Tuning(packed=packed(recipe.trains, names, s.dtype, s.dtype, recipe.nested))
 
 
 def _again(model: Model, s: Setting) -> int:

@@ -363,10 +363,12 @@ class Player(Playing):
                 began = [own.pop(s.serial) for s in p.loss[1:2] if s.serial in own]
                 # The graph of the loss holds some of its own for as long.
                 self.loss += [own.pop(s.serial) for s in p.context if s.serial in own]
+            # What a nested checkpoint was called with is the graph's as well.
+            called = a.called if self.run.nests else []
             if self.fresh:
                 stays = self.stays(p.tape)
                 self.grads += [own.pop(n) for n in list(own) if n in stays]
-            held += [Shared(own.pop(s.serial)) for s in a.held if s.serial in own]
+            held += [Shared(own.pop(s.serial)) for s in (*a.held, *called) if s.serial in own]
             if a.holds_input and a.input.serial in joints:
                 held.append(joints.pop(a.input.serial))
             self.free(own.values())
@@ -376,7 +378,8 @@ class Player(Playing):
                 while again:
                     self.drop(again.pop())
             below = {s.serial for layer in p.layers[: max(i - 1, 0)] for s in layer.shares}
-            gone = [] if self.run.nests else [s.serial for s in a.shares if s.serial not in below]
+            ending = a.shares & p.placed if self.run.nests else a.shares
+            gone = [s.serial for s in ending if s.serial not in below]
             self.free([self.shared.pop(n) for n in gone if n in self.shared])
         self.workspace()
         for attribute in held:

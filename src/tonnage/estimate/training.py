@@ -359,7 +359,8 @@ class Step(Outputs, Weighed):
                         best = Moment(name, again, a.recompute)
                 yield best
                 self._held(stages, i)
-                self.drop(f"called {_key(a)}")
+                if not self.nests:
+                    self.drop(f"called {_key(a)}")
                 if p.outputs and a.caches:
                     kept = [s for s in a.cached if s in a.left_behind()]
                     self.take(f"outputs{CACHE} {id(a)}", "kv_cache", "held by the caller", level(kept), kept)
@@ -373,7 +374,7 @@ class Step(Outputs, Weighed):
                         self.drop_all(key)
                 # What is shared lives until the lowest layer that keeps it is through, or as long as the loss's graph,
                 # of which a nested checkpoint is a node that holds what the layer was called with.
-                for s in () if self.nests else a.shares:
+                for s in a.shares & p.placed if self.nests else a.shares:
                     if not any(s in below.shares for below in p.layers[: i - 1]):
                         self.drop_all(f"shared {s.serial}")
             elif a.flows:
@@ -392,7 +393,7 @@ class Step(Outputs, Weighed):
             of = "the head" if i == len(stages) - 1 else "a layer" if i else "the embedding"
             self.take(f"gradients {_key(a)}", "gradients", f"of {of}", a.grown(), a.gradients)
         ends = [key for key in self.held if key.startswith("outputs" + CACHE)]
-        ends += [key for key in self.held if key.startswith("attribute")]
+        ends += [key for key in self.held if key.startswith(("attribute", "called"))]
         for key in ("outputs", "outputs" + TOLD, "leaf", *ends, *(f"shared {s.serial}" for s in p.shared)):
             self.drop_all(key)
         if r.keep_step:

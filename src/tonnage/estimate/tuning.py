@@ -156,6 +156,9 @@ def tuned(model: Model, w: Train, recipe: Recipe | None, weights: str, compute: 
                 "bit, which attention refuses", key="adapter", value="ia3", hint="--kbit-prepared or --precision "
                 "bf16-autocast",
             )  # fmt: skip
+    elif w.kbit_prepared:
+        # Nothing is packed that it would leave as it is.
+        loaded = weights = "fp32"
     found = quant.entries(model, by_layer=False)
     method, targets, trained, beside = _method(model, w, kind, found, loaded, own or Own(), packs=recipe is not None)
     copies = norms(model, w) if kind.norms else saved(model, w)
@@ -327,11 +330,11 @@ def _packed(
     """The packed matrices, all weights by part, and the format of those that stay as they are."""
     trainable.check(recipe, w.quant)
     # prepare_model_for_kbit_training casts every 16-bit weight that is not packed.
-    weights = "fp32" if w.kbit_prepared else weights
-    return *frozen(model, recipe, weights, compute), weights
+    left = "fp32" if w.kbit_prepared else weights
+    return *frozen(model, recipe, left, compute, weights), left
 
 
-def frozen(model: Model, recipe: Recipe, weights: str, compute: str) -> tuple[Packed, tuple[Share, ...]]:
+def frozen(model: Model, recipe: Recipe, weights: str, compute: str, loaded: str) -> tuple[Packed, tuple[Share, ...]]:
     """Packed matrices that products are made with, and all weights by part.
 
     Args:
@@ -339,11 +342,12 @@ def frozen(model: Model, recipe: Recipe, weights: str, compute: str) -> tuple[Pa
         recipe: how they are packed, with products that are modelled.
         weights: format of weights that are not packed.
         compute: format that products with packed weights are computed in.
+        loaded: format of all weights before any was packed.
     """
     assert recipe.trains is not None
     shares = stored(model, FORMATS[weights], recipe)
     names = quant.packed_modules(model, recipe)
-    return packed(recipe.trains, local_names(model, names), compute, recipe.nested), shares
+    return packed(recipe.trains, local_names(model, names), compute, loaded, recipe.nested), shares
 
 
 def check(w: Train) -> None:

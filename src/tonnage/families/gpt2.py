@@ -74,6 +74,7 @@ def read(k: Keys) -> Model:
                 ),
                 layers=(layer,) * L,
                 norm=Norm("transformer.ln_f", norm, "layer", bias=True),
+                placed=True,
             ),
         ),
         head=Head(name="lm_head", D=D, V=V, alias_of="transformer.wte.weight" if tied else None),

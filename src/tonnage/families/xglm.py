@@ -48,6 +48,7 @@ def read(k: Keys) -> Model:
                 ),
                 layers=(layer,) * L,
                 norm=Norm("model.layer_norm", (("D", D),), "layer", bias=True),
+                placed=True,
             ),
         ),
         head=Head(name="lm_head", D=D, V=V, alias_of="model.embed_tokens.weight" if tied else None),

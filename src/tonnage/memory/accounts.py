@@ -281,6 +281,7 @@ def layer_account(
     viewed: bool = False,
     cache: Prefixed | Caching | None = None,
     loan: Loan | None = None,
+    leaf: bool = False,
 ) -> Account:
     """Account of one layer.
 
@@ -295,15 +296,23 @@ def layer_account(
         viewed: the gradient that it is given is a view.
         cache: where it keeps keys and values; None where it keeps none.
         loan: its part in keys and values that layers share; None where it has none.
+        leaf: autograd accumulates into its input.
     """
-    account, keeper = Account(), None
+    account, keeper, nested = Account(), None, None
     account.loan = loan
     first = len(tape.born)
     if recompute is not None:
         # Checkpointing runs the layer with autograd on but saves nothing, so autocast's cache still fills.
         keeper = recompute.keeper()
         tape.recording, tape.keeper, tape.stepless = False, keeper, recompute.reentrant
-        ahead(tape, run, tape.new("layer input", axes, dtype), account)
+        if recompute.reentrant:
+            # Imported late: most checkpoints are not.
+            from tonnage.memory.reentrant import Nested
+
+            nested = Nested(tape, run)
+        given = [tape.new("layer input", axes, dtype)]
+        tape.accumulates = given[0].storage if leaf else None
+        ahead(tape, run if nested is None else nested.ahead, given.pop(), account)
         tape.recording, tape.stepless = True, False
         plain, account.casts = account.forward, [v.storage for v in tape.casts.values()]
         entered, left = account.entered, account.left
@@ -313,14 +322,12 @@ def layer_account(
     # With recomputation the gradient is there already while the forward pass runs again.
     waiting = [] if recompute is None else [tape.new("gradient of layer output", axes, account.output.dtype)]
     x = tape.leaf("layer input", axes, dtype) if flows else tape.new("layer input", axes, dtype)
-    if recompute is not None and recompute.reentrant:
-        # Imported late: most checkpoints are not.
-        from tonnage.memory.reentrant import within
-
-        return within(tape, run, x, waiting, account, first)
+    tape.accumulates = x.storage if leaf or nested is not None else None
+    if nested is not None:
+        return nested.back(x, waiting, account, first)
     if loan is not None and recompute is not None:
         loan.wait(tape, again=True)
-    leaf, floor, start = x.node, len(tape.nodes), len(tape.events)
+    node, floor, start = x.node, len(tape.nodes), len(tape.events)
     tape.cut = start
     if keeper is not None:
         keeper.restart()
@@ -370,9 +377,9 @@ def layer_account(
     tape.rerun, tape.keeper = False, None
     if keeper is not None:
         keeper.clear()
-    if leaf is not None:
-        account.handed = leaf.pending[0].storage if leaf.pending and leaf.pending[0] is not None else None
-        leaf.pending = []
+    if node is not None:
+        account.handed = node.pending[0].storage if node.pending and node.pending[0] is not None else None
+        node.pending = []
     if cache is not None:
         account.awaited = cache.awaited()
     if loan is not None:

@@ -91,7 +91,8 @@ class Ahead:
         self.given = [ids.storage]
         self.stem = Account()
         ahead(tape, lambda ids: stack.stem.forward(f, ids), ids, self.stem)
-        make_masks(f, windows(stack, tokens), batch, tokens, tokens, self.stem.output.dtype, always=makes_mask)
+        form = f.embedded or self.stem.output.dtype
+        make_masks(f, windows(stack, tokens), batch, tokens, tokens, form, always=makes_mask)
         places = position_ids(tape, stack.stem, B, T)
         self.shared = [v.storage for v in (*f.shared(), *places)]
         self.names_first = any(v.storage is self.stem.output for v in f.frame)

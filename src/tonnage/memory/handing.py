@@ -1,7 +1,8 @@
 """What a layer hands to the next beside the residual stream: which tokens its indexer chose (GLM).
 
 The model's code names it until the next layer has returned, and layers share one tensor as long as none of them chooses
-anew. A checkpoint holds what its layer was called with until that has run back.
+anew. A checkpoint holds what its layer was called with until that has run back, or with a backward pass of its own as
+long as the graph is there.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Handing:
             y = run(x)
             if f.chosen is not None and f.chosen is not self._there:
                 self._new = f.chosen.storage
+            if f.chosen is not None and f.tape.returned is not None:
+                f.tape.returned.append(f.chosen.detached())
             f.chosen = None
             return y
 

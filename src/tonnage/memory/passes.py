@@ -176,16 +176,20 @@ class Pass:
             prefixes = Waiting(f.prefixes)
         self.prefixes = [] if prefixes is None else prefixes.storages
         keys = f.cached + tokens
-        make_masks(f, windows(stack, keys), batch, tokens, keys, self.stem.output.dtype, always=makes_mask)
         dtype = self.stem.output.dtype
+        make_masks(f, windows(stack, keys), batch, tokens, keys, f.embedded or dtype, always=makes_mask)
         framed = {v.storage for v in f.frame if v.storage.owners == 1}
         apart = {*framed, *(v.storage for v in f.shared()), *self.around, *(s for pair in self.prefixes for s in pair)}
         self.stem.saved = [s for s in self.stem.saved if s not in apart]
         handed = position_ids(tape, stack.stem, B, T, f.cached) if texts is None else []
-        if f.positions is not None:
+        named = []
+        if f.positions is not None and any(v.storage is f.positions.storage for n in tape.nodes for v in n.saved):
+            # A table that is trained keeps the indices that layers are handed; some checkpoints name them longer.
+            named.append(f.positions)
+        elif f.positions is not None:
             handed.append(f.positions)
             self.stem.saved = [s for s in self.stem.saved if s is not f.positions.storage]
-            f.positions = None
+        f.positions = None
         self.shared = [s for v in (*f.shared(), *handed) if (s := v.storage) not in self.inputs]
         # What the model's own code names until its layers are through, and the graph does not keep.
         saved = {*self.stem.saved, *self.shared}
@@ -198,6 +202,8 @@ class Pass:
         self.frame = [s for s in self.frame if s not in rebound]
         f.rebound = [v for v in f.rebound if v.storage in self.rebound]
         always = {v.storage for v in handed} | f.called_with()
+        # What of it a checkpoint does not hold to the end though it runs a backward pass of its own.
+        self.placed = frozenset({v.storage for v in f.masks.values()} if stack.placed else ())
         # A single table is handed to layers that turn nothing as well, unless the model's code picks them.
         handed_on = len(f.rotary) == 1 and not any(r.picked for r in stack.stem.rotary)
         tables = {v.storage for pair in f.rotary.values() for v in pair} if handed_on else set()
@@ -225,6 +231,8 @@ class Pass:
             refuse(f, recompute, compiled)
         # The lowest checkpoint, with which what all of them hold is gone.
         self.lowest = again.index(True) if any(again) else len(again)
+        # Whether the lowest layer is given what autograd accumulates into.
+        collected = tape.accumulates is self.stem.output
         for index, layer in enumerate(stack.layers):
             tape.begun = begun[index]
             trained = None if own is None else own.layers[index]
@@ -241,7 +249,7 @@ class Pass:
             f.prompted = None if tuning is None else tuning.prompts(index)
             key = (
                 id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow, f.prompted, tape.begun,
-                handing.key, 0 if lent is None else lent.key(index),
+                handing.key, 0 if lent is None else lent.key(index), collected and not index,
             )  # fmt: skip
             account = accounts.get(key)
             if account is None:
@@ -265,6 +273,7 @@ class Pass:
                         viewed=viewed,
                         cache=cache,
                         loan=loan,
+                        leaf=collected and not index,
                     )
                 else:
                     account = compiled.layer(tape, watched, axes, dtype, recompute=way, flows=flows)
@@ -292,7 +301,7 @@ class Pass:
                 bottom.shares |= account.loan.shared
         if own is not None:
             tape.trained = own.ends.__contains__
-        tape.begun = frozenset()
+        tape.begun, tape.accumulates = frozenset(), None
         self.dtype, self.flows = dtype, flows
         # The last norm runs while the model's code still has its names.
         self.closing: Span | None = None
@@ -308,6 +317,8 @@ class Pass:
         tape.lingering.clear()
         # What the layers shared is gone by the time the embedding's backward pass runs.
         handed.clear()
+        if recompute is None or not recompute.reentrant:
+            named.clear()
         self.kernels = f.ran
         f.frame.clear()
         f.rotary.clear()

@@ -89,13 +89,16 @@ def training(config: Mapping[str, Any], w: Train, device: Device | None, *, name
     if not modules or not TRACED_AGAIN.issuperset(modules):
         refuse(w, "recompute", "layers are checkpointed whole or not", unless=(None, "none", *WHOLE))
     stored = _stored(config, w.dtype)
-    precision = w.precision or since(version, stack.precision) or stored
+    precision = w.precision or ("" if w.adapts else since(version, stack.precision)) or stored
     if precision not in PRESETS or precision.startswith("fp8"):
         raise UnsupportedError(
             f"precision = {precision} is not traced", key="precision", value=precision,
             hint=f"one of {', '.join(PRESETS)}",
         )  # fmt: skip
     weights, autocast = PRESETS[precision]
+    if w.adapts and autocast is not None:
+        # What is frozen keeps the checkpoint's format.
+        weights = stored
     adam = since(version, stack.optimizer)
     said = spelled(w.optimizer)
     optimizer = adam if said == "adamw" else said

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.forward import Forward
-from tonnage.arch.tape import Grads, Tape, Value, needs_grad
+from tonnage.arch.tape import Grads, Value, needs_grad
 from tonnage.record import Record
 from tonnage.tensors import Axes, size
 
@@ -39,7 +39,8 @@ class FourBit(Record):
 
     Args:
         modules: their names below the layer.
-        dtype: format that the product is computed in, and that the matrix is unpacked to.
+        dtype: format that the product is computed in, and that the matrix is unpacked to for it.
+        stored: format of the matrix before it was packed, to which the backward pass unpacks it before it is cast.
         nested: elements that share one scale, where the scales are quantized themselves; 0 where they are not.
         keeps: the product keeps what it is given, and the matrix was packed from fp16, to which it is unpacked before
             it is cast: bitsandbytes before 0.43.2 (0.42.0, autograd/_functions.py, ``ctx.tensors = (A, B)``;
@@ -49,6 +50,7 @@ class FourBit(Record):
 
     modules: frozenset[str]
     dtype: str
+    stored: str
     nested: int = 0
     keeps: bool = False
     copies: ClassVar[bool] = True
@@ -74,20 +76,26 @@ class FourBit(Record):
         rows = inner[: len(inner) - len(linear.ins)]
         scales: Axes = (("X", -(-size(matrix) // self.nested)),) if self.nested else ()
         flows = needs_grad(x)
+
+        def unpacked() -> Value:
+            """The matrix in the format it had, whose scales are gone by then, and cast."""
+            wide = tape.new("unpacked scales", scales, "fp32") if scales else None
+            first = [tape.new("unpacked matrix", matrix, "fp16" if self.keeps else self.stored)]
+            del wide
+            return ops.cast(first.pop(), form)
+
         passing = []
         if flows or size(rows) > FUSED_ROWS:
             # Too many rows for the kernel that reads packed values: the matrix is unpacked whole, after its scales.
-            passing = [tape.new("unpacked scales", scales, "fp32") for _ in range(2) if scales]
-            passing.append(self._unpacked(tape, matrix, form))
+            passing = [tape.new("unpacked scales", scales, "fp32") for _ in range(0 if self.keeps else 2) if scales]
+            passing.append(unpacked() if self.keeps else tape.new("unpacked matrix", matrix, form))
         out = tape.product(f"{linear.name} output", rows + linear.outs, form)
         passing.clear()
 
         def back(g: Value) -> Grads:
-            wide = tape.new("unpacked scales", scales, "fp32") if scales else None
-            unpacked = self._unpacked(tape, matrix, form)
-            del wide
+            whole = unpacked()
             grad = tape.product("input gradient", inner, form)
-            del unpacked
+            del whole
             return (grad,)
 
         if flows and self.keeps and tape.recording:
@@ -95,11 +103,6 @@ class FourBit(Record):
         if flows:
             tape.record((out,), (x,), back, (x,) if self.keeps else (), custom=self.keeps)
         return out
-
-    def _unpacked(self, tape: Tape, matrix: Axes, form: str) -> Value:
-        """The matrix in the format of the product; from fp16, as the old releases packed it."""
-        first = tape.new("unpacked matrix", matrix, "fp16" if self.keeps else form)
-        return ops.cast(first, form)
 
 
 class EightBit(Record):
@@ -160,9 +163,12 @@ class EightBit(Record):
 Packed = FourBit | EightBit
 
 
-def packed(how: str, modules: frozenset[str], dtype: str, nested: int) -> Packed:
-    """Packed matrices by how their products run: "unpacks" each whole, or "multiplies bytes"."""
-    return FourBit(modules, dtype, nested) if how == "unpacks" else EightBit(modules)
+def packed(how: str, modules: frozenset[str], dtype: str, stored: str, nested: int) -> Packed:
+    """Packed matrices by how their products run: "unpacks" each whole, or "multiplies bytes".
+
+    ``stored`` is their format before they were packed, ``dtype`` that of the products.
+    """
+    return FourBit(modules, dtype, stored, nested) if how == "unpacks" else EightBit(modules)
 
 
 class Trained(Record):
