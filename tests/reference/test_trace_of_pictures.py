@@ -23,12 +23,15 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = json.loads(
     (Path(__file__).parent.parent / "data" / "pictures.json").read_text()
 )["configs"]
 SHAPE: Final[dict[str, Any]] = {"precision": "bf16", "batch": 2, "seq": 64}
-TOWER: Final = {"paligemma": 3, "lfm2_vl": 3, "mllama": 0}
+TOWER: Final = {"paligemma": 3, "lfm2_vl": 3, "mllama": 0, "qwen2_5_vl": 4, "qwen2_vl": 3, "qwen3_vl": 4}
 """Layers of a tower that a trace counts before those of the language model: those that know of checkpoints."""
 SEEN: Final[dict[str, dict[str, Any]]] = {
     "paligemma": {"images": 1},
     "lfm2_vl": {"images": 1, "image_size": "64x32"},
     "mllama": {"images": 1},
+    "qwen2_5_vl": {"images": 2, "image_size": "80x64"},
+    "qwen2_vl": {"images": 2, "image_size": "80x64"},
+    "qwen3_vl": {"images": 2, "image_size": "80x64"},
 }
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "plain": {},

@@ -60,7 +60,7 @@ class Patches(Record):
         shift = None if bias is None else ops.lowered_weight(bias)
         kernel = ops.lowered_weight(weight)
         x = ops.lowered(given)
-        out = tape.new("patches", (x.axes[0], ("T", rows), ("D", self.D)), x.dtype)
+        out = tape.new("patches", self._rows(x, rows), x.dtype)
         form, learns, shifts = x.dtype, needs_grad(kernel), needs_grad(shift)
 
         def back(g: Value) -> Grads:
@@ -72,6 +72,9 @@ class Patches(Record):
         if f.input_grads:
             tape.start(out, held=True)
         return out
+
+    def _rows(self, x: Value, rows: int) -> Axes:
+        return x.axes[0], ("T", rows), ("D", self.D)
 
 
 class Places(Record):
@@ -104,26 +107,34 @@ def numbered(path: str, layer: Layer, count: int) -> Iterator[Layer]:
         yield moved(layer, f"{path}.{index}.".__add__)
 
 
-def through(f: Forward, x: Value, layers: Iterable[Layer]) -> Value:
+def through(f: Forward, x: Value, layers: Iterable[Layer], beside: tuple[Value, ...] = ()) -> Value:
     """The layers of a tower one after the other, each under a checkpoint where the model has these on.
 
-    A checkpoint holds the masks that a layer is called with.
+    A checkpoint holds the masks and tables that a layer is called with, and what it is given ``beside``.
     """
     for layer in layers:
-        x = several(partial(_called, f, layer, f.kernel), (x,), tuple(f.masks.values()))[0] if f.checkpoints else (
-            layer.forward(f, x)
-        )  # fmt: skip
+        if f.checkpoints:
+            held = (*f.masks.values(), *(v for pair in f.rotary.values() for v in pair), *beside)
+            x = several(partial(_called, f, layer, f.kernel, tuple(f.masks), tuple(f.rotary)), (x,), held)[0]
+        else:
+            x = layer.forward(f, x)
     return x
 
 
-def _called(f: Forward, layer: Layer, kernel: AttentionKernel, x: Value, *masks: Value) -> tuple[Value, ...]:
+def _called(
+    f: Forward, layer: Layer, kernel: AttentionKernel, masks: tuple[int | None, ...], tables: tuple[str, ...],
+    x: Value, *held: Value,
+) -> tuple[Value, ...]:  # fmt: skip
     """A layer's output, in the circumstances of its first run."""
-    own, f.kernel, before = f.kernel, kernel, dict(f.masks)
-    f.masks.update(zip((None,), masks, strict=False))
+    own, f.kernel, before = f.kernel, kernel, (dict(f.masks), dict(f.rotary))
+    n = len(masks)
+    f.masks.update(zip(masks, held, strict=False))
+    f.rotary.update((name, (held[i], held[i + 1])) for name, i in zip(tables, range(n, len(held), 2), strict=False))
     y = layer.forward(f, x)
     f.kernel = own
-    f.masks.clear()
-    f.masks.update(before)
+    for place, was in zip((f.masks, f.rotary), before, strict=True):
+        place.clear()
+        place.update(was)
     return (y,)
 
 

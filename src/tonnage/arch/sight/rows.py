@@ -1,0 +1,206 @@
+"""Towers to which all pictures of a batch are one row of patches, of which each sees its own picture or a window of it.
+
+Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/qwen2_5_vl/
+modeling_qwen2_5_vl.py (Qwen2_5_VLVisionAttention, Qwen2_5_VisionTransformerPretrainedModel), qwen2_vl/
+modeling_qwen2_vl.py, and src/transformers/vision_utils.py (get_vision_window_index).
+
+Leaves out: copies of indices that are made on the host, for as long as an operation on the device asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from tonnage.arch import ops
+from tonnage.arch.activation import activate
+from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.forward import Forward
+from tonnage.arch.kernels import attend
+from tonnage.arch.layers import Linear, Norm, Rotary
+from tonnage.arch.model import Layer
+from tonnage.arch.packed import unbound
+from tonnage.arch.rotate import rotate
+from tonnage.arch.sight.towers import Patches, numbered, through
+from tonnage.arch.tape import Grads, Value, needs_grad
+from tonnage.record import Record
+from tonnage.tensors import Axes, Tensor
+
+Shapes = tuple[tuple[int, int], ...]
+"""Rows and columns of patches of each picture."""
+TABLE: Final = "patches"
+PLACE: Final = 8
+"""Bytes of an index."""
+
+
+class Stretches(GroupedQuery):
+    """Attention of a row of patches (axes ``T D``), of one stretch after the other.
+
+    Args:
+        lengths: of the stretches. [patch]
+    """
+
+    lengths: tuple[int, ...] = ()
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """The block's output."""
+        first, last = self.matrices()
+        T, B = x.axes[0], ("B", 1)
+        q, k, v = unbound(first.forward(f, x), (T, ("N", self.N), ("H", self.H)))
+        q, k = rotate(q, k, *f.rotary[TABLE], self.H, style="wide, by turns")
+        lengths = f.tape.new("lengths of stretches", (("X", len(self.lengths)),), "int32")
+        parts = [ops.split(y, tuple((B, ("T", n), *y.axes[1:]) for n in self.lengths)) for y in (q, k, v)]
+        found = []
+        for part in zip(*parts, strict=True):
+            found.append(attend(f, self, *part))
+            f.weights.clear()
+        out = last.forward(f, ops.cat(tuple(found), (B, T, ("N", self.N), ("H", self.H))).view(q.axes))
+        del lengths
+        return out
+
+
+class Frames(Patches):
+    """A convolution over patches that come as rows, of a picture that stands for several frames.
+
+    Args:
+        frames: of a patch.
+    """
+
+    frames: int = 2
+
+    @property
+    def ins(self) -> Axes:
+        """Of a row."""
+        return (("X", self.channels * self.frames * self.side**2),)
+
+    @property
+    def _kernel(self) -> Axes:
+        return ("D", self.D), ("X", self.channels), ("C", self.frames), ("C", self.side), ("C", self.side)
+
+    def _rows(self, x: Value, rows: int) -> Axes:
+        return x.axes[0], ("D", self.D)
+
+
+class Merger(Record):
+    """Neighbouring patches as one, and two matrices.
+
+    Args:
+        norm: of a patch.
+        first, second: the matrices.
+    """
+
+    norm: Norm
+    first: Linear
+    second: Linear
+
+    def weights(self) -> Iterator[Tensor]:
+        """All of its tensors."""
+        for part in (self.norm, self.first, self.second):
+            yield from part.weights()
+
+    def forward(self, f: Forward, x: Value) -> Value:
+        """Rows of patches (axes ``T D``) to fewer, wider ones."""
+        (_, T), (_, D) = x.axes
+        ((_, width),) = self.first.ins
+        x = self.norm.forward(f, x).view((("T", T * D // width), ("X", width)))
+        return self.second.forward(f, activate(self.first.forward(f, x), "gelu"))
+
+
+class Row(Record):
+    """Qwen2-VL's tower, and Qwen2.5-VL's, whose layers but some see windows.
+
+    Args:
+        patches: the convolution.
+        rotary: buffers of the angles.
+        path: of the list of layers.
+        layer: one of them, under the names below it.
+        count: how many there are.
+        merger: behind them.
+        merged: patches along a side that become one.
+        window: such along the side of a window; 0 where there are none.
+        whole: layers that see pictures whole, where there are windows.
+    """
+
+    patches: Frames
+    rotary: Rotary
+    path: str
+    layer: Layer
+    count: int
+    merger: Merger
+    merged: int
+    window: int = 0
+    whole: tuple[int, ...] = ()
+
+    def weights(self) -> Iterator[Tensor]:
+        """All tensors of the tower."""
+        parts = (self.patches, self.merger, self.rotary)
+        layers = (t for layer in numbered(self.path, self.layer, self.count) for t in layer.weights())
+        for t in (*(t for part in parts for t in part.weights()), *layers):
+            role = t.role if t.role == "buffer" else "vision"
+            yield Tensor(t.name, t.axes, role, t.dims, None, t.alias_of, t.dtype)
+
+    def forward(self, f: Forward, pixels: Value, shapes: Shapes) -> tuple[Value, Value]:
+        """Rows of pixels (axes ``T X``) to those of patches, and to what is seen in them."""
+        tape, T = f.tape, pixels.axes[0]
+        pictures = tuple(rows * columns for rows, columns in shapes)
+        windows = tuple(n for shape in shapes for n in self.windows(*shape))
+        where = tape.new("places of patches", (T, ("X", 2)), "int64")
+        bounds = [tape.new("bounds", (("X", len(found) + 1),), "int32") for found in (pictures, windows) if found]
+        x = self.patches.forward(f, pixels, T[1])
+        places = T[1] // self.merged**2
+        if self.window:
+            x = ordered(x, places)
+        self._angles(f, T, places)
+        for index, layer in enumerate(numbered(self.path, self.layer, self.count)):
+            windowed = self.window and index not in self.whole
+            layer = _of_lengths(layer, windows if windowed else pictures)
+            x = through(f, x, (layer,), (bounds[-1 if windowed else 0],))
+        f.rotary.clear()
+        found = self.merger.forward(f, x)
+        if self.window:
+            found = ordered(found, places)
+        del where
+        return x, found
+
+    def windows(self, rows: int, columns: int) -> Iterator[int]:
+        """Patches of each window of a picture, in order."""
+        if not self.window:
+            return
+        for row in range(0, rows // self.merged, self.window):
+            for column in range(0, columns // self.merged, self.window):
+                high = min(self.window, rows // self.merged - row)
+                yield high * min(self.window, columns // self.merged - column) * self.merged**2
+
+    def _angles(self, f: Forward, T: tuple[str, int], places: int) -> None:
+        """Cosine and sine of both places of every patch, in fp32; by windows, copies."""
+        tape, half = f.tape, ("X", self.rotary.width // 2)
+        angles = tape.new("angles of patches", (T, ("X", 2), half), "fp32")
+        cosine = ops.scaled(tape.new("cosine", angles.axes, "fp32"))
+        sine = ops.scaled(tape.new("sine", angles.axes, "fp32"))
+        cosine, sine = (tape.new("table of patches", (T, ("X", 2 * half[1] * 2)), "fp32") for _ in range(2))
+        if self.window:
+            cosine, sine = ordered(cosine, places), ordered(sine, places)
+        f.rotary[TABLE] = cosine, sine
+
+
+def _of_lengths(layer: Layer, lengths: tuple[int, ...]) -> Layer:
+    first, *rest = layer.sublayers
+    assert isinstance(first.block, Stretches)
+    return layer.but(sublayers=(first.but(block=first.block.but(lengths=lengths)), *rest))
+
+
+def ordered(x: Value, places: int) -> Value:
+    """``x[index]``, by an index on the host: its gradient is added up in zeros, by places that are sorted."""
+    tape, axes, dtype = x.tape, x.axes, x.dtype
+    out = tape.new("in another order", axes, dtype)
+    flows = needs_grad(x)
+
+    def back(_: Value) -> Grads:
+        if not flows:
+            return (None,)
+        found = tape.new("gradient in the order before", axes, dtype)
+        tape.scratch("places, sorted", *(PLACE * places,) * 4, 1)
+        return (found,)
+
+    tape.record((out,), (x,), back, ())
+    return out
