@@ -7,7 +7,6 @@ from typing import Any, Final
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Sublayer
-from tonnage.arch.parts import Part
 from tonnage.arch.sight.rows import Frames, Merger, Row, Stretches
 from tonnage.families._pieces import matrix
 from tonnage.families._towers import NAMES, side, sizes
@@ -62,15 +61,6 @@ def _attention(k: Keys, D: int) -> Stretches:
         name="attn", D=D, N=N, K=K, H=H, q="q", k="k", v="v", o="proj", fused=None if apart else "qkv", bias=True,
         o_bias=True, causal=False, rotary=None,
     )  # fmt: skip
-
-
-def gated(D: int, F: int, *, bias: bool = True) -> tuple[Part, ...]:
-    """The three matrices of a gated feed-forward block."""
-    width, inner = ("D", D), ("F", F)
-    return (
-        *(matrix(f"mlp.{name}_proj", width, inner, "vision", bias=bias) for name in ("gate", "up")),
-        matrix("mlp.down_proj", inner, width, "vision", bias=bias),
-    )
 
 
 _SIZES: Final[dict[str, Any]] = {
