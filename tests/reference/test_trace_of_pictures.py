@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,9 +12,10 @@ import tracing_cases
 
 import tonnage as tn
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate import composites
 from tonnage.estimate.training import Step
 from tonnage.families import model_from
-from tonnage.tracing import ask, request
+from tonnage.tracing import ask, request, tuning
 from tonnage.tracing.levels import Levels, levels
 from tonnage.units import MiB
 from tonnage.workload import workload
@@ -31,7 +33,7 @@ SEEN: Final[dict[str, dict[str, Any]]] = {
     "mllama": {"images": 1},
     "qwen2_5_vl": {"images": 2, "image_size": "80x64"},
     "qwen2_vl": {"images": 2, "image_size": "80x64"},
-    "qwen3_vl": {"images": 2, "image_size": "80x64"},
+    "qwen3_vl": {"images": 2, "image_size": "320x256"},
 }
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "plain": {},
@@ -49,22 +51,40 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
         "lora_rank": 8, "lora_targets": ["all-linear"], "precision": "bf16-mixed", "dtype": "fp32",
     },
 }  # fmt: skip
+DEEP: Final = ("qwen3_vl",)
+"""Models with features that are added to the outputs of layers."""
 LAST: Final = 2 * 4
 """Bytes a token, at most, by which the lowest layer over a picture is overstated: its rows that see nothing."""
 
 
-def traced(config: dict[str, Any], said: dict[str, Any]) -> Levels:
-    """The trace, with the pictures that the closed form has."""
+def frozen(parts: tuple[str, ...]) -> Callable[[Any, Any], Any]:
+    """What makes a model for a trace, of which these parts are frozen."""
+    tuned = tuning.tuned
+
+    def made(model: Any, job: Any) -> Any:
+        for name, p in model.named_parameters():
+            p.requires_grad_(not composites.hit(name, parts))
+        return tuned(model, job)
+
+    return made
+
+
+def traced(config: dict[str, Any], said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Levels:
+    """The trace, with the pictures that the closed form has, and the parts that it freezes."""
     from tonnage.tracing import run
 
     model = model_from(config)
-    text = {key: value for key, value in said.items() if key not in ("images", "image_size")}
+    parts = composites.forbidden(model, workload(Train, {"freeze": said.get("freeze", [])}))
+    if parts:
+        monkeypatch.setattr(tuning, "tuned", frozen(parts))
+    text = {key: value for key, value in said.items() if key not in ("images", "image_size", "freeze")}
     job = request.training(config, workload(Train, text), None, name="", head=ask.own_head(config, model)).job
     if "images" in said:
         assert model.eye is not None
         found = model.eye.pictures(said["images"], said.get("image_size"))
         length = getattr(getattr(model.eye, "processor", None), "length", 0)
-        job = {**job, "pictures": {"count": found.count, "patches": found.patches, "length": length}}
+        tokens = said["batch"] * model.eye.tokens(found)
+        job = {**job, "pictures": {"count": found.count, "patches": found.patches, "length": length, "tokens": tokens}}
     return levels(run.model_trace({**job, "layers": "all"}))
 
 
@@ -88,7 +108,7 @@ def compared(name: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Step, "moments", watched)
     result = tn.train({"config": config}, suggest=False, replay=True, **said)
-    found = traced(config, said)
+    found = traced(config, said, monkeypatch)
     got: dict[str, int] = {}
     for p in found.parts:
         where = part(p.name, TOWER[name])
@@ -96,6 +116,9 @@ def compared(name: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
     # A trace counts the first steps below the lowest layer to that.
     for of in (most, got):
         of["backward embedding"] = max(of.get("backward embedding", 0), of.pop("backward layer 0", 0))
+        if name in DEEP:
+            # What is added to a layer's output is that layer's to a trace, and the next one's here.
+            of["forward layer 0"] = max(of.pop(f"forward layer {i}") for i in (0, 1, 2))
     assert found.traced.told["trainable"] == result.model["trainable_parameters"]
     # Where masks are made, tensors of a moment are left out; all else is equal.
     wanted = {n: got[n] for n in got if n != "forward embedding"}

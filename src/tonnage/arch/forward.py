@@ -11,6 +11,7 @@ from tonnage.record import Record
 if TYPE_CHECKING:
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
+    from tonnage.arch.sight.deep import Deep
     from tonnage.arch.texts import Texts
     from tonnage.arch.tuning.adapters import Tuning
     from tonnage.arch.tuning.prompted import Prompted
@@ -96,6 +97,7 @@ class Forward:
     ``inputs`` are embeddings of every layer, ``row`` those of the layer at hand.
     ``encoder`` is what cross attention sees, ``hidden`` zeros and ones for its rows (Llama 3.2 Vision), ``zeros`` the
     bias of its scores that layers share (T5), and ``position`` the bias that the block at hand adds.
+    ``deep`` is what is seen and added to the outputs of the first layers.
     ``eye`` puts what is seen into the embedding: of circumstances, token ids and embedding.
     ``again`` are the modules of a layer that are computed again, each for itself; ``checkpoints`` tells that the
     model's modules know of checkpoints.
@@ -111,6 +113,7 @@ class Forward:
         "carried",
         "checkpoints",
         "chosen",
+        "deep",
         "documents",
         "encoder",
         "eye",
@@ -188,6 +191,7 @@ class Forward:
         self.chosen: Value | None = None
         self.seen: Value | None = None
         self.encoder: Value | None = None
+        self.deep: Deep | None = None
         self.eye: Callable[[Forward, Value, Value], Value] | None = None
         self.hidden: Value | None = None
         self.zeros: Value | None = None

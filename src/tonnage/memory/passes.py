@@ -167,7 +167,7 @@ class Pass:
         self.told = [v.storage for v in f.around] if f.eye is not None else []
         f.eye, f.checkpoints = None, False
         # Keys and values that layers find in their cache.
-        prefix = f.prefixes[0] if f.prefixes else None
+        prefix, seen = f.prefixes[0] if f.prefixes else None, f.deep
         prefixes = None
         if f.prefixes:
             # Imported late: most models start with empty caches.
@@ -175,18 +175,28 @@ class Pass:
 
             prefixes = Waiting(f.prefixes)
         self.prefixes = [] if prefixes is None else prefixes.storages
+        deepening, f.deep = None, None
+        if seen is not None:
+            # Imported late: Qwen3-VL alone.
+            from tonnage.memory.deepened import Deepening
+
+            deepening = Deepening(seen, recompute, len(stack.layers))
         keys = f.cached + tokens
         make_masks(f, windows(stack, keys), batch, tokens, keys, self.stem.output.dtype, always=makes_mask)
         dtype = self.stem.output.dtype
         framed = {v.storage for v in f.frame if v.storage.owners == 1}
         apart = {*framed, *(v.storage for v in f.shared()), *self.around, *(s for pair in self.prefixes for s in pair)}
         self.stem.saved = [s for s in self.stem.saved if s not in apart]
-        handed = position_ids(tape, stack.stem, B, T, f.cached) if texts is None else []
+        told = texts is not None or (pictures is not None and model.eye is not None and model.eye.places)
+        handed = [] if told else position_ids(tape, stack.stem, B, T, f.cached)
         if f.positions is not None:
             handed.append(f.positions)
             self.stem.saved = [s for s in self.stem.saved if s is not f.positions.storage]
             f.positions = None
         self.shared = [s for v in (*f.shared(), *handed) if (s := v.storage) not in self.inputs]
+        if seen is not None and seen.mask.storage not in self.stem.saved:
+            # The layers' graph alone keeps it.
+            self.shared.append(seen.mask.storage)
         # What the model's own code names until its layers are through, and the graph does not keep.
         saved = {*self.stem.saved, *self.shared}
         self.frame = [v.storage for v in f.frame if v.storage not in {*saved, *self.around}]
@@ -217,6 +227,7 @@ class Pass:
         reached = self.reached
         flows = root is not None
         self.stem.flows = flows or prefix is not None or bias is not None
+        self.stem.flows |= deepening is not None and deepening.flows
         begun, cached = begun_by(stack, tuning), caching(stack, recompute)
         handing = Handing(f)
         again = [recompute is not None and recompute.again(i) for i in range(len(stack.layers))]
@@ -237,11 +248,13 @@ class Pass:
             viewed = index == len(stack.layers) - 1 and (
                 (fused is not None and fused.norms is not None) or getattr(stack.norm, "hands_view", False)
             )
+            before = None if deepening is None else deepening.ahead(index, way)
+            way = way if before is None else None
             f.narrow = narrow if index or narrow is None else narrow.of_first(layer)
             f.prompted = None if tuning is None else tuning.prompts(index)
             key = (
                 id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow, f.prompted, tape.begun,
-                handing.key, 0 if lent is None else lent.key(index),
+                handing.key, 0 if lent is None else lent.key(index), before,
             )  # fmt: skip
             account = accounts.get(key)
             if account is None:
@@ -251,7 +264,8 @@ class Pass:
                 cache = cached(layer) if prefix is None else Prefixed(layer.forward, prefix)
                 loan = None if lent is None else lent.part(index, layer)
                 there = self.shared if lent is None else [*self.shared, *lent.there()]
-                watched = Watched(cache or layer.forward, f, there)
+                ran = cache or layer.forward
+                watched = Watched(ran if deepening is None else deepening.within(ran, before), f, there)
                 run = handing.within(watched)
                 tape.lingering.clear()
                 if compiled is None:
@@ -273,6 +287,8 @@ class Pass:
                 account.shares = frozenset(f.taken | called) if way is not None else frozenset(watched.kept)
                 if "attention" in f.again:
                     account.shares |= always
+                if deepening is not None:
+                    account.awaited += deepening.awaited()
                 account.carried = [s for s in f.carried if s not in account.left_behind()]
                 handing.settle(account, again=way is not None)
                 accounts[key] = account
@@ -319,7 +335,9 @@ class Pass:
             lent.clear()
         f.around.clear()
         f.prefixes.clear()
-        prefix = None
+        prefix = seen = None
+        if deepening is not None:
+            deepening.let_go()
         if self.stem.flows:
             if self.tied is not None and tape.tied is not None:
                 tape.gradients[tape.tied] = self.tied
@@ -329,6 +347,8 @@ class Pass:
                 self.given = bias.wait(tape)
             if prefixes is not None:
                 self.given += prefixes.wait(tape, [a.awaited for a in self.layers])
+            if deepening is not None:
+                self.given += deepening.places.wait(tape, [a.awaited for a in self.layers])
             back(tape, root, seed, 0, first, self.stem)
         joined.clear()
         reached[None] = tape.reached

@@ -1,10 +1,13 @@
 """Models whose tower sees all pictures of a batch as one row, and whose tokens have positions in three dimensions.
 
 Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/qwen2_5_vl/
-modeling_qwen2_5_vl.py (Qwen2_5_VLModel.forward, get_rope_index), qwen2_vl/modeling_qwen2_vl.py.
+modeling_qwen2_5_vl.py (Qwen2_5_VLModel.forward, get_rope_index), qwen2_vl/modeling_qwen2_vl.py, qwen3_vl/
+modeling_qwen3_vl.py.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from tonnage.arch import ops
 from tonnage.arch.forward import Forward
@@ -12,6 +15,7 @@ from tonnage.arch.sight.pictures import Eye, Pictures, pixels_of, scattered
 from tonnage.arch.sight.resized import Bounds
 from tonnage.arch.sight.rows import Row
 from tonnage.arch.tape import Tape, Value
+from tonnage.tensors import Axes
 
 
 class Merged(Eye):
@@ -21,6 +25,8 @@ class Merged(Eye):
         tower: over the patches of all of them, with its merger.
         processor: how a picture is resized.
     """
+
+    places: ClassVar[bool] = True
 
     tower: Row
     processor: Bounds
@@ -52,14 +58,21 @@ class Merged(Eye):
         tape, tower = f.tape, self.tower
         pixels = ops.cast(given[0], tape.form_of(tower.patches.name))
         count = ids.axes[0][1] * pictures.count
-        last, found = tower.forward(f, pixels, pictures.patches * count)
+        last, found, deep = tower.forward(f, pixels, pictures.patches * count)
         del pixels
         rows, width = found.axes
-        parts = ops.split(found, ((("T", rows[1] // count), width),) * count)
-        features = ops.cast(ops.cat(parts, found.axes, "what is seen"), x.dtype)
+        axes: Axes = (("T", rows[1] // count), width)
+        first, *others = [ops.split(seen, (axes,) * count) for seen in (found, *deep)]
+        features = ops.cast(ops.cat(first, found.axes, "what is seen"), x.dtype)
+        mask = tape.new("tokens of images", ids.axes, "bool")
         # What the tower's output holds has its names until the layers are through; so has a mask of videos.
-        f.frame += [last, found, features, tape.new("tokens of videos", ids.axes, "bool")]
-        del last, found, parts
-        x = scattered(f, ids, x, features)
+        f.frame += [last, found, *deep, features, tape.new("tokens of videos", ids.axes, "bool")]
+        x = scattered(f, ids, x, features, mask)
+        if others:
+            # Imported late: Qwen3-VL alone.
+            from tonnage.arch.sight.deep import Deep
+
+            f.deep = Deep(mask, [ops.cat(parts, found.axes, "what is seen deep") for parts in others])
+            f.frame += f.deep.features
         f.frame.append(tape.new("position ids", (("X", 3), *ids.axes), "int64"))
         return x

@@ -22,9 +22,9 @@ from tonnage.arch.model import Layer
 from tonnage.arch.packed import unbound
 from tonnage.arch.rotate import rotate
 from tonnage.arch.sight.towers import Patches, numbered, through
-from tonnage.arch.tape import Grads, Value, needs_grad
+from tonnage.arch.tape import Grads, Tape, Value, needs_grad
 from tonnage.record import Record
-from tonnage.tensors import Axes, Tensor
+from tonnage.tensors import Axes, Tensor, size
 
 Shapes = tuple[tuple[int, int], ...]
 """Rows and columns of patches of each picture."""
@@ -81,11 +81,42 @@ class Frames(Patches):
         return x.axes[0], ("D", self.D)
 
 
+class Sampled(Record):
+    """A learned table of places for a square of patches, of which each patch takes a mean of four rows.
+
+    Args:
+        name: path of the module.
+        rows: of the table.
+        D: width of a row.
+    """
+
+    name: str
+    rows: int
+    D: int
+
+    def weights(self) -> Iterator[Tensor]:
+        """The table."""
+        yield Tensor(f"{self.name}.weight", (("P", self.rows), ("D", self.D)), "vision")
+
+    def found(self, f: Forward, indices: Value, weights: Value) -> Value:
+        """Places of the patches, in fp32, by rows and weights (axes ``T X``)."""
+        table = f.tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.D)))
+        return _added_up(ops.mul(ops.embedding(indices, table, (("D", self.D),)), weights, "weighed places"))
+
+
+def _added_up(x: Value) -> Value:
+    """``x.sum(1)``, whose gradient is a view."""
+    tape, (T, X, D), dtype = x.tape, x.axes, x.dtype
+    out = tape.new("places", (T, D), dtype)
+    tape.record((out,), (x,), lambda g: (Value(g.storage, (T, X, D), dtype),), ())
+    return out
+
+
 class Merger(Record):
     """Neighbouring patches as one, and two matrices.
 
     Args:
-        norm: of a patch.
+        norm: of a patch, or of neighbours as one.
         first, second: the matrices.
     """
 
@@ -102,12 +133,14 @@ class Merger(Record):
         """Rows of patches (axes ``T D``) to fewer, wider ones."""
         (_, T), (_, D) = x.axes
         ((_, width),) = self.first.ins
-        x = self.norm.forward(f, x).view((("T", T * D // width), ("X", width)))
+        merged: Axes = (("T", T * D // width), ("X", width))
+        x = x.view(merged) if size(self.norm.axes) == width else x
+        x = self.norm.forward(f, x).view(merged)
         return self.second.forward(f, activate(self.first.forward(f, x), "gelu"))
 
 
 class Row(Record):
-    """Qwen2-VL's tower, and Qwen2.5-VL's, whose layers but some see windows.
+    """Qwen2-VL's tower; Qwen2.5-VL's, whose layers but some see windows; Qwen3-VL's, which hands on several outputs.
 
     Args:
         patches: the convolution.
@@ -119,6 +152,8 @@ class Row(Record):
         merged: patches along a side that become one.
         window: such along the side of a window; 0 where there are none.
         whole: layers that see pictures whole, where there are windows.
+        places: what is added to the patches.
+        deep: mergers of the outputs of layers, by the number of each.
     """
 
     patches: Frames
@@ -130,37 +165,48 @@ class Row(Record):
     merged: int
     window: int = 0
     whole: tuple[int, ...] = ()
+    places: Sampled | None = None
+    deep: tuple[tuple[int, Merger], ...] = ()
 
     def weights(self) -> Iterator[Tensor]:
         """All tensors of the tower."""
-        parts = (self.patches, self.merger, self.rotary)
+        parts = (self.patches, self.places, self.merger, *(merger for _, merger in self.deep), self.rotary)
         layers = (t for layer in numbered(self.path, self.layer, self.count) for t in layer.weights())
-        for t in (*(t for part in parts for t in part.weights()), *layers):
+        for t in (*(t for part in parts if part is not None for t in part.weights()), *layers):
             role = t.role if t.role == "buffer" else "vision"
             yield Tensor(t.name, t.axes, role, t.dims, None, t.alias_of, t.dtype)
 
-    def forward(self, f: Forward, pixels: Value, shapes: Shapes) -> tuple[Value, Value]:
-        """Rows of pixels (axes ``T X``) to those of patches, and to what is seen in them."""
+    def forward(self, f: Forward, pixels: Value, shapes: Shapes) -> tuple[Value, Value, list[Value]]:
+        """Rows of pixels (axes ``T X``) to those of patches, to what is seen in them, and to what is at other depths."""
         tape, T = f.tape, pixels.axes[0]
         pictures = tuple(rows * columns for rows, columns in shapes)
         windows = tuple(n for shape in shapes for n in self.windows(*shape))
-        where = tape.new("places of patches", (T, ("X", 2)), "int64")
+        named = []
+        if self.places is not None:
+            named = [tape.new("rows of the table", (T, ("X", 4)), "int64"), tape.new("weights", (T, ("X", 4)), "fp32")]
+        named.append(tape.new("places of patches", (T, ("X", 2)), "int64"))
         bounds = [tape.new("bounds", (("X", len(found) + 1),), "int32") for found in (pictures, windows) if found]
         x = self.patches.forward(f, pixels, T[1])
         places = T[1] // self.merged**2
+        if self.places is not None:
+            named.append(self.places.found(f, *named[:2]))
+            x = ops.add(x, ops.cast(named[-1], x.dtype), "patches and places")
         if self.window:
             x = ordered(x, places)
+        deep, mergers = [], dict(self.deep)
         self._angles(f, T, places)
         for index, layer in enumerate(numbered(self.path, self.layer, self.count)):
             windowed = self.window and index not in self.whole
             layer = _of_lengths(layer, windows if windowed else pictures)
             x = through(f, x, (layer,), (bounds[-1 if windowed else 0],))
+            if index in mergers:
+                deep.append(mergers[index].forward(f, x))
         f.rotary.clear()
         found = self.merger.forward(f, x)
         if self.window:
             found = ordered(found, places)
-        del where
-        return x, found
+        named.clear()
+        return x, found, deep
 
     def windows(self, rows: int, columns: int) -> Iterator[int]:
         """Patches of each window of a picture, in order."""
@@ -189,6 +235,14 @@ def _of_lengths(layer: Layer, lengths: tuple[int, ...]) -> Layer:
     return layer.but(sublayers=(first.but(block=first.block.but(lengths=lengths)), *rest))
 
 
+def places_sorted(tape: Tape, places: int) -> None:
+    """Scratch of what is added by index: places, sorted, where they came from, and CUB's own byte.
+
+    Reference: pytorch v2.13.0 aten/src/ATen/native/cuda/Indexing.cu, index_put_with_sort_kernel.
+    """
+    tape.scratch("places, sorted", *(PLACE * places,) * 4, 1)
+
+
 def ordered(x: Value, places: int) -> Value:
     """``x[index]``, by an index on the host: its gradient is added up in zeros, by places that are sorted."""
     tape, axes, dtype = x.tape, x.axes, x.dtype
@@ -199,7 +253,7 @@ def ordered(x: Value, places: int) -> Value:
         if not flows:
             return (None,)
         found = tape.new("gradient in the order before", axes, dtype)
-        tape.scratch("places, sorted", *(PLACE * places,) * 4, 1)
+        places_sorted(tape, places)
         return (found,)
 
     tape.record((out,), (x,), back, ())

@@ -33,6 +33,7 @@ class Patches(Record):
         D: width of a row.
         side: of a patch.
         bias: whether it has one.
+        hooked: ``enable_input_require_grads`` finds it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Patches(Record):
     D: int
     side: int
     bias: bool = True
+    hooked: bool = True
 
     def weights(self) -> Iterator[Tensor]:
         """Kernel and bias."""
@@ -69,7 +71,7 @@ class Patches(Record):
 
         tape.record((out,), (x, kernel, shift), back, (x, *((kernel,) if isinstance(kernel, Value) else ())))
         del given
-        if f.input_grads:
+        if f.input_grads and self.hooked:
             tape.start(out, held=True)
         return out
 
@@ -115,10 +117,19 @@ def through(f: Forward, x: Value, layers: Iterable[Layer], beside: tuple[Value, 
     for layer in layers:
         if f.checkpoints:
             held = (*f.masks.values(), *(v for pair in f.rotary.values() for v in pair), *beside)
-            x = several(partial(_called, f, layer, f.kernel, tuple(f.masks), tuple(f.rotary)), (x,), held)[0]
+            run = partial(_called, f, layer, f.kernel, tuple(f.masks), tuple(f.rotary))
+            x = several(run, (x,), held, within=_learns(f, layer))[0]
         else:
             x = layer.forward(f, x)
     return x
+
+
+def _learns(f: Forward, layer: Layer) -> bool:
+    """Whether something of the layer is trained, or beside it."""
+    trained, names = f.tape.trained, [t.name for t in layer.weights()]
+    if trained is None or any(map(trained, names)):
+        return True
+    return f.tuning is not None and any(f.tuning.adapts(name.removesuffix(".weight")) for name in names)
 
 
 def _called(
