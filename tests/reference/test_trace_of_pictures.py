@@ -51,7 +51,7 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
         "lora_rank": 8, "lora_targets": ["all-linear"], "precision": "bf16-mixed", "dtype": "fp32",
     },
 }  # fmt: skip
-DEEP: Final = ("qwen3_vl",)
+DEEP: Final = ("qwen3_vl", "qwen3_vl_moe")
 """Models with features that are added to the outputs of layers."""
 LAST: Final = 2 * 4
 """Bytes a token, at most, by which the lowest layer over a picture is overstated: its rows that see nothing."""
@@ -146,6 +146,44 @@ def test_pictures(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> N
     if "lora" in setting:
         pytest.importorskip("peft")
     compared(name, SEEN[name] | SETTINGS[setting], monkeypatch)
+
+
+EXPERTS: Final = {
+    "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "decoder_sparse_step": 1,
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", ["plain", "recomputed", "lora", "outputs"])
+def test_pictures_before_experts(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "lora" in setting:
+        pytest.importorskip("peft")
+    dense, name = CONFIGS["qwen3_vl"], "qwen3_vl_moe"
+    config = dense | {"model_type": name, "text_config": dense["text_config"] | EXPERTS}
+    for known, like in ((CONFIGS, config), (TOWER, TOWER["qwen3_vl"]), (SEEN, SEEN["qwen3_vl"])):
+        monkeypatch.setitem(known, name, like)
+    compared(name, SEEN[name] | SETTINGS[setting], monkeypatch)
+
+
+FREEZES: Final[dict[str, dict[str, Any]]] = {
+    "tower": {"freeze": ["vision"]},
+    "tower, recomputed": {"freeze": ["vision"], "recompute": "full"},
+    "tower and projector": {"freeze": ["vision", "projector"]},
+    "tower and projector, recomputed": {"freeze": ["vision", "projector"], "recompute": "full"},
+    "language": {"freeze": ["language"]},
+    "language, recomputed": {"freeze": ["language"], "recompute": "full"},
+    "nothing, mixed, recomputed": {"precision": "bf16-mixed", "recompute": "full"},
+    "nothing, adapters of all, recomputed": {"lora_rank": 8, "lora_targets": ["all-linear"], "recompute": "full"},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", FREEZES)
+@pytest.mark.parametrize("name", ["paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"])
+def test_parts_are_frozen(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "lora_rank" in FREEZES[setting]:
+        pytest.importorskip("peft")
+    compared(name, SEEN[name] | FREEZES[setting], monkeypatch)
 
 
 CUT: Final[dict[str, dict[str, Any]]] = {

@@ -60,6 +60,14 @@ class Numbers:
         """Along an axis."""
         return self._both(lambda t: t.prod(dim))
 
+    def max(self) -> Numbers:
+        """The highest."""
+        return self._both(lambda t: t.max())
+
+    def item(self) -> Any:
+        """The only one."""
+        return self.values.item()
+
     def tolist(self) -> Any:
         """What they are."""
         return self.values.tolist()

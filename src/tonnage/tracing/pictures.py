@@ -135,4 +135,5 @@ MAKERS: Final[Mapping[str, Callable[[Any, Mapping[str, Any], torch.Tensor], Give
     "qwen2_5_vl": grids.inputs,
     "qwen2_vl": grids.inputs,
     "qwen3_vl": grids.inputs,
+    "qwen3_vl_moe": grids.inputs,
 }

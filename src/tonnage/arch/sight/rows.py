@@ -23,6 +23,7 @@ from tonnage.arch.packed import unbound
 from tonnage.arch.rotate import rotate
 from tonnage.arch.sight.towers import Patches, numbered, through
 from tonnage.arch.tape import Grads, Tape, Value, needs_grad
+from tonnage.arch.texts import Texts
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor, size
 
@@ -45,17 +46,34 @@ class Stretches(GroupedQuery):
     def forward(self, f: Forward, x: Value) -> Value:
         """The block's output."""
         first, last = self.matrices()
-        T, B = x.axes[0], ("B", 1)
+        T = x.axes[0]
         q, k, v = unbound(first.forward(f, x), (T, ("N", self.N), ("H", self.H)))
         q, k = rotate(q, k, *f.rotary[TABLE], self.H, style="wide, by turns")
-        lengths = f.tape.new("lengths of stretches", (("X", len(self.lengths)),), "int32")
-        parts = [ops.split(y, tuple((B, ("T", n), *y.axes[1:]) for n in self.lengths)) for y in (q, k, v)]
+        at_once = f.kernel == "flash_attention_2"
+        lengths = None if at_once else f.tape.new("lengths of stretches", (("X", len(self.lengths)),), "int32")
+        given = [y.view((("B", 1), *y.axes)) for y in (q, k, v)]
+        out = self._at_once(f, given) if at_once else self._by_turns(f, given)
+        out = last.forward(f, out.view(q.axes))
+        f.local.clear()
+        del lengths
+        return out
+
+    def _by_turns(self, f: Forward, given: list[Value]) -> Value:
+        """One stretch after the other, and all of them joined."""
+        parts = [ops.split(y, tuple((y.axes[0], ("T", n), *y.axes[2:]) for n in self.lengths)) for y in given]
         found = []
         for part in zip(*parts, strict=True):
             found.append(attend(f, self, *part))
             f.weights.clear()
-        out = last.forward(f, ops.cat(tuple(found), (B, T, ("N", self.N), ("H", self.H))).view(q.axes))
-        del lengths
+        # The modelled code names all of it until the output is there.
+        f.local += [y for part in parts for y in part] + found
+        return ops.cat(tuple(found), given[0].axes)
+
+    def _at_once(self, f: Forward, given: list[Value]) -> Value:
+        """By a kernel that is told where each begins."""
+        own, f.texts = f.texts, Texts(count=len(self.lengths), told=True, viewed=True)
+        out = attend(f, self, *given)
+        f.texts = own
         return out
 
 
@@ -193,15 +211,17 @@ class Row(Record):
             x = ops.add(x, ops.cast(named[-1], x.dtype), "patches and places")
         if self.window:
             x = ordered(x, places)
-        deep, mergers = [], dict(self.deep)
+        deep, mergers, own = [], dict(self.deep), f.bounds
         self._angles(f, T, places)
         for index, layer in enumerate(numbered(self.path, self.layer, self.count)):
             windowed = self.window and index not in self.whole
             layer = _of_lengths(layer, windows if windowed else pictures)
-            x = through(f, x, (layer,), (bounds[-1 if windowed else 0],))
+            f.bounds = bounds[-1 if windowed else 0]
+            x = through(f, x, (layer,))
             if index in mergers:
                 deep.append(mergers[index].forward(f, x))
         f.rotary.clear()
+        f.bounds = own
         found = self.merger.forward(f, x)
         if self.window:
             found = ordered(found, places)

@@ -109,14 +109,15 @@ def numbered(path: str, layer: Layer, count: int) -> Iterator[Layer]:
         yield moved(layer, f"{path}.{index}.".__add__)
 
 
-def through(f: Forward, x: Value, layers: Iterable[Layer], beside: tuple[Value, ...] = ()) -> Value:
+def through(f: Forward, x: Value, layers: Iterable[Layer]) -> Value:
     """The layers of a tower one after the other, each under a checkpoint where the model has these on.
 
-    A checkpoint holds the masks and tables that a layer is called with, and what it is given ``beside``.
+    A checkpoint holds the masks, tables and bounds that a layer is called with.
     """
     for layer in layers:
         if f.checkpoints:
-            held = (*f.masks.values(), *(v for pair in f.rotary.values() for v in pair), *beside)
+            bounds = () if f.bounds is None else (f.bounds,)
+            held = (*f.masks.values(), *(v for pair in f.rotary.values() for v in pair), *bounds)
             run = partial(_called, f, layer, f.kernel, tuple(f.masks), tuple(f.rotary))
             x = several(run, (x,), held, within=_learns(f, layer))[0]
         else:
@@ -137,12 +138,13 @@ def _called(
     x: Value, *held: Value,
 ) -> tuple[Value, ...]:  # fmt: skip
     """A layer's output, in the circumstances of its first run."""
-    own, f.kernel, before = f.kernel, kernel, (dict(f.masks), dict(f.rotary))
+    own, f.kernel, before, bounds = f.kernel, kernel, (dict(f.masks), dict(f.rotary)), f.bounds
     n = len(masks)
+    f.bounds = held[-1] if len(held) > n + 2 * len(tables) else None
     f.masks.update(zip(masks, held, strict=False))
     f.rotary.update((name, (held[i], held[i + 1])) for name, i in zip(tables, range(n, len(held), 2), strict=False))
     y = layer.forward(f, x)
-    f.kernel = own
+    f.kernel, f.bounds = own, bounds
     for place, was in zip((f.masks, f.rotary), before, strict=True):
         place.clear()
         place.update(was)
