@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -165,25 +166,31 @@ def test_pictures_before_experts(setting: str, monkeypatch: pytest.MonkeyPatch) 
     compared(name, SEEN[name] | SETTINGS[setting], monkeypatch)
 
 
-FREEZES: Final[dict[str, dict[str, Any]]] = {
+FURTHER: Final[dict[str, dict[str, Any]]] = {
     "tower": {"freeze": ["vision"]},
     "tower, recomputed": {"freeze": ["vision"], "recompute": "full"},
     "tower and projector": {"freeze": ["vision", "projector"]},
     "tower and projector, recomputed": {"freeze": ["vision", "projector"], "recompute": "full"},
     "language": {"freeze": ["language"]},
     "language, recomputed": {"freeze": ["language"], "recompute": "full"},
-    "nothing, mixed, recomputed": {"precision": "bf16-mixed", "recompute": "full"},
-    "nothing, adapters of all, recomputed": {"lora_rank": 8, "lora_targets": ["all-linear"], "recompute": "full"},
+    "mixed, recomputed": {"precision": "bf16-mixed", "recompute": "full"},
+    "adapters of all, recomputed": {"lora_rank": 8, "lora_targets": ["all-linear"], "recompute": "full"},
+    "reentrant": {"recompute": "reentrant"},
+    "reentrant, mixed": {"precision": "bf16-mixed", "recompute": "reentrant"},
+    "reentrant, adapters of all": {"lora_rank": 8, "lora_targets": ["all-linear"], "recompute": "reentrant"},
+    "reentrant, tower and projector": {"freeze": ["vision", "projector"], "recompute": "reentrant"},
+    "flash": {"attention": "flash_attention_2"},
+    "flash, recomputed": {"attention": "flash_attention_2", "recompute": "full"},
 }
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("setting", FREEZES)
+@pytest.mark.parametrize("setting", FURTHER)
 @pytest.mark.parametrize("name", ["paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"])
-def test_parts_are_frozen(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "lora_rank" in FREEZES[setting]:
+def test_frozen_parts_and_ways_to_run(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "lora_rank" in FURTHER[setting]:
         pytest.importorskip("peft")
-    compared(name, SEEN[name] | FREEZES[setting], monkeypatch)
+    compared(name, SEEN[name] | FURTHER[setting], monkeypatch)
 
 
 CUT: Final[dict[str, dict[str, Any]]] = {
@@ -211,7 +218,7 @@ def test_a_picture_in_tiles(recompute: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("setting", ["eager", "mixed", "outputs", "one sequence"])
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v"])
+@pytest.mark.parametrize("name", ["glm4v"])
 def test_text_alone_of_other_models_that_see(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their language models cache keys and values as well."""
     monkeypatch.setitem(CONFIGS, name, tracing_cases.CONFIGS[name])
@@ -234,6 +241,51 @@ def test_the_processor_cuts_as_that_of_transformers() -> None:
         assert found["pixel_values"].shape[1] == ours.length
 
 
+SIZES: Final = ((512, 512), (640, 480), (1024, 1024), (2000, 700), (90, 4000), (30, 20), (9000, 8000))
+
+
+@pytest.mark.parametrize(("name", "step"), [("qwen2_vl", 28), ("qwen2_5_vl", 28), ("qwen3_vl", 32)])
+def test_pictures_are_resized_as_by_transformers(name: str, step: int) -> None:
+    """By the library's own function, which can be read where torchvision, that its module imports, is not there."""
+    import math
+
+    import transformers
+
+    code = Path(transformers.__file__).parent / "models" / "qwen2_vl" / "image_processing_qwen2_vl.py"
+    found = [n for n in ast.parse(code.read_text()).body if getattr(n, "name", "") == "smart_resize"]
+    theirs: dict[str, Any] = {"math": math}
+    exec(compile(ast.Module(body=found, type_ignores=[]), str(code), "exec"), theirs)
+    eye = model_from(CONFIGS[name]).eye
+    assert eye is not None
+    bounds = eye.processor
+    for width, height in SIZES:
+        wanted = theirs["smart_resize"](height, width, step, min_pixels=bounds.least, max_pixels=bounds.most)
+        assert bounds.resized(width, height, step) == wanted
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(36, 36), (32, 32), (46, 34), (6, 250), (4, 4)])
+def test_windows_are_those_of_transformers(rows: int, columns: int) -> None:
+    import torch
+    from transformers.vision_utils import get_vision_window_index
+
+    eye = model_from(CONFIGS["qwen2_5_vl"]).eye
+    assert eye is not None
+    tower = eye.tower.but(window=4)
+    _, bounds = get_vision_window_index(torch.tensor([[1, rows, columns]]), 2, 112, 14)
+    assert list(tower.windows(rows, columns)) == bounds.diff().tolist()
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "tokens"),
+    # By hand: 640 / 28 is nearest to 23, 480 / 28 to 17; 640 / 32 is 20, 480 / 32 is 15.
+    [("qwen2-vl-7b", "640x480", 23 * 17), ("qwen2.5-vl-7b", "640x480", 23 * 17), ("qwen3-vl-8b", "640x480", 20 * 15)],
+)
+def test_tokens_of_a_picture(model: str, said: str, tokens: int) -> None:
+    eye = tn.load(model).eye
+    assert eye is not None
+    assert eye.tokens(eye.pictures(1, said)) == tokens
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [
@@ -241,6 +293,8 @@ def test_the_processor_cuts_as_that_of_transformers() -> None:
         ({"model": "paligemma", "images": 1, "image_size": "64x64"}, "all get one size"),
         ({"model": "lfm2_vl", "images": 1, "image_size": "64"}, "is no size"),
         ({"model": "lfm2_vl", "image_size": "64x64"}, "no images"),
+        ({"model": "qwen2_vl", "images": 1, "image_size": "4000x16"}, "200 times the other"),
+        ({"model": "qwen2_vl", "images": 1, "image_size": "640x480"}, "1,200 tokens are more than the 64"),
     ],
 )
 def test_what_contradicts_is_refused(said: dict[str, Any], why: str) -> None:
@@ -251,4 +305,4 @@ def test_what_contradicts_is_refused(said: dict[str, Any], why: str) -> None:
 
 def test_pictures_of_other_models_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="on pictures is not modelled"):
-        tn.train({"config": tracing_cases.CONFIGS["qwen2_vl"]}, suggest=False, images=1)
+        tn.train({"config": tracing_cases.CONFIGS["glm4v"]}, suggest=False, images=1)

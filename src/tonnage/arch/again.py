@@ -122,6 +122,53 @@ def several(
     return ys
 
 
+def beside(run: Callable[..., Value], x: Value, held: tuple[Value, ...], *, within: bool = False) -> Value:
+    """``checkpoint(run, x, *held)``, of which ``held`` needs no gradient; as ``several``."""
+    return several(lambda *given: (run(*given),), (x,), held, within=within)[0]
+
+
+def nested(run: Callable[..., Value], x: Value, held: tuple[Value, ...]) -> Value:
+    """``checkpoint(run, x, *held, use_reentrant=True)``: runs again whole, with a backward pass of its own.
+
+    What called that names its input, its output and the gradient that it was given until it is through. No gradient
+    comes out where ``x`` needs none, whatever is inside.
+
+    Args:
+        run: what is run twice.
+        x: what it is given, and kept.
+        held: more of that, which needs no gradient.
+    """
+    tape = x.tape
+    if not tape.recording:
+        return run(x, *held)
+    tape.recording, tape.stepless = False, True
+    y = run(x, *held)
+    tape.recording, tape.stepless = True, False
+    if not needs_grad(x):
+        return y
+    kept, also = [x.detached()], list(held)
+
+    def back(given: list[Value | None]) -> Grads:
+        leaf = Node((), lambda _: (), (), 1)
+        again = Value(kept[0].storage, kept[0].axes, kept[0].dtype, leaf)
+        kept.clear()
+        floor = len(tape.nodes)
+        made = run(again, *also)
+        tape.casts.clear()
+        assert made.node is not None
+        made.node.pending[made.index] = given[0]
+        tape.unwind(floor)
+        del again, made
+        found = leaf.pending[0]
+        leaf.pending = []
+        return (found,)
+
+    tape.record((y,), (x,), back, ())
+    assert y.node is not None
+    y.node.takes = True
+    return y
+
+
 def module(block: Block, f: Forward, x: Value) -> Value:
     """A module of a layer under a checkpoint, which holds all that it is called with."""
     held: list[Value] = []

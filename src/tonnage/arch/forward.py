@@ -100,7 +100,7 @@ class Forward:
     ``deep`` is what is seen and added to the outputs of the first layers.
     ``eye`` puts what is seen into the embedding: of circumstances, token ids and embedding.
     ``again`` are the modules of a layer that are computed again, each for itself; ``checkpoints`` tells that the
-    model's modules know of checkpoints.
+    model's modules know of checkpoints, and ``nests`` that these have a backward pass of their own.
     """
 
     __slots__ = (
@@ -132,6 +132,7 @@ class Forward:
         "masks",
         "mixer",
         "narrow",
+        "nests",
         "position",
         "positions",
         "prefixes",
@@ -185,6 +186,7 @@ class Forward:
         self.documents: tuple[str, ...] = ()
         self.again: frozenset[str] = frozenset()
         self.checkpoints = False
+        self.nests = False
         self.bias: Value | None = None
         self.inputs: Value | None = None
         self.row: Value | None = None

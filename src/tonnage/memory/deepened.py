@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from tonnage.arch.again import several
+from tonnage.arch.again import beside, nested
 from tonnage.arch.forward import Forward
 from tonnage.arch.sight.deep import Deep
 from tonnage.arch.tape import Node, Storage, Value
@@ -24,20 +24,13 @@ class Deepening:
 
     Args:
         deep: what was seen, for each of the first layers.
-        recompute: which layers run again.
         layers: of the pass.
 
     Raises:
-        UnsupportedError: their checkpoints have a backward pass of their own.
+        UnsupportedError: all layers are among them.
     """
 
-    def __init__(self, deep: Deep, recompute: Recompute | None, layers: int) -> None:
-        if recompute is not None and recompute.reentrant:
-            raise UnsupportedError(
-                "checkpoints with a backward pass of their own (use_reentrant) before features that are added to a "
-                "layer's output are not modelled", key="recompute", value="reentrant",
-                hint="--recompute non-reentrant, or without --images",
-            )  # fmt: skip
+    def __init__(self, deep: Deep, layers: int) -> None:
         self._deep = deep
         self._node: Node | None = None
         self.flows = any(v.node is not None for v in deep.features)
@@ -81,4 +74,8 @@ class Deepening:
 def _again(run: Run, f: Forward, x: Value) -> Value:
     """The layer under a checkpoint, which holds what it was called with."""
     held = (*(v for pair in f.rotary.values() for v in pair), *f.masks.values())
-    return several(lambda x, *_: (run(f, x),), (x,), held, within=True)[0]
+
+    def ran(x: Value, *_: Value) -> Value:
+        return run(f, x)
+
+    return nested(ran, x, held) if f.nests else beside(ran, x, held, within=True)

@@ -141,6 +141,7 @@ class Pass:
             more, embeds = shown(f, model.eye, pictures, ids, embeds)
             given += more
             f.checkpoints, makes_mask = recompute is not None, makes_mask or model.eye.masks
+            f.nests = recompute is not None and recompute.reentrant
         self.inputs = [v.storage for v in given]
         tape.category = "activations"
         self.stem = Account()
@@ -180,7 +181,7 @@ class Pass:
             # Imported late: Qwen3-VL alone.
             from tonnage.memory.deepened import Deepening
 
-            deepening = Deepening(seen, recompute, len(stack.layers))
+            deepening = Deepening(seen, len(stack.layers))
         keys = f.cached + tokens
         make_masks(f, windows(stack, keys), batch, tokens, keys, self.stem.output.dtype, always=makes_mask)
         dtype = self.stem.output.dtype

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from tonnage.arch import ops
-from tonnage.arch.again import several
+from tonnage.arch.again import beside, nested
 from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.layers import Norm
 from tonnage.arch.model import Layer
@@ -119,7 +119,9 @@ def through(f: Forward, x: Value, layers: Iterable[Layer]) -> Value:
             bounds = () if f.bounds is None else (f.bounds,)
             held = (*f.masks.values(), *(v for pair in f.rotary.values() for v in pair), *bounds)
             run = partial(_called, f, layer, f.kernel, tuple(f.masks), tuple(f.rotary))
-            x = several(run, (x,), held, within=_learns(f, layer))[0]
+            x = nested(run, x, held) if f.nests else beside(run, x, held, within=_learns(f, layer))
+            # The step of a checkpoint with a backward pass of its own has it as an attribute.
+            f.tape.called += held if f.nests and x.node is not None else ()
         else:
             x = layer.forward(f, x)
     return x
@@ -136,7 +138,7 @@ def _learns(f: Forward, layer: Layer) -> bool:
 def _called(
     f: Forward, layer: Layer, kernel: AttentionKernel, masks: tuple[int | None, ...], tables: tuple[str, ...],
     x: Value, *held: Value,
-) -> tuple[Value, ...]:  # fmt: skip
+) -> Value:  # fmt: skip
     """A layer's output, in the circumstances of its first run."""
     own, f.kernel, before, bounds = f.kernel, kernel, (dict(f.masks), dict(f.rotary)), f.bounds
     n = len(masks)
@@ -148,7 +150,7 @@ def _called(
     for place, was in zip((f.masks, f.rotary), before, strict=True):
         place.clear()
         place.update(was)
-    return (y,)
+    return y
 
 
 class Upright(Record):
