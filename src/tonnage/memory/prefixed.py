@@ -73,7 +73,7 @@ class Prefixed:
 
 
 class Waiting:
-    """The steps before all layers that made what each layer is handed, keys and values say, as they wait for gradients."""
+    """The steps before all layers that made what a layer is handed (keys and values), as they wait for gradients."""
 
     def __init__(self, pairs: Sequence[Sequence[Value]]) -> None:
         self._places = [[(v.node, v.index, v.axes) for v in pair if v.node is not None] for pair in pairs]

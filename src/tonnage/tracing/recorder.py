@@ -236,7 +236,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             self._outputs(out, args, str(func), module, node)
             return out
         if func is PICKED and self.seen is not None and args[1][0].dtype is torch.bool:
-            out = torch.empty((self.seen, *args[0].shape[args[1][0].dim() :]), dtype=args[0].dtype, device=args[0].device)
+            out = torch.empty(
+                (self.seen, *args[0].shape[args[1][0].dim() :]), dtype=args[0].dtype, device=args[0].device
+            )
             self._outputs(out, args, str(func), module, node)
             return out
         # The meta kernel takes bf16 only.

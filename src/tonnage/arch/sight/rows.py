@@ -195,7 +195,7 @@ class Row(Record):
             yield Tensor(t.name, t.axes, role, t.dims, None, t.alias_of, t.dtype)
 
     def forward(self, f: Forward, pixels: Value, shapes: Shapes) -> tuple[Value, Value, list[Value]]:
-        """Rows of pixels (axes ``T X``) to those of patches, to what is seen in them, and to what is at other depths."""
+        """Rows of pixels (axes ``T X``) to those of patches, what is seen in them, and what is at other depths."""
         tape, T = f.tape, pixels.axes[0]
         pictures = tuple(rows * columns for rows, columns in shapes)
         windows = tuple(n for shape in shapes for n in self.windows(*shape))

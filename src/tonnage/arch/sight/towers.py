@@ -140,16 +140,18 @@ def _called(
     x: Value, *held: Value,
 ) -> Value:  # fmt: skip
     """A layer's output, in the circumstances of its first run."""
-    own, f.kernel, before, bounds = f.kernel, kernel, (dict(f.masks), dict(f.rotary)), f.bounds
-    n = len(masks)
-    f.bounds = held[-1] if len(held) > n + 2 * len(tables) else None
-    f.masks.update(zip(masks, held, strict=False))
-    f.rotary.update((name, (held[i], held[i + 1])) for name, i in zip(tables, range(n, len(held), 2), strict=False))
+    own, f.kernel, bounds = f.kernel, kernel, f.bounds
+    hides, turns = dict(f.masks), dict(f.rotary)
+    n, m = len(masks), len(masks) + 2 * len(tables)
+    f.masks.update(zip(masks, held[:n], strict=True))
+    f.rotary.update(zip(tables, zip(held[n:m:2], held[n + 1 : m : 2], strict=True), strict=True))
+    f.bounds = held[m] if len(held) > m else None
     y = layer.forward(f, x)
     f.kernel, f.bounds = own, bounds
-    for place, was in zip((f.masks, f.rotary), before, strict=True):
-        place.clear()
-        place.update(was)
+    f.masks.clear()
+    f.masks.update(hides)
+    f.rotary.clear()
+    f.rotary.update(turns)
     return y
 
 
