@@ -1,4 +1,4 @@
-"""Layers below which nothing is trained: under checkpoints transformers 5 lets gradients flow through them all the same."""
+"""Layers below which nothing is trained: checkpoints of transformers 5 let gradients flow through them all the same."""
 
 from __future__ import annotations
 
