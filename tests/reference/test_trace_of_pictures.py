@@ -193,6 +193,52 @@ def test_frozen_parts_and_ways_to_run(name: str, setting: str, monkeypatch: pyte
     compared(name, SEEN[name] | FURTHER[setting], monkeypatch)
 
 
+HYBRID: Final[dict[str, Any]] = {
+    "head_dim": 64, "num_hidden_layers": 4, "layer_types": [*["linear_attention"] * 3, "full_attention"],
+    "linear_conv_kernel_dim": 4, "linear_key_head_dim": 32, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "linear_value_head_dim": 32,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25,
+                        "mrope_section": [3, 3, 2]},
+}  # fmt: skip
+ROUTED: Final = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64,
+                 "shared_expert_intermediate_size": 64}  # fmt: skip
+
+
+def hybrid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Qwen3.5's config, with the sizes of Qwen3-VL's."""
+    like = CONFIGS["qwen3_vl"]
+    vision = {key: value for key, value in like["vision_config"].items() if key != "deepstack_visual_indexes"}
+    text = {key: value for key, value in like["text_config"].items() if not (name.endswith("moe") and "inter" in key)}
+    kind = "Qwen3_5MoeForConditionalGeneration" if name.endswith("moe") else "Qwen3_5ForConditionalGeneration"
+    config = like | {
+        "model_type": name, "architectures": [kind], "vision_config": vision,
+        "text_config": text | HYBRID | (ROUTED if name.endswith("moe") else {}) | {"model_type": f"{name}_text"},
+    }  # fmt: skip
+    for known, value in ((CONFIGS, config), (TOWER, TOWER["qwen3_vl"]), (SEEN, SEEN["qwen3_vl"])):
+        monkeypatch.setitem(known, name, value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", [name for name, said in FURTHER.items() if "recompute" in said])
+def test_pictures_before_delta_nets(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "lora_rank" in FURTHER[setting]:
+        pytest.importorskip("peft")
+    hybrid(monkeypatch, "qwen3_5")
+    compared("qwen3_5", SEEN["qwen3_5"] | FURTHER[setting], monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pictures_before_delta_nets_and_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    hybrid(monkeypatch, "qwen3_5_moe")
+    compared("qwen3_5_moe", SEEN["qwen3_5_moe"] | {"recompute": "full"}, monkeypatch)
+
+
+def test_layers_that_cache_states_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    hybrid(monkeypatch, "qwen3_5")
+    with pytest.raises(UnsupportedError, match="without checkpoints"):
+        tn.train({"config": CONFIGS["qwen3_5"]}, suggest=False, **SHAPE | SEEN["qwen3_5"])
+
+
 CUT: Final[dict[str, dict[str, Any]]] = {
     "padded": {"images": 3, "image_size": "32x32"},
     "padded, recomputed": {"images": 3, "image_size": "32x32", "recompute": "full"},

@@ -134,6 +134,8 @@ MAKERS: Final[Mapping[str, Callable[[Any, Mapping[str, Any], torch.Tensor], Give
     "paligemma": _prefixed,
     "qwen2_5_vl": grids.inputs,
     "qwen2_vl": grids.inputs,
+    "qwen3_5": grids.inputs,
+    "qwen3_5_moe": grids.inputs,
     "qwen3_vl": grids.inputs,
     "qwen3_vl_moe": grids.inputs,
 }

@@ -24,12 +24,19 @@ class Merged(Eye):
     Args:
         tower: over the patches of all of them, with its merger.
         processor: how a picture is resized.
+        states: without checkpoints, layers cache more than keys and values (Qwen3.5).
     """
 
     places: ClassVar[bool] = True
 
     tower: Row
     processor: Bounds
+    states: bool = False
+
+    @property
+    def checkpointed(self) -> bool:
+        """What is cached beside keys and values is not modelled."""
+        return self.states
 
     def pictures(self, count: int, size: str | None) -> Pictures:
         """Pictures of so many pixels; of 512 x 512 where nothing is said."""

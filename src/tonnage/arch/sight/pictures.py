@@ -40,6 +40,11 @@ class Eye(Record):
     early: ClassVar[bool] = False
     places: ClassVar[bool] = False
 
+    @property
+    def checkpointed(self) -> bool:
+        """Whether its model's steps on pictures are modelled under checkpoints alone."""
+        return False
+
     def pictures(self, count: int, size: str | None) -> Pictures:
         """So many of them a sequence, of a size as the workload tells it.
 

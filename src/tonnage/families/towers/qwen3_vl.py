@@ -16,7 +16,7 @@ from tonnage.keys import Keys
 
 DEEP: Final = (8, 16, 24)
 """Layers whose output is merged beside the last one's where the config says nothing."""
-SEEN: Final = ("qwen3_vl_moe_vision", "qwen3_vl_vision")
+SEEN: Final = ("qwen3_5_vision", "qwen3_vl_moe_vision", "qwen3_vl_vision")
 """Types whose pass is modelled."""
 
 
