@@ -26,7 +26,7 @@ from tonnage.memory.accounts import (
     noted,
     only_cached,
 )
-from tonnage.memory.entering import begun_by, caching, frozen, position_ids, tape_of, windows
+from tonnage.memory.entering import begun_by, caching, deepened, frozen, position_ids, tape_of, windows
 from tonnage.memory.handing import Handing
 from tonnage.memory.lending import lending, refuse
 from tonnage.memory.summed import Summed, Watched, highest
@@ -176,12 +176,7 @@ class Pass:
 
             prefixes = Waiting(f.prefixes)
         self.prefixes = [] if prefixes is None else prefixes.storages
-        deepening, f.deep = None, None
-        if seen is not None:
-            # Imported late: Qwen3-VL alone.
-            from tonnage.memory.deepened import Deepening
-
-            deepening = Deepening(seen, len(stack.layers))
+        deepening, f.deep = deepened(seen, stack), None
         keys = f.cached + tokens
         make_masks(f, windows(stack, keys), batch, tokens, keys, self.stem.output.dtype, always=makes_mask)
         dtype = self.stem.output.dtype
@@ -271,16 +266,9 @@ class Pass:
                 tape.lingering.clear()
                 if compiled is None:
                     account = layer_account(
-                        tape,
-                        run if loan is None else loan.within(run),
-                        axes,
-                        dtype,
-                        recompute=way,
-                        flows=flows,
-                        viewed=viewed,
-                        cache=cache,
-                        loan=loan,
-                    )
+                        tape, run if loan is None else loan.within(run), axes, dtype, recompute=way, flows=flows,
+                        viewed=viewed, cache=cache, loan=loan,
+                    )  # fmt: skip
                 else:
                     account = compiled.layer(tape, watched, axes, dtype, recompute=way, flows=flows)
                 # A checkpoint holds all that the layer was called with; the graph, only what it saved.
