@@ -90,7 +90,7 @@ WRONG = [
     (3, "train mixtral-8x7b --quant nf4 --lora-rank 8 --stack-version 4.48", "modules of their own"),
     (2, "train llama-3.1-8b --kernels liger:rops", "did you mean rope"),
     (2, "train llama-3.1-8b --images 2", "sees no pictures"),
-    (3, "train qwen2.5-vl-7b --images 1", "not modelled yet"),
+    (3, "train exaone-4.5-33b --images 1", "not modelled yet"),
     (3, "train llama-4-scout-17b-16e --kernels liger", "not modelled for llama4"),
     (3, "train mixtral-8x7b --kernels liger==0.7.0", "one after the other"),
     (3, "train mixtral-8x7b --kernels liger --lora-rank 8 --lora-targets all-linear", "lora-targets"),

@@ -45,6 +45,8 @@ def several(
     xs: tuple[Value, ...],
     beside: tuple[Value, ...] = (),
     trained: tuple[bool, ...] = (True,),
+    *,
+    within: bool = False,
 ) -> tuple[Value, ...]:
     """The same of what makes several tensors.
 
@@ -53,16 +55,17 @@ def several(
         xs: what it is given, and kept.
         beside: more of that, to which it hands gradients as it makes them.
         trained: which of the tensors that it makes need a gradient.
+        within: something inside needs one though none of ``xs`` does.
     """
     tape = xs[0].tape
-    if not tape.recording or not any(needs_grad(x) for x in xs):
+    flows = [needs_grad(x) for x in xs]
+    if not tape.recording or not (within or any(flows)):
         return run(*xs, *beside)
     tape.recording = False
     ys = run(*xs, *beside)
     tape.recording = True
     kept = [x.detached() for x in xs]
     also = list(beside)
-    flows = [needs_grad(x) for x in xs]
 
     def back(given: list[Value | None]) -> Grads:
         tape.cut = start = len(tape.events)
@@ -111,10 +114,59 @@ def several(
         return found
 
     made = tuple(y for y, flow in zip(ys, trained, strict=True) if flow)
-    tape.record(made, xs, back, ())
+    # The step is there though nothing that it was given has one.
+    sources = xs if any(flows) else (Value(xs[0].storage, xs[0].axes, xs[0].dtype, Node((), lambda _: (), (), 1)),)
+    tape.record(made, sources, back, ())
     if made[0].node is not None:
         made[0].node.takes = True
     return ys
+
+
+def beside(run: Callable[..., Value], x: Value, held: tuple[Value, ...], *, within: bool = False) -> Value:
+    """``checkpoint(run, x, *held)``, of which ``held`` needs no gradient; as ``several``."""
+    return several(lambda *given: (run(*given),), (x,), held, within=within)[0]
+
+
+def nested(run: Callable[..., Value], x: Value, held: tuple[Value, ...]) -> Value:
+    """``checkpoint(run, x, *held, use_reentrant=True)``: runs again whole, with a backward pass of its own.
+
+    What called that names its input, its output and the gradient that it was given until it is through. No gradient
+    comes out where ``x`` needs none, whatever is inside.
+
+    Args:
+        run: what is run twice.
+        x: what it is given, and kept.
+        held: more of that, which needs no gradient.
+    """
+    tape = x.tape
+    if not tape.recording:
+        return run(x, *held)
+    tape.recording, tape.stepless = False, True
+    y = run(x, *held)
+    tape.recording, tape.stepless = True, False
+    if not needs_grad(x):
+        return y
+    kept, also = [x.detached()], list(held)
+
+    def back(given: list[Value | None]) -> Grads:
+        leaf = Node((), lambda _: (), (), 1)
+        again = Value(kept[0].storage, kept[0].axes, kept[0].dtype, leaf)
+        kept.clear()
+        floor = len(tape.nodes)
+        made = run(again, *also)
+        tape.casts.clear()
+        assert made.node is not None
+        made.node.pending[made.index] = given[0]
+        tape.unwind(floor)
+        del again, made
+        found = leaf.pending[0]
+        leaf.pending = []
+        return (found,)
+
+    tape.record((y,), (x,), back, ())
+    assert y.node is not None
+    y.node.takes = True
+    return y
 
 
 def module(block: Block, f: Forward, x: Value) -> Value:

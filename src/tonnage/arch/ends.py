@@ -260,7 +260,7 @@ class Stem(Record):
         if apart:
             f.embedded = x.dtype
             f.frame[:] = [*named, x]
-        if self.position_ids == "named":
+        if self.position_ids == "named" and f.eye is None:
             f.frame.append(f.tape.new("position ids", rows[1:], "int64"))
         x = self._streamed(f, x)
         for rotary in self.rotary:

@@ -11,6 +11,7 @@ from tonnage.record import Record
 if TYPE_CHECKING:
     from tonnage.arch.float8 import Narrow
     from tonnage.arch.fused import Fused
+    from tonnage.arch.sight.deep import Deep
     from tonnage.arch.texts import Texts
     from tonnage.arch.tuning.adapters import Tuning
     from tonnage.arch.tuning.prompted import Prompted
@@ -97,9 +98,10 @@ class Forward:
     ``encoder`` is what cross attention sees, ``hidden`` zeros and ones for its rows (Llama 3.2 Vision), ``zeros`` the
     bias of its scores that layers share (T5), and ``position`` the bias that the block at hand adds.
     ``embedded`` is the format of the embedding that the model's code makes masks by.
+    ``deep`` is what is seen and added to the outputs of the first layers.
     ``eye`` puts what is seen into the embedding: of circumstances, token ids and embedding.
     ``again`` are the modules of a layer that are computed again, each for itself; ``checkpoints`` tells that the
-    model's modules know of checkpoints.
+    model's modules know of checkpoints, and ``nests`` that these have a backward pass of their own.
     """
 
     __slots__ = (
@@ -112,6 +114,7 @@ class Forward:
         "carried",
         "checkpoints",
         "chosen",
+        "deep",
         "documents",
         "embedded",
         "encoder",
@@ -131,6 +134,7 @@ class Forward:
         "masks",
         "mixer",
         "narrow",
+        "nests",
         "position",
         "positions",
         "prefixes",
@@ -185,12 +189,14 @@ class Forward:
         self.embedded = ""
         self.again: frozenset[str] = frozenset()
         self.checkpoints = False
+        self.nests = False
         self.bias: Value | None = None
         self.inputs: Value | None = None
         self.row: Value | None = None
         self.chosen: Value | None = None
         self.seen: Value | None = None
         self.encoder: Value | None = None
+        self.deep: Deep | None = None
         self.eye: Callable[[Forward, Value, Value], Value] | None = None
         self.hidden: Value | None = None
         self.zeros: Value | None = None

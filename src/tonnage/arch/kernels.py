@@ -151,7 +151,7 @@ def _fused(f: Forward, a: Attention, q: Value, k: Value, v: Value, kernel: str) 
     elif mask is not None:
         bias = _bias(tape, mask, B, q.dtype)
     texts = f.texts if kernel == "flash_attention_2" and f.texts is not None and f.texts.separate(B[1]) else None
-    if texts is not None:
+    if texts is not None and not texts.viewed:
         # Batch and tokens are one axis to its kernels.
         q, k, v = _tokens_first(q), _tokens_first(k), _tokens_first(v)
     # The output lies as the queries do, but for the memory-efficient kernel.

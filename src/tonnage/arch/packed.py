@@ -45,6 +45,11 @@ def unpacked(packed: Value, order: Packing, N: int, K: int, H: int) -> tuple[Val
     return queries, key.view(whole), value.view(whole)
 
 
+def unbound(packed: Value, part: Axes) -> tuple[Value, Value, Value]:
+    """Three parts of these axes, by one ``permute`` and ``unbind``."""
+    return _three(ops.split(_heads_first(packed), (part, part, part)))
+
+
 def _three(parts: tuple[Value, ...]) -> tuple[Value, Value, Value]:
     q, k, v = parts
     return q, k, v

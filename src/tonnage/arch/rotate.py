@@ -78,6 +78,17 @@ def _wide(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]
     return ops.cast(q_turned, before), ops.cast(k_turned, before)
 
 
+def _wide_by_turns(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
+    """As ``_wide``, with tokens before heads, the name of each bound to its cast anew (Qwen2-VL's tower)."""
+    before = q.dtype
+    q = ops.cast(q, "fp32")
+    k = ops.cast(k, "fp32")
+    q_turned, k_turned = (turned(x, cosine, sine, by_heads=False) for x in (q, k))
+    q_turned = ops.cast(q_turned, before)
+    k_turned = ops.cast(k_turned, before)
+    return q_turned, k_turned
+
+
 def _wide_joined(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
     """Queries, then keys: cast to fp32, turned, joined with what is not turned, which is empty, cast back (Qwen)."""
     return _wide_one(q, cosine, sine), _wide_one(k, cosine, sine)
@@ -251,6 +262,7 @@ _STYLES = {
     "complex, returned": _complex_returned,
     "back": _back,
     "wide": _wide,
+    "wide, by turns": _wide_by_turns,
     "wide, joined": _wide_joined,
     "apart": _apart,
     "joined": _joined,

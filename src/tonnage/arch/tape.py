@@ -142,6 +142,8 @@ class Tape:
         self.leaves: list[Node] = []
         # Attributes of steps, which no step of the backward pass lets go of: they are there as long as the graph is.
         self.attributes: list[Value] = []
+        # What a tower's checkpoints with a backward pass of their own were called with, to the end of the pass.
+        self.called: list[Value] = []
         # Whether what is recorded later runs under ``no_grad`` at first, and no step is made that could hold anything.
         self.stepless = False
         # What a layer hands back beside its output, where its checkpoint takes a gradient for each.

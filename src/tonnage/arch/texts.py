@@ -35,11 +35,13 @@ class Texts(Record):
         count: how many.
         told: the batch tells where each begins, and which one a token is of; else every layer looks for it.
         form: of the mask that the batch brings, numbers for every pair of tokens in a row; None where it brings none.
+        viewed: queries, keys and values are taken as they lie.
     """
 
     count: int
     told: bool = False
     form: str | None = None
+    viewed: bool = False
 
     def enter(self, f: Forward, rows: Axes, windows: Iterable[int | None]) -> list[Value]:
         """What the batch brings beside token ids, put where the pass finds it: positions; where it tells them, the

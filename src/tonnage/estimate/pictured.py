@@ -33,6 +33,11 @@ def pictures(model: Model, w: Train, seq: int, kernel: AttentionKernel) -> Pictu
             f"training {model.model_type} on pictures is not modelled yet", key="images", value=w.images,
             hint="without it the step is of text alone",
         )  # fmt: skip
+    if model.eye.checkpointed and w.recompute in (None, "none"):
+        raise UnsupportedError(
+            f"training {model.whole_type or model.model_type} on pictures without checkpoints, whose layers cache "
+            "states then, is not modelled", key="recompute", value="none", hint="--recompute full",
+        )  # fmt: skip
     found = model.eye.pictures(w.images, w.image_size)
     tokens = model.eye.tokens(found)
     if tokens > seq:

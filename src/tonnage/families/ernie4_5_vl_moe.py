@@ -15,8 +15,7 @@ from tonnage.families._blocks import attention, decoder
 from tonnage.families._composite import read_inner
 from tonnage.families._experts import routed, shared_expert, stacked
 from tonnage.families._pieces import counted, layer_norm, matrix
-from tonnage.families._towers import NAMES, repeated, side, sizes, tower
-from tonnage.families.towers.qwen2_vl import layer
+from tonnage.families._towers import NAMES, feed_forward, repeated, side, sizes, tower
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
@@ -112,7 +111,7 @@ def _images(k: Keys, out: int) -> tuple[Tensor, ...]:
             layer_norm("ln", D),
             Rotary("rotary_pos_emb", H // 2),
         ),
-        *repeated("vision", f"{path}.blocks", k.size("depth", 32), *layer(D, F)),
+        *repeated("vision", f"{path}.blocks", k.size("depth", 32), *_layer(D, F)),
         *tower(
             "vision",
             resampler,
@@ -121,6 +120,17 @@ def _images(k: Keys, out: int) -> tuple[Tensor, ...]:
             matrix("mlp", ("X", joined), ("D", out), "vision"),
             Norm("after_norm", (("D", out),)),
         ),
+    )
+
+
+def _layer(D: int, F: int) -> tuple[Part, ...]:
+    """Attention with queries, keys and values in one matrix, and a plain feed-forward block."""
+    return (
+        layer_norm("norm1", D),
+        layer_norm("norm2", D),
+        matrix("attn.qkv", ("D", D), ("X", 3 * D), "vision"),
+        matrix("attn.proj", ("D", D), ("D", D), "vision"),
+        *feed_forward("mlp", D, F),
     )
 
 

@@ -9,14 +9,19 @@ from tonnage.arch.experts import Experts
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Linear, Norm, Rotary
 from tonnage.arch.model import Layer, Model
+from tonnage.arch.sight.merged import Merged
+from tonnage.arch.sight.resized import Bounds
 from tonnage.families import Family
 from tonnage.families._blocks import decoder, normed_before
 from tonnage.families._composite import nested
 from tonnage.families._decoder import chosen, rotary_width
 from tonnage.families._hybrid import FULL, LINEAR, every_fourth, gated_attention, gated_delta, layer_kinds
-from tonnage.families.towers import seen
+from tonnage.families.towers import sighted
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
+
+PROCESSOR: Final = Bounds(least=256 * 256, most=4096 * 4096)
+"""As the releases' preprocessor_config.json have it (Qwen/Qwen3.5-9B)."""
 
 
 def read(k: Keys) -> Model:
@@ -36,8 +41,9 @@ def read_with_vision(k: Keys) -> Model:
     if model is None:
         k.need("text_config", dict)
         raise AssertionError
-    _, tower = seen(k, "model.visual", "qwen3_5_vision", fixed=True)
-    return model.but(extra=tower)
+    sight = sighted(k, "model.visual", "qwen3_5_vision", fixed=True)
+    eye = None if sight.tower is None else Merged(tower=sight.tower, processor=PROCESSOR, states=True)
+    return model.but(extra=sight.tensors, eye=eye)
 
 
 def read_bare(k: Keys) -> Model:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Final
 
 from tonnage.arch.model import Model
+from tonnage.arch.sight.merged import Merged
+from tonnage.arch.sight.resized import Bounds
 from tonnage.families import Family
 from tonnage.families._grids import gridded
 from tonnage.families._language import headed, language
-from tonnage.families.towers import seen
+from tonnage.families.towers import sighted
 from tonnage.keys import Keys
+
+PROCESSOR: Final = Bounds(least=256 * 256, most=4096 * 4096)
+"""As the releases' preprocessor_config.json have it (Qwen/Qwen3-VL-8B-Instruct)."""
 
 
 def read(k: Keys) -> Model:
@@ -25,10 +30,11 @@ def read(k: Keys) -> Model:
         always={"norm_topk_prob": True} if routed else {},
         less=("norm_topk_prob",) if routed else (),
     )
-    _, tensors = seen(k, "model.visual", f"{kind}_vision", fixed=True)
+    sight = sighted(k, "model.visual", f"{kind}_vision", fixed=True)
     inner = gridded(text.model, overwritten=True, handed=True)
     model = headed(inner, k.want("tie_word_embeddings", False))
-    return model.but(model_type=str(k.config["model_type"]), extra=model.extra + tensors)
+    eye = None if sight.tower is None else Merged(tower=sight.tower, processor=PROCESSOR)
+    return model.but(model_type=str(k.config["model_type"]), extra=model.extra + sight.tensors, eye=eye)
 
 
 FAMILY: Final = Family(

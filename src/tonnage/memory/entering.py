@@ -12,9 +12,11 @@ from tonnage.tensors import Axis
 
 if TYPE_CHECKING:
     from tonnage.arch.model import Layer
+    from tonnage.arch.sight.deep import Deep
     from tonnage.arch.tuning.adapters import Tuning
     from tonnage.memory.caching import Caching
     from tonnage.memory.compiled import Compiled
+    from tonnage.memory.deepened import Deepening
     from tonnage.memory.recompute import Recompute
 
 
@@ -61,6 +63,16 @@ def caching(stack: Stack, recompute: Recompute | None) -> Callable[[Layer], Cach
     from tonnage.memory.caching import Caching
 
     return lambda layer: Caching(layer.forward)
+
+
+def deepened(deep: Deep | None, stack: Stack) -> Deepening | None:
+    """The layers to which something is added that was seen; None where nothing is."""
+    if deep is None:
+        return None
+    # Imported late: Qwen3-VL alone.
+    from tonnage.memory.deepened import Deepening
+
+    return Deepening(deep, len(stack.layers))
 
 
 def tape_of(hosts: bool, compiled: Compiled | None) -> type[Tape]:

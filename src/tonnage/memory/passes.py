@@ -26,7 +26,7 @@ from tonnage.memory.accounts import (
     noted,
     only_cached,
 )
-from tonnage.memory.entering import begun_by, caching, frozen, position_ids, tape_of, windows
+from tonnage.memory.entering import begun_by, caching, deepened, frozen, position_ids, tape_of, windows
 from tonnage.memory.handing import Handing
 from tonnage.memory.lending import lending, refuse
 from tonnage.memory.summed import Summed, Watched, highest
@@ -141,6 +141,7 @@ class Pass:
             more, embeds = shown(f, model.eye, pictures, ids, embeds)
             given += more
             f.checkpoints, makes_mask = recompute is not None, makes_mask or model.eye.masks
+            f.nests = recompute is not None and recompute.reentrant
         self.inputs = [v.storage for v in given]
         tape.category = "activations"
         self.stem = Account()
@@ -167,7 +168,7 @@ class Pass:
         self.told = [v.storage for v in f.around] if f.eye is not None else []
         f.eye, f.checkpoints = None, False
         # Keys and values that layers find in their cache.
-        prefix = f.prefixes[0] if f.prefixes else None
+        prefix, seen = f.prefixes[0] if f.prefixes else None, f.deep
         prefixes = None
         if f.prefixes:
             # Imported late: most models start with empty caches.
@@ -175,13 +176,15 @@ class Pass:
 
             prefixes = Waiting(f.prefixes)
         self.prefixes = [] if prefixes is None else prefixes.storages
+        deepening, f.deep = deepened(seen, stack), None
         keys = f.cached + tokens
         dtype = self.stem.output.dtype
         make_masks(f, windows(stack, keys), batch, tokens, keys, f.embedded or dtype, always=makes_mask)
         framed = {v.storage for v in f.frame if v.storage.owners == 1}
         apart = {*framed, *(v.storage for v in f.shared()), *self.around, *(s for pair in self.prefixes for s in pair)}
         self.stem.saved = [s for s in self.stem.saved if s not in apart]
-        handed = position_ids(tape, stack.stem, B, T, f.cached) if texts is None else []
+        told = texts is not None or (pictures is not None and model.eye is not None and model.eye.places)
+        handed = [] if told else position_ids(tape, stack.stem, B, T, f.cached)
         named = []
         if f.positions is not None and any(v.storage is f.positions.storage for n in tape.nodes for v in n.saved):
             # A table that is trained keeps the indices that layers are handed; some checkpoints name them longer.
@@ -191,6 +194,9 @@ class Pass:
             self.stem.saved = [s for s in self.stem.saved if s is not f.positions.storage]
         f.positions = None
         self.shared = [s for v in (*f.shared(), *handed) if (s := v.storage) not in self.inputs]
+        if seen is not None and seen.mask.storage not in self.stem.saved:
+            # The layers' graph alone keeps it.
+            self.shared.append(seen.mask.storage)
         # What the model's own code names until its layers are through, and the graph does not keep.
         saved = {*self.stem.saved, *self.shared}
         self.frame = [v.storage for v in f.frame if v.storage not in {*saved, *self.around}]
@@ -223,6 +229,7 @@ class Pass:
         reached = self.reached
         flows = root is not None
         self.stem.flows = flows or prefix is not None or bias is not None
+        self.stem.flows |= deepening is not None and deepening.flows
         begun, cached = begun_by(stack, tuning), caching(stack, recompute)
         handing = Handing(f)
         again = [recompute is not None and recompute.again(i) for i in range(len(stack.layers))]
@@ -245,11 +252,13 @@ class Pass:
             viewed = index == len(stack.layers) - 1 and (
                 (fused is not None and fused.norms is not None) or getattr(stack.norm, "hands_view", False)
             )
+            before = None if deepening is None else deepening.ahead(index, way)
+            way = way if before is None else None
             f.narrow = narrow if index or narrow is None else narrow.of_first(layer)
             f.prompted = None if tuning is None else tuning.prompts(index)
             key = (
                 id(layer), dtype, flows, trained, way is None, begins, viewed, f.narrow, f.prompted, tape.begun,
-                handing.key, 0 if lent is None else lent.key(index), collected and not index,
+                handing.key, 0 if lent is None else lent.key(index), collected and not index, before,
             )  # fmt: skip
             account = accounts.get(key)
             if account is None:
@@ -259,22 +268,15 @@ class Pass:
                 cache = cached(layer) if prefix is None else Prefixed(layer.forward, prefix)
                 loan = None if lent is None else lent.part(index, layer)
                 there = self.shared if lent is None else [*self.shared, *lent.there()]
-                watched = Watched(cache or layer.forward, f, there)
+                ran = cache or layer.forward
+                watched = Watched(ran if deepening is None else deepening.within(ran, before), f, there)
                 run = handing.within(watched)
                 tape.lingering.clear()
                 if compiled is None:
                     account = layer_account(
-                        tape,
-                        run if loan is None else loan.within(run),
-                        axes,
-                        dtype,
-                        recompute=way,
-                        flows=flows,
-                        viewed=viewed,
-                        cache=cache,
-                        loan=loan,
-                        leaf=collected and not index,
-                    )
+                        tape, run if loan is None else loan.within(run), axes, dtype, recompute=way, flows=flows,
+                        viewed=viewed, cache=cache, loan=loan, leaf=collected and not index,
+                    )  # fmt: skip
                 else:
                     account = compiled.layer(tape, watched, axes, dtype, recompute=way, flows=flows)
                 # A checkpoint holds all that the layer was called with; the graph, only what it saved.
@@ -282,6 +284,8 @@ class Pass:
                 account.shares = frozenset(f.taken | called) if way is not None else frozenset(watched.kept)
                 if "attention" in f.again:
                     account.shares |= always
+                if deepening is not None:
+                    account.awaited += deepening.awaited()
                 account.carried = [s for s in f.carried if s not in account.left_behind()]
                 handing.settle(account, again=way is not None)
                 accounts[key] = account
@@ -330,7 +334,9 @@ class Pass:
             lent.clear()
         f.around.clear()
         f.prefixes.clear()
-        prefix = None
+        prefix = seen = None
+        if deepening is not None:
+            deepening.let_go()
         if self.stem.flows:
             if self.tied is not None and tape.tied is not None:
                 tape.gradients[tape.tied] = self.tied
@@ -340,6 +346,8 @@ class Pass:
                 self.given = bias.wait(tape)
             if prefixes is not None:
                 self.given += prefixes.wait(tape, [a.awaited for a in self.layers])
+            if deepening is not None:
+                self.given += deepening.places.wait(tape, [a.awaited for a in self.layers])
             back(tape, root, seed, 0, first, self.stem)
         joined.clear()
         reached[None] = tape.reached

@@ -6,7 +6,7 @@ whatever the graph holds of it. Gradients of what was there wait for the steps t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tonnage.arch import ops
 from tonnage.arch.eager import by_heads
@@ -73,9 +73,9 @@ class Prefixed:
 
 
 class Waiting:
-    """The steps before all layers that made keys and values, as they wait for gradients."""
+    """The steps before all layers that made what a layer is handed (keys and values), as they wait for gradients."""
 
-    def __init__(self, pairs: list[Pair]) -> None:
+    def __init__(self, pairs: Sequence[Sequence[Value]]) -> None:
         self._places = [[(v.node, v.index, v.axes) for v in pair if v.node is not None] for pair in pairs]
         self.storages = [[v.storage for v in pair] for pair in pairs]
 

@@ -156,7 +156,9 @@ def flash_attn_varlen_func(
 ) -> Any:  # fmt: skip
     """As release 2's for packed sequences: tensors of tokens, heads, width."""
     how = _how(softmax_scale, causal, window_size, softcap, deterministic, dropout_p)
-    lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    # Numbers that code has read stand for a tensor.
+    bounds = (getattr(t, "tensor", t) for t in (cu_seqlens_q, cu_seqlens_k))
+    lengths = (*bounds, max_seqlen_q, max_seqlen_k)
     return Second.apply(q, k, v, lengths, how, torch.is_grad_enabled())
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 
 from tonnage.errors import UnsupportedError
+from tonnage.tracing import grids
 from tonnage.tracing.patches import Patches
 
 Given = dict[str, Any]
@@ -69,7 +70,8 @@ def inputs(config: Any, job: Mapping[str, Any], ids: torch.Tensor) -> Given:
 
 
 def patches(p: Patches) -> None:
-    """A mask of patches that was told is one without data, and none where all are there."""
+    """A mask of patches that was told is one without data, and none where all are there; what is made of grids."""
+    grids.patches(p)
     name = "transformers.models.siglip2.modeling_siglip2"
     if name not in sys.modules:
         return
@@ -130,4 +132,10 @@ MAKERS: Final[Mapping[str, Callable[[Any, Mapping[str, Any], torch.Tensor], Give
     "lfm2_vl": _flexible,
     "mllama": _tiled,
     "paligemma": _prefixed,
+    "qwen2_5_vl": grids.inputs,
+    "qwen2_vl": grids.inputs,
+    "qwen3_5": grids.inputs,
+    "qwen3_5_moe": grids.inputs,
+    "qwen3_vl": grids.inputs,
+    "qwen3_vl_moe": grids.inputs,
 }

@@ -24,6 +24,7 @@ DEVICE_OF: Final = torch.ops.prim.device.default
 KERNELS: Final = {**SCRATCHES, **flash_kernels.SCRATCHES}
 GROUPED: Final = torch.ops.aten._grouped_mm.default
 SCATTERED: Final = torch.ops.aten.masked_scatter_backward.default
+PICKED: Final = torch.ops.aten.index.Tensor
 READS: Final = frozenset((torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default))
 
 
@@ -55,6 +56,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.host = 0
         """What is held in memory that host and device share. [byte]"""
         self._hosted = False
+        self.seen: int | None = None
+        """How many places of a mask are set by which rows are picked."""
         self.inplace = InPlace()
         self.layer_of: Callable[[str], int] = lambda name: OUTSIDE
         self.phase_of: Callable[[bool], None] | None = None
@@ -230,6 +233,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         if func is SCATTERED and args[0].device.type in self.devices:
             # How much of a gradient is a picture's is read out of the mask.
             out = torch.empty(args[2], dtype=args[0].dtype, device=args[0].device)
+            self._outputs(out, args, str(func), module, node)
+            return out
+        if func is PICKED and self.seen is not None and args[1][0].dtype is torch.bool:
+            out = torch.empty(
+                (self.seen, *args[0].shape[args[1][0].dim() :]), dtype=args[0].dtype, device=args[0].device
+            )
             self._outputs(out, args, str(func), module, node)
             return out
         # The meta kernel takes bf16 only.

@@ -201,6 +201,7 @@ def _recorded(model: Any, job: Mapping[str, Any], tell: Callable[[Recorder], Non
             from tonnage.tracing import pictures
 
             pictures.patches(place.patches)
+            r.seen = job["pictures"].get("tokens")
         if job.get("mixers") is not None:
             mixers.install(place.patches, _base(model), **job["mixers"])
         else:

@@ -33,11 +33,17 @@ class Eye(Record):
     """A tower and its projector; a kind of model says how its batches look and how it takes what is seen.
 
     ``masks``: attention is handed a mask even where its kernel could do without. ``early``: the towers run before the
-    tokens are looked up, and layers find what they have seen.
+    tokens are looked up, and layers find what they have seen. ``places``: positions of tokens are made of what is seen.
     """
 
     masks: ClassVar[bool] = False
     early: ClassVar[bool] = False
+    places: ClassVar[bool] = False
+
+    @property
+    def checkpointed(self) -> bool:
+        """Whether its model's steps on pictures are modelled under checkpoints alone."""
+        return False
 
     def pictures(self, count: int, size: str | None) -> Pictures:
         """So many of them a sequence, of a size as the workload tells it.
@@ -89,13 +95,13 @@ def pixels_of(size: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def scattered(f: Forward, ids: Value, x: Value, features: Value) -> Value:
+def scattered(f: Forward, ids: Value, x: Value, features: Value, mask: Value | None = None) -> Value:
     """``x.masked_scatter(mask, features)``: the rows of the token of an image become those that were seen.
 
     The mask is kept; a gradient goes to either.
     """
     tape, whole, dtype = f.tape, x.axes, x.dtype
-    mask = tape.new("tokens of images", ids.axes, "bool")
+    mask = tape.new("tokens of images", ids.axes, "bool") if mask is None else mask
     count = tape.new("how many", (), "int64")
     del count
     out = tape.new("embedding with images", whole, dtype)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from tonnage.arch import ops
-from tonnage.arch.again import several
+from tonnage.arch.again import beside, nested
 from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.layers import Norm
 from tonnage.arch.model import Layer
@@ -33,6 +33,7 @@ class Patches(Record):
         D: width of a row.
         side: of a patch.
         bias: whether it has one.
+        hooked: ``enable_input_require_grads`` finds it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Patches(Record):
     D: int
     side: int
     bias: bool = True
+    hooked: bool = True
 
     def weights(self) -> Iterator[Tensor]:
         """Kernel and bias."""
@@ -60,7 +62,7 @@ class Patches(Record):
         shift = None if bias is None else ops.lowered_weight(bias)
         kernel = ops.lowered_weight(weight)
         x = ops.lowered(given)
-        out = tape.new("patches", (x.axes[0], ("T", rows), ("D", self.D)), x.dtype)
+        out = tape.new("patches", self._rows(x, rows), x.dtype)
         form, learns, shifts = x.dtype, needs_grad(kernel), needs_grad(shift)
 
         def back(g: Value) -> Grads:
@@ -69,9 +71,12 @@ class Patches(Record):
 
         tape.record((out,), (x, kernel, shift), back, (x, *((kernel,) if isinstance(kernel, Value) else ())))
         del given
-        if f.input_grads:
+        if f.input_grads and self.hooked:
             tape.start(out, held=True)
         return out
+
+    def _rows(self, x: Value, rows: int) -> Axes:
+        return x.axes[0], ("T", rows), ("D", self.D)
 
 
 class Places(Record):
@@ -107,24 +112,47 @@ def numbered(path: str, layer: Layer, count: int) -> Iterator[Layer]:
 def through(f: Forward, x: Value, layers: Iterable[Layer]) -> Value:
     """The layers of a tower one after the other, each under a checkpoint where the model has these on.
 
-    A checkpoint holds the masks that a layer is called with.
+    A checkpoint holds the masks, tables and bounds that a layer is called with.
     """
     for layer in layers:
-        x = several(partial(_called, f, layer, f.kernel), (x,), tuple(f.masks.values()))[0] if f.checkpoints else (
-            layer.forward(f, x)
-        )  # fmt: skip
+        if f.checkpoints:
+            bounds = () if f.bounds is None else (f.bounds,)
+            held = (*f.masks.values(), *(v for pair in f.rotary.values() for v in pair), *bounds)
+            run = partial(_called, f, layer, f.kernel, tuple(f.masks), tuple(f.rotary))
+            x = nested(run, x, held) if f.nests else beside(run, x, held, within=_learns(f, layer))
+            # The step of a checkpoint with a backward pass of its own has it as an attribute.
+            f.tape.called += held if f.nests and x.node is not None else ()
+        else:
+            x = layer.forward(f, x)
     return x
 
 
-def _called(f: Forward, layer: Layer, kernel: AttentionKernel, x: Value, *masks: Value) -> tuple[Value, ...]:
+def _learns(f: Forward, layer: Layer) -> bool:
+    """Whether something of the layer is trained, or beside it."""
+    trained, names = f.tape.trained, [t.name for t in layer.weights()]
+    if trained is None or any(map(trained, names)):
+        return True
+    return f.tuning is not None and any(f.tuning.adapts(name.removesuffix(".weight")) for name in names)
+
+
+def _called(
+    f: Forward, layer: Layer, kernel: AttentionKernel, masks: tuple[int | None, ...], tables: tuple[str, ...],
+    x: Value, *held: Value,
+) -> Value:  # fmt: skip
     """A layer's output, in the circumstances of its first run."""
-    own, f.kernel, before = f.kernel, kernel, dict(f.masks)
-    f.masks.update(zip((None,), masks, strict=False))
+    own, f.kernel, bounds = f.kernel, kernel, f.bounds
+    hides, turns = dict(f.masks), dict(f.rotary)
+    n, m = len(masks), len(masks) + 2 * len(tables)
+    f.masks.update(zip(masks, held[:n], strict=True))
+    f.rotary.update(zip(tables, zip(held[n:m:2], held[n + 1 : m : 2], strict=True), strict=True))
+    f.bounds = held[m] if len(held) > m else None
     y = layer.forward(f, x)
-    f.kernel = own
+    f.kernel, f.bounds = own, bounds
     f.masks.clear()
-    f.masks.update(before)
-    return (y,)
+    f.masks.update(hides)
+    f.rotary.clear()
+    f.rotary.update(turns)
+    return y
 
 
 class Upright(Record):

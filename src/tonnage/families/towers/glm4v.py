@@ -9,7 +9,6 @@ from tonnage.arch.parts import Part
 from tonnage.families._pieces import layer_norm, matrix
 from tonnage.families._towers import NAMES, convolution, repeated, side, tower
 from tonnage.families.towers import Tower
-from tonnage.families.towers.qwen2_5_vl import gated
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
@@ -44,10 +43,19 @@ def read(k: Keys, path: str) -> tuple[int, tuple[Tensor, ...]]:
         matrix("attn.proj", ("D", D), ("D", D), "vision", bias=biased and normed),
         *(Norm(f"attn.{x}_norm", (("H", H),)) for x in "qk" if normed),
         # The blocks of GLM-4V are as wide inside as what goes out.
-        *gated(D, F if normed else out, bias=biased and normed),
+        *_gated(D, F if normed else out, bias=biased and normed),
     )
     layers = repeated("vision", f"{path}.blocks", k.need("depth"), *layer)
     return out, tower("vision", path, *first) + layers + tower("vision", f"{path}.merger", *_merger(out, inner))
+
+
+def _gated(D: int, F: int, *, bias: bool) -> tuple[Part, ...]:
+    """The three matrices of a gated feed-forward block."""
+    width, inner = ("D", D), ("F", F)
+    return (
+        *(matrix(f"mlp.{name}_proj", width, inner, "vision", bias=bias) for name in ("gate", "up")),
+        matrix("mlp.down_proj", inner, width, "vision", bias=bias),
+    )
 
 
 def _merger(D: int, F: int) -> tuple[Part, ...]:

@@ -4,56 +4,63 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
-from tonnage.arch.parts import Part
+from tonnage.arch.model import Layer, Sublayer
+from tonnage.arch.sight.rows import Frames, Merger, Row, Stretches
 from tonnage.families._pieces import matrix
-from tonnage.families._towers import NAMES, convolution, repeated, side, tower
-from tonnage.families.towers import Tower
+from tonnage.families._towers import NAMES, side, sizes
+from tonnage.families.towers import Sight, Tower
 from tonnage.keys import Keys
-from tonnage.tensors import Tensor
+
+SEEN: Final = ("qwen2_5_vl_vision",)
+"""Types whose pass is modelled."""
 
 
-def read(k: Keys, path: str) -> tuple[int, tuple[Tensor, ...]]:
+def read(k: Keys, path: str) -> Sight:
     """``Qwen2_5_VisionTransformerPretrainedModel`` and its like."""
     D, patch, frames = k.need("hidden_size"), side(k, "patch_size"), k.need("temporal_patch_size")
-    out, merged = k.need("out_hidden_size"), D * k.need("spatial_merge_size") ** 2
-    N = k.need("num_heads")
+    out, merge = k.need("out_hidden_size"), k.need("spatial_merge_size")
+    merged, kind = D * merge**2, k.config["model_type"]
+    k.skip("in_chans", "spatial_patch_size", "tokens_per_second")
+    mlp = Gated(
+        name="mlp", D=D, F=k.need("intermediate_size"), act=k.optional("hidden_act", str, "silu") or "silu", bias=True,
+        role="vision",
+    )  # fmt: skip
+    attention = _attention(k, D)
+    made = Row(
+        patches=Frames(f"{path}.patch_embed.proj", k.need("in_channels"), D, patch, bias=False, frames=frames),
+        rotary=Rotary(f"{path}.rotary_pos_emb", attention.H // 2),
+        path=f"{path}.blocks",
+        layer=Layer(
+            sublayers=tuple(
+                Sublayer(block=block, before=Norm(f"norm{n}", (("D", D),)))
+                for n, block in ((1, attention), (2, mlp))
+            )
+        ),
+        count=k.need("depth"),
+        merger=Merger(
+            norm=Norm(f"{path}.merger.ln_q", (("D", D),)),
+            first=matrix(f"{path}.merger.mlp.0", ("X", merged), ("X", merged), "vision"),
+            second=matrix(f"{path}.merger.mlp.2", ("X", merged), ("D", out), "vision"),
+        ),
+        merged=merge,
+        window=(k.optional("window_size", int, 112) or 112) // merge // patch,
+        whole=sizes(k, "fullatt_block_indexes", (7, 15, 23, 31), least=0),
+    )  # fmt: skip
+    return Sight(out, tuple(made.weights()), made if kind in SEEN else None)
+
+
+def _attention(k: Keys, D: int) -> Stretches:
+    N, kind = k.need("num_heads"), k.config["model_type"]
     H = k.divides("hidden_size", "num_heads", D, N)
-    k.skip("hidden_act", "in_chans", "spatial_patch_size", "tokens_per_second", "window_size", "fullatt_block_indexes")
-    first = tower(
-        "vision",
-        path,
-        *convolution("patch_embed.proj", k.need("in_channels"), D, frames, patch, patch, bias=False),
-        Norm("merger.ln_q", (("D", D),)),
-        matrix("merger.mlp.0", ("X", merged), ("X", merged), "vision"),
-        matrix("merger.mlp.2", ("X", merged), ("D", out), "vision"),
-        Rotary("rotary_pos_emb", H // 2),
-    )
-    layer = (
-        *(Norm(name, (("D", D),)) for name in ("norm1", "norm2")),
-        *_attention(k, D, N, H),
-        *gated(D, k.need("intermediate_size")),
-    )
-    return out, first + repeated("vision", f"{path}.blocks", k.need("depth"), *layer)
-
-
-def _attention(k: Keys, D: int, N: int, H: int) -> tuple[Part, ...]:
-    width, kind = ("D", D), k.config["model_type"]
-    out = matrix("attn.proj", width, width, "vision")
-    if kind == "qwen2_5_omni_vision_encoder":
-        return (*(matrix(f"attn.{name}", width, width, "vision") for name in "qkv"), out)
     # EXAONE 4.5 shares keys and values between heads.
-    heads = N + 2 * k.need("num_key_value_heads") if kind == "exaone4_5_vision" else 3 * N
-    return matrix("attn.qkv", width, ("X", heads * H), "vision"), out
-
-
-def gated(D: int, F: int, *, bias: bool = True) -> tuple[Part, ...]:
-    """The three matrices of a gated feed-forward block."""
-    width, inner = ("D", D), ("F", F)
-    return (
-        *(matrix(f"mlp.{name}_proj", width, inner, "vision", bias=bias) for name in ("gate", "up")),
-        matrix("mlp.down_proj", inner, width, "vision", bias=bias),
-    )
+    K = k.need("num_key_value_heads") if kind == "exaone4_5_vision" else N
+    apart = kind == "qwen2_5_omni_vision_encoder"
+    return Stretches(
+        name="attn", D=D, N=N, K=K, H=H, q="q", k="k", v="v", o="proj", fused=None if apart else "qkv", bias=True,
+        o_bias=True, causal=False, rotary=None,
+    )  # fmt: skip
 
 
 _SIZES: Final[dict[str, Any]] = {

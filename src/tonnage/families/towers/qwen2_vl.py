@@ -4,42 +4,48 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tonnage.arch.feedforward import Plain
 from tonnage.arch.layers import Rotary
+from tonnage.arch.model import Layer, Sublayer
+from tonnage.arch.sight.rows import Frames, Merger, Row, Stretches
 from tonnage.families._pieces import layer_norm, matrix
-from tonnage.families._towers import NAMES, convolution, feed_forward, repeated, side, tower
-from tonnage.families.towers import Tower
+from tonnage.families._towers import NAMES, side
+from tonnage.families.towers import Sight, Tower
 from tonnage.keys import Keys
-from tonnage.tensors import Tensor
 
 
-def read(k: Keys, path: str) -> tuple[int, tuple[Tensor, ...]]:
+def read(k: Keys, path: str) -> Sight:
     """``Qwen2VisionTransformerPretrainedModel``."""
     D, patch, frames = k.need("embed_dim"), side(k, "patch_size"), k.need("temporal_patch_size")
-    H = k.divides("embed_dim", "num_heads", D, k.need("num_heads"))
-    out, merged = k.need("hidden_size"), D * k.need("spatial_merge_size") ** 2
+    N = k.need("num_heads")
+    H = k.divides("embed_dim", "num_heads", D, N)
+    out, merge = k.need("hidden_size"), k.need("spatial_merge_size")
+    merged = D * merge**2
     # Releases state the channels under another name, which transformers does not read.
-    k.skip("hidden_act", "in_chans", "spatial_patch_size")
-    first = tower(
-        "vision",
-        path,
-        *convolution("patch_embed.proj", k.need("in_channels"), D, frames, patch, patch, bias=False),
-        layer_norm("merger.ln_q", D),
-        matrix("merger.mlp.0", ("X", merged), ("X", merged), "vision"),
-        matrix("merger.mlp.2", ("X", merged), ("D", out), "vision"),
-        Rotary("rotary_pos_emb", H // 2),
+    k.skip("in_chans", "spatial_patch_size")
+    attention = Stretches(
+        name="attn", D=D, N=N, K=N, H=H, o="proj", fused="qkv", bias=True, o_bias=True, causal=False, rotary=None
     )
-    return out, first + repeated("vision", f"{path}.blocks", k.need("depth"), *layer(D, D * k.need("mlp_ratio")))
-
-
-def layer(D: int, F: int) -> tuple[Any, ...]:
-    """Attention with queries, keys and values in one matrix, and a plain feed-forward block."""
-    return (
-        layer_norm("norm1", D),
-        layer_norm("norm2", D),
-        matrix("attn.qkv", ("D", D), ("X", 3 * D), "vision"),
-        matrix("attn.proj", ("D", D), ("D", D), "vision"),
-        *feed_forward("mlp", D, F),
+    act = k.optional("hidden_act", str, "quick_gelu") or "quick_gelu"
+    mlp = Plain(name="mlp", D=D, F=D * k.need("mlp_ratio"), act=act)
+    made = Row(
+        patches=Frames(f"{path}.patch_embed.proj", k.need("in_channels"), D, patch, bias=False, frames=frames),
+        rotary=Rotary(f"{path}.rotary_pos_emb", H // 2),
+        path=f"{path}.blocks",
+        layer=Layer(
+            sublayers=tuple(
+                Sublayer(block=block, before=layer_norm(f"norm{n}", D)) for n, block in ((1, attention), (2, mlp))
+            )
+        ),
+        count=k.need("depth"),
+        merger=Merger(
+            norm=layer_norm(f"{path}.merger.ln_q", D),
+            first=matrix(f"{path}.merger.mlp.0", ("X", merged), ("X", merged), "vision"),
+            second=matrix(f"{path}.merger.mlp.2", ("X", merged), ("D", out), "vision"),
+        ),
+        merged=merge,
     )
+    return Sight(out, tuple(made.weights()), made)
 
 
 _SIZES: Final[dict[str, Any]] = {

@@ -4,70 +4,73 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tonnage.arch.feedforward import Plain
 from tonnage.arch.layers import Rotary
-from tonnage.arch.parts import Part
+from tonnage.arch.model import Layer, Sublayer
+from tonnage.arch.sight.rows import Frames, Merger, Row, Sampled, Stretches
 from tonnage.families._hybrid import whole_numbers
 from tonnage.families._pieces import layer_norm, matrix
-from tonnage.families._towers import NAMES, convolution, feed_forward, repeated, side, tower
-from tonnage.families.towers import Tower
+from tonnage.families._towers import NAMES, side
+from tonnage.families.towers import Sight, Tower
 from tonnage.keys import Keys
-from tonnage.tensors import Tensor
 
 DEEP: Final = (8, 16, 24)
 """Layers whose output is merged beside the last one's where the config says nothing."""
+SEEN: Final = ("qwen3_5_vision", "qwen3_vl_moe_vision", "qwen3_vl_vision")
+"""Types whose pass is modelled."""
 
 
-def read(k: Keys, path: str) -> tuple[int, tuple[Tensor, ...]]:
+def read(k: Keys, path: str) -> Sight:
     """``Qwen3VLVisionModel`` and its like."""
     D, patch, frames = k.need("hidden_size"), side(k, "patch_size"), k.need("temporal_patch_size")
-    out, merged = k.need("out_hidden_size"), D * k.need("spatial_merge_size") ** 2
-    H = k.divides("hidden_size", "num_heads", D, k.need("num_heads"))
-    k.skip("hidden_act")
-    if k.config["model_type"] not in _DEEP:
+    out, merge, N = k.need("out_hidden_size"), k.need("spatial_merge_size"), k.need("num_heads")
+    H = k.divides("hidden_size", "num_heads", D, N)
+    kind = k.config["model_type"]
+    if kind not in _DEEP:
         # Qwen3.5's class has the key and does nothing with it.
         k.skip("deepstack_visual_indexes")
-    kind = k.config["model_type"]
-    deep = _deep(k) if kind in _DEEP else 0
     omni = kind == "qwen3_omni_moe_vision_encoder"
-    first = tower(
-        "vision",
-        path,
-        *convolution("patch_embed.proj", k.need("in_channels"), D, frames, patch, patch),
-        Tensor("pos_embed.weight", (("P", k.need("num_position_embeddings")), ("D", D)), "vision"),
-        Rotary("rotary_pos_emb", H // 2),
+    deep = f"{path}.merger_list" if omni else f"{path}.deepstack_merger_list"
+    attention = Stretches(
+        name="attn", D=D, N=N, K=N, H=H, o="proj", fused="qkv", bias=True, o_bias=True, causal=False, rotary=None
     )
-    layer: tuple[Part, ...] = (
-        layer_norm("norm1", D),
-        layer_norm("norm2", D),
-        matrix("attn.qkv", ("D", D), ("X", 3 * D), "vision"),
-        matrix("attn.proj", ("D", D), ("D", D), "vision"),
-        *feed_forward("mlp", D, k.need("intermediate_size"), "linear_fc1", "linear_fc2"),
-    )
-    return out, (
-        *first,
-        *repeated("vision", f"{path}.blocks", k.need("depth"), *layer),
-        *tower("vision", f"{path}.merger", *_merger(D, merged, out, omni)),
-        *repeated(
-            "vision",
-            f"{path}.merger_list" if omni else f"{path}.deepstack_merger_list",
-            deep,
-            *_merger(merged, merged, out, omni),
+    mlp = Plain(
+        name="mlp", D=D, F=k.need("intermediate_size"), up="linear_fc1", down="linear_fc2",
+        act=k.optional("hidden_act", str, "gelu_pytorch_tanh") or "gelu_pytorch_tanh",
+    )  # fmt: skip
+    made = Row(
+        patches=Frames(f"{path}.patch_embed.proj", k.need("in_channels"), D, patch, hooked=False, frames=frames),
+        rotary=Rotary(f"{path}.rotary_pos_emb", H // 2),
+        path=f"{path}.blocks",
+        layer=Layer(
+            sublayers=tuple(
+                Sublayer(block=block, before=layer_norm(f"norm{n}", D)) for n, block in ((1, attention), (2, mlp))
+            )
+        ),
+        count=k.need("depth"),
+        merger=_merger(f"{path}.merger", D, D * merge**2, out, omni=omni),
+        merged=merge,
+        places=Sampled(f"{path}.pos_embed", k.need("num_position_embeddings"), D),
+        deep=tuple(
+            (index, _merger(f"{deep}.{n}", D * merge**2, D * merge**2, out, omni=omni))
+            for n, index in enumerate(_deep(k) if kind in _DEEP else ())
         ),
     )
+    return Sight(out, tuple(made.weights()), made if kind in SEEN else None)
 
 
-def _deep(k: Keys) -> int:
+def _deep(k: Keys) -> tuple[int, ...]:
     stated = whole_numbers(k, "deepstack_visual_indexes")
-    return len(DEEP if stated is None else stated)
+    return DEEP if stated is None else tuple(stated)
 
 
-def _merger(normed: int, merged: int, out: int, omni: bool) -> tuple[Part, ...]:
+def _merger(path: str, normed: int, merged: int, out: int, *, omni: bool) -> Merger:
     """Neighbouring patches to one: a norm over one of them or all, and two matrices."""
     norm, first, second = ("ln_q", "mlp.0", "mlp.2") if omni else ("norm", "linear_fc1", "linear_fc2")
-    return (
-        layer_norm(norm, normed),
-        matrix(first, ("X", merged), ("X", merged), "vision"),
-        matrix(second, ("X", merged), ("D", out), "vision"),
+    return Merger(
+        norm=layer_norm(f"{path}.{norm}", normed),
+        first=matrix(f"{path}.{first}", ("X", merged), ("X", merged), "vision"),
+        second=matrix(f"{path}.{second}", ("X", merged), ("D", out), "vision"),
     )
 
 
