@@ -11,9 +11,11 @@ import tracing_cases
 
 import tonnage as tn
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate.composites import COMPOSITES
 from tonnage.estimate.training import Step
 from tonnage.families import model_from
 from tonnage.tracing import ask, request
+from tonnage.tracing.known import told
 from tonnage.tracing.levels import Levels, levels
 from tonnage.units import MiB
 from tonnage.workload import workload
@@ -23,10 +25,11 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = json.loads(
     (Path(__file__).parent.parent / "data" / "pictures.json").read_text()
 )["configs"]
 SHAPE: Final[dict[str, Any]] = {"precision": "bf16", "batch": 2, "seq": 64}
-TOWER: Final = {"paligemma": 3, "lfm2_vl": 3, "mllama": 0}
+TOWER: Final = {"paligemma": 3, "gemma3": 3, "lfm2_vl": 3, "mllama": 0}
 """Layers of a tower that a trace counts before those of the language model: those that know of checkpoints."""
 SEEN: Final[dict[str, dict[str, Any]]] = {
     "paligemma": {"images": 1},
+    "gemma3": {"images": 2},
     "lfm2_vl": {"images": 1, "image_size": "64x32"},
     "mllama": {"images": 1},
 }
@@ -46,6 +49,15 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
         "lora_rank": 8, "lora_targets": ["all-linear"], "precision": "bf16-mixed", "dtype": "fp32",
     },
 }  # fmt: skip
+FROZEN: Final[dict[str, dict[str, Any]]] = {
+    "tower": {"freeze": ["vision"]},
+    "tower and projector": {"freeze": ["vision", "projector"]},
+    "projector, mixed": {"freeze": ["projector"], "precision": "bf16-mixed"},
+    "language": {"freeze": ["language"]},
+    "language, recomputed": {"freeze": ["language"], "recompute": "full"},
+    "tower, adapters": {"freeze": ["vision"], "lora_rank": 8, "lora_targets": ["all-linear"]},
+}
+"""Parts by name; the trace freezes parameters by the same names."""
 LAST: Final = 2 * 4
 """Bytes a token, at most, by which the lowest layer over a picture is overstated: its rows that see nothing."""
 
@@ -55,13 +67,9 @@ def traced(config: dict[str, Any], said: dict[str, Any]) -> Levels:
     from tonnage.tracing import run
 
     model = model_from(config)
-    text = {key: value for key, value in said.items() if key not in ("images", "image_size")}
-    job = request.training(config, workload(Train, text), None, name="", head=ask.own_head(config, model)).job
-    if "images" in said:
-        assert model.eye is not None
-        found = model.eye.pictures(said["images"], said.get("image_size"))
-        length = getattr(getattr(model.eye, "processor", None), "length", 0)
-        job = {**job, "pictures": {"count": found.count, "patches": found.patches, "length": length}}
+    w = workload(Train, said)
+    job = request.training(config, w, None, name="", head=ask.own_head(config, model)).job
+    job |= told(model, w, job["seq"])
     return levels(run.model_trace({**job, "layers": "all"}))
 
 
@@ -94,8 +102,9 @@ def compared(name: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
     for of in (most, got):
         of["backward embedding"] = max(of.get("backward embedding", 0), of.pop("backward layer 0", 0))
     assert found.traced.told["trainable"] == result.model["trainable_parameters"]
-    # Where masks are made, tensors of a moment are left out; all else is equal.
-    wanted = {n: got[n] for n in got if n != "forward embedding"}
+    # Where masks are made, tensors of a moment are left out, and a trace may have no part of its own for the tower's
+    # backward pass; all else is equal.
+    wanted = {n: got[n] for n in got if n != "forward embedding" and got[n]}
     over = {n: most[n] - wanted[n] for n in wanted if most[n] != wanted[n]}
     crossed = {"backward layer 1"} if name == "mllama" and "images" in said else set()
     assert over.keys() <= crossed
@@ -120,6 +129,15 @@ def test_pictures(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> N
     if "lora" in setting:
         pytest.importorskip("peft")
     compared(name, SEEN[name] | SETTINGS[setting], monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", FROZEN)
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name in COMPOSITES])
+def test_parts_that_are_frozen(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "adapters" in setting:
+        pytest.importorskip("peft")
+    compared(name, SEEN[name] | FROZEN[setting], monkeypatch)
 
 
 CUT: Final[dict[str, dict[str, Any]]] = {

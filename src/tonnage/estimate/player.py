@@ -315,6 +315,8 @@ class Player(Playing):
         for i in range(last, -1, -1):
             a, (own, joints) = self.stages[i], left[i]
             if not a.flows and i < last:
+                if i and self.stages[0].flows:
+                    continue
                 break
             self.begin()
             if a.seed is not None and gradient is not None:

@@ -209,7 +209,7 @@ def answer(
         packing=fine.packing if fine else None,
         input_grads=stack.input_grads
         and fine is not None
-        and fine.adapter is not None
+        and (fine.adapter is not None or since(version, stack.asks_grads))
         and w.recompute not in (None, "none"),
         mixer=mixing.mixers if mixing else Mixers(),
         fused=built.fused if built else None,

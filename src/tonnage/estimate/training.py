@@ -330,6 +330,9 @@ class Step(Outputs, Weighed):
             elif i:
                 name = f"backward layer {i - 1}"
                 self.drop(_key(a))
+                if not a.flows and stages[0].flows:
+                    # Only what lies beside the text needs a gradient below.
+                    continue
                 if not a.flows:
                     # Nothing below needs a gradient: what the graph held ends here.
                     for key in [

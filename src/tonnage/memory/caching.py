@@ -5,7 +5,7 @@ has a config of its own, which stays as it was. What is cached is a copy, joined
 holds it.
 
 Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py (``use_cache``) and
-.../cache_utils.py (``DynamicLayer.update``).
+.../cache_utils.py (``DynamicLayer.update``, ``DynamicSlidingWindowLayer``).
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ class Caching:
         # What is joined has the format of the keys, which autocast leaves wider than values.
         form = new[0].dtype
         made = []
+        if window is not None:
+            # A layer of the cache that slides has its window as a tensor.
+            self._cache.append(new[0].tape.new("window", (), "int64"))
         for part in new:
             if len(part.axes) == HEADS:
                 tape = part.tape
