@@ -25,12 +25,13 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = json.loads(
     (Path(__file__).parent.parent / "data" / "pictures.json").read_text()
 )["configs"]
 SHAPE: Final[dict[str, Any]] = {"precision": "bf16", "batch": 2, "seq": 64}
-TOWER: Final = {"paligemma": 3, "gemma3": 3, "lfm2_vl": 3, "mllama": 0}
+TOWER: Final = {"paligemma": 3, "gemma3": 3, "lfm2_vl": 3, "llava": 4, "mllama": 0}
 """Layers of a tower that a trace counts before those of the language model: those that know of checkpoints."""
 SEEN: Final[dict[str, dict[str, Any]]] = {
     "paligemma": {"images": 1},
     "gemma3": {"images": 2},
     "lfm2_vl": {"images": 1, "image_size": "64x32"},
+    "llava": {"images": 2},
     "mllama": {"images": 1},
 }
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
@@ -138,6 +139,32 @@ def test_parts_that_are_frozen(name: str, setting: str, monkeypatch: pytest.Monk
     if "adapters" in setting:
         pytest.importorskip("peft")
     compared(name, SEEN[name] | FROZEN[setting], monkeypatch)
+
+
+CHOSEN: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "a layer below": ({"vision_feature_layer": -3}, {}),
+    "a layer below, recomputed": ({"vision_feature_layer": -3}, {"recompute": "full"}),
+    "several": ({"vision_feature_layer": [-2, 1, 3]}, {}),
+    "several, recomputed": ({"vision_feature_layer": [-2, 1]}, {"recompute": "full", "precision": "bf16-mixed"}),
+    "whole": ({"vision_feature_select_strategy": "full"}, {}),
+    "the last": ({"vision_feature_select_strategy": "full", "vision_feature_layer": -1}, {"images": 1, "batch": 1}),
+    "adapters": ({}, {"lora_rank": 8, "lora_targets": ["all-linear"]}),
+}
+"""What of a tower a projector is given, and how it is trained."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", CHOSEN)
+@pytest.mark.parametrize("kind", ["clip_vision_model", "siglip_vision_model"])
+def test_layers_that_a_projector_is_given(kind: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "adapters" in setting:
+        pytest.importorskip("peft")
+    keys, said = CHOSEN[setting]
+    vision = CONFIGS["llava"]["vision_config"] | {"model_type": kind}
+    if kind == "siglip_vision_model":
+        vision = {key: value for key, value in vision.items() if key != "projection_dim"} | {"vision_use_head": False}
+    monkeypatch.setitem(CONFIGS, "llava", CONFIGS["llava"] | {"vision_config": vision} | keys)
+    compared("llava", {"images": 2} | said, monkeypatch)
 
 
 CUT: Final[dict[str, dict[str, Any]]] = {

@@ -25,6 +25,8 @@ def activate(x: Value, act: str) -> Value:
         return _gelu_new(x)
     if act == "bloom_gelu":
         return _bloom_gelu(x)
+    if act == "quick_gelu":
+        return ops.mul(x, ops.unary(ops.scaled(x), "sigmoid", saves="output"), "quick gelu")
     if act == "relu2":
         return ops.power(ops.unary(x, "relu", saves="output"))
     raise UnsupportedError(

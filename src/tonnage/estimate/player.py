@@ -348,6 +348,8 @@ class Player(Playing):
                 began = [own.pop(s.serial) for s in p.loss[1:2] if s.serial in own]
                 # The graph of the loss holds some of its own for as long.
                 self.loss += [own.pop(s.serial) for s in p.context if s.serial in own]
+            elif p.outputs and a.caches:
+                self.outputs += [own.pop(s.serial) for s in a.cached if s.serial in own]
             if self.fresh:
                 stays = self.stays(p.tape)
                 self.grads += [own.pop(n) for n in list(own) if n in stays]

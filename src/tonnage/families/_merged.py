@@ -25,7 +25,7 @@ def merged_tower(
     """The tower and what brings it to a language model of width ``D``; ``plain`` has no keys for the latter."""
     width, tensors = seen(k, path, "pixtral", given=given)
     merged = k.size("spatial_merge_size", 2) ** 2
-    layers, bias = (1, False) if plain else (chosen_layers(k, -1), k.want("multimodal_projector_bias", False))
+    layers, bias = (1, False) if plain else (len(chosen_layers(k, -1)), k.want("multimodal_projector_bias", False))
     k.skip("projector_hidden_act")
     return tensors + tower(
         "vision",

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tonnage.arch.model import Model
+from tonnage.arch.naming import moved
 from tonnage.arch.parts import Part
+from tonnage.arch.sight.joined import Chosen
+from tonnage.arch.sight.towers import Upright
 from tonnage.families import Family
 from tonnage.families._language import headed, language
 from tonnage.families._pieces import layer_norm, matrix
 from tonnage.families._towers import chosen_layers, tower
-from tonnage.families.towers import seen
+from tonnage.families.towers import Sight, sighted
 from tonnage.keys import Keys
 from tonnage.record import Record
 from tonnage.tensors import Tensor
@@ -47,6 +50,10 @@ FASTVLM: Final[dict[str, Any]] = {
     "num_key_value_heads": 4,
     "num_hidden_layers": 28,
 }
+
+
+STRATEGIES: Final = ("default", "full")
+"""Whether the tower's first row is left out."""
 
 
 class Kind(Record):
@@ -98,25 +105,46 @@ def read(k: Keys) -> Model:
     text = language(k, "model.language_model", kind.text, given=kind.sizes)
     D = text.model.width
     tensors: tuple[Tensor, ...] = ()
-    for name in kind.towers:
-        width, found = seen(k, f"model.{name}", kind.tower, given=kind.given)
-        tensors += found
-    ins = width * chosen_layers(k, kind.layers)
+    for path in kind.towers:
+        sight = sighted(k, f"model.{path}", kind.tower, given=kind.given)
+        tensors += sight.tensors
+    layers = chosen_layers(k, kind.layers)
+    ins = sight.width * len(layers)
     # Its own bias is a key of every type but ViP-LLaVA and Perception LM.
     bias = kind.normed or kind.follows or k.want("multimodal_projector_bias", True)
     projector: list[Part] = [layer_norm("projector_layernorm", ins)] if kind.normed else []
-    projector.append(matrix("linear_1", ("X", ins), ("D", D), "vision", bias=bias))
-    projector.append(matrix("linear_2", ("D", D), ("D", D), "vision", bias=bias))
+    first = matrix("linear_1", ("X", ins), ("D", D), "vision", bias=bias)
+    second = matrix("linear_2", ("D", D), ("D", D), "vision", bias=bias)
+    projector += [first, second]
     tensors += tower("vision", "model.multi_modal_projector", *projector)
     if kind.newline:
         tensors += (Tensor("model.image_newline", (("D", D),), "vision"),)
-    k.skip("projector_hidden_act", "vision_feature_select_strategy", "image_seq_length", "video_seq_length")
+    act = k.optional("projector_hidden_act", str, "gelu") or "gelu"
+    strategy = k.optional("vision_feature_select_strategy", str, "default") or "default"
+    k.skip("image_seq_length", "video_seq_length")
     k.skip("image_grid_pinpoints", "spatial_pool_mode", "spatial_pool_stride", "vision_aspect_ratio")
     k.skip("projector_layernorm_eps", "use_image_newline_parameter", "vocab_size", "pad_token_id")
     k.skip("vision_use_cls_token", "projector_pooling_ratio")
     own = k.optional("tie_word_embeddings", bool, None if kind.follows else False)
     tied = bool(own) or (text.tied and (kind.joined or (kind.follows and own is None)))
-    return headed(text.model, tied, extra=tensors)
+    model = headed(text.model, tied, extra=tensors)
+    taken = _numbers(sight, layers)
+    if name != "llava" or not taken or strategy not in STRATEGIES:
+        return model
+    first, second = (moved(part, "model.multi_modal_projector.".__add__) for part in (first, second))
+    cuts = strategy == "default"
+    return model.but(eye=Chosen(tower=sight.tower, taken=taken, cuts=cuts, first=first, second=second, act=act))
+
+
+def _numbers(sight: Sight, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """By how many layers each is made that is handed on; none where that is not modelled."""
+    if not isinstance(sight.tower, Upright):
+        return ()
+    states = sight.tower.count + 1
+    # What the first layer is given is captured only beside others.
+    if layers == (0,) or any(not -states <= n < states for n in layers):
+        return ()
+    return tuple(n % states for n in layers)
 
 
 FAMILY: Final = Family(

@@ -24,8 +24,10 @@ HEADS = 4
 class Caching:
     """One layer's forward pass with an empty cache."""
 
-    def __init__(self, run: Callable[[Forward, Value], Value]) -> None:
+    def __init__(self, run: Callable[[Forward, Value], Value], *, held: bool = False) -> None:
         self._run = run
+        # Whether the caller holds the output through the backward pass.
+        self._held = held
         self._cache: list[Value] = []
         self.found: list[Storage] = []
 
@@ -57,8 +59,11 @@ class Caching:
         """What was cached; the model's output holds it, and this no more."""
         found = [v.storage for v in self._cache]
         self._cache.clear()
+        # Those of the graph stay while the layer's backward pass runs.
+        self._cache += [Value(s, s.axes, s.dtype) for s in found if self._held and s.owners]
         return found
 
     def awaited(self) -> list[Storage]:
         """No gradient waits: nothing was there."""
+        self._cache.clear()
         return []

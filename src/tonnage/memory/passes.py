@@ -211,7 +211,7 @@ class Pass:
         reached = self.reached
         flows = root is not None
         self.stem.flows = flows or prefix is not None or (f.encoder is not None and bias is not None)
-        begun, cached = begun_by(stack, tuning), caching(stack, recompute)
+        begun, cached = begun_by(stack, tuning), caching(stack, recompute, held=keep_logits)
         handing = Handing(f)
         for index, layer in enumerate(stack.layers):
             tape.begun = begun[index]

@@ -129,6 +129,7 @@ def _tiled(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
 MAKERS: Final[Mapping[str, Callable[[Any, Mapping[str, Any], torch.Tensor], Given]]] = {
     "gemma3": _prefixed,
     "lfm2_vl": _flexible,
+    "llava": _square,
     "mllama": _tiled,
     "paligemma": _prefixed,
 }

@@ -2,8 +2,7 @@
 
 Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/paligemma/
 modeling_paligemma.py (PaliGemmaModel.forward), gemma3/modeling_gemma3.py (Gemma3Model.forward,
-Gemma3MultiModalProjector); https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/LinearAlgebra.cpp
-(should_fold).
+Gemma3MultiModalProjector), llava/modeling_llava.py (LlavaModel.get_image_features).
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from tonnage.arch import ops
+from tonnage.arch.activation import activate
 from tonnage.arch.forward import Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.sight.pictures import Eye, Pictures, scattered
-from tonnage.arch.sight.towers import Upright
-from tonnage.arch.tape import Parameter, Tape, Value, needs_grad
+from tonnage.arch.sight.towers import Upright, kept
+from tonnage.arch.tape import Tape, Value
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
 
@@ -45,6 +45,10 @@ class Joined(Eye):
         features = self.projected(f, outputs)
         # What the tower's output holds has its names until the layers are through.
         f.frame += [outputs, features]
+        return self.placed(f, ids, x, features)
+
+    def placed(self, f: Forward, ids: Value, x: Value, features: Value) -> Value:
+        """The embedding with these rows."""
         features = ops.cast(features, x.dtype)
         # The model's own output names it.
         f.around.append(features)
@@ -116,19 +120,9 @@ class Averaged(Record):
         upright = ops.copy(x, (B, D, ("X", self.side), ("X", self.side)), "patches as a picture")
         pooled = _averaged(upright, (B, ("T", self.rows), D))
         normed = self.norm.forward(f, pooled)
+        normed.laid = "across"
         weight = tape.parameter(self._matrix.name, self._matrix.axes)
-        return ops.cast(_multiplied(normed, weight), before)
-
-
-def _multiplied(x: Value, weight: Parameter) -> Value:
-    """``torch.matmul``: rows that lie across are copied for a weight that is trained, else taken as they are."""
-    outs = weight.axes[-1:]
-    if not needs_grad(weight) or x.axes[0][1] == 1:
-        return ops.linear(x, weight, None, 1, outs)
-    # Cast before what is multiplied, and found again.
-    ops.lowered_weight(weight)
-    narrow = ops.lowered(x)
-    return ops.linear(ops.copy(narrow, label="rows one behind the other"), weight, None, 1, outs)
+        return ops.cast(ops.linear(normed, weight, None, 1, weight.axes[-1:]), before)
 
 
 def _averaged(x: Value, axes: Axes) -> Value:
@@ -157,3 +151,55 @@ class Pooled(Joined):
     def projected(self, f: Forward, outputs: Value) -> Value:
         """Averaged, normed, multiplied."""
         return self.projector.forward(f, outputs)
+
+
+class Chosen(Joined):
+    """Pictures as some layers of the tower see them (LLaVA).
+
+    Args:
+        taken: by how many layers, for each that stands beside another in a row.
+        cuts: the first row is left out.
+        first, second: the matrices behind.
+        act: between them.
+    """
+
+    taken: tuple[int, ...]
+    cuts: bool
+    first: Linear
+    second: Linear
+    act: str
+
+    def tokens(self, pictures: Pictures) -> int:
+        """A token for every row that is not left out."""
+        return pictures.count * self.rows
+
+    @property
+    def rows(self) -> int:
+        """What a picture becomes."""
+        return self.tower.rows - self.cuts
+
+    def seen(self, f: Forward, ids: Value, x: Value, given: list[Value], pictures: Pictures) -> Value:
+        """The embedding with what is seen."""
+        states, ends = self.tower.states(f, given[0], self.taken)
+        kept(states, f.frame)
+        chosen = self._chosen(states)
+        features = self.second.forward(f, activate(self.first.forward(f, chosen), self.act))
+        del states, chosen, ends
+        # A list of pictures, which are joined.
+        kept([features], f.frame)
+        (_, B), (_, T), D = features.axes
+        one = (("T", T), D)
+        pictured = ops.split(features, (one,) * B)
+        del features
+        return self.placed(f, ids, x, ops.cat(pictured, (("T", B * T), D), "what is seen"))
+
+    def _chosen(self, states: list[Value]) -> Value:
+        """Rows that go on, layers beside one another."""
+        B, _, D = states[0].axes
+        axes: Axes = (B, ("T", self.rows), D)
+        parts = tuple(ops.narrow(v, axes) if self.cuts else v for v in states)
+        if len(parts) > 1:
+            return ops.cat(parts, (*axes[:2], ("X", D[1] * len(parts))), "layers side by side")
+        # Without a first row that is joined to them, rows lie as the convolution made them.
+        parts[0].laid = "slice" if self.cuts else "across" if self.tower.first is None else ""
+        return parts[0]
