@@ -45,6 +45,8 @@ def several(
     xs: tuple[Value, ...],
     beside: tuple[Value, ...] = (),
     trained: tuple[bool, ...] = (True,),
+    *,
+    within: bool = False,
 ) -> tuple[Value, ...]:
     """The same of what makes several tensors.
 
@@ -53,16 +55,17 @@ def several(
         xs: what it is given, and kept.
         beside: more of that, to which it hands gradients as it makes them.
         trained: which of the tensors that it makes need a gradient.
+        within: something inside needs one though none of ``xs`` does.
     """
     tape = xs[0].tape
-    if not tape.recording or not any(needs_grad(x) for x in xs):
+    flows = [needs_grad(x) for x in xs]
+    if not tape.recording or not (within or any(flows)):
         return run(*xs, *beside)
     tape.recording = False
     ys = run(*xs, *beside)
     tape.recording = True
     kept = [x.detached() for x in xs]
     also = list(beside)
-    flows = [needs_grad(x) for x in xs]
 
     def back(given: list[Value | None]) -> Grads:
         tape.cut = start = len(tape.events)
@@ -111,7 +114,9 @@ def several(
         return found
 
     made = tuple(y for y, flow in zip(ys, trained, strict=True) if flow)
-    tape.record(made, xs, back, ())
+    # The step is there though nothing that it was given has one.
+    sources = xs if any(flows) else (Value(xs[0].storage, xs[0].axes, xs[0].dtype, Node((), lambda _: (), (), 1)),)
+    tape.record(made, sources, back, ())
     if made[0].node is not None:
         made[0].node.takes = True
     return ys

@@ -207,10 +207,7 @@ def answer(
         own=fine.own if fine else (),
         shares=fine.shares if fine else packed,
         packing=fine.packing if fine else None,
-        input_grads=stack.input_grads
-        and fine is not None
-        and (fine.adapter is not None or since(version, stack.asks_grads))
-        and w.recompute not in (None, "none"),
+        input_grads=wanted.input_grads(w, stack, version, adapts=fine is not None and fine.adapter is not None),
         mixer=mixing.mixers if mixing else Mixers(),
         fused=built.fused if built else None,
         narrow=narrow,

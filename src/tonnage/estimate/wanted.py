@@ -11,7 +11,7 @@ from tonnage.errors import InputError
 from tonnage.estimate.switches import nested
 from tonnage.estimate.trained import limited
 from tonnage.record import Record
-from tonnage.releases import Version
+from tonnage.releases import Version, since
 from tonnage.stacks import Stack
 from tonnage.workload.training import Train
 
@@ -93,6 +93,12 @@ def runs(model: Model, w: Train, stack: Stack) -> Runs | None:
     from tonnage.estimate.expert_runs import settled
 
     return settled(model, w, stack)
+
+
+def input_grads(w: Train, stack: Stack, version: Version, *, adapts: bool) -> bool:
+    """Whether the embedding's output needs a gradient though its table may be frozen."""
+    checkpoints = w.recompute not in (None, "none")
+    return checkpoints and stack.input_grads and (adapts or since(version, stack.hooks))
 
 
 def plan(model: Model, w: Train, stack: Stack, version: Version) -> Recompute | None:

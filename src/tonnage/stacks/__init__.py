@@ -49,7 +49,7 @@ class Stack(Record):
             the targets that were asked for, and the model; None where peft makes them.
         input_grads: with checkpoints and adapters the embedding's output needs a gradient
             (``enable_input_require_grads``).
-        asks_grads: with checkpoints it does so whatever is trained (``needs_embedding_grads``).
+        hooks: with checkpoints it does so whatever is trained.
         packs: what has to be said of packed matrices, where the stack's own are not modelled; forbids "fits".
         keeps_inputs: its bitsandbytes is so old that products with 4-bit matrices keep what they are given.
         embeds: beside packed matrices the embedding gets a gradient, which nothing steps or lets go of.
@@ -98,7 +98,7 @@ class Stack(Record):
     told_of_loss: str = ""
     lora: Callable[[frozenset[str], int, float, str, tuple[str, ...], Model], Method] | None = None
     input_grads: bool = True
-    asks_grads: Since[bool] = (((0, 0), False),)
+    hooks: Since[bool] = (((0, 0), False),)
     packs: str = ""
     keeps_inputs: bool = False
     embeds: Since[bool] = (((0, 0), False),)

@@ -20,7 +20,8 @@ STACK: Final = Stack(
     recomputes=("none", "full", "every", "first", "selective", "modules"),
     # gradient_checkpointing_enable of modeling_utils, v4.57.6 and v5.0.0.
     reentrant=(((5, 0), False), ((0, 0), True)),
-    asks_grads=(((5, 0), True), ((0, 0), False)),
+    # needs_embedding_grads of the same, v5.0.0.
+    hooks=(((5, 0), True), ((0, 0), False)),
     compiles="model",
     reference="https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/training_args.py",
 )

@@ -38,6 +38,8 @@ STACK: Final = Stack(
     places=True,
     # "use_reentrant" of its trainers, 0.28.0; before, transformers' own.
     reentrant=(((0, 28), False), ((0, 0), True)),
+    # transformers', which its releases from 1.0 on run with.
+    hooks=(((1, 0), True), ((0, 0), False)),
     compiles="model",
     bounds=(((1, 16), True), ((0, 0), False)),
     reference="https://github.com/huggingface/trl/blob/v1.9.0/trl/trainer/sft_trainer.py",

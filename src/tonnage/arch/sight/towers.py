@@ -33,6 +33,7 @@ class Patches(Record):
         D: width of a row.
         side: of a patch.
         bias: whether it has one.
+        hooked: ``enable_input_require_grads`` finds it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Patches(Record):
     D: int
     side: int
     bias: bool = True
+    hooked: bool = True
 
     def weights(self) -> Iterator[Tensor]:
         """Kernel and bias."""
@@ -60,7 +62,7 @@ class Patches(Record):
         shift = None if bias is None else ops.lowered_weight(bias)
         kernel = ops.lowered_weight(weight)
         x = ops.lowered(given)
-        out = tape.new("patches", (x.axes[0], ("T", rows), ("D", self.D)), x.dtype)
+        out = tape.new("patches", self._rows(x, rows), x.dtype)
         form, learns, shifts = x.dtype, needs_grad(kernel), needs_grad(shift)
 
         def back(g: Value) -> Grads:
@@ -69,9 +71,12 @@ class Patches(Record):
 
         tape.record((out,), (x, kernel, shift), back, (x, *((kernel,) if isinstance(kernel, Value) else ())))
         del given
-        if f.input_grads:
+        if f.input_grads and self.hooked:
             tape.start(out, held=True)
         return out
+
+    def _rows(self, x: Value, rows: int) -> Axes:
+        return x.axes[0], ("T", rows), ("D", self.D)
 
 
 class Places(Record):
@@ -104,26 +109,44 @@ def numbered(path: str, layer: Layer, count: int) -> Iterator[Layer]:
         yield moved(layer, f"{path}.{index}.".__add__)
 
 
-def through(f: Forward, x: Value, layers: Iterable[Layer]) -> Value:
+def through(f: Forward, x: Value, layers: Iterable[Layer], beside: tuple[Value, ...] = ()) -> Value:
     """The layers of a tower one after the other, each under a checkpoint where the model has these on.
 
-    A checkpoint holds the masks that a layer is called with.
+    A checkpoint holds the masks and tables that a layer is called with, and what it is given ``beside``.
     """
     for layer in layers:
-        x = several(partial(_called, f, layer, f.kernel), (x,), tuple(f.masks.values()))[0] if f.checkpoints else (
-            layer.forward(f, x)
-        )  # fmt: skip
+        if f.checkpoints:
+            held = (*f.masks.values(), *(v for pair in f.rotary.values() for v in pair), *beside)
+            run = partial(_called, f, layer, f.kernel, tuple(f.masks), tuple(f.rotary))
+            x = several(run, (x,), held, within=_learns(f, layer))[0]
+        else:
+            x = layer.forward(f, x)
     return x
 
 
-def _called(f: Forward, layer: Layer, kernel: AttentionKernel, x: Value, *masks: Value) -> tuple[Value, ...]:
+def _learns(f: Forward, layer: Layer) -> bool:
+    """Whether something of the layer is trained, or beside it."""
+    trained, names = f.tape.trained, [t.name for t in layer.weights()]
+    if trained is None or any(map(trained, names)):
+        return True
+    return f.tuning is not None and any(f.tuning.adapts(name.removesuffix(".weight")) for name in names)
+
+
+def _called(
+    f: Forward, layer: Layer, kernel: AttentionKernel, masks: tuple[int | None, ...], tables: tuple[str, ...],
+    x: Value, *held: Value,
+) -> tuple[Value, ...]:  # fmt: skip
     """A layer's output, in the circumstances of its first run."""
-    own, f.kernel, before = f.kernel, kernel, dict(f.masks)
-    f.masks.update(zip((None,), masks, strict=False))
+    own, f.kernel, hidden, turned = f.kernel, kernel, dict(f.masks), dict(f.rotary)
+    n = len(masks)
+    f.masks.update(zip(masks, held, strict=False))
+    f.rotary.update((name, (held[i], held[i + 1])) for name, i in zip(tables, range(n, len(held), 2), strict=False))
     y = layer.forward(f, x)
     f.kernel = own
     f.masks.clear()
-    f.masks.update(before)
+    f.masks.update(hidden)
+    f.rotary.clear()
+    f.rotary.update(turned)
     return (y,)
 
 
