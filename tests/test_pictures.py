@@ -10,6 +10,8 @@ TOKENS = [
     ("gemma-3-4b", None, (896 // 14 // 4) ** 2),
     ("gemma-3-27b", None, 256),
     ("llava-1.5-7b", None, (336 // 14) ** 2),
+    ("mistral-small-3.1-24b", None, 55 * (55 + 1)),
+    ("mistral-small-3.1-24b", "1024x768", 28 * (37 + 1)),
     ("paligemma-3b-pt-224", None, (224 // 14) ** 2),
 ]
 """Model, size, and what a picture of it becomes, by hand from patches and what they are merged by."""

@@ -25,13 +25,14 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = json.loads(
     (Path(__file__).parent.parent / "data" / "pictures.json").read_text()
 )["configs"]
 SHAPE: Final[dict[str, Any]] = {"precision": "bf16", "batch": 2, "seq": 64}
-TOWER: Final = {"paligemma": 3, "gemma3": 3, "lfm2_vl": 3, "llava": 4, "mllama": 0}
+TOWER: Final = {"paligemma": 3, "gemma3": 3, "lfm2_vl": 3, "llava": 4, "mistral3": 3, "mllama": 0}
 """Layers of a tower that a trace counts before those of the language model: those that know of checkpoints."""
 SEEN: Final[dict[str, dict[str, Any]]] = {
     "paligemma": {"images": 1},
     "gemma3": {"images": 2},
     "lfm2_vl": {"images": 1, "image_size": "64x32"},
     "llava": {"images": 2},
+    "mistral3": {"images": 2, "image_size": "64x32"},
     "mllama": {"images": 1},
 }
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
@@ -167,6 +168,35 @@ def test_layers_that_a_projector_is_given(kind: str, setting: str, monkeypatch: 
     compared("llava", {"images": 2} | said, monkeypatch)
 
 
+BLOCKS: Final[dict[str, dict[str, Any]]] = {
+    "rows of a mask that are padded": {"images": 1, "batch": 1, "image_size": "48x16"},
+    "the same, recomputed": {
+        "images": 3, "batch": 1, "image_size": "48x16", "precision": "bf16-mixed", "recompute": "full",
+    },
+    "too large": {"images": 1, "image_size": "400x100"},
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", BLOCKS)
+def test_pictures_in_one_row(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared("mistral3", BLOCKS[setting], monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["llava_next", "idefics3", "smolvlm"])
+def test_text_alone_of_models_that_hand_on_that_nothing_is_cached(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config: dict[str, Any] = CONFIGS["llava"] | {"model_type": name}
+    if name != "llava_next":
+        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size")
+        vision = {key: config["vision_config"][key] for key in sizes} | {"patch_size": 8}
+        config = config | {"vision_config": vision, "scale_factor": 2, "image_token_id": 1590}
+        del config["image_token_index"]
+    monkeypatch.setitem(CONFIGS, name, config)
+    monkeypatch.setitem(TOWER, name, config["vision_config"]["num_hidden_layers"])
+    compared(name, {"attention": "eager"}, monkeypatch)
+
+
 CUT: Final[dict[str, dict[str, Any]]] = {
     "padded": {"images": 3, "image_size": "32x32"},
     "padded, recomputed": {"images": 3, "image_size": "32x32", "recompute": "full"},
@@ -215,6 +245,18 @@ def test_the_processor_cuts_as_that_of_transformers() -> None:
         assert found["pixel_values"].shape[1] == ours.length
 
 
+def test_the_processor_resizes_as_that_of_pixtral() -> None:
+    processors = pytest.importorskip("transformers.models.pixtral.image_processing_pixtral")
+    import numpy as np
+
+    eye = tn.load("mistral-small-3.1-24b").eye
+    assert eye is not None
+    for width, height in ((512, 512), (1024, 768), (1540, 1540), (2000, 700), (90, 4000), (30, 30), (1541, 1499)):
+        found = processors.get_resize_output_image_size(np.zeros((height, width, 3)), (1540, 1540), (28, 28))
+        ((rows, columns),) = eye.pictures(1, f"{width}x{height}").patches
+        assert (rows * 14, columns * 14) == found
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [
@@ -222,12 +264,19 @@ def test_the_processor_cuts_as_that_of_transformers() -> None:
         ({"model": "paligemma", "images": 1, "image_size": "64x64"}, "all get one size"),
         ({"model": "lfm2_vl", "images": 1, "image_size": "64"}, "is no size"),
         ({"model": "lfm2_vl", "image_size": "64x64"}, "no images"),
+        ({"model": "mistral3", "images": 4}, "80 tokens are more"),
     ],
 )
 def test_what_contradicts_is_refused(said: dict[str, Any], why: str) -> None:
     name = said.pop("model")
     with pytest.raises(InputError, match=why):
         tn.train({"config": CONFIGS[name]}, suggest=False, **SHAPE | said)
+
+
+def test_kernels_that_take_bounds_of_pictures_are_refused() -> None:
+    said = {"images": 1, "attention": "flash_attention_2"}
+    with pytest.raises(UnsupportedError, match="one row"):
+        tn.train({"config": CONFIGS["mistral3"]}, suggest=False, **SHAPE | said)
 
 
 def test_pictures_of_other_models_are_refused() -> None:

@@ -13,7 +13,7 @@ from tonnage.families import Family
 from tonnage.families._language import headed, language
 from tonnage.families._pieces import layer_norm, matrix
 from tonnage.families._towers import chosen_layers, tower
-from tonnage.families.towers import Sight, sighted
+from tonnage.families.towers import numbers, sighted
 from tonnage.keys import Keys
 from tonnage.record import Record
 from tonnage.tensors import Tensor
@@ -69,6 +69,7 @@ class Kind(Record):
         layers: what the projector is given where the config does not say.
         normed: the projector begins with a norm.
         sizes: of the language model where the config has none.
+        tells: the class hands ``use_cache`` on.
         follows: the head is tied as in the language model's config where the one around it says nothing.
     """
 
@@ -82,16 +83,17 @@ class Kind(Record):
     normed: bool = False
     sizes: dict[str, Any] | None = None
     follows: bool = False
+    tells: bool = False
 
 
 KINDS: Final = {
     "llava": Kind(joined=True),
-    "llava_next": Kind(newline=True),
-    "llava_next_video": Kind(newline=True, joined=True),
+    "llava_next": Kind(newline=True, tells=True),
+    "llava_next_video": Kind(newline=True, joined=True, tells=True),
     "llava_onevision": Kind(
-        text="qwen2", tower="siglip_vision_model", given=SIGLIP, newline=True, joined=True, layers=-1
+        text="qwen2", tower="siglip_vision_model", given=SIGLIP, newline=True, joined=True, layers=-1, tells=True
     ),
-    "video_llava": Kind(given={**CLIP, "image_size": 224}, towers=("image_tower", "video_tower")),
+    "video_llava": Kind(given={**CLIP, "image_size": 224}, towers=("image_tower", "video_tower"), tells=True),
     "vipllava": Kind(layers=(-2, -5, -8, -11, 6), normed=True),
     "fast_vlm": Kind(text="qwen2", tower="timm_wrapper", given=FASTVIT, joined=True, layers=-1, sizes=FASTVLM),
     "perception_lm": Kind(tower="timm_wrapper", given={}, layers=-1, follows=True),
@@ -127,24 +129,13 @@ def read(k: Keys) -> Model:
     k.skip("vision_use_cls_token", "projector_pooling_ratio")
     own = k.optional("tie_word_embeddings", bool, None if kind.follows else False)
     tied = bool(own) or (text.tied and (kind.joined or (kind.follows and own is None)))
-    model = headed(text.model, tied, extra=tensors)
-    taken = _numbers(sight, layers)
-    if name != "llava" or not taken or strategy not in STRATEGIES:
+    model = headed(text.model, tied, extra=tensors, tells=kind.tells)
+    taken = numbers(sight, layers)
+    if name != "llava" or not isinstance(sight.tower, Upright) or not taken or strategy not in STRATEGIES:
         return model
     first, second = (moved(part, "model.multi_modal_projector.".__add__) for part in (first, second))
     cuts = strategy == "default"
     return model.but(eye=Chosen(tower=sight.tower, taken=taken, cuts=cuts, first=first, second=second, act=act))
-
-
-def _numbers(sight: Sight, layers: tuple[int, ...]) -> tuple[int, ...]:
-    """By how many layers each is made that is handed on; none where that is not modelled."""
-    if not isinstance(sight.tower, Upright):
-        return ()
-    states = sight.tower.count + 1
-    # What the first layer is given is captured only beside others.
-    if layers == (0,) or any(not -states <= n < states for n in layers):
-        return ()
-    return tuple(n % states for n in layers)
 
 
 FAMILY: Final = Family(

@@ -6,6 +6,7 @@ Reference: https://github.com/huggingface/transformers/tree/v5.23.0/src/transfor
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -39,6 +40,14 @@ class Told:
         """Of every row."""
         return [sum(row) for row in self.rows]
 
+    def __floordiv__(self, by: int) -> Told:
+        rows = [[n // by for n in row] for row in self.rows]
+        return Told(rows, self.tensor.dtype, self.tensor.device)
+
+    def prod(self, dim: int) -> Row:
+        """Of every row."""
+        return Row(math.prod(row) for row in self.rows)
+
 
 class Row(list[int]):
     """One row."""
@@ -69,7 +78,9 @@ def inputs(config: Any, job: Mapping[str, Any], ids: torch.Tensor) -> Given:
 
 
 def patches(p: Patches) -> None:
-    """A mask of patches that was told is one without data, and none where all are there."""
+    """A mask of patches that was told is one without data, and none where all are there; sizes stay as told."""
+    as_tensor = torch.as_tensor
+    p.put(torch, "as_tensor", lambda x, *args, **how: x if isinstance(x, Told) else as_tensor(x, *args, **how))
     name = "transformers.models.siglip2.modeling_siglip2"
     if name not in sys.modules:
         return
@@ -110,6 +121,14 @@ def _flexible(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
     }
 
 
+def _in_a_row(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
+    """Pictures of one size, which the code reads."""
+    vision, count, ((rows, columns),) = config.vision_config, len(ids) * said["count"], said["patches"]
+    size = [rows * vision.patch_size, columns * vision.patch_size]
+    pixels = torch.empty((count, vision.num_channels, *size), dtype=torch.float32, device=ids.device)
+    return {"pixel_values": pixels, "image_sizes": Told([size] * count, torch.int64, ids.device)}
+
+
 def _tiled(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
     """Each picture in as many tiles as it may have, and which of them each token sees."""
     vision, n, device = config.vision_config, said["count"], ids.device
@@ -130,6 +149,7 @@ MAKERS: Final[Mapping[str, Callable[[Any, Mapping[str, Any], torch.Tensor], Give
     "gemma3": _prefixed,
     "lfm2_vl": _flexible,
     "llava": _square,
+    "mistral3": _in_a_row,
     "mllama": _tiled,
     "paligemma": _prefixed,
 }

@@ -222,25 +222,16 @@ class Upright(Record):
         The layers above run as well, for nothing: no gradient comes to them, and what they save is there until the
         model's own code is through.
         """
-        layers = list(numbered(self.path, self.layer, self.count))
-        top, found = self._entered(f, pixels), dict[int, Value]()
-        for index, layer in enumerate(layers[: max(taken)]):
-            if index in taken:
-                found[index] = top
-            top = through(f, top, [layer])
-        found[max(taken)], since = top, len(f.tape.nodes)
-        for layer in layers[max(taken) :]:
-            # A checkpoint holds what it is given.
-            kept([top] if f.checkpoints else [], f.frame)
-            top = through(f, top, [layer])
+        x, layers = self._entered(f, pixels), list(numbered(self.path, self.layer, self.count))
+        found, top, since = chosen(f, x, layers, taken)
         if self.first is None:
             top = self.behind.forward(f, top)
             kept([top, *unseen(f, since)], f.frame)
-            return [found[n] for n in taken], []
+            return found, []
         kept([top, *unseen(f, since)], f.frame)
         (B, _, D), since = top.axes, len(f.tape.nodes)
         pooled = self.behind.forward(f, top.view((B, D)))
-        return [found[n] for n in taken], [pooled.detached(), *unseen(f, since)]
+        return found, [pooled.detached(), *unseen(f, since)]
 
     def _entered(self, f: Forward, pixels: Value) -> Value:
         """What the first layer is given."""
@@ -259,6 +250,21 @@ class Upright(Record):
         rows = ops.cat((one, wide), (B, ("T", self.rows), D), "rows")
         del wide
         return self.places.added(f, rows)
+
+
+def chosen(f: Forward, x: Value, layers: list[Layer], taken: tuple[int, ...]) -> tuple[list[Value], Value, int]:
+    """What comes out behind so many of the layers each; the last one's output, and the first step above those."""
+    found: dict[int, Value] = {}
+    for index, layer in enumerate(layers[: max(taken)]):
+        if index in taken:
+            found[index] = x
+        x = through(f, x, [layer])
+    found[max(taken)], since = x, len(f.tape.nodes)
+    for layer in layers[max(taken) :]:
+        # A checkpoint holds what it is given.
+        kept([x] if f.checkpoints else [], f.frame)
+        x = through(f, x, [layer])
+    return [found[n] for n in taken], x, since
 
 
 def unseen(f: Forward, since: int) -> list[Value]:
