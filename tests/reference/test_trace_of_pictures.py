@@ -25,13 +25,14 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = json.loads(
     (Path(__file__).parent.parent / "data" / "pictures.json").read_text()
 )["configs"]
 SHAPE: Final[dict[str, Any]] = {"precision": "bf16", "batch": 2, "seq": 64}
-TOWER: Final = {"paligemma": 3, "gemma3": 3, "lfm2_vl": 3, "llava": 4, "mistral3": 3, "mllama": 0}
+TOWER: Final = {"paligemma": 3, "gemma3": 3, "lfm2_vl": 3, "llava": 4, "llava_next": 4, "mistral3": 3, "mllama": 0}
 """Layers of a tower that a trace counts before those of the language model: those that know of checkpoints."""
 SEEN: Final[dict[str, dict[str, Any]]] = {
     "paligemma": {"images": 1},
     "gemma3": {"images": 2},
     "lfm2_vl": {"images": 1, "image_size": "64x32"},
     "llava": {"images": 2},
+    "llava_next": {"images": 1, "image_size": "60x20"},
     "mistral3": {"images": 2, "image_size": "64x32"},
     "mllama": {"images": 1},
 }
@@ -168,6 +169,26 @@ def test_layers_that_a_projector_is_given(kind: str, setting: str, monkeypatch: 
     compared("llava", {"images": 2} | said, monkeypatch)
 
 
+SHAPES: Final[dict[str, dict[str, Any]]] = {
+    "tall": {"images": 2, "image_size": "21x60", "seq": 128},
+    "without padding": {"images": 1, "image_size": "64x64", "seq": 96},
+    "mixed, recomputed": {
+        "images": 2,
+        "image_size": "60x20",
+        "precision": "bf16-mixed",
+        "recompute": "full",
+        "seq": 96,
+    },
+    "one sequence": {"images": 1, "batch": 1, "image_size": "50x60", "seq": 90},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", SHAPES)
+def test_tiles_without_padding(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared("llava_next", SHAPES[setting], monkeypatch)
+
+
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "rows of a mask that are padded": {"images": 1, "batch": 1, "image_size": "48x16"},
     "the same, recomputed": {
@@ -184,10 +205,10 @@ def test_pictures_in_one_row(setting: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["llava_next", "idefics3", "smolvlm"])
+@pytest.mark.parametrize("name", ["llava_onevision", "idefics3", "smolvlm"])
 def test_text_alone_of_models_that_hand_on_that_nothing_is_cached(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config: dict[str, Any] = CONFIGS["llava"] | {"model_type": name}
-    if name != "llava_next":
+    if name != "llava_onevision":
         sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size")
         vision = {key: config["vision_config"][key] for key in sizes} | {"patch_size": 8}
         config = config | {"vision_config": vision, "scale_factor": 2, "image_token_id": 1590}
@@ -243,6 +264,19 @@ def test_the_processor_cuts_as_that_of_transformers() -> None:
         found = theirs([torch.zeros(3, height, width, dtype=torch.uint8)], return_tensors="pt")
         assert [tuple(shape) for shape in found["spatial_shapes"].tolist()] == list(ours.crops(width, height))
         assert found["pixel_values"].shape[1] == ours.length
+
+
+def test_the_processor_lays_tiles_as_that_of_llava_next() -> None:
+    processing = pytest.importorskip("transformers.models.llava_next.processing_llava_next")
+    theirs = object.__new__(processing.LlavaNextProcessor)
+    theirs.patch_size, theirs.num_additional_image_tokens = 14, 1
+    config = {key: value for key, value in CONFIGS["llava_next"].items() if key != "image_grid_pinpoints"}
+    eye = model_from(config | {"vision_config": config["vision_config"] | {"image_size": 336, "patch_size": 14}}).eye
+    assert eye is not None
+    theirs.image_processor = type("Images", (), {"image_grid_pinpoints": [list(shape) for shape in eye.shapes]})()
+    for width, height in ((512, 512), (640, 480), (336, 336), (2000, 700), (90, 4000), (1500, 1499), (1024, 768)):
+        found = theirs._get_number_of_features(height, width, 336, 336) - 1
+        assert eye.tokens(eye.pictures(1, f"{width}x{height}")) == found
 
 
 def test_the_processor_resizes_as_that_of_pixtral() -> None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from tonnage.arch.model import Model
 from tonnage.arch.naming import moved
 from tonnage.arch.parts import Part
+from tonnage.arch.sight.anyres import Unpadded
 from tonnage.arch.sight.joined import Chosen
 from tonnage.arch.sight.towers import Upright
 from tonnage.families import Family
@@ -56,6 +57,10 @@ STRATEGIES: Final = ("default", "full")
 """Whether the tower's first row is left out."""
 
 
+SHAPES: Final = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
+"""Heights and widths that LLaVA-NeXT brings pictures to where the config has none."""
+
+
 class Kind(Record):
     """What differs between the types.
 
@@ -69,6 +74,7 @@ class Kind(Record):
         layers: what the projector is given where the config does not say.
         normed: the projector begins with a norm.
         sizes: of the language model where the config has none.
+        sees: its pass over pictures is modelled.
         tells: the class hands ``use_cache`` on.
         follows: the head is tied as in the language model's config where the one around it says nothing.
     """
@@ -84,11 +90,12 @@ class Kind(Record):
     sizes: dict[str, Any] | None = None
     follows: bool = False
     tells: bool = False
+    sees: bool = False
 
 
 KINDS: Final = {
-    "llava": Kind(joined=True),
-    "llava_next": Kind(newline=True, tells=True),
+    "llava": Kind(joined=True, sees=True),
+    "llava_next": Kind(newline=True, tells=True, sees=True),
     "llava_next_video": Kind(newline=True, joined=True, tells=True),
     "llava_onevision": Kind(
         text="qwen2", tower="siglip_vision_model", given=SIGLIP, newline=True, joined=True, layers=-1, tells=True
@@ -124,18 +131,27 @@ def read(k: Keys) -> Model:
     act = k.optional("projector_hidden_act", str, "gelu") or "gelu"
     strategy = k.optional("vision_feature_select_strategy", str, "default") or "default"
     k.skip("image_seq_length", "video_seq_length")
-    k.skip("image_grid_pinpoints", "spatial_pool_mode", "spatial_pool_stride", "vision_aspect_ratio")
+    pinned = k.optional("image_grid_pinpoints", list)
+    k.skip("spatial_pool_mode", "spatial_pool_stride", "vision_aspect_ratio")
     k.skip("projector_layernorm_eps", "use_image_newline_parameter", "vocab_size", "pad_token_id")
     k.skip("vision_use_cls_token", "projector_pooling_ratio")
     own = k.optional("tie_word_embeddings", bool, None if kind.follows else False)
     tied = bool(own) or (text.tied and (kind.joined or (kind.follows and own is None)))
     model = headed(text.model, tied, extra=tensors, tells=kind.tells)
     taken = numbers(sight, layers)
-    if name != "llava" or not isinstance(sight.tower, Upright) or not taken or strategy not in STRATEGIES:
+    if not kind.sees or not isinstance(sight.tower, Upright) or not taken or strategy not in STRATEGIES:
         return model
     first, second = (moved(part, "model.multi_modal_projector.".__add__) for part in (first, second))
-    cuts = strategy == "default"
-    return model.but(eye=Chosen(tower=sight.tower, taken=taken, cuts=cuts, first=first, second=second, act=act))
+    eye = Chosen(
+        tower=sight.tower, taken=taken, cuts=strategy == "default", first=first, second=second, act=act
+    )  # fmt: skip
+    if not kind.newline:
+        return model.but(eye=eye)
+    shapes = SHAPES if pinned is None else tuple((h, w) for h, w in pinned)
+    # Else what is laid beside others is no square of patches.
+    if not shapes or eye.rows != (sight.tower.image // sight.tower.patches.side) ** 2:
+        return model
+    return model.but(eye=Unpadded(**vars(eye), shapes=shapes, newline="model.image_newline"))
 
 
 FAMILY: Final = Family(

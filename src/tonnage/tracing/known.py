@@ -28,6 +28,11 @@ def told(model: Model | None, w: Train, seq: int) -> dict[str, Any]:
             refuse(w, key, "nothing is known of this model but its code", unless=(None, ()), hint="leave it out")
         return {}
     found = pictures(model, w, seq, "flash")
-    length = getattr(getattr(model.eye, "processor", None), "length", 0)
-    seen = None if found is None else {"count": found.count, "patches": found.patches, "length": length}
+    if found is None or model.eye is None:
+        return {"pictures": None, "frozen": forbidden(model, w)}
+    seen = {
+        "count": found.count, "patches": found.patches, "pixels": found.pixels,
+        "length": getattr(getattr(model.eye, "processor", None), "length", 0),
+        "tokens": (w.batch or 1) * model.eye.tokens(found),
+    }  # fmt: skip
     return {"pictures": seen, "frozen": forbidden(model, w)}

@@ -129,6 +129,14 @@ def _in_a_row(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
     return {"pixel_values": pixels, "image_sizes": Told([size] * count, torch.int64, ids.device)}
 
 
+def _anyres(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
+    """Each picture whole and in tiles, with the size that it came in."""
+    vision, count, (width, height) = config.vision_config, len(ids) * said["count"], said["pixels"]
+    axes = (count, len(said["patches"]), vision.num_channels, vision.image_size, vision.image_size)
+    pixels = torch.empty(axes, dtype=torch.float32, device=ids.device)
+    return {"pixel_values": pixels, "image_sizes": Told([[height, width]] * count, torch.int64, ids.device)}
+
+
 def _tiled(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
     """Each picture in as many tiles as it may have, and which of them each token sees."""
     vision, n, device = config.vision_config, said["count"], ids.device
@@ -149,6 +157,7 @@ MAKERS: Final[Mapping[str, Callable[[Any, Mapping[str, Any], torch.Tensor], Give
     "gemma3": _prefixed,
     "lfm2_vl": _flexible,
     "llava": _square,
+    "llava_next": _anyres,
     "mistral3": _in_a_row,
     "mllama": _tiled,
     "paligemma": _prefixed,
