@@ -10,6 +10,7 @@ from tonnage.arch.parts import Part
 from tonnage.arch.sight.anyres import Unpadded
 from tonnage.arch.sight.joined import Chosen
 from tonnage.arch.sight.towers import Upright
+from tonnage.errors import ConfigError
 from tonnage.families import Family
 from tonnage.families._language import headed, language
 from tonnage.families._pieces import layer_norm, matrix
@@ -147,11 +148,22 @@ def read(k: Keys) -> Model:
     )  # fmt: skip
     if not kind.newline:
         return model.but(eye=eye)
-    shapes = SHAPES if pinned is None else tuple((h, w) for h, w in pinned)
-    # Else what is laid beside others is no square of patches.
-    if not shapes or eye.rows != (sight.tower.image // sight.tower.patches.side) ** 2:
+    shapes, side = _shapes(k, pinned), sight.tower.image
+    # Else what is laid beside others is no square of patches, or there is nothing to lay.
+    if min(map(min, shapes), default=0) < side or eye.rows != (side // sight.tower.patches.side) ** 2:
         return model
     return model.but(eye=Unpadded(**vars(eye), shapes=shapes, newline="model.image_newline"))
+
+
+def _shapes(k: Keys, said: list[Any] | None) -> tuple[tuple[int, int], ...]:
+    """Pairs of sizes."""
+    if said is None:
+        return SHAPES
+    for pair in said:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
+            name = f"{k.path}image_grid_pinpoints"
+            raise ConfigError(f"{name} must be a list of heights and widths", key=name, value=pair, file=k.file)
+    return tuple((h, w) for h, w in said)
 
 
 FAMILY: Final = Family(
