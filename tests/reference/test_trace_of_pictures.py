@@ -25,7 +25,10 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = json.loads(
     (Path(__file__).parent.parent / "data" / "pictures.json").read_text()
 )["configs"]
 SHAPE: Final[dict[str, Any]] = {"precision": "bf16", "batch": 2, "seq": 64}
-TOWER: Final = {"paligemma": 3, "gemma3": 3, "lfm2_vl": 3, "llava": 4, "llava_next": 4, "mistral3": 3, "mllama": 0}
+TOWER: Final = {
+    "paligemma": 3, "gemma3": 3, "lfm2_vl": 3, "llava": 4, "llava_next": 4, "llava_onevision": 4, "mistral3": 3,
+    "mllama": 0,
+}  # fmt: skip
 """Layers of a tower that a trace counts before those of the language model: those that know of checkpoints."""
 SEEN: Final[dict[str, dict[str, Any]]] = {
     "paligemma": {"images": 1},
@@ -33,6 +36,7 @@ SEEN: Final[dict[str, dict[str, Any]]] = {
     "lfm2_vl": {"images": 1, "image_size": "64x32"},
     "llava": {"images": 2},
     "llava_next": {"images": 1, "image_size": "60x20"},
+    "llava_onevision": {"images": 1, "image_size": "60x20"},
     "mistral3": {"images": 2, "image_size": "64x32"},
     "mllama": {"images": 1},
 }
@@ -189,6 +193,20 @@ def test_tiles_without_padding(setting: str, monkeypatch: pytest.MonkeyPatch) ->
     compared("llava_next", SHAPES[setting], monkeypatch)
 
 
+FEWER: Final[dict[str, dict[str, Any]]] = {
+    "several are not cut": {"images": 2},
+    "several are not cut, recomputed": {"images": 2, "recompute": "full", "precision": "bf16-mixed"},
+    "fewer patches": {"images": 1, "image_size": "90x80", "seq": 128},
+    "fewer patches, without padding": {"images": 1, "image_size": "96x96", "seq": 128, "freeze": ["none"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", FEWER)
+def test_tiles_that_are_too_many(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared("llava_onevision", FEWER[setting], monkeypatch)
+
+
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "rows of a mask that are padded": {"images": 1, "batch": 1, "image_size": "48x16"},
     "the same, recomputed": {
@@ -205,14 +223,14 @@ def test_pictures_in_one_row(setting: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["llava_onevision", "idefics3", "smolvlm"])
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
 def test_text_alone_of_models_that_hand_on_that_nothing_is_cached(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config: dict[str, Any] = CONFIGS["llava"] | {"model_type": name}
-    if name != "llava_onevision":
-        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size")
-        vision = {key: config["vision_config"][key] for key in sizes} | {"patch_size": 8}
-        config = config | {"vision_config": vision, "scale_factor": 2, "image_token_id": 1590}
-        del config["image_token_index"]
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+    vision, text = CONFIGS["llava"]["vision_config"], CONFIGS["llava"]["text_config"]
+    config = {
+        "model_type": name, "scale_factor": 2, "image_token_id": 1590, "text_config": text,
+        "vision_config": {key: vision[key] for key in sizes},
+    }  # fmt: skip
     monkeypatch.setitem(CONFIGS, name, config)
     monkeypatch.setitem(TOWER, name, config["vision_config"]["num_hidden_layers"])
     compared(name, {"attention": "eager"}, monkeypatch)
@@ -277,6 +295,21 @@ def test_the_processor_lays_tiles_as_that_of_llava_next() -> None:
     for width, height in ((512, 512), (640, 480), (336, 336), (2000, 700), (90, 4000), (1500, 1499), (1024, 768)):
         found = theirs._get_number_of_features(height, width, 336, 336) - 1
         assert eye.tokens(eye.pictures(1, f"{width}x{height}")) == found
+
+
+def test_the_processor_lays_tiles_as_that_of_llava_onevision() -> None:
+    processing = pytest.importorskip("transformers.models.llava_onevision.processing_llava_onevision")
+    theirs = object.__new__(processing.LlavaOnevisionProcessor)
+    theirs.num_image_tokens, theirs.vision_aspect_ratio = 729, "anyres_max_9"
+    config = {key: value for key, value in CONFIGS["llava_onevision"].items() if key != "image_grid_pinpoints"}
+    vision = config["vision_config"] | {"image_size": 384, "patch_size": 14}
+    eye = model_from(config | {"vision_config": vision, "vision_aspect_ratio": "anyres_max_9"}).eye
+    assert eye is not None
+    theirs.image_processor = type("Images", (), {"image_grid_pinpoints": [list(shape) for shape in eye.shapes]})()
+    for width, height in ((512, 512), (640, 480), (384, 384), (2000, 700), (90, 4000), (1500, 1499), (3000, 3000)):
+        found = theirs._get_number_of_features(height, width, 384, 384)
+        assert eye.tokens(eye.pictures(1, f"{width}x{height}")) == found
+    assert eye.tokens(eye.pictures(3, "512x512")) == 3 * 730
 
 
 def test_the_processor_resizes_as_that_of_pixtral() -> None:

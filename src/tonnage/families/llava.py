@@ -60,6 +60,8 @@ STRATEGIES: Final = ("default", "full")
 
 SHAPES: Final = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 """Heights and widths that LLaVA-NeXT brings pictures to where the config has none."""
+MANY: Final = tuple((384 * h, 384 * w) for h in range(1, 7) for w in range(1, 7))
+"""The same of LLaVA-OneVision."""
 
 
 class Kind(Record):
@@ -75,6 +77,7 @@ class Kind(Record):
         layers: what the projector is given where the config does not say.
         normed: the projector begins with a norm.
         sizes: of the language model where the config has none.
+        strategy: whether the tower's first row is left out where the config does not say.
         sees: its pass over pictures is modelled.
         tells: the class hands ``use_cache`` on.
         follows: the head is tied as in the language model's config where the one around it says nothing.
@@ -91,6 +94,7 @@ class Kind(Record):
     sizes: dict[str, Any] | None = None
     follows: bool = False
     tells: bool = False
+    strategy: str = "default"
     sees: bool = False
 
 
@@ -99,7 +103,15 @@ KINDS: Final = {
     "llava_next": Kind(newline=True, tells=True, sees=True),
     "llava_next_video": Kind(newline=True, joined=True, tells=True),
     "llava_onevision": Kind(
-        text="qwen2", tower="siglip_vision_model", given=SIGLIP, newline=True, joined=True, layers=-1, tells=True
+        text="qwen2",
+        tower="siglip_vision_model",
+        given=SIGLIP,
+        newline=True,
+        joined=True,
+        layers=-1,
+        tells=True,
+        strategy="full",
+        sees=True,
     ),
     "video_llava": Kind(given={**CLIP, "image_size": 224}, towers=("image_tower", "video_tower"), tells=True),
     "vipllava": Kind(layers=(-2, -5, -8, -11, 6), normed=True),
@@ -130,10 +142,11 @@ def read(k: Keys) -> Model:
     if kind.newline:
         tensors += (Tensor("model.image_newline", (("D", D),), "vision"),)
     act = k.optional("projector_hidden_act", str, "gelu") or "gelu"
-    strategy = k.optional("vision_feature_select_strategy", str, "default") or "default"
+    strategy = k.optional("vision_feature_select_strategy", str, kind.strategy) or kind.strategy
     k.skip("image_seq_length", "video_seq_length")
     pinned = k.optional("image_grid_pinpoints", list)
-    k.skip("spatial_pool_mode", "spatial_pool_stride", "vision_aspect_ratio")
+    k.skip("spatial_pool_mode", "spatial_pool_stride")
+    most = _most(k) if name == "llava_onevision" else None
     k.skip("projector_layernorm_eps", "use_image_newline_parameter", "vocab_size", "pad_token_id")
     k.skip("vision_use_cls_token", "projector_pooling_ratio")
     own = k.optional("tie_word_embeddings", bool, None if kind.follows else False)
@@ -148,17 +161,27 @@ def read(k: Keys) -> Model:
     )  # fmt: skip
     if not kind.newline:
         return model.but(eye=eye)
-    shapes, side = _shapes(k, pinned), sight.tower.image
+    shapes, side = _shapes(k, pinned, MANY if most else SHAPES), sight.tower.image
     # Else what is laid beside others is no square of patches, or there is nothing to lay.
     if min(map(min, shapes), default=0) < side or eye.rows != (side // sight.tower.patches.side) ** 2:
         return model
-    return model.but(eye=Unpadded(**vars(eye), shapes=shapes, newline="model.image_newline"))
+    return model.but(eye=Unpadded(**vars(eye), shapes=shapes, newline="model.image_newline", most=most))
 
 
-def _shapes(k: Keys, said: list[Any] | None) -> tuple[tuple[int, int], ...]:
+def _most(k: Keys) -> int:
+    """Tiles behind ``anyres_max_``."""
+    said = k.want("vision_aspect_ratio", "anyres_max_9")
+    number = str(said).removeprefix("anyres_max_")
+    if number.isdecimal() and int(number):
+        return int(number)
+    name = f"{k.path}vision_aspect_ratio"
+    raise ConfigError(f"{name} must be anyres_max_ and a number", key=name, value=said, file=k.file)
+
+
+def _shapes(k: Keys, said: list[Any] | None, known: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
     """Pairs of sizes."""
     if said is None:
-        return SHAPES
+        return known
     for pair in said:
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
             name = f"{k.path}image_grid_pinpoints"

@@ -49,6 +49,13 @@ class Told:
         return Row(math.prod(row) for row in self.rows)
 
 
+class Counts(Told):
+    """One number for each."""
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[index][0]
+
+
 class Row(list[int]):
     """One row."""
 
@@ -137,6 +144,12 @@ def _anyres(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
     return {"pixel_values": pixels, "image_sizes": Told([[height, width]] * count, torch.int64, ids.device)}
 
 
+def _whole_or_anyres(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
+    """The same with how many pictures each sequence has."""
+    counts = Counts([[said["count"]]] * len(ids), torch.int64, ids.device)
+    return {**_anyres(config, said, ids), "batch_num_images": counts}
+
+
 def _tiled(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
     """Each picture in as many tiles as it may have, and which of them each token sees."""
     vision, n, device = config.vision_config, said["count"], ids.device
@@ -158,6 +171,7 @@ MAKERS: Final[Mapping[str, Callable[[Any, Mapping[str, Any], torch.Tensor], Give
     "lfm2_vl": _flexible,
     "llava": _square,
     "llava_next": _anyres,
+    "llava_onevision": _whole_or_anyres,
     "mistral3": _in_a_row,
     "mllama": _tiled,
     "paligemma": _prefixed,
