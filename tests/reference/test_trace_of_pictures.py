@@ -216,6 +216,30 @@ BLOCKS: Final[dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+PIXTRAL: Final[dict[str, dict[str, Any]]] = {
+    "plain": {},
+    "eager": {"attention": "eager"},
+    "recomputed": {"recompute": "full"},
+    "mixed": {"precision": "bf16-mixed"},
+    "one picture": {"images": 1, "batch": 1},
+    "tower": {"freeze": ["vision"]},
+    "adapters": {"lora_rank": 8, "lora_targets": ["all-linear"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", PIXTRAL)
+def test_pictures_in_one_row_before_any_decoder(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixtral is of LLaVA's class."""
+    if "adapters" in setting:
+        pytest.importorskip("peft")
+    keys = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
+    towers = CONFIGS["mistral3"]["vision_config"]
+    monkeypatch.setitem(CONFIGS, "llava", CONFIGS["llava"] | keys | {"vision_config": towers})
+    monkeypatch.setitem(TOWER, "llava", 3)
+    compared("llava", {"images": 2, "image_size": "48x24"} | PIXTRAL[setting], monkeypatch)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("setting", BLOCKS)
 def test_pictures_in_one_row(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:

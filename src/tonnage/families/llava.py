@@ -8,6 +8,7 @@ from tonnage.arch.model import Model
 from tonnage.arch.naming import moved
 from tonnage.arch.parts import Part
 from tonnage.arch.sight.anyres import Unpadded
+from tonnage.arch.sight.blocks import Merged, Row
 from tonnage.arch.sight.joined import Chosen
 from tonnage.arch.sight.towers import Upright
 from tonnage.errors import ConfigError
@@ -153,6 +154,9 @@ def read(k: Keys) -> Model:
     tied = bool(own) or (text.tied and (kind.joined or (kind.follows and own is None)))
     model = headed(text.model, tied, extra=tensors, tells=kind.tells)
     taken = numbers(sight, layers)
+    if name == "llava" and isinstance(sight.tower, Row) and strategy == "full" and len(taken) == 1:
+        first, second = (moved(part, "model.multi_modal_projector.".__add__) for part in (first, second))
+        return model.but(eye=Merged(tower=sight.tower, taken=taken, first=first, second=second, act=act))
     if not kind.sees or not isinstance(sight.tower, Upright) or not taken or strategy not in STRATEGIES:
         return model
     first, second = (moved(part, "model.multi_modal_projector.".__add__) for part in (first, second))

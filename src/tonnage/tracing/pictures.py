@@ -128,6 +128,11 @@ def _flexible(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
     }
 
 
+def _of_either(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
+    """As the tower takes them."""
+    return (_in_a_row if config.vision_config.model_type == "pixtral" else _square)(config, said, ids)
+
+
 def _in_a_row(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
     """Pictures of one size, which the code reads."""
     vision, count, ((rows, columns),) = config.vision_config, len(ids) * said["count"], said["patches"]
@@ -169,7 +174,7 @@ def _tiled(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
 MAKERS: Final[Mapping[str, Callable[[Any, Mapping[str, Any], torch.Tensor], Given]]] = {
     "gemma3": _prefixed,
     "lfm2_vl": _flexible,
-    "llava": _square,
+    "llava": _of_either,
     "llava_next": _anyres,
     "llava_onevision": _whole_or_anyres,
     "mistral3": _in_a_row,

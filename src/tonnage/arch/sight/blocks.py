@@ -3,7 +3,7 @@
 Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/pixtral/modeling_pixtral.py
 (PixtralVisionModel, PixtralVisionRotaryEmbedding, generate_block_attention_mask), image_processing_pixtral.py
 (get_resize_output_image_size), processing_pixtral.py; mistral3/modeling_mistral3.py (Mistral3Model.get_image_features,
-Mistral3PatchMerger).
+Mistral3PatchMerger), llava/modeling_llava.py.
 
 Leaves out: what cuDNN takes for a convolution; copies of what lies across that the kernels of ``unfold`` make.
 """
@@ -99,26 +99,26 @@ class Row(Record):
 
 
 class Merged(Eye):
-    """Neighbouring patches become one, each picture by itself (Mistral 3).
+    """Neighbouring patches become one, each picture by itself (Mistral 3), or each patch is one (Pixtral).
 
     Args:
         tower: over all pictures.
         taken: by how many layers.
-        norm: behind them.
-        factor: patches along a side that become one.
-        merge: the matrix that does.
         first, second: the matrices behind.
         act: between them.
+        norm: before them, where there is one.
+        factor: patches along a side that become one.
+        merge: the matrix that does, behind the norm, where there is one.
     """
 
     tower: Row
     taken: tuple[int, ...]
-    norm: Norm
-    factor: int
-    merge: Linear
     first: Linear
     second: Linear
     act: str
+    norm: Norm | None = None
+    factor: int = 1
+    merge: Linear | None = None
 
     def pictures(self, count: int, size: str | None) -> Pictures:
         """Pictures of so many pixels; of the largest size where nothing is said."""
@@ -149,8 +149,8 @@ class Merged(Eye):
         """The embedding with what is seen."""
         states = self.tower.states(f, given[0], pictures.patches[0], self.taken)
         kept(states, f.frame)
-        (_, (_, T), D), n = states[0].axes, given[0].axes[0][1]
-        features = self._projected(f, self.norm.forward(f, states[0].view((("T", T), D))), n)
+        n = given[0].axes[0][1]
+        features = self._projected(f, states[0], n)
         del states
         # A tuple of pictures, which are joined.
         kept([features], f.frame)
@@ -164,13 +164,17 @@ class Merged(Eye):
         return scattered(f, ids, x, found)
 
     def _projected(self, f: Forward, x: Value, n: int) -> Value:
-        """Patches of all pictures (axes ``T D``) to tokens."""
-        merged = self._together(f, x, n)
-        return self.second.forward(f, activate(self.first.forward(f, merged), self.act))
+        """Patches of all pictures (axes ``B T D``, one B) to tokens (axes ``T D``)."""
+        if self.norm is not None and self.merge is not None:
+            normed = self.norm.forward(f, x.view(x.axes[1:]))
+            x = self.merge.forward(f, self._together(normed, n))
+        y = self.second.forward(f, activate(self.first.forward(f, x), self.act))
+        return y.view(y.axes[-2:])
 
-    def _together(self, f: Forward, x: Value, n: int) -> Value:
+    def _together(self, x: Value, n: int) -> Value:
+        """Neighbours of each picture side by side, one picture behind the other."""
         (_, T), D = x.axes
         square = self.factor**2
         wide: Axes = (("T", T // n // square), ("X", D[1] * square))
         grids = tuple(ops.copy(part, wide, "patches side by side") for part in ops.split(x, ((("T", T // n), D),) * n))
-        return self.merge.forward(f, ops.cat(grids, (("T", T // square), wide[1]), "all of them"))
+        return ops.cat(grids, (("T", T // square), wide[1]), "all of them")
