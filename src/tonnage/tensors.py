@@ -39,6 +39,11 @@ def size(axes: Axes) -> int:
     return math.prod([n for _, n in axes])
 
 
+def halved(x: Axes, axis: str) -> Axes:
+    """The axes of one half along ``axis``."""
+    return tuple((a, n // 2) if a == axis else (a, n) for a, n in x)
+
+
 class Tensor(Value):
     """A named array. Everything else - parameters, bytes, shards - is derived from it.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,10 +12,11 @@ import tracing_cases
 
 import tonnage as tn
 from tonnage.errors import InputError, UnsupportedError
-from tonnage.estimate import composites
+from tonnage.estimate.composites import COMPOSITES
 from tonnage.estimate.training import Step
 from tonnage.families import model_from
-from tonnage.tracing import ask, request, tuning
+from tonnage.tracing import ask, request
+from tonnage.tracing.known import told
 from tonnage.tracing.levels import Levels, levels
 from tonnage.units import MiB
 from tonnage.workload import workload
@@ -26,11 +26,19 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = json.loads(
     (Path(__file__).parent.parent / "data" / "pictures.json").read_text()
 )["configs"]
 SHAPE: Final[dict[str, Any]] = {"precision": "bf16", "batch": 2, "seq": 64}
-TOWER: Final = {"paligemma": 3, "lfm2_vl": 3, "mllama": 0, "qwen2_5_vl": 4, "qwen2_vl": 3, "qwen3_vl": 4}
+TOWER: Final = {
+    "paligemma": 3, "gemma3": 3, "lfm2_vl": 3, "llava": 4, "llava_next": 4, "llava_onevision": 4, "mistral3": 3,
+    "mllama": 0, "qwen2_5_vl": 4, "qwen2_vl": 3, "qwen3_vl": 4,
+}  # fmt: skip
 """Layers of a tower that a trace counts before those of the language model: those that know of checkpoints."""
 SEEN: Final[dict[str, dict[str, Any]]] = {
     "paligemma": {"images": 1},
+    "gemma3": {"images": 2},
     "lfm2_vl": {"images": 1, "image_size": "64x32"},
+    "llava": {"images": 2},
+    "llava_next": {"images": 1, "image_size": "60x20"},
+    "llava_onevision": {"images": 1, "image_size": "60x20"},
+    "mistral3": {"images": 2, "image_size": "64x32"},
     "mllama": {"images": 1},
     "qwen2_5_vl": {"images": 2, "image_size": "80x64"},
     "qwen2_vl": {"images": 2, "image_size": "80x64"},
@@ -54,20 +62,17 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 DEEP: Final = ("qwen3_vl", "qwen3_vl_moe")
 """Models with features that are added to the outputs of layers."""
+FROZEN: Final[dict[str, dict[str, Any]]] = {
+    "tower": {"freeze": ["vision"]},
+    "tower and projector": {"freeze": ["vision", "projector"]},
+    "projector, mixed": {"freeze": ["projector"], "precision": "bf16-mixed"},
+    "language": {"freeze": ["language"]},
+    "language, recomputed": {"freeze": ["language"], "recompute": "full"},
+    "tower, adapters": {"freeze": ["vision"], "lora_rank": 8, "lora_targets": ["all-linear"]},
+}
+"""Parts by name; the trace freezes parameters by the same names."""
 LAST: Final = 2 * 4
 """Bytes a token, at most, by which the lowest layer over a picture is overstated: its rows that see nothing."""
-
-
-def frozen(parts: tuple[str, ...]) -> Callable[[Any, Any], Any]:
-    """What makes a model for a trace, of which these parts are frozen."""
-    tuned = tuning.tuned
-
-    def made(model: Any, job: Any) -> Any:
-        for name, p in model.named_parameters():
-            p.requires_grad_(not composites.hit(name, parts))
-        return tuned(model, job)
-
-    return made
 
 
 def traced(config: dict[str, Any], said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Levels:
@@ -75,17 +80,9 @@ def traced(config: dict[str, Any], said: dict[str, Any], monkeypatch: pytest.Mon
     from tonnage.tracing import run
 
     model = model_from(config)
-    parts = composites.forbidden(model, workload(Train, {"freeze": said.get("freeze", [])}))
-    if parts:
-        monkeypatch.setattr(tuning, "tuned", frozen(parts))
-    text = {key: value for key, value in said.items() if key not in ("images", "image_size", "freeze")}
-    job = request.training(config, workload(Train, text), None, name="", head=ask.own_head(config, model)).job
-    if "images" in said:
-        assert model.eye is not None
-        found = model.eye.pictures(said["images"], said.get("image_size"))
-        length = getattr(getattr(model.eye, "processor", None), "length", 0)
-        tokens = said["batch"] * model.eye.tokens(found)
-        job = {**job, "pictures": {"count": found.count, "patches": found.patches, "length": length, "tokens": tokens}}
+    w = workload(Train, said)
+    job = request.training(config, w, None, name="", head=ask.own_head(config, model)).job
+    job |= told(model, w, job["seq"])
     return levels(run.model_trace({**job, "layers": "all"}))
 
 
@@ -121,8 +118,9 @@ def compared(name: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
             # What is added to a layer's output is that layer's to a trace, and the next one's here.
             of["forward layer 0"] = max(of.pop(f"forward layer {i}") for i in (0, 1, 2))
     assert found.traced.told["trainable"] == result.model["trainable_parameters"]
-    # Where masks are made, tensors of a moment are left out; all else is equal.
-    wanted = {n: got[n] for n in got if n != "forward embedding"}
+    # Where masks are made, tensors of a moment are left out, and a trace may have no part of its own for the tower's
+    # backward pass; all else is equal.
+    wanted = {n: got[n] for n in got if n != "forward embedding" and got[n]}
     over = {n: most[n] - wanted[n] for n in wanted if most[n] != wanted[n]}
     crossed = {"backward layer 1"} if name == "mllama" and "images" in said else set()
     assert over.keys() <= crossed
@@ -239,6 +237,128 @@ def test_layers_that_cache_states_are_refused(monkeypatch: pytest.MonkeyPatch) -
         tn.train({"config": CONFIGS["qwen3_5"]}, suggest=False, **SHAPE | SEEN["qwen3_5"])
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", FROZEN)
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name in COMPOSITES])
+def test_parts_that_are_frozen(name: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "adapters" in setting:
+        pytest.importorskip("peft")
+    compared(name, SEEN[name] | FROZEN[setting], monkeypatch)
+
+
+CHOSEN: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "a layer below": ({"vision_feature_layer": -3}, {}),
+    "a layer below, recomputed": ({"vision_feature_layer": -3}, {"recompute": "full"}),
+    "several": ({"vision_feature_layer": [-2, 1, 3]}, {}),
+    "several, recomputed": ({"vision_feature_layer": [-2, 1]}, {"recompute": "full", "precision": "bf16-mixed"}),
+    "whole": ({"vision_feature_select_strategy": "full"}, {}),
+    "the last": ({"vision_feature_select_strategy": "full", "vision_feature_layer": -1}, {"images": 1, "batch": 1}),
+    "adapters": ({}, {"lora_rank": 8, "lora_targets": ["all-linear"]}),
+}
+"""What of a tower a projector is given, and how it is trained."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", CHOSEN)
+@pytest.mark.parametrize("kind", ["clip_vision_model", "siglip_vision_model"])
+def test_layers_that_a_projector_is_given(kind: str, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "adapters" in setting:
+        pytest.importorskip("peft")
+    keys, said = CHOSEN[setting]
+    vision = CONFIGS["llava"]["vision_config"] | {"model_type": kind}
+    if kind == "siglip_vision_model":
+        vision = {key: value for key, value in vision.items() if key != "projection_dim"} | {"vision_use_head": False}
+    monkeypatch.setitem(CONFIGS, "llava", CONFIGS["llava"] | {"vision_config": vision} | keys)
+    compared("llava", {"images": 2} | said, monkeypatch)
+
+
+SHAPES: Final[dict[str, dict[str, Any]]] = {
+    "tall": {"images": 2, "image_size": "21x60", "seq": 128},
+    "without padding": {"images": 1, "image_size": "64x64", "seq": 96},
+    "mixed, recomputed": {
+        "images": 2,
+        "image_size": "60x20",
+        "precision": "bf16-mixed",
+        "recompute": "full",
+        "seq": 96,
+    },
+    "one sequence": {"images": 1, "batch": 1, "image_size": "50x60", "seq": 90},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", SHAPES)
+def test_tiles_without_padding(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared("llava_next", SHAPES[setting], monkeypatch)
+
+
+FEWER: Final[dict[str, dict[str, Any]]] = {
+    "several are not cut": {"images": 2},
+    "several are not cut, recomputed": {"images": 2, "recompute": "full", "precision": "bf16-mixed"},
+    "fewer patches": {"images": 1, "image_size": "90x80", "seq": 128},
+    "fewer patches, without padding": {"images": 1, "image_size": "96x96", "seq": 128, "freeze": ["none"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", FEWER)
+def test_tiles_that_are_too_many(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared("llava_onevision", FEWER[setting], monkeypatch)
+
+
+BLOCKS: Final[dict[str, dict[str, Any]]] = {
+    "rows of a mask that are padded": {"images": 1, "batch": 1, "image_size": "48x16"},
+    "the same, recomputed": {
+        "images": 3, "batch": 1, "image_size": "48x16", "precision": "bf16-mixed", "recompute": "full",
+    },
+    "too large": {"images": 1, "image_size": "400x100"},
+}  # fmt: skip
+
+
+PIXTRAL: Final[dict[str, dict[str, Any]]] = {
+    "plain": {},
+    "eager": {"attention": "eager"},
+    "recomputed": {"recompute": "full"},
+    "mixed": {"precision": "bf16-mixed"},
+    "one picture": {"images": 1, "batch": 1},
+    "tower": {"freeze": ["vision"]},
+    "adapters": {"lora_rank": 8, "lora_targets": ["all-linear"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", PIXTRAL)
+def test_pictures_in_one_row_before_any_decoder(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixtral is of LLaVA's class."""
+    if "adapters" in setting:
+        pytest.importorskip("peft")
+    keys = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
+    towers = CONFIGS["mistral3"]["vision_config"]
+    monkeypatch.setitem(CONFIGS, "llava", CONFIGS["llava"] | keys | {"vision_config": towers})
+    monkeypatch.setitem(TOWER, "llava", 3)
+    compared("llava", {"images": 2, "image_size": "48x24"} | PIXTRAL[setting], monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", BLOCKS)
+def test_pictures_in_one_row(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared("mistral3", BLOCKS[setting], monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
+def test_text_alone_of_models_that_hand_on_that_nothing_is_cached(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+    vision, text = CONFIGS["llava"]["vision_config"], CONFIGS["llava"]["text_config"]
+    config = {
+        "model_type": name, "scale_factor": 2, "image_token_id": 1590, "text_config": text,
+        "vision_config": {key: vision[key] for key in sizes},
+    }  # fmt: skip
+    monkeypatch.setitem(CONFIGS, name, config)
+    monkeypatch.setitem(TOWER, name, config["vision_config"]["num_hidden_layers"])
+    compared(name, {"attention": "eager"}, monkeypatch)
+
+
 CUT: Final[dict[str, dict[str, Any]]] = {
     "padded": {"images": 3, "image_size": "32x32"},
     "padded, recomputed": {"images": 3, "image_size": "32x32", "recompute": "full"},
@@ -332,6 +452,46 @@ def test_tokens_of_a_picture(model: str, said: str, tokens: int) -> None:
     assert eye.tokens(eye.pictures(1, said)) == tokens
 
 
+def test_the_processor_lays_tiles_as_that_of_llava_next() -> None:
+    processing = pytest.importorskip("transformers.models.llava_next.processing_llava_next")
+    theirs = object.__new__(processing.LlavaNextProcessor)
+    theirs.patch_size, theirs.num_additional_image_tokens = 14, 1
+    config = {key: value for key, value in CONFIGS["llava_next"].items() if key != "image_grid_pinpoints"}
+    eye = model_from(config | {"vision_config": config["vision_config"] | {"image_size": 336, "patch_size": 14}}).eye
+    assert eye is not None
+    theirs.image_processor = type("Images", (), {"image_grid_pinpoints": [list(shape) for shape in eye.shapes]})()
+    for width, height in ((512, 512), (640, 480), (336, 336), (2000, 700), (90, 4000), (1500, 1499), (1024, 768)):
+        found = theirs._get_number_of_features(height, width, 336, 336) - 1
+        assert eye.tokens(eye.pictures(1, f"{width}x{height}")) == found
+
+
+def test_the_processor_lays_tiles_as_that_of_llava_onevision() -> None:
+    processing = pytest.importorskip("transformers.models.llava_onevision.processing_llava_onevision")
+    theirs = object.__new__(processing.LlavaOnevisionProcessor)
+    theirs.num_image_tokens, theirs.vision_aspect_ratio = 729, "anyres_max_9"
+    config = {key: value for key, value in CONFIGS["llava_onevision"].items() if key != "image_grid_pinpoints"}
+    vision = config["vision_config"] | {"image_size": 384, "patch_size": 14}
+    eye = model_from(config | {"vision_config": vision, "vision_aspect_ratio": "anyres_max_9"}).eye
+    assert eye is not None
+    theirs.image_processor = type("Images", (), {"image_grid_pinpoints": [list(shape) for shape in eye.shapes]})()
+    for width, height in ((512, 512), (640, 480), (384, 384), (2000, 700), (90, 4000), (1500, 1499), (3000, 3000)):
+        found = theirs._get_number_of_features(height, width, 384, 384)
+        assert eye.tokens(eye.pictures(1, f"{width}x{height}")) == found
+    assert eye.tokens(eye.pictures(3, "512x512")) == 3 * 730
+
+
+def test_the_processor_resizes_as_that_of_pixtral() -> None:
+    processors = pytest.importorskip("transformers.models.pixtral.image_processing_pixtral")
+    import numpy as np
+
+    eye = tn.load("mistral-small-3.1-24b").eye
+    assert eye is not None
+    for width, height in ((512, 512), (1024, 768), (1540, 1540), (2000, 700), (90, 4000), (30, 30), (1541, 1499)):
+        found = processors.get_resize_output_image_size(np.zeros((height, width, 3)), (1540, 1540), (28, 28))
+        ((rows, columns),) = eye.pictures(1, f"{width}x{height}").patches
+        assert (rows * 14, columns * 14) == found
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [
@@ -341,12 +501,19 @@ def test_tokens_of_a_picture(model: str, said: str, tokens: int) -> None:
         ({"model": "lfm2_vl", "image_size": "64x64"}, "no images"),
         ({"model": "qwen2_vl", "images": 1, "image_size": "4000x16"}, "200 times the other"),
         ({"model": "qwen2_vl", "images": 1, "image_size": "640x480"}, "1,200 tokens are more than the 64"),
+        ({"model": "mistral3", "images": 4}, "80 tokens are more"),
     ],
 )
 def test_what_contradicts_is_refused(said: dict[str, Any], why: str) -> None:
     name = said.pop("model")
     with pytest.raises(InputError, match=why):
         tn.train({"config": CONFIGS[name]}, suggest=False, **SHAPE | said)
+
+
+def test_kernels_that_take_bounds_of_pictures_are_refused() -> None:
+    said = {"images": 1, "attention": "flash_attention_2"}
+    with pytest.raises(UnsupportedError, match="one row"):
+        tn.train({"config": CONFIGS["mistral3"]}, suggest=False, **SHAPE | said)
 
 
 def test_pictures_of_other_models_are_refused() -> None:

@@ -65,6 +65,11 @@ def lowered_weight(weight: Parameter) -> Value | Parameter:
 def linear(x: Value, weight: Parameter, bias: Parameter | None, ins: int, outs: Axes) -> Value:
     """``F.linear``: the last ``ins`` axes of ``x`` are contracted and ``outs`` take their place."""
     tape = x.tape
+    if x.laid == "across" or (x.laid and tape.autocast in (None, x.dtype) and x.axes[0][1] > 1):
+        # Imported late: most rows lie one behind the other.
+        from tonnage.arch.apart import linear as of_apart
+
+        return of_apart(x, weight, bias, outs)
     # Autocast's casts are made as the compiler evaluates the call's arguments: from the last to the first.
     b = None if bias is None else lowered_weight(bias)
     w = lowered_weight(weight)
@@ -443,8 +448,3 @@ def embedding(indices: Value, weight: Parameter | Value, width: Axes, *, kept: b
     saved = (indices,) if kept else ()
     tape.record((out,), (weight,), lambda g: (tape.new("gradient of embedding", table, dtype),), saved)
     return out
-
-
-def halved(x: Axes, axis: str) -> Axes:
-    """The axes of one half along ``axis``."""
-    return tuple((a, n // 2) if a == axis else (a, n) for a, n in x)

@@ -9,6 +9,7 @@ from tonnage.arch import ops
 from tonnage.arch.eager import named
 from tonnage.arch.forward import Forward
 from tonnage.arch.tape import Value
+from tonnage.tensors import halved
 
 
 def rotate_pairs(f: Forward, q: Value, k: Value, rows: int | None, width: int) -> tuple[Value, Value]:
@@ -50,7 +51,7 @@ def _turned(x: Value, dtype: str) -> Value:
 
 
 def _rotate_every_two(x: Value) -> Value:
-    half = ops.halved(x.axes, "H")
+    half = halved(x.axes, "H")
     first = ops.narrow(x, half)
     second = ops.narrow(x, half)
     return ops.cat((ops.scaled(second, "negated half"), first), x.axes, "pairs turned")

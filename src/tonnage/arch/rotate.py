@@ -5,6 +5,7 @@ from __future__ import annotations
 from tonnage.arch import ops
 from tonnage.arch.eager import by_heads
 from tonnage.arch.tape import Grads, Value
+from tonnage.tensors import halved
 
 
 def rotate(
@@ -57,7 +58,7 @@ def turned(x: Value, cosine: Value, sine: Value, *, by_heads: bool = True) -> Va
 
 
 def _rotate_half(x: Value, *, by_heads: bool = True) -> Value:
-    half = ops.halved(x.axes, "H")
+    half = halved(x.axes, "H")
     first = ops.narrow(x, half, by_heads=by_heads)
     second = ops.narrow(x, half, by_heads=by_heads)
     return ops.cat((ops.scaled(second, "negated half"), first), x.axes, "half turned")
@@ -204,7 +205,7 @@ def _crossed(first: Value, second: Value, cosine: Value, sine: Value, whole: Val
 
 def _chunked(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
     """Halves written out, by a table of half the width (gpt-oss)."""
-    q_half, k_half = ops.halved(q.axes, "H"), ops.halved(k.axes, "H")
+    q_half, k_half = halved(q.axes, "H"), halved(k.axes, "H")
     q_first, q_second = ops.split(q, (q_half, q_half))
     k_first, k_second = ops.split(k, (k_half, k_half))
     q_turned = _crossed(q_first, q_second, cosine, sine, q)
@@ -214,9 +215,9 @@ def _chunked(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Val
 
 def _neighbours(q: Value, k: Value, cosine: Value, sine: Value) -> tuple[Value, Value]:
     """Neighbours written out, by half of the table (DeepSeek-V3)."""
-    table = ops.halved(cosine.axes, "X")
+    table = halved(cosine.axes, "X")
     cosine, sine = cosine.view(table), sine.view(table)
-    q_half, k_half = ops.halved(q.axes, "H"), ops.halved(k.axes, "H")
+    q_half, k_half = halved(q.axes, "H"), halved(k.axes, "H")
     q_first, q_second = ops.narrow(q, q_half, by_heads=True), ops.narrow(q, q_half, by_heads=True)
     k_first, k_second = ops.narrow(k, k_half, by_heads=True), ops.narrow(k, k_half, by_heads=True)
     q_turned = _crossed(q_first, q_second, cosine, sine, q)

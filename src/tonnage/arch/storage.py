@@ -49,11 +49,13 @@ class Storage:
 class Value:
     """A tensor as Python code holds it: a view of a storage, and where its gradient goes."""
 
-    __slots__ = ("axes", "dtype", "expanded", "index", "node", "storage")
+    __slots__ = ("axes", "dtype", "expanded", "index", "laid", "node", "storage")
 
     def __init__(self, storage: Storage, axes: Axes, dtype: str, node: Node | None = None, index: int = 0) -> None:
         storage.owners += 1
         self.expanded = False
+        # How rows lie that are not one behind the other: a "slice" of others, or "across", the last axis not innermost.
+        self.laid = ""
         self.storage = storage
         self.axes = axes
         self.dtype = dtype

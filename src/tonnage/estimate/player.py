@@ -323,6 +323,8 @@ class Player(Playing):
         for i in range(last, -1, -1):
             a, (own, joints) = self.stages[i], left[i]
             if not a.flows and i < last:
+                if i and self.stages[0].flows:
+                    continue
                 break
             self.begin()
             if a.loan is not None:
@@ -363,6 +365,8 @@ class Player(Playing):
                 began = [own.pop(s.serial) for s in p.loss[1:2] if s.serial in own]
                 # The graph of the loss holds some of its own for as long.
                 self.loss += [own.pop(s.serial) for s in p.context if s.serial in own]
+            elif p.outputs and a.caches:
+                self.outputs += [own.pop(s.serial) for s in a.cached if s.serial in own]
             # What a nested checkpoint was called with is the graph's as well.
             called = a.called if self.run.nests else []
             if self.fresh:

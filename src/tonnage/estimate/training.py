@@ -343,6 +343,9 @@ class Step(Outputs, Weighed):
                 if a.loan is not None:
                     self.drop(f"lent gradients {a.loan.name}")
                     here = here + level(a.loan.due)
+                if not a.flows and stages[0].flows:
+                    # Only what lies beside the text needs a gradient below.
+                    continue
                 if not a.flows:
                     # Nothing below needs a gradient: what the graph held ends here.
                     for key in [

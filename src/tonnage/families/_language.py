@@ -220,9 +220,15 @@ def _stack(stack: Stack, move: Callable[[str], str]) -> Stack:
 
 
 def headed(
-    model: Model, tied: bool, *, extra: tuple[Tensor, ...] = (), name: str = "lm_head", V: int | None = None
-) -> Model:
-    """The same with a head of the class around it, one matrix tied to the embedding or not, and with ``extra``."""
+    model: Model, tied: bool, *, extra: tuple[Tensor, ...] = (), name: str = "lm_head", V: int | None = None,
+    tells: bool = False,
+) -> Model:  # fmt: skip
+    """The same with a head of the class around it, one matrix tied to the embedding or not, and with ``extra``.
+
+    ``tells``: that class hands ``use_cache`` of its own config on, which the Trainer turns off.
+    """
+    if tells:
+        model = model.but(stacks=tuple(stack.but(caches=False) for stack in model.stacks))
     table = f"{model.decoder.stem.name}.weight"
     if tied and not table.endswith("embed_tokens.weight"):
         raise UnsupportedError(

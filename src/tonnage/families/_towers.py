@@ -90,14 +90,14 @@ def side(k: Keys, key: str) -> int:
     return k.need(key)
 
 
-def chosen_layers(k: Keys, default: int | tuple[int, ...]) -> int:
-    """How many of the tower's layers ``vision_feature_layer`` hands on, one beside another: one, or a list of them."""
+def chosen_layers(k: Keys, default: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The tower's layers that ``vision_feature_layer`` hands on, one beside another: one, or a list of them."""
     value = k.config.get("vision_feature_layer", k.config.get("vision_feature_layers", default))
     k.skip("vision_feature_layer")
     if isinstance(value, int) and not isinstance(value, bool):
-        return 1
-    if isinstance(value, list | tuple) and value:
-        return len(value)
+        return (value,)
+    if isinstance(value, list | tuple) and value and all(isinstance(n, int) for n in value):
+        return tuple(value)
     name = f"{k.path}vision_feature_layer"
     raise ConfigError(f"{name} must be a layer or a list of layers", key=name, value=value, file=k.file)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
+from math import isqrt
 from typing import Final
 
 from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
 from tonnage.arch.model import Layer, Model, Sublayer
+from tonnage.arch.sight.joined import Averaged, Pooled
 from tonnage.families import Family
 from tonnage.families._composite import filled
 from tonnage.families._decoder import causal, embed_scale, every, heads, window_of, windows
 from tonnage.families._siglip import SIGLIP, siglip
+from tonnage.families.towers import Sight
 from tonnage.keys import Keys
-from tonnage.tensors import Tensor
 
 FULL: Final = "full_attention"
 SLIDING: Final = "sliding_attention"
@@ -25,22 +27,32 @@ def read(k: Keys) -> Model:
     """Build the model that ``Gemma3ForCausalLM`` builds, or ``Gemma3ForConditionalGeneration`` with its tower."""
     if "text_config" not in k.config and k.config.get("model_type") != "shieldgemma2":
         return _text(k, "model", k.want("tie_word_embeddings", True))
-    k.skip("mm_tokens_per_image", "yes_token_index", "no_token_index")
-    tied = k.want("tie_word_embeddings", True)
+    k.skip("yes_token_index", "no_token_index")
+    tied, tokens = k.want("tie_word_embeddings", True), k.want("mm_tokens_per_image", 256)
     model = filled(k, "text_config", TEXT, lambda inner: _within(inner, tied))
     tower = "model.vision_tower"
     sight = filled(k, "vision_config", SIGLIP, lambda inner: siglip(inner, tower))
-    sees, tensors = sight.width, sight.tensors
-    joint = (
-        Tensor("model.multi_modal_projector.mm_input_projection_weight", (("X", sees), ("D", model.width)), "vision"),
-        Tensor("model.multi_modal_projector.mm_soft_emb_norm.weight", (("D", sees),), "vision"),
-    )
-    return model.but(extra=(*model.extra, *tensors, *joint))
+    projector = _projector(sight, tokens, model.width)
+    model = model.but(extra=(*model.extra, *sight.tensors, *projector.weights()))
+    # Elsewhere there are more rows than tokens, or none.
+    fits = sight.tower is not None and projector.rows == tokens
+    return model.but(eye=Pooled(tower=sight.tower, projector=projector)) if fits else model
+
+
+def _projector(sight: Sight, tokens: int, D: int) -> Averaged:
+    side = 0 if sight.tower is None else isqrt(sight.tower.rows)
+    square = max(side // max(isqrt(tokens), 1), 1)
+    return Averaged("model.multi_modal_projector", ins=sight.width, outs=D, side=side, square=square)
 
 
 def _within(k: Keys, tied: bool) -> Model:
     k.skip("tie_word_embeddings")
-    return _text(k, "model.language_model", tied)
+    caches = bool(k.config.get("use_cache", True))
+    model = _text(k, "model.language_model", tied)
+    # The head is that of the class around it, which caps nothing.
+    head = model.head.but(capped=False) if model.head is not None else None
+    # The language model's own config is out of the Trainer's reach.
+    return model.but(head=head, stacks=tuple(stack.but(caches=caches) for stack in model.stacks))
 
 
 def _text(k: Keys, path: str, tied: bool) -> Model:

@@ -36,7 +36,7 @@ def read(k: Keys) -> Model:
         matrix("modality_projection.proj", together, ("D", text.model.width), "vision", bias=False),
     )
     k.skip("image_seq_len", "vocab_size", "transformers.js_config")
-    return headed(text.model, k.want("tie_word_embeddings", False), extra=tensors + connector)
+    return headed(text.model, k.want("tie_word_embeddings", False), extra=tensors + connector, tells=True)
 
 
 FAMILY: Final = Family(

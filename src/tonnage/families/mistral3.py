@@ -40,8 +40,9 @@ def read(k: Keys) -> Model:
     kind, given = ("qwen3", QWEN) if lighton else ("mistral", MISTRAL)
     text = language(k, "model.language_model", kind, given=given)
     names = {"path": "model.vision_encoder", "projector": "model.vision_projection"} if lighton else {}
-    extra = merged_tower(k, text.model.width, given=PIXTRAL, plain=lighton, **names)
-    return headed(text.model, k.want("tie_word_embeddings", True), extra=extra)
+    merger = merged_tower(k, text.model.width, given=PIXTRAL, plain=lighton, **names)
+    model = headed(text.model, k.want("tie_word_embeddings", True), extra=merger.tensors, tells=True)
+    return model if lighton else model.but(eye=merger.eye)
 
 
 FAMILY: Final = Family(

@@ -47,8 +47,8 @@ def read(k: Keys) -> Model:
     """Build ``MistralLarge4ForConditionalGeneration``."""
     names = {"n_routed_experts": "num_local_experts"}
     model = read_inner(k, "text_config", TEXT, _text, aliases=names, less=("model_type",))
-    extra = merged_tower(k, model.width, given=PIXTRAL)
-    return headed(model, k.want("tie_word_embeddings", False), extra=model.extra + extra).but(
+    extra = merged_tower(k, model.width, given=PIXTRAL).tensors
+    return headed(model, k.want("tie_word_embeddings", False), extra=model.extra + extra, tells=True).but(
         model_type="mistral_large4", fp32=("rotary_emb", "mlp.gate.weight")
     )
 

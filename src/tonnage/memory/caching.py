@@ -5,7 +5,7 @@ has a config of its own, which stays as it was. What is cached is a copy, joined
 holds it.
 
 Reference: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py (``use_cache``) and
-.../cache_utils.py (``DynamicLayer.update``).
+.../cache_utils.py (``DynamicLayer.update``, ``DynamicSlidingWindowLayer``).
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ HEADS = 4
 class Caching:
     """One layer's forward pass with an empty cache."""
 
-    def __init__(self, run: Callable[[Forward, Value], Value]) -> None:
+    def __init__(self, run: Callable[[Forward, Value], Value], *, held: bool = False) -> None:
         self._run = run
+        # Whether the caller holds the output through the backward pass.
+        self._held = held
         self._cache: list[Value] = []
         self.found: list[Storage] = []
 
@@ -60,8 +62,11 @@ class Caching:
         """What was cached; the model's output holds it, and this no more."""
         found = [v.storage for v in self._cache]
         self._cache.clear()
+        # Those of the graph stay while the layer's backward pass runs.
+        self._cache += [Value(s, s.axes, s.dtype) for s in found if self._held and s.owners]
         return found
 
     def awaited(self) -> list[Storage]:
         """No gradient waits: nothing was there."""
+        self._cache.clear()
         return []

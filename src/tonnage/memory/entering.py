@@ -55,14 +55,14 @@ def begun_by(stack: Stack, tuning: Tuning | None) -> list[frozenset[str]]:
     return found[::-1]
 
 
-def caching(stack: Stack, recompute: Recompute | None) -> Callable[[Layer], Caching | None]:
-    """What runs a layer that caches keys and values; nothing of its own where none are."""
+def caching(stack: Stack, recompute: Recompute | None, *, held: bool = False) -> Callable[[Layer], Caching | None]:
+    """What runs a layer that caches keys and values, ``held`` with the output; nothing of its own where none are."""
     if not stack.caches or recompute is not None:
         return lambda layer: None
     # Imported late: a training step caches none where its config is the model's own.
     from tonnage.memory.caching import Caching
 
-    return lambda layer: Caching(layer.forward)
+    return lambda layer: Caching(layer.forward, held=held)
 
 
 def deepened(deep: Deep | None, stack: Stack) -> Deepening | None:

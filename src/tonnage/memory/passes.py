@@ -230,7 +230,7 @@ class Pass:
         flows = root is not None
         self.stem.flows = flows or prefix is not None or bias is not None
         self.stem.flows |= deepening is not None and deepening.flows
-        begun, cached = begun_by(stack, tuning), caching(stack, recompute)
+        begun, cached = begun_by(stack, tuning), caching(stack, recompute, held=keep_logits)
         handing = Handing(f)
         again = [recompute is not None and recompute.again(i) for i in range(len(stack.layers))]
         lent = lending(stack, f, held=any(again))

@@ -14,6 +14,7 @@ from tonnage.estimate.summary import caching, summary
 from tonnage.memory.overhead import cublas_workspace
 from tonnage.record import Record
 from tonnage.tracing.answer import result
+from tonnage.tracing.known import told
 from tonnage.tracing.process import Limits, available, traced
 from tonnage.tracing.request import OWN_KERNELS, Request, capability, serving, training
 from tonnage.tracing.stream import Traced
@@ -131,7 +132,8 @@ def model(
     settle = training if isinstance(w, Train) else serving
     head = asked.head or own_head(config, known)
     request: Request = settle(config, w, device, name=name or str(config.get("model_type")), head=head)  # type: ignore[arg-type]
-    job = {**request.job, "kind": "model", "layers": asked.layers, "backend": asked.backend}
+    more = told(known, w, request.job["seq"]) if isinstance(w, Train) else {}
+    job = {**request.job, **more, "kind": "model", "layers": asked.layers, "backend": asked.backend}
     found = traced(job, asked.limits)
     found = found.but(told={**found.told, "workload": request.workload, "model": _model(found, known, request)})
     return of_trace(found, where, settings=asked.settings, caveats=request.caveats)

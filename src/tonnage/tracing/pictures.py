@@ -6,6 +6,7 @@ Reference: https://github.com/huggingface/transformers/tree/v5.23.0/src/transfor
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -40,6 +41,21 @@ class Told:
         """Of every row."""
         return [sum(row) for row in self.rows]
 
+    def __floordiv__(self, by: int) -> Told:
+        rows = [[n // by for n in row] for row in self.rows]
+        return Told(rows, self.tensor.dtype, self.tensor.device)
+
+    def prod(self, dim: int) -> Row:
+        """Of every row."""
+        return Row(math.prod(row) for row in self.rows)
+
+
+class Counts(Told):
+    """One number for each."""
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[index][0]
+
 
 class Row(list[int]):
     """One row."""
@@ -70,8 +86,11 @@ def inputs(config: Any, job: Mapping[str, Any], ids: torch.Tensor) -> Given:
 
 
 def patches(p: Patches) -> None:
-    """A mask of patches that was told is one without data, and none where all are there; what is made of grids."""
+    """A mask of patches that was told is one without data, and none where all are there; what is made of grids, and
+    sizes, stay as told."""
     grids.patches(p)
+    as_tensor = torch.as_tensor
+    p.put(torch, "as_tensor", lambda x, *args, **how: x if isinstance(x, Told) else as_tensor(x, *args, **how))
     name = "transformers.models.siglip2.modeling_siglip2"
     if name not in sys.modules:
         return
@@ -112,6 +131,33 @@ def _flexible(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
     }
 
 
+def _of_either(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
+    """As the tower takes them."""
+    return (_in_a_row if config.vision_config.model_type == "pixtral" else _square)(config, said, ids)
+
+
+def _in_a_row(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
+    """Pictures of one size, which the code reads."""
+    vision, count, ((rows, columns),) = config.vision_config, len(ids) * said["count"], said["patches"]
+    size = [rows * vision.patch_size, columns * vision.patch_size]
+    pixels = torch.empty((count, vision.num_channels, *size), dtype=torch.float32, device=ids.device)
+    return {"pixel_values": pixels, "image_sizes": Told([size] * count, torch.int64, ids.device)}
+
+
+def _anyres(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
+    """Each picture whole and in tiles, with the size that it came in."""
+    vision, count, (width, height) = config.vision_config, len(ids) * said["count"], said["pixels"]
+    axes = (count, len(said["patches"]), vision.num_channels, vision.image_size, vision.image_size)
+    pixels = torch.empty(axes, dtype=torch.float32, device=ids.device)
+    return {"pixel_values": pixels, "image_sizes": Told([[height, width]] * count, torch.int64, ids.device)}
+
+
+def _whole_or_anyres(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
+    """The same with how many pictures each sequence has."""
+    counts = Counts([[said["count"]]] * len(ids), torch.int64, ids.device)
+    return {**_anyres(config, said, ids), "batch_num_images": counts}
+
+
 def _tiled(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
     """Each picture in as many tiles as it may have, and which of them each token sees."""
     vision, n, device = config.vision_config, said["count"], ids.device
@@ -129,7 +175,12 @@ def _tiled(config: Any, said: Mapping[str, Any], ids: torch.Tensor) -> Given:
 
 
 MAKERS: Final[Mapping[str, Callable[[Any, Mapping[str, Any], torch.Tensor], Given]]] = {
+    "gemma3": _prefixed,
     "lfm2_vl": _flexible,
+    "llava": _of_either,
+    "llava_next": _anyres,
+    "llava_onevision": _whole_or_anyres,
+    "mistral3": _in_a_row,
     "mllama": _tiled,
     "paligemma": _prefixed,
     "qwen2_5_vl": grids.inputs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from tonnage.errors import InputError, UnsupportedError
+from tonnage.estimate.composites import hit
 from tonnage.memory.adapter_patterns import of_peft
 from tonnage.tracing.again import ENDINGS
 from tonnage.tracing.models import DTYPES
@@ -19,8 +21,8 @@ def tuned(model: Any, job: Mapping[str, Any]) -> Any:
 
     Args:
         model: on the meta device.
-        job: its keys ``nf4`` (format of the computation, or None), ``int8``, ``nested``, ``kbit`` and ``lora``
-            (rank, targets, dropout).
+        job: its keys ``nf4`` (format of the computation, or None), ``int8``, ``nested``, ``kbit``, ``lora``
+            (rank, targets, dropout) and ``frozen`` (parts of names).
 
     Raises:
         UnsupportedError: peft is not installed.
@@ -37,7 +39,10 @@ def tuned(model: Any, job: Mapping[str, Any]) -> Any:
 
         bitsandbytes.install()
         bitsandbytes.pack(model)
+    out = job.get("frozen") or ()
     if lora is None:
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(not hit(name, out))
         return model
     try:
         import peft
@@ -54,6 +59,7 @@ def tuned(model: Any, job: Mapping[str, Any]) -> Any:
         r=lora["rank"],
         lora_dropout=lora["dropout"],
         target_modules=of_peft(_spelled(model, targets)),
+        exclude_modules=f".*({'|'.join(map(re.escape, out))}).*" if out else None,
         init_lora_weights=True,
         task_type=task(model),
     )

@@ -22,11 +22,13 @@ class Pictures(Record):
         count: pictures of a sequence.
         patches: of each crop of one, rows and columns, where these vary; empty where all pictures have one size.
         kernel: what computes the towers' attention.
+        pixels: width and height of one as it came, where the model is told.
     """
 
     count: int
     patches: tuple[tuple[int, int], ...] = ()
     kernel: AttentionKernel = "flash"
+    pixels: tuple[int, int] | None = None
 
 
 class Eye(Record):

@@ -18,8 +18,8 @@ from tonnage.arch.forward import BESIDE, Forward
 from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.model import Layer
 from tonnage.arch.sight.pictures import Eye, Pictures
-from tonnage.arch.sight.towers import Patches, numbered
-from tonnage.arch.tape import Grads, Parameter, Tape, Value
+from tonnage.arch.sight.towers import Patches, expanded, numbered
+from tonnage.arch.tape import Grads, Tape, Value
 from tonnage.record import Record
 from tonnage.tensors import Axes, Axis, Tensor
 
@@ -169,7 +169,7 @@ class Tiled(Record):
         patched = self.patches.forward(f, pixels, P - 1)
         x = self.tile_places("pre").added(f, patched.view((B, tiles, ("T", P - 1), D)), ids)
         first = tape.parameter(f"{self.path}.class_embedding", (D,))
-        one = _expanded(first, (all_tiles, ("T", 1), D))
+        one = expanded(first, (all_tiles, ("T", 1), D))
         x = ops.cat((one, x.view((all_tiles, ("T", P - 1), D))), (all_tiles, ("T", P), D), "rows")
         del one
         x = self.places.added(f, x.view((B, tiles, ("T", P), D)), ids)
@@ -200,14 +200,6 @@ class Tiled(Record):
         del patched, made, more, stacked
         f.masks.clear()
         return x
-
-
-def _expanded(weight: Parameter, axes: Axes) -> Value:
-    """A weight seen as many, whose gradients are summed."""
-    tape, before, dtype = weight.tape, weight.axes, weight.dtype
-    out = tape.new("a weight", (("X", 0),), dtype).view(axes)
-    tape.record((out,), (weight,), lambda g: (tape.new("summed over repeats", before, dtype),), ())
-    return out
 
 
 def _stacked(values: tuple[Value, ...], axes: Axes) -> Value:

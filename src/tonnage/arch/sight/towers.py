@@ -19,9 +19,9 @@ from tonnage.arch.forward import AttentionKernel, Forward
 from tonnage.arch.layers import Norm
 from tonnage.arch.model import Layer
 from tonnage.arch.naming import moved
-from tonnage.arch.tape import Grads, Tape, Value, needs_grad
+from tonnage.arch.tape import Grads, Parameter, Tape, Value, needs_grad
 from tonnage.record import Record
-from tonnage.tensors import Axes, Tensor
+from tonnage.tensors import Axes, Role, Tensor
 
 
 class Patches(Record):
@@ -155,6 +155,14 @@ def _called(
     return y
 
 
+def expanded(weight: Parameter, axes: Axes) -> Value:
+    """A weight seen as many, whose gradients are summed."""
+    tape, before, dtype = weight.tape, weight.axes, weight.dtype
+    out = tape.new("a weight", (("X", 0),), dtype).view(axes)
+    tape.record((out,), (weight,), lambda g: (tape.new("summed over repeats", before, dtype),), ())
+    return out
+
+
 class Upright(Record):
     """A tower as CLIP's and SigLIP's: patches, places, layers, a norm.
 
@@ -166,6 +174,9 @@ class Upright(Record):
         count: how many there are.
         behind: norm of the last layer's output.
         image: side of a picture. [pixel]
+        first: a learned row that stands before those of the patches, by name; None for none. ``behind`` is of its row
+            alone then (CLIP).
+        before: norm of what the first layer is given.
     """
 
     patches: Patches
@@ -175,18 +186,24 @@ class Upright(Record):
     count: int
     behind: Norm
     image: int
+    first: str | None = None
+    before: Norm | None = None
 
     @property
     def rows(self) -> int:
-        """Patches of a picture."""
-        return (self.image // self.patches.side) ** 2
+        """Patches of a picture, and the first row."""
+        return self.places.rows
 
     def weights(self, indices: Tensor) -> Iterator[Tensor]:
         """All tensors of the tower, with the buffer of indices behind the table."""
-        parts = (*self.patches.weights(), *self.places.weights(), indices, *self.behind.weights())
+        first = () if self.first is None else (Tensor(self.first, (("D", self.patches.D),), "vision"),)
+        before = () if self.before is None else self.before.weights()
+        parts = (
+            *first, *self.patches.weights(), *self.places.weights(), indices, *before, *self.behind.weights(),
+        )  # fmt: skip
         layers = (t for layer in numbered(self.path, self.layer, self.count) for t in layer.weights())
         for t in (*parts, *layers):
-            role = t.role if t.role == "buffer" else "vision"
+            role: Role = t.role if t.role == "buffer" else "vision"
             yield Tensor(t.name, t.axes, role, t.dims, None, t.alias_of, t.dtype)
 
     def pixels(self, tape: Tape, pictures: int) -> Value:
@@ -196,6 +213,75 @@ class Upright(Record):
 
     def forward(self, f: Forward, pixels: Value) -> Value:
         """Pictures to rows of patches (axes ``B T D``)."""
-        first = self.places.added(f, self.patches.forward(f, pixels, self.rows))
-        last = through(f, first, numbered(self.path, self.layer, self.count))
+        last = through(f, self._entered(f, pixels), numbered(self.path, self.layer, self.count))
         return self.behind.forward(f, last)
+
+    def states(self, f: Forward, pixels: Value, taken: tuple[int, ...]) -> tuple[list[Value], list[Value]]:
+        """Pictures to what some of the layers make, and what else the tower's output holds until that is let go of.
+
+        Args:
+            f: the pass.
+            pixels: of the pictures.
+            taken: by how many layers; 0 is what the first one is given.
+
+        The layers above run as well, for nothing: no gradient comes to them, and what they save is there until the
+        model's own code is through.
+        """
+        x, layers = self._entered(f, pixels), list(numbered(self.path, self.layer, self.count))
+        found, top, since = chosen(f, x, layers, taken)
+        if self.first is None:
+            top = self.behind.forward(f, top)
+            kept([top, *unseen(f, since)], f.frame)
+            return found, []
+        kept([top, *unseen(f, since)], f.frame)
+        (B, _, D), since = top.axes, len(f.tape.nodes)
+        pooled = self.behind.forward(f, top.view((B, D)))
+        return found, [pooled.detached(), *unseen(f, since)]
+
+    def _entered(self, f: Forward, pixels: Value) -> Value:
+        """What the first layer is given."""
+        x = self.patches.forward(f, pixels, (self.image // self.patches.side) ** 2)
+        x = self._with_first(f, x)
+        return x if self.before is None else self.before.forward(f, x)
+
+    def _with_first(self, f: Forward, x: Value) -> Value:
+        if self.first is None:
+            return self.places.added(f, x)
+        (B, _, D), tape = x.axes, f.tape
+        weight = tape.parameter(self.first, (D,))
+        one = expanded(weight, (B, ("T", 1), D))
+        # Autocast joins in the wider format.
+        wide = x if tape.autocast is None else ops.cast(x, ops.promoted(x.dtype, weight.dtype))
+        rows = ops.cat((one, wide), (B, ("T", self.rows), D), "rows")
+        del wide
+        return self.places.added(f, rows)
+
+
+def chosen(f: Forward, x: Value, layers: list[Layer], taken: tuple[int, ...]) -> tuple[list[Value], Value, int]:
+    """What comes out behind so many of the layers each; the last one's output, and the first step above those."""
+    found: dict[int, Value] = {}
+    for index, layer in enumerate(layers[: max(taken)]):
+        if index in taken:
+            found[index] = x
+        x = through(f, x, [layer])
+    found[max(taken)], since = x, len(f.tape.nodes)
+    for layer in layers[max(taken) :]:
+        # A checkpoint holds what it is given.
+        kept([x] if f.checkpoints else [], f.frame)
+        x = through(f, x, [layer])
+    return [found[n] for n in taken], x, since
+
+
+def unseen(f: Forward, since: int) -> list[Value]:
+    """What steps have saved whose output gets no gradient, but for weights that autocast has cached; they go."""
+    cached = {v.storage for v in f.tape.casts.values()}
+    found = [v.detached() for node in f.tape.nodes[since:] for v in node.saved if v.storage not in cached]
+    f.tape.forget(since)
+    return found
+
+
+def kept(values: list[Value], frame: list[Value]) -> None:
+    """Have these in the frame too, each storage once."""
+    for v in values:
+        if all(v.storage is not other.storage for other in frame):
+            frame.append(v.detached())

@@ -13,7 +13,7 @@ from tonnage.arch.inplace import filled
 from tonnage.arch.layers import Linear
 from tonnage.arch.tape import Grads, Parameter, Tape, Value, needs_grad
 from tonnage.errors import UnsupportedError
-from tonnage.tensors import Axes
+from tonnage.tensors import Axes, halved
 
 
 def turned(x: Value, cosine: Value, sine: Value, width: int, axes: Axes) -> Value:
@@ -33,7 +33,7 @@ def turned(x: Value, cosine: Value, sine: Value, width: int, axes: Axes) -> Valu
 
 
 def _half(x: Value) -> Value:
-    half = ops.halved(x.axes, "H")
+    half = halved(x.axes, "H")
     first, second = ops.narrow(x, half, by_heads=True), ops.narrow(x, half, by_heads=True)
     return ops.cat((ops.scaled(second, "negated half"), first), x.axes, "half turned")
 

@@ -21,7 +21,7 @@ from tonnage.arch.model import Block, Model, Sublayer
 from tonnage.arch.stacks.stated import Renamed, can, like, restated, unstored
 from tonnage.arch.tape import Value
 from tonnage.releases import Since, Version, since
-from tonnage.tensors import Tensor
+from tonnage.tensors import Tensor, halved
 
 WIDE: Final[Since[bool]] = (((0, 5), True), ((0, 0), False))
 """Whether RMS norms are ``F.rms_norm`` in fp32, whose result is cast back; else that is done before the scale."""
@@ -94,7 +94,7 @@ class Attention(GroupedQuery):
             # Tokens of a packed row say where in their documents they stand: each call looks its angles up.
             (_, batch), (_, tokens) = x.axes[:2]
             table = f.tape.new("angles of tokens", (("B", batch), ("T", tokens), *table.axes[1:], ("X", 2)), "fp32")
-        half, before, whole = ops.halved(x.axes, "H"), x.dtype, x.axes
+        half, before, whole = halved(x.axes, "H"), x.dtype, x.axes
         wide = ops.cast(x, "fp32")
 
         def product() -> Value:

@@ -80,6 +80,15 @@ class Sight(Record):
     tower: Any = None
 
 
+def numbers(sight: Sight, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """By how many of the tower's layers each is made that is handed on; none where that is not modelled."""
+    states = getattr(sight.tower, "count", -1) + 1
+    # What the first layer is given is captured only beside others.
+    if layers == (0,) or any(not -states <= n < states for n in layers):
+        return ()
+    return tuple(n % states for n in layers)
+
+
 class Tower(Record):
     """How the config of a tower is read.
 

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tonnage.arch.sight.towers import Patches, Places, Upright
 from tonnage.families._pieces import layer_norm
-from tonnage.families._towers import clip_layer, convolution, repeated, side, tower
-from tonnage.families.towers import Tower
+from tonnage.families._siglip import encoder_layer
+from tonnage.families._towers import side
+from tonnage.families.towers import Sight, Tower
 from tonnage.keys import Keys
 from tonnage.tensors import Tensor
 
 
-def read(k: Keys, path: str) -> tuple[int, tuple[Tensor, ...]]:
+def read(k: Keys, path: str) -> Sight:
     """``CLIPVisionModel`` without the projection of its output."""
-    D, F, patch = k.need("hidden_size"), k.need("intermediate_size"), side(k, "patch_size")
-    rows = (side(k, "image_size") // patch) ** 2 + 1
-    k.skip("hidden_act", "attention_dropout", "dropout", "projection_dim", "vocab_size")
-    k.divides("hidden_size", "num_attention_heads", D, k.need("num_attention_heads"))
-    first = tower(
-        "vision",
-        path,
-        Tensor("embeddings.class_embedding", (("D", D),), "vision"),
-        *convolution("embeddings.patch_embedding", k.need("num_channels"), D, patch, patch, bias=False),
-        Tensor("embeddings.position_embedding.weight", (("P", rows), ("D", D)), "vision"),
-        Tensor("embeddings.position_ids", (("X", 1), ("P", rows)), "buffer", dtype="int64"),
-        layer_norm("pre_layrnorm", D),
-        layer_norm("post_layernorm", D),
+    D, F, patch, image = (
+        k.need("hidden_size"),
+        k.need("intermediate_size"),
+        side(k, "patch_size"),
+        side(k, "image_size"),
     )
-    return D, first + repeated("vision", f"{path}.encoder.layers", k.need("num_hidden_layers"), *clip_layer(D, F))
+    rows = (image // patch) ** 2 + 1
+    k.skip("dropout", "projection_dim", "vocab_size", "layer_norm_eps")
+    made = Upright(
+        patches=Patches(f"{path}.embeddings.patch_embedding", k.need("num_channels"), D, patch, bias=False),
+        places=Places(f"{path}.embeddings.position_embedding", rows, D),
+        path=f"{path}.encoder.layers",
+        layer=encoder_layer(k, D, F, "quick_gelu"),
+        count=k.need("num_hidden_layers"),
+        behind=layer_norm(f"{path}.post_layernorm", D),
+        image=image,
+        first=f"{path}.embeddings.class_embedding",
+        before=layer_norm(f"{path}.pre_layrnorm", D),
+    )
+    indices = Tensor(f"{path}.embeddings.position_ids", (("X", 1), ("P", rows)), "buffer", dtype="int64")
+    return Sight(D, tuple(made.weights(indices)), made)
 
 
 _SIZES: Final[dict[str, Any]] = {

@@ -4,37 +4,38 @@ from __future__ import annotations
 
 from typing import Final
 
+from tonnage.arch.attention import GroupedQuery
+from tonnage.arch.feedforward import Gated
 from tonnage.arch.layers import Norm, Rotary
-from tonnage.arch.parts import Part
-from tonnage.families._pieces import matrix
-from tonnage.families._towers import attention, convolution, repeated, side, tower
-from tonnage.families.towers import Tower
+from tonnage.arch.sight.blocks import TABLE, Row
+from tonnage.arch.sight.towers import Patches
+from tonnage.families._blocks import normed_before
+from tonnage.families._towers import side
+from tonnage.families.towers import Sight, Tower
 from tonnage.keys import Keys
-from tonnage.tensors import Tensor
 
 
-def read(k: Keys, path: str) -> tuple[int, tuple[Tensor, ...]]:
+def read(k: Keys, path: str) -> Sight:
     """``PixtralVisionModel``."""
-    D, F, patch = k.need("hidden_size"), k.need("intermediate_size"), side(k, "patch_size")
-    H = k.divides("hidden_size", "num_attention_heads", D, k.need("num_attention_heads"))
-    k.skip("hidden_act", "attention_dropout", "image_size", "head_dim", "vocab_size")
-    width, inner = ("D", D), ("F", F)
-    layer: tuple[Part, ...] = (
-        Norm("attention_norm", (width,)),
-        matrix("feed_forward.gate_proj", width, inner, "vision", bias=False),
-        matrix("feed_forward.up_proj", width, inner, "vision", bias=False),
-        matrix("feed_forward.down_proj", inner, width, "vision", bias=False),
-        *attention("attention", D, o="o_proj", bias=False),
-        Norm("ffn_norm", (width,)),
+    D, N, patch = k.need("hidden_size"), k.need("num_attention_heads"), side(k, "patch_size")
+    H = k.divides("hidden_size", "num_attention_heads", D, N)
+    k.skip("head_dim", "vocab_size")
+    attention = GroupedQuery(
+        name="attention", D=D, N=N, K=N, H=H, o="o_proj", rotary=TABLE, causal=False,
+        dropout=k.optional("attention_dropout", float, 0.0) or 0.0,
+    )  # fmt: skip
+    mlp = Gated(name="feed_forward", D=D, F=k.need("intermediate_size"), act=k.optional("hidden_act", str) or "silu")
+    made = Row(
+        patches=Patches(f"{path}.patch_conv", k.need("num_channels"), D, patch, bias=False),
+        before=Norm(f"{path}.ln_pre", (("D", D),)),
+        path=f"{path}.transformer.layers",
+        layer=normed_before(attention, mlp, D, names=("attention_norm", "ffn_norm")),
+        count=k.need("num_hidden_layers"),
+        angles=tuple(Rotary(f"{path}.patch_positional_embedding", H).weights()),
+        width=H,
+        image=side(k, "image_size"),
     )
-    first = tower(
-        "vision",
-        path,
-        *convolution("patch_conv", k.need("num_channels"), D, patch, patch, bias=False),
-        Norm("ln_pre", (width,)),
-        Rotary("patch_positional_embedding", H),
-    )
-    return D, first + repeated("vision", f"{path}.transformer.layers", k.need("num_hidden_layers"), *layer)
+    return Sight(D, tuple(made.weights()), made)
 
 
 TOWER: Final = Tower(
@@ -46,6 +47,7 @@ TOWER: Final = Tower(
             "num_hidden_layers": 24,
             "num_attention_heads": 16,
             "num_channels": 3,
+            "image_size": 1024,
             "patch_size": 16,
         }
     },
