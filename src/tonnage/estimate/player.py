@@ -6,16 +6,14 @@ the layer stands, each time with storages of its own; what one layer hands to th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from tonnage.allocator.blocks import Block
 from tonnage.allocator.caching import Allocator
-from tonnage.estimate.beside import tensor_sizes
 from tonnage.estimate.playing import Joints, Own, Playing, Shared
 from tonnage.estimate.recipe import COPIED
+from tonnage.estimate.resident import beside, resident
 from tonnage.estimate.training import Step
-from tonnage.formats import FORMATS
 from tonnage.memory.passes import Account, Pass
 from tonnage.memory.steps import Replaced, clipped
 
@@ -448,26 +446,3 @@ class Player(Playing):
         at = max(i for i, block in enumerate(self.grads) if block.requested == given.was)
         block, self.grads[at] = self.grads[at], self.take(given.now)
         self.allocator.free(block)
-
-
-def resident(run: Step) -> Iterator[int]:
-    """Bytes of the tensors that lie on the device before the first step: weights by module, then buffers."""
-    model, form = run.model, run.form
-    packing = run.recipe.packing
-    if packing is not None:
-        from tonnage import quant
-
-        for _, t, _ in quant.stored(model, packing.but(by_layer=True)):
-            if t.alias_of is None:
-                yield (form if t.dtype is None else FORMATS[t.dtype]).nbytes(t.numel)
-    else:
-        yield from tensor_sizes(model, form)
-    yield from beside(run)
-
-
-def beside(run: Step) -> Iterator[int]:
-    """Bytes of what lies beside the model's own tensors: adapters, and what belongs to them."""
-    if run.recipe.tuning is not None:
-        for t, times in (*run.recipe.adapters, *run.recipe.beside):
-            for _ in range(times):
-                yield run.bytes_of(t)

@@ -13,9 +13,10 @@ from tonnage.allocator.caching import Allocator
 from tonnage.arch.tape import Storage
 from tonnage.estimate.actor_critic import CRITIC, ActorCritic
 from tonnage.estimate.loading import Loading
-from tonnage.estimate.player import Player, resident
+from tonnage.estimate.player import Player
 from tonnage.estimate.player_joint import JointPlayer
 from tonnage.estimate.playing import Joints, Own, Shared
+from tonnage.estimate.resident import resident
 
 Left = tuple[list[tuple[Own, Joints]], list[Shared]]
 

@@ -11,13 +11,40 @@ from tonnage.arch.tape import Tape, Value
 from tonnage.tensors import Axis
 
 if TYPE_CHECKING:
-    from tonnage.arch.model import Layer
+    from tonnage.arch.ends import Head
+    from tonnage.arch.forward import Forward
+    from tonnage.arch.model import Layer, Model
     from tonnage.arch.sight.deep import Deep
     from tonnage.arch.tuning.adapters import Tuning
     from tonnage.memory.caching import Caching
     from tonnage.memory.compiled import Compiled
     from tonnage.memory.deepened import Deepening
+    from tonnage.memory.prefixed import Waiting
     from tonnage.memory.recompute import Recompute
+
+
+def tie(tape: Tape, model: Model, tuning: Tuning | None) -> Head | None:
+    """The head as it is trained; the tape is told of the weight that it shares, and what of the ends is trained."""
+    head, own = model.head, None if tuning is None else tuning.own
+    if own is not None and own.copied and head is not None:
+        # What is trained is a copy of the table or of the head, and the other is not.
+        head = head.but(alias_of=None, bias_alias_of=None)
+    tape.tied = None if head is None else head.alias_of
+    if tuning is not None and tuning.rows is not None:
+        tape.tied = tuning.rows.name if tuning.rows.tied else None
+    if own is not None:
+        tape.trained = own.ends.__contains__
+    return head
+
+
+def waiting(f: Forward) -> Waiting | None:
+    """Keys and values that layers find in their cache; None where it is empty."""
+    if not f.prefixes:
+        return None
+    # Imported late: most models start with empty caches.
+    from tonnage.memory.prefixed import Waiting
+
+    return Waiting(f.prefixes)
 
 
 def position_ids(tape: Tape, stem: Stem, B: Axis, T: Axis, cached: int = 0) -> list[Value]:

@@ -15,6 +15,7 @@ from tonnage.arch.loss import Loss, cross_entropy, handed_out, of_model
 from tonnage.arch.masks import make_masks
 from tonnage.arch.model import Model
 from tonnage.arch.tape import Storage, Value
+from tonnage.memory import entering
 from tonnage.memory.accounts import (
     Account,
     Span,
@@ -113,15 +114,8 @@ class Pass:
         tape.accumulated, tape.stepping, tape.buffers = accumulated, stepping, loaded or weights
         tape.wide = model.fp32
         tape.early = () if tuning is None else tuning.early
-        self.head, own = model.head, None if tuning is None else tuning.own
-        if own is not None and own.copied and self.head is not None:
-            # What is trained is a copy of the table or of the head, and the other is not.
-            self.head = self.head.but(alias_of=None, bias_alias_of=None)
-        tape.tied = None if self.head is None else self.head.alias_of
-        if tuning is not None and tuning.rows is not None:
-            tape.tied = tuning.rows.name if tuning.rows.tied else None
-        if own is not None:
-            tape.trained = own.ends.__contains__
+        own = None if tuning is None else tuning.own
+        self.head = entering.tie(tape, model, tuning)
         f = Forward(
             tape, kernel, training=drops, tuning=tuning, mixer=mixer, fused=fused,
             input_grads=input_grads, texts=texts,
@@ -169,12 +163,7 @@ class Pass:
         f.eye, f.checkpoints = None, False
         # Keys and values that layers find in their cache.
         prefix, seen = f.prefixes[0] if f.prefixes else None, f.deep
-        prefixes = None
-        if f.prefixes:
-            # Imported late: most models start with empty caches.
-            from tonnage.memory.prefixed import Prefixed, Waiting
-
-            prefixes = Waiting(f.prefixes)
+        prefixes = entering.waiting(f)
         self.prefixes = [] if prefixes is None else prefixes.storages
         deepening, f.deep = deepened(seen, stack), None
         keys = f.cached + tokens
@@ -265,7 +254,7 @@ class Pass:
                 f.taken.clear()
                 if bias is not None and not begins:
                     bias.wait(tape)
-                cache = cached(layer) if prefix is None else Prefixed(layer.forward, prefix)
+                cache = cached(layer) if prefixes is None or prefix is None else prefixes.over(layer.forward, prefix)
                 loan = None if lent is None else lent.part(index, layer)
                 there = self.shared if lent is None else [*self.shared, *lent.there()]
                 ran = cache or layer.forward

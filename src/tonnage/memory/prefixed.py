@@ -79,6 +79,10 @@ class Waiting:
         self._places = [[(v.node, v.index, v.axes) for v in pair if v.node is not None] for pair in pairs]
         self.storages = [[v.storage for v in pair] for pair in pairs]
 
+    def over(self, run: Callable[[Forward, Value], Value], prefix: tuple[Value, Value]) -> Prefixed:
+        """What runs a layer that finds such keys and values."""
+        return Prefixed(run, prefix)
+
     def wait(self, tape: Tape, gradients: list[list[Storage]]) -> list[Storage]:
         """Let the gradients of each layer's be there, the last layer's first; returns them as this tape has them."""
         found = []
