@@ -302,7 +302,9 @@ class Tape:
                     node.before = None
                 by_heads = self._laid_out(pending, node.rank)
                 since = len(self.born)
-                given = _moved(pending)
+                # They are handed over: the list that they lay in lets go of them.
+                given = pending.copy()
+                pending.clear()
                 outer = self.unpacked
                 if self.rerun or node.frees:
                     # Of what only a checkpoint's second run held the node has no more than a key.
@@ -422,13 +424,6 @@ def needs_grad(source: Source) -> bool:
     if isinstance(source, Parameter):
         return source.trained
     return source is not None and source.node is not None
-
-
-def _moved(pending: list[Value | None]) -> list[Value | None]:
-    """The pending gradients, handed over: the list they lay in lets go of them."""
-    handed = pending.copy()
-    pending.clear()
-    return handed
 
 
 def _fitted(made: list[Value | Later | None]) -> list[Value | None]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tonnage.memory.caching import Caching
     from tonnage.memory.compiled import Compiled
     from tonnage.memory.deepened import Deepening
+    from tonnage.memory.lending import Lending
     from tonnage.memory.prefixed import Waiting
     from tonnage.memory.recompute import Recompute
 
@@ -45,6 +46,23 @@ def waiting(f: Forward) -> Waiting | None:
     from tonnage.memory.prefixed import Waiting
 
     return Waiting(f.prefixes)
+
+
+def lending(
+    stack: Stack, f: Forward, recompute: Recompute | None, compiled: Compiled | None, *, held: bool
+) -> Lending | None:
+    """Which layers make keys and values for others, which checkpoints may hold; None where every layer has its own.
+
+    Raises:
+        UnsupportedError: a way to train whose part in this is not told.
+    """
+    if not any(getattr(sub.block, "borrows", None) for layer, _ in stack.distinct() for sub in layer.sublayers):
+        return None
+    # Imported late: Gemma's smallest models alone.
+    from tonnage.memory.lending import Lending, refuse
+
+    refuse(f, recompute, compiled)
+    return Lending(stack, f, held=held)
 
 
 def position_ids(tape: Tape, stem: Stem, B: Axis, T: Axis, cached: int = 0) -> list[Value]:

@@ -30,12 +30,6 @@ LIKE: Final = 2
 """From so many gradients on, their sum lies as any longer one does."""
 
 
-def lending(stack: Stack, f: Forward, *, held: bool) -> Lending | None:
-    """Who makes keys and values for whom; None where every layer has its own."""
-    found = Lending(stack, f, held=held)
-    return found if any(found.above) else None
-
-
 def refuse(f: Forward, recompute: Recompute | None, compiled: Compiled | None) -> None:
     """Ways to train whose part in this is not told.
 

@@ -29,7 +29,6 @@ from tonnage.memory.accounts import (
 )
 from tonnage.memory.entering import begun_by, caching, deepened, frozen, position_ids, tape_of, windows
 from tonnage.memory.handing import Handing
-from tonnage.memory.lending import lending, refuse
 from tonnage.memory.summed import Summed, Watched, highest
 from tonnage.tensors import Axes
 from tonnage.timeline import Level
@@ -222,9 +221,7 @@ class Pass:
         begun, cached = begun_by(stack, tuning), caching(stack, recompute, held=keep_logits)
         handing = Handing(f)
         again = [recompute is not None and recompute.again(i) for i in range(len(stack.layers))]
-        lent = lending(stack, f, held=any(again))
-        if lent is not None:
-            refuse(f, recompute, compiled)
+        lent = entering.lending(stack, f, recompute, compiled, held=any(again))
         # The lowest checkpoint, with which what all of them hold is gone.
         self.lowest = again.index(True) if any(again) else len(again)
         # Whether the lowest layer is given what autograd accumulates into.
