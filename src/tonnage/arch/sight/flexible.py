@@ -16,7 +16,7 @@ from tonnage.arch.layers import Linear, Norm
 from tonnage.arch.model import Layer
 from tonnage.arch.sight import crops
 from tonnage.arch.sight.pictures import Eye, Pictures, pixels_of, scattered
-from tonnage.arch.sight.towers import numbered, through
+from tonnage.arch.sight.towers import Table, numbered, through
 from tonnage.arch.tape import Grads, Parameter, Tape, Value, needs_grad
 from tonnage.record import Record
 from tonnage.tensors import Axes, Tensor
@@ -24,27 +24,13 @@ from tonnage.tensors import Axes, Tensor
 Shapes = tuple[tuple[int, int], ...]
 
 
-class Resized(Record):
-    """A learned table of places for a square of patches, resized to the shape of each crop.
-
-    Args:
-        name: path of the module.
-        rows: of the table.
-        D: width of a row.
-    """
-
-    name: str
-    rows: int
-    D: int
-
-    def weights(self) -> Iterator[Tensor]:
-        """The table."""
-        yield Tensor(f"{self.name}.weight", (("P", self.rows), ("D", self.D)), "vision")
+class Resized(Table):
+    """A learned table of places for a square of patches, resized to the shape of each crop."""
 
     def forward(self, f: Forward, shapes: Shapes, length: int) -> Value:
         """Places of every crop (axes ``B T D``), written into one tensor crop by crop, and into its padding."""
         tape, D = f.tape, ("D", self.D)
-        table = tape.parameter(f"{self.name}.weight", (("P", self.rows), D))
+        table = self.rows_of(f)
         tape.several(table)
         whole = tape.new("places", (("B", len(shapes)), ("T", length), D), table.dtype)
         for rows, columns in shapes:

@@ -63,19 +63,19 @@ class Prefixed(Joined):
     """Pictures before a prompt that is seen whole, as token types tell (PaliGemma).
 
     Args:
-        projector: the matrix behind the tower.
+        projector: what stands behind the tower: one matrix.
     """
 
     masks: ClassVar[bool] = True
 
-    projector: Linear
+    projector: Linear | Averaged
 
     def tokens(self, pictures: Pictures) -> int:
         """A token for every patch."""
         return pictures.count * self.tower.rows
 
     def projected(self, f: Forward, outputs: Value) -> Value:
-        """By one matrix."""
+        """By what stands behind the tower."""
         return self.projector.forward(f, outputs)
 
 
@@ -133,24 +133,14 @@ def _averaged(x: Value, axes: Axes) -> Value:
     return out
 
 
-class Pooled(Joined):
-    """Pictures that are seen whole, each by itself, as token types tell (Gemma 3).
-
-    Args:
-        projector: what stands behind the tower.
-    """
-
-    masks: ClassVar[bool] = True
+class Pooled(Prefixed):
+    """Pictures that are seen whole, each by itself, and averaged (Gemma 3)."""
 
     projector: Averaged
 
     def tokens(self, pictures: Pictures) -> int:
         """A token for every square of patches."""
         return pictures.count * self.projector.rows
-
-    def projected(self, f: Forward, outputs: Value) -> Value:
-        """Averaged, normed, multiplied."""
-        return self.projector.forward(f, outputs)
 
 
 class Chosen(Joined):

@@ -21,7 +21,7 @@ from tonnage.arch.layers import Linear, Norm, Rotary
 from tonnage.arch.model import Layer
 from tonnage.arch.packed import unbound
 from tonnage.arch.rotate import rotate
-from tonnage.arch.sight.towers import Patches, numbered, through
+from tonnage.arch.sight.towers import Patches, Table, numbered, through
 from tonnage.arch.tape import Grads, Tape, Value, needs_grad
 from tonnage.arch.texts import Texts
 from tonnage.record import Record
@@ -99,27 +99,12 @@ class Frames(Patches):
         return x.axes[0], ("D", self.D)
 
 
-class Sampled(Record):
-    """A learned table of places for a square of patches, of which each patch takes a mean of four rows.
-
-    Args:
-        name: path of the module.
-        rows: of the table.
-        D: width of a row.
-    """
-
-    name: str
-    rows: int
-    D: int
-
-    def weights(self) -> Iterator[Tensor]:
-        """The table."""
-        yield Tensor(f"{self.name}.weight", (("P", self.rows), ("D", self.D)), "vision")
+class Sampled(Table):
+    """A learned table of places for a square of patches, of which each patch takes a mean of four rows."""
 
     def found(self, f: Forward, indices: Value, weights: Value) -> Value:
         """Places of the patches, in fp32, by rows and weights (axes ``T X``)."""
-        table = f.tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.D)))
-        return _added_up(ops.mul(ops.embedding(indices, table, (("D", self.D),)), weights, "weighed places"))
+        return _added_up(ops.mul(ops.embedding(indices, self.rows_of(f), (("D", self.D),)), weights, "weighed places"))
 
 
 def _added_up(x: Value) -> Value:

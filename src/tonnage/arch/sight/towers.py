@@ -79,8 +79,8 @@ class Patches(Record):
         return x.axes[0], ("T", rows), ("D", self.D)
 
 
-class Places(Record):
-    """A learned row for every patch, found by a buffer of indices.
+class Table(Record):
+    """A learned row for every patch of a square.
 
     Args:
         name: path of the module.
@@ -96,9 +96,17 @@ class Places(Record):
         """The table."""
         yield Tensor(f"{self.name}.weight", (("P", self.rows), ("D", self.D)), "vision")
 
+    def rows_of(self, f: Forward) -> Parameter:
+        """The table, as the pass has it."""
+        return f.tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.D)))
+
+
+class Places(Table):
+    """Such a table, whose rows are found by a buffer of indices."""
+
     def added(self, f: Forward, x: Value) -> Value:
         """``x`` and the row of each patch."""
-        table = f.tape.parameter(f"{self.name}.weight", (("P", self.rows), ("D", self.D)))
+        table = self.rows_of(f)
         indices = f.tape.new("a buffer", (("X", 0),), "int64").view((("X", 1), ("T", self.rows)))
         return ops.add(x, ops.embedding(indices, table, (("D", self.D),), kept=False), "patches and places")
 
