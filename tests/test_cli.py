@@ -131,6 +131,7 @@ WRONG = [
     (3, "serve gpt2 --context 2048", "1,024 positions"),
     (3, "train gpt2 --seq 2000", "1,024 positions"),
     (3, "train t5-small --loss fused", "encoder-decoder"),
+    (3, "train t5-small --recompute reentrant", "encoder-decoder"),
     (4, "params meta-llama/No-Such-Model", "Hub"),
     (4, "params model.safetensors", "cannot read"),
     (2, "params http://example.com/config.json", "https"),

@@ -433,3 +433,11 @@ def test_bytes_and_fp16_of_older_trl_are_prepared_whole() -> None:
     assert found.workload["kbit_prepared"] is True
     own = tn.train("llama-3.1-8b", **said, precision="bf16-autocast", kbit_prepared=False)
     assert not any("kept: 266,240 x fp32" in c.why for c in own.fullest.components)
+
+
+def test_checkpoints_of_encoders_and_decoders_are_those_of_today() -> None:
+    said = {"seq": 64, "target_seq": 32, "recompute": "full", "suggest": False}
+    today, before = (tn.train("t5-small", stack_version=v, **said) for v in ("5.23", "4.57"))
+    assert before.ranks[0].tier("allocated") == today.ranks[0].tier("allocated")
+    assert "answered as those of 5.23" in "".join(before.extras["incomplete"])
+    assert today.extras["incomplete"] == []

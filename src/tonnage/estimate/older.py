@@ -21,6 +21,11 @@ from tonnage.workload.training import Train
 
 MOVES_LABELS: Final[Version] = (4, 49)
 STACKS_EXPERTS: Final[Version] = (5, 0)
+NON_REENTRANT: Final[Version] = (5, 0)
+NESTS: Final = (
+    "checkpoints of encoders and decoders ran a backward pass of their own in transformers {version}: answered as "
+    "those of 5.23, which do not"
+)
 PLAIN: Final = frozenset(
     [
         "bloom", "ctrl", "dbrx", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gpt_neox_japanese", "mpt", "openai-gpt",
@@ -58,6 +63,8 @@ def told(model: Model, w: Train, version: Version) -> tuple[str, ...]:
     Raises:
         UnsupportedError: experts that it packed one by one.
     """
+    if version < NON_REENTRANT and len(model.stacks) > 1 and w.recompute == "full":
+        return (NESTS.format(version=shown(version)),)
     if version >= STACKS_EXPERTS or not any(t.role == "expert" for _, inventory in model.groups() for t in inventory):
         return ()
     if w.quant not in (None, "none") or (w.quant is None and model.quantization is not None):

@@ -21,7 +21,7 @@ def refused(model: Model, w: Train) -> None:
         "loss": w.loss not in (None, "full"),
         "kernels": w.kernels not in (None, "none"),
         "offload": w.offload not in (None, "none"),
-        "recompute": w.recompute == "selective",
+        "recompute": w.recompute in ("selective", "reentrant"),
         "objective": w.objective not in (None, "sft"),
         "precision": str(w.precision).startswith("fp8"),
         "modules_to_save": bool(w.modules_to_save),

@@ -105,7 +105,8 @@ def plan(model: Model, w: Train, stack: Stack, version: Version) -> Recompute | 
     """Which layers are computed again, where it is not all or none, and how, where not as recipes have it."""
     if w.recompute in (None, "none"):
         return None
-    nests = w.recompute in ("full", "unsloth") and nested(w, stack, version)
+    # Encoders and decoders are answered without: ``older`` tells so.
+    nests = w.recompute in ("full", "unsloth") and nested(w, stack, version) and len(model.stacks) == 1
     if w.recompute == "full" and not nests:
         return None
     # Imported late: most answers do without.
