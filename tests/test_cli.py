@@ -89,6 +89,7 @@ WRONG = [
     (2, "train llama-3.1-8b --loss sliced", "loss"),
     (3, "train mixtral-8x7b --quant nf4 --lora-rank 8 --stack-version 4.48", "modules of their own"),
     (2, "train llama-3.1-8b --kernels liger:rops", "did you mean rope"),
+    (2, "train llama-3.1-8b --kernels liger:", "liger:rms_norm+rope+swiglu"),
     (2, "train llama-3.1-8b --images 2", "sees no pictures"),
     (3, "train exaone-4.5-33b --images 1", "not modelled yet"),
     (3, "train llama-4-scout-17b-16e --kernels liger", "not modelled for llama4"),

@@ -126,7 +126,7 @@ def asked(text: str) -> Asked:
         raise InputError(
             f"unknown kernels {text!r}", key="kernels", value=text, hint="liger, liger==0.8.5, mamba-ssm, fla or none"
         )
-    parts = frozenset(listed.split("+")) if listed else PARTS
+    parts = frozenset(listed.split("+")) if ":" in text else PARTS
     for part in sorted(parts - PARTS):
         raise InputError(
             f"kernels = {text}: Liger replaces no {part!r}", key="kernels", value=text, nearest=nearest(part, PARTS),
