@@ -42,7 +42,8 @@ def tuned(model: Any, job: Mapping[str, Any]) -> Any:
     out = job.get("frozen") or ()
     if lora is None:
         for name, weight in model.named_parameters():
-            weight.requires_grad_(not hit(name, out))
+            if hit(name, out):
+                weight.requires_grad_(False)
         return model
     try:
         import peft
