@@ -162,17 +162,17 @@ def replaced(
         )  # fmt: skip
     if patch is None or release < patch.since:
         return None
-    fuses = patch.experts is not None and "swiglu" in parts
-    if fuses and patch.experts is not None and release < patch.experts:
+    fuses = patch.experts if "swiglu" in parts else None
+    if fuses is not None and release < fuses:
         raise UnsupportedError(
-            f"Liger's experts of {model_type} before 0.{shown(patch.experts)}, one after the other, are not modelled",
-            key="kernels", value=f"liger==0.{shown(release)}", hint=f"--kernels liger==0.{shown(patch.experts)}",
+            f"Liger's experts of {model_type} before 0.{shown(fuses)}, one after the other, are not modelled",
+            key="kernels", value=f"liger==0.{shown(release)}", hint=f"--kernels liger==0.{shown(fuses)}",
         )  # fmt: skip
     own = () if patch.named is not None and release >= patch.named else patch.own
     norms = patch.norms if "rms_norm" in parts else None
     fused = Fused(
         release=release, norms=norms, own=own, rope=patch.rope and "rope" in parts,
-        gated=patch.gated and "swiglu" in parts, experts=fuses, processors=processors,
+        gated=patch.gated and "swiglu" in parts, experts=fuses is not None, processors=processors,
         last="in place" if norms and model_type in ("olmo2", "olmo3") else norms,
     )  # fmt: skip
     whole = FusedLinear(release=release, budget=since(release, patch.budget))

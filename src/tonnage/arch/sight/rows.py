@@ -9,7 +9,7 @@ Leaves out: copies of indices that are made on the host, for as long as an opera
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from tonnage.arch import ops
@@ -18,7 +18,7 @@ from tonnage.arch.attention import GroupedQuery
 from tonnage.arch.forward import Forward
 from tonnage.arch.kernels import attend
 from tonnage.arch.layers import Linear, Norm, Rotary
-from tonnage.arch.model import Layer
+from tonnage.arch.model import Block, Layer, Sublayer
 from tonnage.arch.packed import unbound
 from tonnage.arch.rotate import rotate
 from tonnage.arch.sight.towers import Patches, Table, numbered, through
@@ -105,6 +105,11 @@ class Sampled(Table):
     def found(self, f: Forward, indices: Value, weights: Value) -> Value:
         """Places of the patches, in fp32, by rows and weights (axes ``T X``)."""
         return _added_up(ops.mul(ops.embedding(indices, self.rows_of(f), (("D", self.D),)), weights, "weighed places"))
+
+
+def normed(attention: Block, mlp: Block, norm: Callable[[str], Norm]) -> Layer:
+    """A tower's layer: two blocks, each behind a norm of its own, ``norm1`` and ``norm2``."""
+    return Layer(sublayers=tuple(Sublayer(block=b, before=norm(f"norm{n}")) for n, b in ((1, attention), (2, mlp))))
 
 
 def _added_up(x: Value) -> Value:

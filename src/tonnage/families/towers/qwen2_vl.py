@@ -6,8 +6,7 @@ from typing import Any, Final
 
 from tonnage.arch.feedforward import Plain
 from tonnage.arch.layers import Rotary
-from tonnage.arch.model import Layer, Sublayer
-from tonnage.arch.sight.rows import Frames, Merger, Row, Stretches
+from tonnage.arch.sight.rows import Frames, Merger, Row, Stretches, normed
 from tonnage.families._pieces import layer_norm, matrix
 from tonnage.families._towers import NAMES, side
 from tonnage.families.towers import Sight, Tower
@@ -32,11 +31,7 @@ def read(k: Keys, path: str) -> Sight:
         patches=Frames(f"{path}.patch_embed.proj", k.need("in_channels"), D, patch, bias=False, frames=frames),
         rotary=Rotary(f"{path}.rotary_pos_emb", H // 2),
         path=f"{path}.blocks",
-        layer=Layer(
-            sublayers=tuple(
-                Sublayer(block=block, before=layer_norm(f"norm{n}", D)) for n, block in ((1, attention), (2, mlp))
-            )
-        ),
+        layer=normed(attention, mlp, lambda name: layer_norm(name, D)),
         count=k.need("depth"),
         merger=Merger(
             norm=layer_norm(f"{path}.merger.ln_q", D),

@@ -6,8 +6,7 @@ from typing import Any, Final
 
 from tonnage.arch.feedforward import Plain
 from tonnage.arch.layers import Rotary
-from tonnage.arch.model import Layer, Sublayer
-from tonnage.arch.sight.rows import Frames, Merger, Row, Sampled, Stretches
+from tonnage.arch.sight.rows import Frames, Merger, Row, Sampled, Stretches, normed
 from tonnage.families._hybrid import whole_numbers
 from tonnage.families._pieces import layer_norm, matrix
 from tonnage.families._towers import NAMES, side
@@ -42,11 +41,7 @@ def read(k: Keys, path: str) -> Sight:
         patches=Frames(f"{path}.patch_embed.proj", k.need("in_channels"), D, patch, hooked=False, frames=frames),
         rotary=Rotary(f"{path}.rotary_pos_emb", H // 2),
         path=f"{path}.blocks",
-        layer=Layer(
-            sublayers=tuple(
-                Sublayer(block=block, before=layer_norm(f"norm{n}", D)) for n, block in ((1, attention), (2, mlp))
-            )
-        ),
+        layer=normed(attention, mlp, lambda name: layer_norm(name, D)),
         count=k.need("depth"),
         merger=_merger(f"{path}.merger", D, D * merge**2, out, omni=omni),
         merged=merge,
